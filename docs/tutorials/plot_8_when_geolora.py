@@ -28,7 +28,7 @@ from verification.experiments.finetuning.design import counted
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 for ax, folder in zip(axes, sorted(rules.MEASURED.iterdir()), strict=True):
-    rules.draw(ax, read_runs(folder))
+    rules.draw(ax, read_runs(folder), rules.TEST_SENTENCES[folder.name])
     ax.set_title(folder.name.upper())
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()

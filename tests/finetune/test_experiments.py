@@ -63,7 +63,7 @@ from verification.experiments.finetuning.methods import (
     SimultaneousMethod,
     orthogonality_defect,
 )
-from verification.experiments.finetuning.page import markdown
+from verification.experiments.finetuning.page import markdown, summary
 from verification.experiments.finetuning.tasks import LIMITS, TEXTS
 
 pytestmark = [
@@ -271,6 +271,7 @@ def test_the_base_may_take_the_better_of_two_rates_by_all_seeds() -> None:
 def test_other_ranks_keep_the_rate_that_all_seeds_choose() -> None:
     done, _ = simulated(lambda task, run: peak(4e-3 if run.seed == 0 else 1e-2)(task, run), lambda *_: 0.5)
     assert {rate(run) for _, run in done if run.family == "lora" and run.budget == 8} == {1e-2}
+    assert {rate(run) for _, run in done if run.family == outer_rates("lora") and run.budget == 8} == {3.2e-3, 3.2e-2}
     assert {rate(run) for _, run in done if run.family == "dora" and run.seed == 1} == {3.2e-3}
 
 
@@ -283,11 +284,20 @@ def test_a_quarter_of_the_parameters_and_other_initial_ranks_are_asked_for() -> 
     _, stored = simulated(lambda task, run: 0.5 + 0.1 * (run.family == "geolora, budget"), test)
     found = {question: one.mean for question, one in questions(stored).items()}
     assert found == {
-        "geolora, budget of rank 2 less lora of rank 8": pytest.approx(-2.0),
+        "geolora, budget, rank 2, less lora, rank 8": pytest.approx(-2.0),
+        "lora, rank 2, less lora, rank 8": pytest.approx(-2.0),
+        "lora, rank 4, less lora, rank 8": pytest.approx(-2.0),
         "geolora, tolerance, from rank 1 less from rank 8": 0.0,
         "geolora, tolerance, from rank 32 less from rank 8": pytest.approx(-1.0),
     }
     assert "| geolora, tolerance, from rank 32 less from rank 8 | 0 k against 0 k | -1.00 |" in markdown(stored)
+
+
+def test_runs_on_pictures_change_no_mean() -> None:
+    _, stored = simulated(peak(3.2e-3), lambda *_: 0.5)
+    pictures = {"cifar10": [outcome(Run("lora", 4, LoRAMethod(1e-2, rank=4), 0), 0.5)]}
+    assert summary(stored | pictures) == summary(stored)
+    assert carrier(counted(stored | pictures)) == carrier(stored)
 
 
 def test_two_runs_that_would_stand_for_each_other_are_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from verification.experiments.finetuning.design import (
     MAIN_RANK,
     QUARTER,
     RANKS,
+    SEEDS,
     Row,
     Stored,
     best_rate,
@@ -29,7 +30,7 @@ from verification.experiments.finetuning.design import (
     kept_rate,
     outer_rates,
     rate_of,
-    second_rate,
+    runs_at,
     seed_of,
     swept,
 )
@@ -86,19 +87,14 @@ def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int
     """By seed, the runs of a family on one task at the rate that was best on the development
     examples at the main rank.
     """
-    return _at(rows, family, rank, best_rate(rows, family))
+    return runs_at(rows, family, rank, best_rate(rows, family))
 
 
 def by_all_seeds(rows: Sequence[Row], family: str = "lora", rank: int = MAIN_RANK) -> dict[int, Row]:
     """By seed, the runs of a family at the rate that it keeps at other ranks
     (:func:`~verification.experiments.finetuning.design.kept_rate`).
     """
-    return _at(rows, family, rank, kept_rate(rows, family))
-
-
-def _at(rows: Sequence[Row], family: str, rank: int, rate: float | None) -> dict[int, Row]:
-    names = (family, second_rate(family))
-    return {seed_of(row): row for row in rows if row["family"] in names and (row["budget"], rate_of(row)) == (rank, rate)}
+    return runs_at(rows, family, rank, kept_rate(rows, family))
 
 
 def test_of(row: Row) -> float:
@@ -157,13 +153,12 @@ def questions(stored: Stored) -> dict[str, Difference]:
     """The differences beside those at the main rank, as far as they have runs: what a quarter of LoRA's
     parameters gives, and what the initial rank does.
     """
-    lora, small = QUARTER
+    (_, large), *smaller = QUARTER
+    base = partial(by_all_seeds, family="lora", rank=large)
     pairs: dict[str, tuple[Base, Base]] = {
-        f"{name} of rank {small} less lora of rank {lora}": (
-            partial(by_all_seeds, family=name, rank=small),
-            partial(by_all_seeds, family="lora", rank=lora),
-        )
-        for name in CARRIERS
+        f"{name}, rank {rank}, less lora, rank {large}": (partial(by_all_seeds, family=name, rank=rank), base)
+        for family, rank in [*smaller, ("lora", MAIN_RANK)]
+        for name in (CARRIERS if family == "carrier" else (family,))
     }
     family = "geolora, tolerance"
     for rank in INITIAL_RANKS:
@@ -177,7 +172,7 @@ def questions(stored: Stored) -> dict[str, Difference]:
 
 def _begun(rows: Sequence[Row], family: str, rank: int) -> dict[int, Row]:
     """By seed, the runs of a family that begin with another rank."""
-    return {seed_of(row): row for row in rows if row["family"] == from_rank(family, rank)}
+    return runs_at(rows, from_rank(family, rank), rank, best_rate(rows, family))
 
 
 def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -191,14 +186,14 @@ def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def front(stored: Stored) -> dict[str, list[tuple[float, float]]]:
-    """By family, (parameters, metric in percent) for every rank that all tasks have, means over
-    tasks and seeds.
+    """By family, (parameters, metric in percent) for every rank that all tasks have with all seeds,
+    means over tasks and seeds.
     """
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for name in FAMILIES:
         for rank in sorted((MAIN_RANK, *RANKS)):
             runs = [list(by_all_seeds(rows, name, rank).values()) for rows in stored.values()]
-            if runs and all(runs):
+            if runs and all(len(found) == SEEDS for found in runs):
                 parameters = statistics.fmean(row["parameters"] for found in runs for row in found)
                 metric = statistics.fmean(statistics.fmean(map(test_of, found)) for found in runs)
                 points[name].append((parameters, metric))
@@ -217,29 +212,29 @@ def rate_shares(stored: Stored, family: str) -> dict[str, dict[float, float]]:
     return shares
 
 
-def wide_range(shares: Mapping[float, float], least: float = 0.95) -> tuple[float, bool]:
-    """The widest range of neighbouring rates that keep ``least`` of the best metric, largest over
+def wide_range(shares: Mapping[float, float]) -> tuple[float, bool]:
+    """The widest range of neighbouring rates that keep 95 % of the best metric, largest over
     smallest; if it ends inside.
     """
     rates, start = sorted(shares), None
     widest = (1.0, True)
     for rate in rates:
-        start = None if shares[rate] < least else rate if start is None else start
+        start = None if shares[rate] < 0.95 else rate if start is None else start
         if start is not None and rate / start >= widest[0]:
             widest = rate / start, start > rates[0] and rate < rates[-1]
     return widest
 
 
-def time_ratios(stored: Stored, family: str, base: str = "lora") -> dict[str, tuple[float, float]]:
-    """Steps and seconds by task until the family reaches the last development metric of ``base``,
-    over those of ``base``.
+def time_ratios(stored: Stored, family: str) -> dict[str, tuple[float, float]]:
+    """Steps and seconds by task until the family reaches the last development metric of LoRA at its
+    better rate, over those of LoRA; without the tasks where that has no curve.
 
     Infinite where the family never reaches it.  Seconds are those of the steps alone, of runs on a
     shared machine.
     """
     found = {}
     for task, rows in stored.items():
-        own, other = (at_best(rows, name).get(1, {}).get("curve", []) for name in (family, base))
+        own, other = (runs.get(1, {}).get("curve", []) for runs in (at_best(rows, family), by_all_seeds(rows)))
         if own and other:
             reached = next(((steps, seconds) for steps, seconds, value in own if value >= other[-1][2]), None)
             first = next((steps, seconds) for steps, seconds, value in other if value >= other[-1][2])

@@ -35,11 +35,11 @@ def draw_rates(axes: Axes, stored: Stored) -> None:
     """The development metric over the rate as a share of the best, mean of the tasks; rates in
     units of a method's middle one.
     """
-    for name, family in FAMILIES.items():
+    for name, rates in FAMILIES.items():
         shares: dict[float, list[float]] = defaultdict(list)
         for task in rate_shares(stored, name).values():
             for rate, share in task.items():
-                shares[rate / family.rates[1]].append(share)
+                shares[rate / rates[1]].append(share)
         full = {unit: statistics.fmean(values) for unit, values in shares.items() if len(values) == len(stored)}
         if len(full) > 1:
             axes.plot(sorted(full), [full[unit] for unit in sorted(full)], "o-", color=COLOURS[name], label=name)
@@ -58,19 +58,19 @@ def draw_times(axes: Axes, stored: Stored) -> None:
     """
     ratios = {name: {task: ratio[0] for task, ratio in time_ratios(stored, name).items()} for name in CARRIERS}
     width = 0.8 / len(ratios)
+    tasks = [task for task in stored if any(task in found for found in ratios.values())]
     top = 1.2 * max([1.5, *(ratio for found in ratios.values() for ratio in found.values() if math.isfinite(ratio))])
     for place, (name, found) in enumerate(ratios.items()):
-        tasks = [task for task in stored if task in found]
-        heights = [top if math.isinf(found[task]) else found[task] for task in tasks]
+        heights = [min(top, found.get(task, 0.0)) for task in tasks]
         axes.bar(np.arange(len(tasks)) + (place - 0.5) * width, heights, width, color=COLOURS[name], label=name)
-        axes.set_xticks(range(len(tasks)), tasks)
+    axes.set_xticks(range(len(tasks)), tasks)
     axes.axhline(1.0, color="k", linewidth=1.0)
     axes.set(ylim=(0.0, top), ylabel="steps to LoRA's final metric / LoRA's")
 
 
-def draw_ranks(axes: Axes, stored: Stored, family: str = "geolora, budget") -> None:
-    """Mean final rank by block (rows) and kind of layer (columns)."""
-    ranks = rank_map(stored, family)
+def draw_ranks(axes: Axes, stored: Stored) -> None:
+    """Of the parameter budget: mean final rank by block (rows) and kind of layer (columns)."""
+    ranks = rank_map(stored, "geolora, budget")
     names = {kind: next((KINDS[end] for end in KINDS if kind.endswith((end, f"{end}.dense"))), kind) for _, kind in ranks}
     blocks, kinds = sorted({block for block, _ in ranks}), list(names)
     axes.imshow([[ranks[block, kind] for kind in kinds] for block in blocks], cmap="viridis", aspect="auto")

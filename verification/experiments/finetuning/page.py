@@ -17,6 +17,7 @@ from verification.experiments.finetuning.analysis import (
     at_best,
     by_all_seeds,
     differences,
+    front,
     questions,
     rate_shares,
     test_of,
@@ -34,12 +35,12 @@ from verification.experiments.finetuning.design import (
     counted,
     next_outer,
 )
-from verification.experiments.finetuning.tasks import LIMITS, TASKS, TEXTS
+from verification.experiments.finetuning.tasks import LIMITS, TASKS
 from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
 from verification.shown import Rows, markdown_table
 
-__all__ = ["asked", "by_task", "image", "markdown", "page", "summary", "write_page"]
+__all__ = ["asked", "by_task", "cell", "image", "markdown", "page", "summary", "write_page"]
 
 
 def write_page(stored: Stored, folder: Path) -> Path:
@@ -85,10 +86,12 @@ def page(stored: Stored) -> str:
 
 
 def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
-    """Whether a chart can be drawn: that of the ranks needs runs with a budget; the others have
-    empty axes without runs.
+    """Whether a chart shows something: that of the ranks needs runs with a budget, that of the
+    parameters two ranks of a method.
     """
-    return draw is not draw_ranks or any(at_best(rows, "geolora, budget") for task, rows in stored.items() if task in TEXTS)
+    if draw is draw_ranks:
+        return any(at_best(rows, "geolora, budget") for rows in stored.values())
+    return draw is not draw_front or any(len(points) > 1 for points in front(stored).values())
 
 
 def by_task(stored: Stored) -> Rows:
@@ -98,10 +101,10 @@ def by_task(stored: Stored) -> Rows:
     table: Rows = [["method", "parameters", *stored]]
     for name in FAMILIES:
         found = {task: list(at_best(rows, name).values()) for task, rows in stored.items()}
-        runs = [row for rows in found.values() for row in rows]
+        runs = [row for task in counted(found) for row in found[task]]
         if runs:
             parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f} k"
-            table.append([name, parameters, *(_cell(rows, best_rate(stored[task], name)) for task, rows in found.items())])
+            table.append([name, parameters, *(cell(rows, best_rate(stored[task], name)) for task, rows in found.items())])
     return table
 
 
@@ -109,8 +112,9 @@ def summary(stored: Stored) -> Rows:
     """By method: its difference from LoRA over all tasks with two intervals, the same from LoRA with
     its rate chosen by all seeds, and the range of rates that keep 95 % of its best.
     """
+    intervals = ["bootstrap", "t"]
     table: Rows = [
-        ["method", "less LoRA", "bootstrap", "t", "less LoRA at the better of two rates", "bootstrap", "pairs", "range of rates"]
+        ["method", "less LoRA", *intervals, "less LoRA at the better of two rates", *intervals, "pairs", "range of rates"]
     ]
     stored = counted(stored)
     less, less_rechosen = differences(stored), differences(stored, by_all_seeds)
@@ -118,11 +122,10 @@ def summary(stored: Stored) -> Rows:
         span = _range(stored, name)
         one, other = less.get(name), less_rechosen.get(name)
         if name == "lora" and span != "–":
-            table.append([name, *[""] * 6, span])
+            table.append([name, *[""] * 7, span])
         elif name != "lora" and one is not None:
-            own = _with_intervals(one)
-            against = ["–", "–"] if other is None else [f"{other.mean:+.2f}", f"{other.low:+.2f} to {other.high:+.2f}"]
-            table.append([name, *own, *against, str(sum(len(values) for values in one.pairs.values())), span])
+            against = ["–"] * 3 if other is None else _with_intervals(other)
+            table.append([name, *_with_intervals(one), *against, str(sum(len(values) for values in one.pairs.values())), span])
     ranges = any(row[-1] != "–" for row in table[1:])
     return table if ranges else [row[:-1] for row in table]
 
@@ -155,7 +158,7 @@ def markdown(stored: Stored) -> str:
     return "\n\n".join(markdown_table(table) for table in (by_task(stored), summary(stored), asked(stored)) if len(table) > 1)
 
 
-def _cell(rows: Sequence[Row], rate: float | None) -> str:
+def cell(rows: Sequence[Row], rate: float | None) -> str:
     """Mean ± standard deviation (number of seeds, rate)."""
     if not rows:
         return "–"

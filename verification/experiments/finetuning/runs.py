@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from verification.machine import CODE, installed, machine_facts, sources
 __all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
 
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
-FORMAT = 1
+FORMAT, MAX_LENGTH = 1, 64
 CURVE_POINTS = 12
 """About how many points a recorded curve has: steps, seconds of the steps alone, development metric."""
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
@@ -60,7 +60,7 @@ class Corpus:
         return sum(layer.in_features + layer.out_features for layer in layers)
 
     @classmethod
-    def of_task(cls, model: str, name: str, folder: Path, plan: Plan, *, max_length: int = 64) -> Corpus:
+    def of_task(cls, model: str, name: str, folder: Path, plan: Plan) -> Corpus:
         """The drawn examples of a task of the campaign, whose files are in ``folder``; pictures
         have a network of their own.
         """
@@ -75,13 +75,13 @@ class Corpus:
         located = locate(model)
         encoder, tokenizer = load_encoder(located)
         digests = {part: digest_of_rows(chosen) for part, chosen in rows.items()}
-        examples = {part: encode(chosen, tokenizer, labels, max_length) for part, chosen in rows.items()}
+        examples = {part: encode(chosen, tokenizer, labels, MAX_LENGTH) for part, chosen in rows.items()}
         return cls(
-            encoder, labels, examples, plan, {**facts, "model": model_digest(located), "data": digests, "max_length": max_length}
+            encoder, labels, examples, plan, {**facts, "model": model_digest(located), "data": digests, "max_length": MAX_LENGTH}
         )
 
     @classmethod
-    def read(cls, model: str, data: Path, plan: Plan, *, sentences: int | None, max_length: int) -> Corpus:
+    def read(cls, model: str, data: Path, plan: Plan, *, sentences: int | None) -> Corpus:
         """The examples of train.tsv, dev.tsv and test.tsv of a folder, at most ``sentences`` of each."""
         folder = locate(model)
         paths = {name: data / file for name, file in FILES.items()}
@@ -91,11 +91,11 @@ class Corpus:
         identity = {
             "model": model_digest(folder),
             "data": _digest_of(*paths.values()),
-            "max_length": max_length,
+            "max_length": MAX_LENGTH,
             "sentences": sentences,
             "threads": torch.get_num_threads(),
         }
-        examples = {name: encode(part, tokenizer, labels, max_length) for name, part in rows.items()}
+        examples = {name: encode(part, tokenizer, labels, MAX_LENGTH) for name, part in rows.items()}
         return cls(encoder, labels, examples, plan, identity)
 
 
@@ -109,14 +109,12 @@ def _digest_of(*files: Path) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
-def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
     """Train and evaluate; a run that diverges is a result like any other."""
     plan = Plan(**asdict(corpus.plan) | {"seed": run.seed})
     curve: list[tuple[int, float, float]] = []
 
     def seen(done: int, total: int) -> None:
-        if on_step is not None:
-            on_step(done, total)
         if run.curve and (done % max(1, total // CURVE_POINTS) == 0 or done == total):
             dev = corpus.examples["dev"]
             value = evaluate_metric(plan.metric, dev.targets.numpy(), job.predict(dev).numpy())
@@ -143,7 +141,6 @@ def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None
         "parameters": job.prepared.parameters(),
         "ranks": job.prepared.ranks(),
         "median_seconds_per_step": statistics.median(history.seconds) if history.seconds else None,
-        "loss_at_end": statistics.fmean(history.losses[-20:]) if history.losses else None,
         "steps": history.steps,
         "curve": [point for point in curve if math.isfinite(point[2])],
     }
