@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite release clean
+.PHONY: help verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite release clean long-tests long-runs faults kills totals
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,11 +38,21 @@ test-newest:  ## the tests (TESTS=… some) with the newest versions there are, 
 	$(call bound,3.13,highest)
 
 nightly: $(READY)  ## the long form of the tests, every guarantee at full length, PEFT's checks, proofs, long runs, kills, coverage, mutants (a night); prints its totals
+	$(MAKE) --keep-going long-tests long-runs faults kills verify-full peft-suite rigor formal coverage mutation totals
+
+long-tests: $(READY)
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+long-runs: $(READY)
 	$(BIN)/python -m verification.rigor.long_runs
+
+faults: $(READY)
 	$(BIN)/python -m verification.rigor.faults
+
+kills: $(READY)
 	$(BIN)/python -m verification.rigor.random_kills
-	$(MAKE) verify-full peft-suite rigor formal coverage mutation
+
+totals: $(READY)
 	$(BIN)/python -m verification.rigor.page
 
 BOARD := build/scoreboard

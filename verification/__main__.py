@@ -59,7 +59,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="with --backend dask: the cluster, for example tcp://host:8786")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=nonempty_path,
         metavar="DIR",
         help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, with -part behind it for a part of the claims)",
     )
@@ -88,6 +88,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--jobs: expected with --backend loky only, a cluster has the workers that it has")
     if options.fresh and not options.full:
         parser.error("--fresh: expected with --full only, without it every run starts anew")
+    if options.compare and (given := [name for name in ("full", "json", "only", "list", "output") if getattr(options, name)]):
+        parser.error(f"--compare: expected without other options, found --{', --'.join(given)}")
     if options.list and options.json:
         parser.error("--json: expected without --list, which has no results")
     return options

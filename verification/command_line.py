@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from geolora_ref.support.files import require_writable
+from geolora_ref.support.options import nonempty_path
 
 __all__ = ["ProgressBar", "integer_from", "writable_folder"]
 
@@ -40,7 +41,7 @@ def writable_folder(text: str) -> Path:
     """A type for argparse: a folder for results, made if it is not there; refused before the work
     if it cannot be written.
     """
-    folder = Path(text)
+    folder = nonempty_path(text)
     try:
         require_writable(folder / "results")
     except OSError as error:

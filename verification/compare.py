@@ -4,6 +4,7 @@ changed from A to B.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +79,9 @@ def _facts(claim: Results | None) -> dict[str, str]:
 
 
 def _largest(ratios: Mapping[str, list[Any]]) -> float:
-    return max((float(value) for values in ratios.values() for value in values), default=0.0)
+    """Infinite where a ratio is NaN, as in the verdict."""
+    found = [float(value) for values in ratios.values() for value in values]
+    return math.inf if any(map(math.isnan, found)) else max(found, default=0.0)
 
 
 def _origin(data: Results) -> str:

@@ -17,7 +17,7 @@ from verification.machine import sources
 __all__ = ["UNREADABLE", "Item", "Page", "Rows", "Shown", "markdown_table", "overview", "unshown"]
 
 Rows = list[list[str]]
-UNREADABLE = (ValueError, KeyError, TypeError, OSError)
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OSError)
 """The exceptions of a file that is damaged, missing or of another form."""
 
 

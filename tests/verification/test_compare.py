@@ -46,6 +46,7 @@ Changed = Callable[[dict[str, Any]], dict[str, Any]]
         (results(), results(ratio=1.5), 1, ["verdict holds does not stand", "1 claims stood and do not any more: mine"]),
         (results(ratio=1.5), results(), 0, ["verdict does not stand holds"]),
         (results(ratio=1.5), results(ratio=float("inf")), 0, ["worst ratio 1.5 ∞"]),
+        (results(), results(ratio=float("nan")), 1, ["of case [0] 0.5 ∞"]),
         (results(), results(bad=0.9), 1, ["control bad fails passes", "verdict holds does not stand"]),
         (results(), results("another"), 1, ["mine verdict holds not checked", "another verdict not checked holds"]),
         (results(ratio=1.5), results("another"), 0, ["mine verdict does not stand not checked"]),

@@ -39,20 +39,22 @@ def adapted_layer(
     name: str, *, rank: int = 3, zero: bool = False, gradients: GradientRoute = "projected", device: str = "cpu"
 ) -> tuple[AdaptedLayer, Tensor]:
     """A layer of the table with an adapter, and an input for it."""
-    torch.manual_seed(7)
     make, data = LAYERS[name]
-    model = nn.Sequential(make().double()).to(device)
-    layer = adapt(model, ["0"], rank, gradients=gradients, alpha=0.7)["0"]
-    fill(layer.adapter, zero=zero)
-    x = data().to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = nn.Sequential(make().double()).to(device)
+        layer = adapt(model, ["0"], rank, gradients=gradients, alpha=0.7)["0"]
+        fill(layer.adapter, zero=zero)
+        x = data().to(device)
     return layer, x.double() if x.is_floating_point() else x
 
 
 def network(*, seed: int = 0, rank: int = 3, max_rank: int = 8, gradients: GradientRoute = "projected") -> nn.Sequential:
     """Two adapted layers of different shape and a head that is trained as a whole."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 10), nn.Tanh(), nn.Linear(10, 4)).double()
-    adapt(model, rank=rank, max_rank=max_rank, train=["4"], gradients=gradients)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 10), nn.Tanh(), nn.Linear(10, 4)).double()
+        adapt(model, rank=rank, max_rank=max_rank, train=["4"], gradients=gradients)
     return model
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from geolora_ref.support.files import digest, locked, read_json, read_regular, seal, write_json
+from geolora_ref.support.files import digest, locked, read_json, read_regular, seal, write_atomically, write_json
 from verification.claim import Case, CaseResult, Claim, Control, Plan
 from verification.rigor.random_kills import ratios, units
 
@@ -86,7 +86,7 @@ def programs() -> dict[str, Program]:
         "finetune, decoder": Program(_finetune, partial(_model, kind="llama"), *tuned, share=0.4),
         "verification --full": Program(_verify, _nothing, _ratios, journal, (*journal, *report), units, resumes=True),
         "vectors export": Program(_export, _nothing, _contents, (), exported, locks=False),
-        "vectors judge": Program(_judge, _without_outputs, _said, ("vectors/*.json",), judged, writes=False, share=0.25),
+        "vectors judge": Program(_judge, _with_outputs, _said, ("vectors/*.json",), judged, writes=False, share=0.25),
         "verification --compare": Program(_compare, _two_runs, _said, (result,), (result, "A"), writes=False),
         "load_adapter": Program(_predict, _adapter, _said, (adapter,), (adapter, *inputs), writes=False),
     }
@@ -242,10 +242,17 @@ def _export(folder: Path, anew: bool) -> int:
     return _geolora_ref("vectors", "export", str(folder))
 
 
-def _without_outputs(folder: Path) -> None:
-    """Vectors without answers: the command says so for each of them."""
+def _with_outputs(folder: Path) -> None:
+    """Vectors, and the answers of the reference."""
+    from geolora_ref.oracle.mutants import REFERENCE
+    from geolora_ref.oracle.vectors.documents import encode
+    from geolora_ref.oracle.vectors.vector import load_vectors
+
     _export(folder, anew=False)
-    (folder / "outputs").mkdir()
+    for name, vector in load_vectors(folder).items():
+        factors = REFERENCE.step(*vector.inputs.arrays, **vector.inputs.parameters)
+        answer = {factor: encode(X) for factor, X in zip(("U1", "S1", "V1"), factors, strict=True)}
+        write_atomically(folder / "outputs" / f"{name}.json", json.dumps({"id": name, **answer}))
 
 
 def _judge(folder: Path, anew: bool) -> int:

@@ -86,6 +86,8 @@ class Bench:
             raise RuntimeError(f"{self.work}: expected a program that can be prepared")
         self._keep(late=False)
         self.undisturbed = self.run()
+        if self.undisturbed.status:  # a program that refuses its own files would notice no damage
+            raise RuntimeError(f"{self.work}: expected status 0, found {self.undisturbed.status}: {self.undisturbed.said[-300:]}")
         self.result = program.result(self.work, self.undisturbed.said)
         self.operations = {False: self.undisturbed.operations}
         self.largest = max((path.stat().st_size for path in self.work.rglob("*") if path.is_file()), default=0)
@@ -229,7 +231,7 @@ def _noticed(bench: Bench, fault: Fault, ended: Ended) -> None:
     """
     bench.ended(ended, 1, 2)
     if not bench.same(ended):
-        if ended.status == 0:
+        if not bench.undone(ended):
             raise _Wrong("damaged", "other results than those of an undisturbed run")
         top = Path(fault.name).parts[0]
         _names(ended, Path(fault.name).name, str(bench.work / top), f"{top} was ")

@@ -173,9 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fraction(text: str) -> float:
     """A type for argparse: a number in (0, 1]."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.0 < value <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a number in (0, 1], found {text}")
+        raise argparse.ArgumentTypeError(f"expected a number in (0, 1], found {text!r}")
     return value
 
 

@@ -129,7 +129,7 @@ def _state(task: dict[str, Any], state_file: Path | None) -> dict[str, Any]:
     """The state of this run; that at the beginning if there is no file of the same task."""
     if state_file and state_file.exists():
         state = read_json(state_file)
-        if state["task"] == task:
+        if state.get("task") == task:
             return state | {"resumed": state["resumed"] + 1, "warm": False}
     start = LowRank(*(X.astype(task["dtype"]) for X in LowRank.random(SHAPE, [1e-3, 1e-3], np.random.default_rng(6))))
     empty = {"steps": 0, "defect": 0.0, "ranks": [], "seconds": 0.0, "peak_kib": 0}

@@ -1,8 +1,8 @@
 """``python -m verification.rigor.mutation``: break the code in small ways, and count which breaks
 the tests and claims notice.
 
-Every mutant runs in a fork of this process, which has imported the libraries but nothing of this
-package; a fork imports the package with one file changed.  What is mutated, what must notice and
+Every mutant runs in a fork of this process, which has imported the libraries; a fork forgets
+what it has of this package, and imports it with one file changed.  What is mutated, what must notice and
 how many are drawn is in ``mutation.toml``; survivors that cannot be noticed are in
 ``mutation_equivalents.toml``, each with its reason.
 """
@@ -33,7 +33,7 @@ from unittest.mock import patch
 
 from scipy.stats import binomtest
 
-from geolora_ref.support.files import digest, read_json, write_json
+from geolora_ref.support.files import digest, locked, read_json, write_json
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import ProgressBar, integer_from
 from verification.machine import ROOT, provenance
@@ -160,8 +160,8 @@ def judge(check: Check, mutant: Mutant | None, limit: int) -> tuple[str, float]:
     seconds of processor time.
 
     "survived", "killed", "timeout": ``limit`` seconds of processor time (a busy machine must not
-    make a difference), or "error" if the system ended the process, for want of memory for example,
-    which says nothing about the check.
+    make a difference) or ten times as many by the clock, or "error" if the system ended the
+    process, for want of memory for example, which says nothing about the check.
     """
     child = os.fork()
     if child == 0:
@@ -329,21 +329,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     os.environ["CI"] = "true"
     os.environ["NUMBA_DISABLE_JIT"] = "1"  # a function that Numba has cached would stand in for all of its mutants
-    about, store = provenance("tests"), BUILD / "mutation_outcomes.json"
+    about = provenance("tests")
+    try:
+        with locked(BUILD / "mutation"):
+            results = _all(options, names, about)
+    except OSError as error:  # another run is at work here
+        parser.error(str(error))
+    for result in results.values():
+        _report(result)
+    return int(not all(result["passed"] for result in results.values()))
+
+
+def _all(options: argparse.Namespace, names: Sequence[str], about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Run the scopes that were asked for; returns their results.  Ends the program if earlier outcomes
+    are damaged.
+    """
+    store = BUILD / "mutation_outcomes.json"
     kept = {"format": 2, "sources": about["sources"], "plan": digest(PLAN.read_bytes())}
     try:
         outcomes = _known(store, kept) if options.keep else {}
     except ValueError as error:
-        parser.error(f"{error}; without --keep every mutant is tried again")
+        sys.stderr.write(f"{error}; without --keep every mutant is tried again\n")
+        raise SystemExit(2) from error
     reasons, chosen = accepted(), list(scopes(options.scope, options.sample))
     preload()
     for scope in chosen:
         _run(scope, outcomes, reasons, lambda: write_json(store, kept | {"outcomes": outcomes}))
     results = {scope.name: summary(scope, outcomes, reasons) | about for scope in chosen}
     _keep(results, names)
-    for result in results.values():
-        _report(result)
-    return int(not all(result["passed"] for result in results.values()))
+    return results
 
 
 def _known(store: Path, kept: dict[str, Any]) -> dict[str, str]:
@@ -371,7 +385,7 @@ def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
     path, earlier = BUILD / "mutation.json", {}
     with suppress(OSError, ValueError):
         data = read_json(path)
-        if data["format"] == FORMAT:
+        if data.get("format") == FORMAT:
             earlier = {scope["name"]: scope for scope in data["scopes"]}
     together = earlier | results
     found = [together[name] for name in names if name in together]

@@ -7,8 +7,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from geolora_ref.support.options import nonempty_path
 from verification.report import write_page
 from verification.rigor.results import FOLDER, PAGE
 from verification.shown import overview
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     named); 1: one is; 2: the page cannot be written.
     """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.page", description='The page "Rigor" and its totals.')
-    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help=f"what was measured (default: {FOLDER})")
+    parser.add_argument(
+        "--results", type=nonempty_path, default=FOLDER, metavar="FOLDER", help=f"what was measured (default: {FOLDER})"
+    )
     options = parser.parse_args(argv)
     items = overview(PAGE.items, options.results)
     for item, shown in items:

