@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from geolora_ref import ProjectedGradients, geolora_step
-from geolora_ref.nn import GeoLoRA, adapters, disabled
+from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled
 from geolora_ref.nn.optim.groups import UpdateRule
 from tests.nn.steps import METHODS, WAYS, backward, head_of, same, snapshot
 from verification.network_defects.models import fill, network, regression, train
@@ -265,9 +265,9 @@ def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) ->
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_adapters_wait_for_their_first_gradient_that_is_not_zero(method: Any) -> None:
+def test_adapters_wait_for_a_gradient_that_is_not_zero(method: Any) -> None:
     """Behind a head of zeros it comes in the second step; at S = 0 the algorithm would truncate to
-    the least rank.
+    the least rank.  A layer that is not used later stands still, where a normalised memory would go on.
     """
     model = network(rank=4)
     torch.nn.init.zeros_(head_of(model).weight)
@@ -280,30 +280,68 @@ def test_adapters_wait_for_their_first_gradient_that_is_not_zero(method: Any) ->
         after = [X for layer in adapters(model).values() for X in layer.adapter.parameters()]
         assert all(torch.equal(X, Y) for X, Y in zip(before, after, strict=True)) is not moved
         assert bool(optimizer.reports) is moved
-    with torch.no_grad():  # once it has begun, a gradient of zero truncates like any other
-        for layer in adapters(model).values():
-            for X in layer.adapter.parameters():
-                X.grad = torch.zeros_like(X)
-    truncations = optimizer.truncations
+    first, last = adapters(model).values()
+    kept = [layer.adapter.full().clone() for layer in (first, last)]
+    for X in first.adapter.parameters():
+        assert X.grad is not None
+        X.grad.zero_()
     optimizer.step()
-    assert optimizer.truncations == truncations + 2
+    assert torch.equal(first.adapter.full(), kept[0])
+    assert not torch.equal(last.adapter.full(), kept[1])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_second_optimizer_ends_what_the_first_remembers(method: Any) -> None:
-    """Also where ranks stay as they are: the memory is of bases that have turned."""
-    model = network(rank=4)
-    first, second = (GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, method=method) for _ in range(2))
-    for optimizer in (first, first, second):
-        backward(model)
+@pytest.mark.parametrize("unit", ["ranks", "parameters"])
+def test_a_budget_keeps_their_share_for_adapters_that_wait(method: Any, unit: Any) -> None:
+    """Of four alike at rank 8, two wait for one step: the others are not cut for what those may never need."""
+    model = nn.ModuleList([nn.Linear(32, 32, bias=False) for _ in range(4)]).double()
+    adapt(model, rank=8)
+    optimizer = GeoLoRA(model, budget=16 if unit == "ranks" else 4 * 4 * (32 + 32 + 4), unit=unit, method=method)
+    x = torch.eye(32, dtype=torch.float64) + torch.linspace(-1.0, 1.0, 32 * 32, dtype=torch.float64).reshape(32, 32).sin()
+    for used in (2, 4):
+        optimizer.zero_grad()
+        torch.stack([(layer(x) * (k < used)).square().sum() for k, layer in enumerate(model)]).sum().backward()
         optimizer.step()
+        found = [layer.adapter.rank for layer in adapters(model).values()]
+        assert 4 * used - 1 <= sum(found[:used]) <= 4 * used
+        assert found[used:] == [8] * (4 - used)
+
+
+def _another_steps(model: nn.Module, optimizer: GeoLoRA) -> None:
+    train(model, GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4), 1)
+
+
+def _another_steps_and_the_state_is_loaded(model: nn.Module, optimizer: GeoLoRA) -> None:
+    state = optimizer.state_dict()
+    _another_steps(model, optimizer)
+    optimizer.load_state_dict(state)
+
+
+def _the_model_alone_is_rewound(model: nn.Module, optimizer: GeoLoRA) -> None:
+    state = copy.deepcopy(model.state_dict())
+    train(model, optimizer, 3)
+    model.load_state_dict(state)
+
+
+def _the_adapters_begin_anew(model: nn.Module, optimizer: GeoLoRA) -> None:
+    for layer in adapters(model).values():
+        layer.adapter.reset(4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "happens", [_another_steps, _another_steps_and_the_state_is_loaded, _the_model_alone_is_rewound, _the_adapters_begin_anew]
+)
+def test_a_memory_of_other_bases_is_refused(happens: Callable[[nn.Module, GeoLoRA], None], method: Any) -> None:
+    """Also where ranks stay as they are: a memory is a tangent vector at the bases that it was made at."""
+    model = network(rank=4)
+    optimizer = GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, method=method)
+    train(model, optimizer, 2)
+    happens(model, optimizer)
     backward(model)
-    with pytest.raises(RuntimeError, match="another optimizer has stepped this adapter since"):
-        first.step()
-    second.step()
-    third = GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, method=method)
-    third.load_state_dict(second.state_dict())
-    third.step()
+    with pytest.raises(RuntimeError, match="the optimizer remembers other bases"):
+        optimizer.step()
+    train(model, GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, method=method), 2)  # a new one begins
 
 
 @pytest.mark.parametrize("method", METHODS)

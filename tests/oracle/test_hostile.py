@@ -462,7 +462,7 @@ def test_global_state_belongs_to_the_caller(
 
     def settings() -> tuple[Any, ...]:
         modes: tuple[Any, ...] = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_deterministic_debug_mode()
-        modes += torch.get_default_device(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+        modes += torch.zeros(()).device, torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
         modes += random.getstate(), os.environ.get("OMP_NUM_THREADS")
         return *modes, torch.get_num_threads(), torch.get_float32_matmul_precision(), np.float64(5e-324) * 1.0
 

@@ -256,7 +256,6 @@ class LowRankAdapter(nn.Module):
             storage.zero_()
             storage[: X.shape[0], : X.shape[1]] = X
         self.rank = len(S)
-        self.watch.written(self.Ut, self.Vt, self.watch.allowed)
 
     @torch.no_grad()
     def orthonormalise(self) -> None:

@@ -41,12 +41,10 @@ class Watch:
 
     ``allowed`` : the largest ‖UᵀU − I‖ and ‖VᵀV − I‖; inf for factors that need not be orthonormal.
     ``off`` : no look is taken at present.
-    ``steps`` : how many steps the bases have taken by optimizers of this package, which tell by it
-        that another one has moved them.
     """
 
     def __init__(self) -> None:
-        self.allowed, self.off, self.passes, self.steps = math.inf, False, 0, 0
+        self.allowed, self.off, self.passes = math.inf, False, 0
         self._marks: Marks | None = None
 
     def written(self, Ut: Tensor, Vt: Tensor, allowed: float) -> None:

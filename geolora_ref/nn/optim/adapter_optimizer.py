@@ -17,7 +17,7 @@ from geolora_ref.fast.precision import own_precision
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, threshold_of
+from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, rate, threshold_of
 from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
 from geolora_ref.nn.optim.parts import members_of, parts_of
 from geolora_ref.optimizers import Moments, Triple
@@ -81,7 +81,6 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self._adapters: dict[str, LowRankAdapter] = {}
         self._layers: dict[str, AdaptedLayer] = {}
         self._others: dict[Tensor, str] = {}
-        self._steps: dict[LowRankAdapter, int] = {}  # of each adapter after this optimizer's last one
         groups = [group for part in parts_of(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
@@ -106,11 +105,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
-            yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part, "lr": own_rate(options["lr"])}
+            kept = {"iteration": 0, "format": f"{type(self).__name__} {FORMAT}"}
+            yield {"params": owned, "adapters": names, **kept, **part, "lr": own_rate(options["lr"])}
         self._others |= rest
         if rest:
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
-            yield {"params": list(rest), "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": own_rate(lr)}
+            kept = {"iteration": 0, "format": f"{type(self).__name__} {FORMAT}"}
+            yield {"params": list(rest), "adapters": [], **kept, **part, "lr": own_rate(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """For the constructor alone, which finds the adapters; ``ValueError`` for a group that is
@@ -123,18 +124,22 @@ class AdapterOptimizer(torch.optim.Optimizer):
             )
         super().add_param_group(param_group)
 
+    def check_groups(self) -> None:
+        """Raise ``ValueError`` unless the options of every group, which may have changed, are in range."""
+        for group in self.param_groups:
+            check_common(group, self.rules)
+            if group["adapters"]:
+                self.check(group, {name: self._adapters[name] for name in group["adapters"]})
+
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
         """The loss of a closure, which leaves new gradients; None without a closure.
 
-        Raises before the closure is called: ``ValueError`` unless the options of every group, which
-        may have changed, are in range, and for adapters that were sharded since; ``RuntimeError``
-        while an adapter is merged, because a merged adapter gets no gradients and would ignore the
-        step.
+        Raises before the closure is called: ``ValueError`` for adapters that were sharded since;
+        ``RuntimeError`` while an adapter is merged, because a merged adapter gets no gradients and
+        would ignore the step.
         """
         for name, adapter in self._adapters.items():
             named(name, adapter.refuse_shards)
-        for group in self.param_groups:
-            check_common(group, self.rules)
         merged = [name for name, layer in self._layers.items() if layer.base_is_merged]
         if merged:
             raise RuntimeError(
@@ -202,7 +207,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         adapters, the other parameters, the optimizer's memory and the counts.
         """
         adapters = [self._adapters[name] for name in names]
-        factors = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
+        factors = [(adapter, [X.detach().clone() for X in adapter.active()], adapter.watch.allowed) for adapter in adapters]
         others = [(head.parameter, head.parameter.detach().clone()) for head in heads]
         owners = [X for adapter in adapters for X in (adapter.Ut, adapter.S, adapter.Vt)] + [parameter for parameter, _ in others]
         memory = [(owner, self.state.get(owner)) for owner in owners]
@@ -211,8 +216,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
         try:
             yield
         except BaseException:
-            for adapter, copies in factors:
+            for adapter, copies, allowed in factors:
                 adapter.put_back(*copies)
+                adapter.watch.allowed = allowed
             for parameter, value in others:
                 parameter.copy_(value)
             for owner, known in memory:
@@ -226,13 +232,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def finish(self, heads: Sequence[HeadStep]) -> None:
         """Apply the steps of :meth:`heads` to the other parameters and their memory, and count the
-        iteration.
+        iteration of the groups that have a rate.
         """
         for head in heads:
             head.parameter.copy_(head.value)
             self.state[head.parameter] = head.memory
         for group in self.param_groups:
-            group["iteration"] += 1
+            group["iteration"] += rate(group) != 0.0
 
     def factors(self, name: str) -> LowRank:
         """The factors of an adapter; ``ValueError`` that names the adapter if they are not valid."""
@@ -246,12 +252,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
             kept = {"first": moments.first, "second": moments.second}
             triples = {kind: getattr(triple, letter) for kind, triple in kept.items() if triple is not None}
             self.state[factor] = {"step": moments.step, **triples}
-        adapter.watch.steps += 1
-        self._steps[adapter] = adapter.watch.steps
 
     def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
         """The memory of an adapter; ``RuntimeError`` if it has another rank, dtype or device than
-        the adapter, or belongs to bases that another optimizer has moved.
+        the adapter.
         """
         of_K, of_L, of_S = (self.state.get(factor, {}) for factor in (adapter.Ut, adapter.Vt, adapter.S))
         first, second = (Triple(of_K[kind], of_L[kind], of_S[kind]) if kind in of_S else None for kind in ("first", "second"))
@@ -264,11 +268,6 @@ class AdapterOptimizer(torch.optim.Optimizer):
             raise RuntimeError(
                 f"{name}: the optimizer remembers {first.S.dtype} on {first.S.device}, the adapter has {adapter.S.dtype} on "
                 f"{adapter.S.device}; optimizer.load_state_dict(optimizer.state_dict()) converts what it remembers"
-            )
-        if first is not None and self._steps.get(adapter, adapter.watch.steps) != adapter.watch.steps:
-            raise RuntimeError(
-                f"{name}: the optimizer remembers other bases, because another optimizer has stepped this adapter since; "
-                "step it with one optimizer"
             )
         return Moments(of_S.get("step", 0), first, second)
 
@@ -283,13 +282,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
         last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # runs after the users' hooks
         try:
             super().load_state_dict(state_dict)
-            self._steps.clear()
         finally:
             last.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("on_nonfinite", "skipped", "_adapters", "_layers", "_others")
-        return super().__getstate__() | {name: self.__dict__[name] for name in own} | {"_steps": {}}
+        return super().__getstate__() | {name: self.__dict__[name] for name in own}
 
 
 def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
-from geolora_ref.nn.optim.groups import RULES, Rules, rate, update_rule
+from geolora_ref.nn.optim.groups import RULES, Rules, check_share, rate, update_rule
 from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Bases, HeavyBall, Moments, Triple, moved_apart
 
@@ -98,6 +98,7 @@ class SimultaneousDescent(AdapterOptimizer):
         adapter or a parameter cannot take a step; ``RuntimeError``: the memory has another rank or
         dtype, or adapters are merged.
         """
+        self.check_groups()
         loss = self.evaluated(closure)
         if self.refused():
             return loss
@@ -142,7 +143,8 @@ class Dlrt(AdapterOptimizer):
     3. Ŝ = opt(Ŝ₀, ÛᵀGV̂), the third evaluation, in these bases;
     4. truncation as in GeoLoRA.
 
-    Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone.  ``closure`` computes the
+    Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone, those whose gradients are 0
+    are not.  ``closure`` computes the
     loss and its gradients (which are set to None before each call).  At the same W it should give
     the same gradients: no new batch, no new dropout.  The other parameters are stepped by AdamW
     along the gradients of the last evaluation.  ``evaluations`` counts the closure calls of all
@@ -186,6 +188,7 @@ class Dlrt(AdapterOptimizer):
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
         checks.threshold(group["tau"], group["theta"])
+        check_share(group["tau"])
         for name, adapter in members.items():
             if adapter.gradients != "projected":
                 raise ValueError(f"{name}: expected gradients='projected', found {adapter.gradients!r}")
@@ -207,6 +210,7 @@ class Dlrt(AdapterOptimizer):
             raise ValueError(
                 "closure: expected a function that computes loss and gradients (it is called three times), found None"
             )
+        self.check_groups()
         loss, for_K = self._evaluation(closure)
         _, for_L = ({}, None) if for_K is None else self._evaluation(closure)
         if for_K is None or for_L is None:

@@ -16,10 +16,11 @@ from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.optim.fast_group import FastGroup
-from geolora_ref.nn.optim.groups import UpdateRule, rate, update_rule
-from geolora_ref.nn.optim.heads import finite
+from geolora_ref.nn.optim.groups import UpdateRule, check_share, rate, update_rule
+from geolora_ref.nn.optim.heads import finite, flags
+from geolora_ref.nn.optim.layer_memory import tangent_at
 from geolora_ref.nn.optim.report import TruncationReport
-from geolora_ref.optimizers import Moments
+from geolora_ref.optimizers import Bases, Moments
 from geolora_ref.training import Layer, LayerStep, Settings, When, iterate, training_step
 
 __all__ = ["GeoLoRA", "Method"]
@@ -49,7 +50,8 @@ class GeoLoRA(AdapterOptimizer):
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the
         threshold.  (A group with its own tau, theta or budget ignores the ``tau``, ``theta`` and
         ``budget`` given here.)  An adapter without gradients keeps its rank, which counts against
-        the budget; if too little is left, the others get min_rank.
+        the budget; if too little is left, the others get min_rank.  While its W is 0, only its
+        share of the budget counts, in proportion to what all adapters take now.
     update : the rule that turns gradients into a direction (``geolora_ref.optimizers``):
         "spectral", "adam" (in its self-adjoint form), "preconditioned", "heavy-ball", "normalised",
         "sgd"; or "adam-published", to reproduce the paper, which may ascend at every lr.  Each rule
@@ -153,8 +155,7 @@ class GeoLoRA(AdapterOptimizer):
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
         settings = _settings(group)
-        if settings.tau is not None and settings.tau >= 1.0:
-            raise ValueError(f"tau: expected a share of ‖Ŝ‖ below 1, found {settings.tau:g}; every rank would be min_rank")
+        check_share(settings.tau)
         least = 0
         for name, adapter in members.items():
             check_ranks(name, adapter, settings.min_rank, settings.max_rank, adapter.max_rank)
@@ -173,15 +174,17 @@ class GeoLoRA(AdapterOptimizer):
 
         Autocast affects the closure alone; the step computes in the dtype of the parameters.
 
-        A group with lr = 0, as at the start of a warm-up, is left alone, and so is an adapter at
-        S = 0 whose gradients have been 0 so far, as behind a head of zeros.  (The algorithm would
-        truncate W₁ = W = 0 to the least rank, from which ranks hardly grow.)
+        A group with lr = 0, as at the start of a warm-up, is left alone.  So is an adapter whose
+        gradients are 0, like one without gradients: behind a head of zeros the algorithm would
+        truncate W₁ = W = 0 to the least rank, from which ranks hardly grow, and a rule that
+        normalises its memory would go on at full length for as long as a layer is not used.
 
         Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or
         an update overflowed; ``ValueError``: options of a group are out of range by now, or an
         adapter or a parameter cannot take a step; ``RuntimeError``: the memory has another rank or
-        dtype, or adapters are merged.
+        dtype or belongs to other bases, or adapters are merged.
         """
+        self.check_groups()
         loss = self.evaluated(closure)
         if self.refused():
             return loss
@@ -199,12 +202,13 @@ class GeoLoRA(AdapterOptimizer):
         """The iteration by the reference: every adapter of a group that has gradients takes its
         next state.
         """
-        layers = {}
+        layers, moving = {}, self._moving(group["adapters"])
         for name in group["adapters"]:
             adapter = self._adapters[name]
             gradients = named(name, adapter.collected_gradients)
-            if gradients is not None and not self._waits(adapter):
+            if gradients is not None and name in moving:
                 layers[name] = Layer(self.factors(name), gradients, self.moments(name, adapter), adapter.max_rank, name)
+        self._refuse_other_bases({name: layer.moments for name, layer in layers.items()})
         if layers:
             steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
             for name, step in zip(layers, steps, strict=True):
@@ -217,8 +221,10 @@ class GeoLoRA(AdapterOptimizer):
         settings = _settings(group)
         if settings.budget is None or len(present) == len(group["adapters"]):
             return settings
-        absent = [self._adapters[name] for name in group["adapters"] if name not in present]
-        spent = sum(cost(adapter.rank, adapter.shape, settings.unit) for adapter in absent)
+        costs = {name: cost(self._adapters[name].rank, self._adapters[name].shape, settings.unit) for name in group["adapters"]}
+        shares = {name: min(own, settings.budget * own // sum(costs.values())) for name, own in costs.items()}
+        absent = [name for name in group["adapters"] if name not in present]
+        spent = sum(costs[name] if bool(self._adapters[name].S.any()) else shares[name] for name in absent)
         least = sum(cost(settings.min_rank, self._adapters[name].shape, settings.unit) for name in present)
         return replace(settings, budget=max(settings.budget - spent, least))
 
@@ -240,13 +246,15 @@ class GeoLoRA(AdapterOptimizer):
         """The iteration by the fast path, in place."""
         members = {name: self._adapters[name] for name in group["adapters"]}
         collected = {name: named(name, adapter.bare_gradients) for name, adapter in members.items()}
-        gradients = {name: found for name, found in collected.items() if found is not None and not self._waits(members[name])}
+        moving = self._moving(group["adapters"])
+        gradients = {name: found for name, found in collected.items() if found is not None and name in moving}
         if not gradients:
             return
         settings, names = self._settings_of(group, gradients), tuple(gradients)
         moments = [self.moments(name, members[name]) for name in names]
         try:
             stepper = self._fast_group(names).stepper(list(gradients.values()), moments)
+            self._refuse_other_bases(dict(zip(names, moments, strict=True)))
             iterate(stepper, settings, group["iteration"])
             _refuse_overflow(names, stepper.moments)
         except NonFiniteUpdateError as error:
@@ -265,11 +273,38 @@ class GeoLoRA(AdapterOptimizer):
         for name, report in zip(names, stepper.reports, strict=bool(stepper.reports)):
             self._report(name, report)
 
-    def _waits(self, adapter: LowRankAdapter) -> bool:
-        """Whether an adapter has never been stepped and has nothing to step by: S = 0 and no gradient but 0."""
-        stepped = self.state.get(adapter.S, {}).get("step", 0) != 0
-        seen = (adapter.S, adapter.Ut.grad, adapter.S.grad, adapter.Vt.grad)
-        return not (stepped or any(X is not None and bool(X.any()) for X in seen))
+    def _moving(self, names: Sequence[str]) -> set[str]:
+        """The adapters with a gradient that is not 0; one synchronisation, and more where ∇_S is 0."""
+        cores = {name: grad for name in names if (grad := self._adapters[name].S.grad) is not None}
+        nonzero = dict(zip(cores, flags([grad.any() for grad in cores.values()]), strict=True))
+
+        def moves(name: str) -> bool:
+            adapter = self._adapters[name]
+            return nonzero.get(name, False) or any(X.grad is not None and bool(X.grad.any()) for X in (adapter.Ut, adapter.Vt))
+
+        return {name for name in names if moves(name)}
+
+    def _refuse_other_bases(self, moments: Mapping[str, Moments]) -> None:
+        """Raise ``RuntimeError`` unless memories are tangent at the bases of their adapters.
+
+        Not those of the published rule, whose K, L and S remember apart, with squares of every entry,
+        and not those of published gradients, which divide by S.
+        """
+        known = {}
+        for name, memory in moments.items():
+            first, second = memory.first, memory.second
+            apart = first is not None and second is not None and second[0].shape == first.K.shape
+            if first is not None and not apart and self._adapters[name].gradients == "projected":
+                known[name] = first
+        active = {name: [X.detach() for X in self._adapters[name].active()] for name in known}
+        fits = flags([tangent_at(Bases(active[name][0].mT, active[name][2].mT), M) for name, M in known.items()])
+        bad = [name for name, fit in zip(known, fits, strict=True) if not fit]
+        if bad:
+            raise RuntimeError(
+                f"{', '.join(bad[:4])}: the optimizer remembers other bases ({len(bad)} adapters), because another optimizer, "
+                "a loaded state or an assignment has changed them since its last step; load the states of model and optimizer "
+                "together, or make a new optimizer"
+            )
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter is in one bank at a time."""

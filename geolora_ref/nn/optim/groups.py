@@ -26,6 +26,7 @@ __all__ = [
     "Rules",
     "UpdateRule",
     "check_common",
+    "check_share",
     "own_rate",
     "rate",
     "threshold_of",
@@ -83,6 +84,12 @@ def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[s
     own, common = ({name: given.get(name) for name in names} for given in (part, defaults))
     chosen = common if all(value is None for value in own.values()) else own
     return {"tau": DEFAULT_TAU} if names and all(value is None for value in chosen.values()) else chosen
+
+
+def check_share(tau: float | None) -> None:
+    """Raise ``ValueError`` for τ ≥ 1, with which every rank would be min_rank."""
+    if tau is not None and tau >= 1.0:
+        raise ValueError(f"tau: expected a share of ‖Ŝ‖ below 1, found {tau:g}; every rank would be min_rank")
 
 
 def check_common(options: Mapping[str, Any], rules: Rules) -> None:

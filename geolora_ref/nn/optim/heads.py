@@ -14,7 +14,7 @@ from torch.optim.adamw import adamw
 
 from geolora_ref.nn.optim.groups import rate
 
-__all__ = ["HeadStep", "finite", "head_steps"]
+__all__ = ["HeadStep", "finite", "flags", "head_steps"]
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:
@@ -26,6 +26,13 @@ def finite(tensors: Sequence[Tensor]) -> bool:
     """
     entries = [X for X in tensors if X.numel()]  # an empty tensor has no maximum
     return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
+
+
+def flags(found: Sequence[Tensor]) -> list[bool]:
+    """The values of bools, each a tensor; one synchronisation if they are on one device."""
+    if len({X.device for X in found}) == 1:
+        return torch.stack(list(found)).tolist()
+    return [bool(X) for X in found]
 
 
 class HeadStep(NamedTuple):

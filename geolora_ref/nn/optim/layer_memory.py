@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geolora_ref.optimizers import Bases, Moments, Optimizer, Triple
 
-__all__ = ["directions", "transported"]
+__all__ = ["directions", "tangent_at", "transported"]
 
 
 def directions(
@@ -43,6 +43,20 @@ def transported(rule: Optimizer, old: Sequence[Bases], moments: Sequence[Moments
         moved = rule.transport(before, _whole(layers, moments), after)
         found |= zip(layers, _apart(moved, len(layers)), strict=True)
     return [found[i] for i in range(len(moments))]
+
+
+def tangent_at(bases: Bases, M: Triple) -> Tensor:
+    """Whether M (m, r), (n, r), (r, r) is one tangent vector seen from these bases: M_S = UᴴM_K =
+    (VᴴM_L)ᴴ, as a tensor with one bool.
+
+    Of a memory that belongs to the bases both sides differ by rounding, of one that belongs to
+    others by about their own size.  The root of single precision's eps lies between, for every dtype.
+    """
+    defect = torch.stack([(bases.U.mT @ M.K - M.S).abs().max(), (bases.V.mT @ M.L - M.S.mT).abs().max()])
+    size = torch.stack([M.K.abs().max(), M.L.abs().max()])
+    rounding = torch.finfo(size.dtype).tiny  # below the normal numbers it is absolute
+    outside: Tensor = defect > torch.finfo(torch.float32).eps ** 0.5 * size + rounding  # not where there is NaN: others tell
+    return ~outside.any()
 
 
 def _whole(layers: Sequence[int], moments: Sequence[Moments]) -> Moments:
