@@ -85,14 +85,14 @@ def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: st
     with _connected(scheduler) as client:
         _refuse_unfit(client)
         finished: Queue[Any] = Queue()
-        for task in client.map(partial(_work_if_fit, sources(), work), items, pure=False):
+        for task in client.map(partial(_work_if_fit, own_fingerprint(), work), items, pure=False):
             task.add_done_callback(finished.put)  # the only reference: its worker frees a result that was yielded
         for _ in items:
             yield _next(finished, client)
 
 
 @cache
-def sources() -> str:
+def own_fingerprint() -> str:
     """The fingerprint of this process, taken once: a worker keeps the code that it has imported
     even where files change later.
     """
@@ -130,7 +130,7 @@ async def _greet(scheduler: str) -> None:
 
 def _refuse_unfit(client: Any) -> None:
     """Raise :class:`BackendError` that says which workers must not work for this process, and why."""
-    answers = client.run(_objection, sources(), on_error="return")
+    answers = client.run(_objection, own_fingerprint(), on_error="return")
     refused = [f"worker {address}: {_sentence(answer)}" for address, answer in answers.items() if answer]
     if refused:
         raise BackendError("; ".join(sorted(refused)))
@@ -138,8 +138,8 @@ def _refuse_unfit(client: Any) -> None:
 
 def _objection(expected: str, dask_worker: Any) -> str:
     """Why the worker that runs this must not work for a client with these sources; empty if it may."""
-    if sources() != expected:
-        return f"expected the sources and libraries of the client (fingerprint {expected}), found {sources()}"
+    if own_fingerprint() != expected:
+        return f"expected the sources and libraries of the client (fingerprint {expected}), found {own_fingerprint()}"
     # Checks limit the BLAS threads of the whole process: two checks at once would undo each other's limit.
     threads = dask_worker.state.nthreads
     return "" if threads == 1 else f"expected one thread (dask worker --nthreads 1), found {threads}"

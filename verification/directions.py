@@ -71,12 +71,12 @@ def wide(X: Any) -> Any:
     return to_numpy(X).astype(np.complex128)
 
 
-def uphill(m: int, epsilon: float = 1e-3) -> tuple[Bases, Any]:
+def uphill(m: int) -> tuple[Bases, Any]:
     """The state and the gradient of docs/theory/directions.md, "Adam as published can go uphill"."""
     U = np.full((m, 1), (2.0 * (m - 1)) ** -0.5)
     U[0] = 0.5**0.5
     V = np.eye(3, 1)
-    G = np.full((m, 1), epsilon)
+    G = np.full((m, 1), 1e-3)
     G[0] = 1.0
     return Bases(U, V), G @ V.T
 

@@ -100,7 +100,7 @@ def run(
     asked = units(claims, plan)
     keys = [key(unit) for unit in asked]
     if len(set(keys)) != len(keys):
-        raise ValueError(f"case ids must be unique, found twice: {next(name for name in keys if keys.count(name) > 1)}")
+        raise ValueError(f"expected cases with ids of their own, found twice: {next(x for x in keys if keys.count(x) > 1)}")
     found = dict(journal.done)
     todo = [unit for unit in asked if key(unit) not in found]
     total = len(asked)

@@ -60,7 +60,7 @@ def mutant(name: str) -> Stepper:
     """A deliberately broken step of the oracle's catalogue."""
     stages = MUTANTS[name].stages
     if stages is None:
-        raise ValueError(f"mutant {name!r} has no stages")
+        raise ValueError(f"expected a mutant of a step that is taken apart, found {name!r}, which has no stages")
 
     def step(Y: LowRank, G: Matrix, **parameters: Any) -> Outcome:
         g = ProjectedGradients.from_dense(Y, G)
@@ -79,9 +79,10 @@ def mutant_control(
     title: str = "",
     why: str = "",
     share: float = 1.0,
+    infinite: bool = False,
 ) -> Control:
     """A negative control: the check of a claim, run on a mutant in place of the reference."""
-    return Control(title or name, why or MUTANTS[name].defect, cases, lambda case: check(case, mutant(name)), share)
+    return Control(title or name, why or MUTANTS[name].defect, cases, lambda case: check(case, mutant(name)), share, infinite)
 
 
 def still(G: Matrix) -> Acting:

@@ -241,6 +241,7 @@ def test_what_the_command_writes_is_what_the_page_shows(
     monkeypatch.setattr(
         "verification.parity.__main__.measure", lambda device, progress: (progress("trainings, float32"), FOUND)[1]
     )
+    monkeypatch.setattr("verification.command_line.SILENCE", 0.0)
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 0
     file = tmp_path / "parity" / "parity-cpu.json"  # no GPU: the page does not show it
     written = read_json(file)
@@ -249,7 +250,7 @@ def test_what_the_command_writes_is_what_the_page_shows(
     assert written == FOUND | {"machine": written["machine"], "sources": provenance()["sources"]}
     said = capsys.readouterr()
     assert "functions: 0.0625 (at most 1)" in said.out
-    assert said.err.splitlines()[0] == "trainings, float32"  # no terminal: a line as it begins, the bar at the end
+    assert said.err.splitlines()[0] == "trainings, float32: 1 begun"  # no terminal: a line, the bar at the end
     html = write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
     about = "a device, torch 2.0, CUDA 12.0, driver 550.1; float32 with all bits, whatever is set around it"
     settings = "(products none, convolutions tf32). A case fails above 30."

@@ -9,10 +9,7 @@ the layer's own ``step`` and ``Truncate`` run, and the factors are read.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,27 +18,13 @@ import torch
 
 from geolora_ref.oracle.stages import truncate
 from tests.steps import Matrix
+from verification.experiments.performance.authors import GLUE, VARIABLE, authors_module
 
 __all__ = ["VARIABLE", "Factors", "Inverse", "glue_layer", "glue_step", "vision_step"]
 
-VARIABLE = "GEOLORA_AUTHORS_CODE"
-GLUE = "experiment2_GLUE/DLRT_huggingface_transformers/LoRAParallelDLRT.py"
 VISION = "experiment1_VisionTransformer_Finetuning/src/lora_VIT/lora_dlrt/layer.py"
 Inverse = Literal["as the layer has it", "fresh"]
 Factors = tuple[Matrix, Matrix, Matrix]
-
-
-def _module(path: str) -> Any:
-    """A module of the checkout that the environment variable names."""
-    file = Path(os.environ[VARIABLE]) / path
-    if not file.is_file():
-        raise FileNotFoundError(f"{VARIABLE}: expected a checkout that contains {path}, found none in {os.environ[VARIABLE]}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _inverse(S: Matrix, kind: Inverse) -> Matrix:
@@ -87,7 +70,7 @@ def glue_layer(m: int, n: int, r: int, tau: float, max_rank: int | None) -> Any:
     """The layer of the GLUE experiment, of rank r, in double precision."""
     linear = torch.nn.Linear(m, n, bias=False)
     cap = min(m, n) if max_rank is None else max_rank
-    return _module(GLUE).LoRAParallelDLRT(linear, rank=r, tau=tau, alpha=r, max_rank=cap).double()
+    return authors_module(GLUE).LoRAParallelDLRT(linear, rank=r, tau=tau, alpha=r, max_rank=cap).double()
 
 
 def glue_step(inverse: Inverse = "as the layer has it") -> Callable[..., Factors]:
@@ -120,7 +103,7 @@ def vision_step(inverse: Inverse = "as the layer has it", *, own_truncation: boo
         U, S, V, *_ = arrays
         assert tau is not None
         base = torch.nn.Linear(len(U), len(V), bias=False)
-        layer = _module(VISION).SVDLinear(base, "dlrt", r=len(S), lora_alpha=1).double()
+        layer = authors_module(VISION).SVDLinear(base, "dlrt", r=len(S), lora_alpha=1).double()
         _filled(layer, ("lora_A", "lora_E", "lora_B", "Einv"), arrays, inverse)
         layer.step(learning_rate, adapter_name="dlrt")
         if own_truncation:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from geolora_ref.support.files import read_json, write_atomically, write_json
-from tests.rigor.test_files import in_child, status_of
+from tests.forks import in_child, status_of
 from verification.rigor import long_runs
 from verification.rigor.long_runs import long_run, main, verdict
 

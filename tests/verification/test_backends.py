@@ -45,7 +45,7 @@ from verification import backends
 
 calls = 0
 
-def sources():
+def own_fingerprint():
     global calls
     if os.path.exists({hold!r}):
         calls += 1
@@ -53,7 +53,7 @@ def sources():
             time.sleep(0.01)
     return "the same"
 
-backends.sources = sources
+backends.own_fingerprint = own_fingerprint
 """
 """The true fingerprint reads the sources, which somebody may edit while the tests run.  Every case
 asks for it, so that a worker stops at its tenth as long as a file is there: a kill that comes late
@@ -62,7 +62,7 @@ still meets work."""
 
 @pytest.fixture(autouse=True)
 def same_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "sources", lambda: "the same")
+    monkeypatch.setattr(backends, "own_fingerprint", lambda: "the same")
     monkeypatch.setattr("verification.journal.fingerprint", lambda plan, *_: f"the-same-{plan.effort}")
 
 
@@ -182,7 +182,7 @@ def test_workers_of_other_sources_are_refused(
     """The client has the other ones here; both before the campaign and, for workers that join
     later, at the first case.
     """
-    monkeypatch.setattr(backends, "sources", lambda: "mine")
+    monkeypatch.setattr(backends, "own_fingerprint", lambda: "mine")
     expected = "expected the sources and libraries of the client (fingerprint mine), found the same"
     assert main(dask(tmp_path, cluster.scheduler_address)) == 2
     assert capsys.readouterr().err.count(expected) == 2, "both are to be named, before either has a case"
@@ -200,7 +200,7 @@ def test_a_worker_of_an_altered_checkout_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(backends, "PATIENCE", 60.0)  # a worker has to start
     monkeypatch.setattr("verification.journal.ROOT", tmp_path)
     expected = fingerprint(PLAN)
-    monkeypatch.setattr(backends, "sources", lambda: expected)
+    monkeypatch.setattr(backends, "own_fingerprint", lambda: expected)
     with distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as cluster:
         with worker(tmp_path, cluster):
             assert sorted(on_dask(abs, range(100), cluster.scheduler_address)) == list(range(100))
@@ -281,24 +281,6 @@ def test_a_missing_package_is_status_2(
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert main(dask(tmp_path, "tcp://127.0.0.1:1")) == 2
     assert "expected the package distributed, it is not installed (extra 'dask')" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--backend", "dask"], "--scheduler: expected with --backend dask and only there"),
-        (["--scheduler", "tcp://host:1"], "--scheduler: expected with --backend dask and only there"),
-        (["--backend", "dask", "--scheduler", "tcp://host:1", "--jobs", "2"], "--jobs: expected with --backend loky only"),
-        (["--backend", "ray"], "invalid choice"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(
-    capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(options)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 # --- processes here --------------------------------------------------------------------------------------------------

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from verification.claim import Case, CaseResult, Claim, Control, Measurements, in_units
+from geolora_ref.oracle.criteria import FAIL
+from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Table, in_units
 
 
 def measured(value: float, bound: float, rounding: float = 0.0) -> CaseResult:
@@ -80,11 +84,23 @@ def test_nothing_and_nan_never_pass(ratios: dict[str, list[float]]) -> None:
     assert CaseResult("case", ratios).worst == math.inf
 
 
-def test_texts_that_are_missing_are_refused() -> None:
+GOOD: Any = Claim("good", "t", "", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "e")
+NONE: Any = None
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: Control("control", " ", GOOD.cases, GOOD.check), "Control: expected a text for why, found ' '"),
+        (lambda: Figure("A title", NONE, lambda axes, results: None), "Figure: expected a text for caption, found None"),
+        (lambda: Table(" ", lambda results: []), "Table: expected a text for title, found ' '"),
+        (lambda: replace(GOOD, title=""), "Claim: expected a text for title, found ''"),
+        (lambda: replace(GOOD, statement=""), "Claim: expected a text for statement, found ''"),
+        (lambda: replace(GOOD, explanation=""), "Claim: expected a text for explanation, found ''"),
+        (lambda: replace(GOOD, limit=FAIL), "Claim: expected a text for scale, found ''"),
+    ],
+)
+def test_texts_that_are_missing_are_refused(make: Callable[[], object], what: str) -> None:
     """They are read by people only, who notice late."""
-    with pytest.raises(ValueError, match="Control: expected a text for why, found ' '"):
-        Control("control", " ", lambda plan: [], lambda case: measured(1.0, 1.0))
-    with pytest.raises(ValueError, match="Claim: expected a text for title, found ''"):
-        Claim("good", "", "", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "e")
-    with pytest.raises(ValueError, match="Claim: expected a text for explanation, found ''"):
-        Claim("good", "t", "Descent", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "")
+    with pytest.raises(ValueError, match=what):
+        make()

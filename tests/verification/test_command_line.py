@@ -154,9 +154,17 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
     [
         (["--fresh"], "--fresh: expected with --full only, without it every run starts anew"),
         (["--list", "--json"], "--json: expected without --list, which has no results"),
+        (["--backend", "dask"], "--scheduler: expected with --backend dask and only there"),
+        (["--scheduler", "tcp://host:1"], "--scheduler: expected with --backend dask and only there"),
+        (["--backend", "dask", "--scheduler", "tcp://host:1", "--jobs", "2"], "--jobs: expected with --backend loky only"),
+        (["--backend", "ray"], "invalid choice"),
+        (["--only", "no-such-claim"], "expected one of one-backward-pass, "),
+        (["--only", CLAIM, "--seed", "-1"], "argument --seed: expected an integer >= 0, found '-1'"),
+        (["--only", CLAIM, "--seed", "one"], "argument --seed: expected an integer >= 0, found 'one'"),
+        (["--only", CLAIM, "--jobs", "0"], "argument --jobs: expected an integer >= 1, found '0'"),
     ],
 )
-def test_options_without_effect_are_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_mean_nothing_are_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(options)
     assert stopped.value.code == 2
@@ -166,23 +174,6 @@ def test_options_without_effect_are_refused(options: list[str], message: str, ca
 def test_names_between_colons_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path / ":smile: [x]")]) == 0
     assert "/:smile: [x]/report.html" in capsys.readouterr().out
-
-
-def test_unknown_claim_is_refused_with_the_names(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--only", "no-such-claim"])
-    assert stopped.value.code == 2
-    assert "expected one of one-backward-pass, " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("option", "value", "least"), [("--seed", "-1", 0), ("--seed", "one", 0), ("--jobs", "0", 1)])
-def test_a_seed_or_a_number_that_is_none_is_refused(
-    capsys: pytest.CaptureFixture[str], option: str, value: str, least: int
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--only", CLAIM, option, value])
-    assert stopped.value.code == 2
-    assert f"argument {option}: expected an integer >= {least}, found '{value}'" in capsys.readouterr().err
 
 
 def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from geolora_ref.oracle.vectors import export, judge_outputs
 from geolora_ref.support.files import locked, read_json, seal
-from tests.rigor.test_files import in_child, status_of
+from tests.forks import in_child, status_of
 from verification.__main__ import main
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.claims import CLAIMS

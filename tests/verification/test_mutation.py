@@ -5,7 +5,6 @@ how the list is kept honest.
 from __future__ import annotations
 
 import functools
-import json
 import re
 import subprocess
 import sys
@@ -460,24 +459,27 @@ def test_shares_of_branches() -> None:
     assert percentages(counts) == {"branch_percent": {"a": 75.0, "b": 100.0}, "total": 75.0}
 
 
+def test_branches_are_counted_of_what_tests_take() -> None:
+    pytest.importorskip("pytest_cov", reason="pytest-cov is not installed")
+    summary = branch_coverage.covered(["tests/test_budget.py"])["geolora_ref/budget.py"]["summary"]
+    assert summary["num_branches"] >= summary["covered_branches"] > 5
+    with pytest.raises(subprocess.CalledProcessError):
+        branch_coverage.covered(["tests/test_budget.py::no_such_test"])
+
+
 def test_the_command_of_the_coverage_names_its_sources_and_fails_below_the_least(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    covered = 95
+    count = 95
 
-    def run_tests(arguments: list[str]) -> int:
-        (raw,) = (argument.removeprefix("json:") for argument in arguments if argument.startswith("json:"))
-        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "geolora_ref").glob("*.py")}
-        summary = {"covered_branches": covered, "num_branches": 100}
-        Path(raw).write_text(json.dumps({"files": {file: {"summary": summary} for file in files}}), encoding="utf-8")
-        return 0
+    def covered(tests: list[str]) -> dict[str, Any]:
+        files = (path.relative_to(ROOT).as_posix() for path in (ROOT / "geolora_ref").glob("*.py"))
+        return {file: {"summary": {"covered_branches": count, "num_branches": 100}} for file in files}
 
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("COVERAGE_FILE", "")
     monkeypatch.setattr(branch_coverage, "BUILD", tmp_path)
-    monkeypatch.setattr(pytest, "main", run_tests)
+    monkeypatch.setattr(branch_coverage, "covered", covered)
     assert branch_coverage.main([]) == 0
-    covered = 94
+    count = 94
     assert branch_coverage.main([]) == 1
     written = read_json(tmp_path / "coverage.json")
     assert (written["total"], written["passed"]) == (94.0, False)
@@ -485,7 +487,7 @@ def test_the_command_of_the_coverage_names_its_sources_and_fails_below_the_least
 
 
 def test_help_for_the_coverage_measures_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(pytest, "main", lambda _: pytest.fail("the tests were run"))
+    monkeypatch.setattr(branch_coverage, "covered", lambda _: pytest.fail("the tests were run"))
     with pytest.raises(SystemExit) as stopped:
         branch_coverage.main(["--help"])
     assert stopped.value.code == 0

@@ -20,7 +20,7 @@ from verification.experiments.performance import measure
 from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.methods import METHODS, PeftAdaLoRA, Training
 from verification.experiments.performance.networks import CASES, Block, Case, DecoderBlock, chosen_layers
-from verification.experiments.performance.page import MEASURED, short, tables
+from verification.experiments.performance.page import MEASURED, tables
 from verification.experiments.performance.timing import interleaved
 
 TINY = Case(
@@ -102,9 +102,8 @@ def test_a_ratio_is_one_of_the_same_round_of_the_same_process(monkeypatch: pytes
     assert (own["to_lora"], own["to_lean"]) == ([0.75] * 3, [1.5] * 3)
     assert (own["milliseconds"][1], own["update_milliseconds"][1]) == (3e3, 5e2)
     assert (own["peak_mib"], own["note"]) == (3.0, "of process 2")
-    (line,) = short({"training": [found]})[1:]
+    (_, line), rows = tables({"training": [found]}).values()
     assert line[1:] == ["2", "0.750 [0.750, 0.750]", "1.500 [1.500, 1.500]", "16.7 %", "3 (3)"]
-    (rows,) = tables({"training": [found]}).values()
     assert [row[0] for row in rows[1:]] == [own["title"] for own in found["rows"].values()]
 
 
@@ -121,10 +120,7 @@ def test_the_command_writes_when_all_is_measured_and_says_what_failed(tmp_path: 
     measured = {name: [1.0, 2.0, 3.0] for name in ("milliseconds", "update_milliseconds", "to_lora", "to_lean")}
     row = {"title": "t", "peak_mib": 1.0, "note": "", **measured}
     about = {"case": "c", "title": "a network", "rank": 8, "rounds": 2, "processes": 1}
-    environment = dict.fromkeys(("processor", "torch", "peft", "transformers", "measured"), "x") | {
-        "threads": 2,
-        "gemm_gflops": 1.0,
-    }
+    environment = {"threads": 2, "gemm_gflops": 1.0, "peft": "0.1", "transformers": "0.2"}
     failing = replace(POINT, methods=())
 
     def training(point: Any, effort: Any, progress: Any) -> dict[str, Any]:
@@ -139,8 +135,10 @@ def test_the_command_writes_when_all_is_measured_and_says_what_failed(tmp_path: 
     assert not (tmp_path / "results.json").exists()
     monkeypatch.setattr(command, "points", lambda effort, cases: [POINT])
     assert command.main(["--output", str(tmp_path), "--quick"]) == 0
-    assert "a network" in (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert read_json(tmp_path / "results.json")["training"][0]["rank"] == 8
+    found, text = read_json(tmp_path / "results.json"), (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert found["training"][0]["rank"] == 8
+    assert f"torch {found['machine']['torch']}, peft 0.1, transformers 0.2; {found['machine']['date']}." in text
+    assert text.index("### GeoLoRA beside LoRA") < text.index("### a network, r = 8")
 
 
 @pytest.mark.skipif(not MEASURED.exists(), reason="no figures are stored")
@@ -148,6 +146,6 @@ def test_the_documentation_has_the_stored_figures() -> None:
     """Line by line, in the order of the file."""
     found = read_json(MEASURED)
     page = (Path(__file__).parents[2] / "docs" / "fast_path.md").read_text(encoding="utf-8")
-    lines = ["| " + " | ".join(row) + " |" for row in short(found)]
+    lines = ["| " + " | ".join(row) + " |" for row in tables(found)["GeoLoRA beside LoRA"]]
     assert [line for line in page.splitlines() if line in lines] == lines
     assert not found["quick"]

@@ -218,7 +218,7 @@ def test_a_plan_with_more_cases_needs_more_comparisons() -> None:
 
 
 def test_equal_case_ids_are_refused(outcome: Callable[[Claim], ClaimOutcome]) -> None:
-    with pytest.raises(ValueError, match="case ids must be unique"):
+    with pytest.raises(ValueError, match="expected cases with ids of their own, found twice"):
         outcome(replace(GOOD, cases=lambda plan: [Case("same", {}), Case("same", {})]))
 
 

@@ -12,10 +12,9 @@ from geolora_ref import LowRank
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.criteria import FAIL, unit_of
 from geolora_ref.oracle.dense import dense_oracle
-from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.spectra import SPECTRA
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.steppers import Stepper, mutant, reference
+from verification.steppers import Stepper, mutant_control, reference
 
 SHAPES = ((20, 15, 4), (7, 12, 1), (9, 9, 5))
 
@@ -75,7 +74,7 @@ def _control(
     def some(plan: Plan) -> Iterator[Case]:
         return (case for case in cases(plan) if (case["limit"], case["seed"]) == (limit, plan.seed) and case["core"] in cores)
 
-    return Control(f"{limit}: {name}", MUTANTS[name].defect, some, lambda case: check(case, mutant(name)), share, infinite)
+    return mutant_control(name, some, check, title=f"{limit}: {name}", share=share, infinite=infinite)
 
 
 CLAIM = Claim(

@@ -107,10 +107,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 
 def _control(name: str, share: float = 1.0) -> Control:
-    def run(case: Case) -> CaseResult:
-        return check_mutant(name, case)
-
-    return Control(name, MUTANTS[name].defect, control_cases, run, share)
+    return Control(name, MUTANTS[name].defect, control_cases, lambda case: check_mutant(name, case), share)
 
 
 NAMES: Any = (

@@ -58,7 +58,7 @@ def digests() -> dict[str, str]:
     return {file: digest(path.read_text(encoding="utf-8")) for file, path in SOURCES.items()}
 
 
-def compile_all(folder: Path, jobs: int | None = None, files: Collection[str] = tuple(SOURCES)) -> dict[str, float]:
+def compile_all(folder: Path, files: Collection[str] = tuple(SOURCES)) -> dict[str, float]:
     """Compile copies of the ``files`` and of the files that they import, in a folder; returns the
     seconds of each.
 
@@ -72,7 +72,7 @@ def compile_all(folder: Path, jobs: int | None = None, files: Collection[str] = 
         shutil.copy(SOURCES[file], folder)
     order, seconds = TopologicalSorter({file: imports(file) for file in sorted(wanted)}), {}
     order.prepare()
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         running: dict[str, Future[tuple[float, str]]] = {}
         while order.is_active():
             running |= {file: pool.submit(coqc, file, folder) for file in order.get_ready()}

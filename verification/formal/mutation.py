@@ -83,7 +83,7 @@ def _judged(chosen: Sequence[Edit], file: str) -> list[tuple[Edit, bool]]:
     mine = [edit for edit in chosen if edit.file == file]
     unedited, *found = survivors(file, [SOURCES[file].read_text(encoding="utf-8"), *map(edited, mine)], BUILD)
     if not unedited:
-        raise RuntimeError(f"{file}.v does not compile without an edit")
+        raise RuntimeError(f"{file}.v: expected a file that compiles without an edit, found one that does not")
     return list(zip(mine, found, strict=True))
 
 

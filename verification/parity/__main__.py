@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.support.files import read_json, strict, write_json
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import writable_folder
+from verification.command_line import ProgressBar, writable_folder
 from verification.machine import provenance
 from verification.parity.measure import measure, missing
 from verification.parity.reasons import reasons
@@ -67,17 +65,9 @@ def _name(device: str) -> str:
 
 def _measured(device: str) -> dict[str, Any]:
     """Measure everything, with a bar that names the present part."""
-    columns = (TextColumn("{task.description:<26}", markup=False), BarColumn(), TimeElapsedColumn())
-    console = Terminal(stderr=True)
-    with Progress(*columns, console=console) as bar:
+    with ProgressBar(Terminal(stderr=True), width=26, what="begun") as bar:
         task = bar.add_task("starting", total=None)
-
-        def told(what: str) -> None:
-            bar.update(task, description=what)
-            if not console.is_terminal:  # nobody sees a bar there
-                console.print(what, markup=False)
-
-        return measure(device, progress=told)
+        return measure(device, progress=lambda what: bar.update(task, description=what, advance=1))
 
 
 def _left(path: Path) -> str:

@@ -26,6 +26,8 @@ __all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "traini
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 RATE, STEPS = 0.3, 100
+WARM_UP, ROUNDS = 3, 30
+"""Updates before any is timed, and those whose median is told."""
 
 
 class Training(NamedTuple):
@@ -135,20 +137,20 @@ def _dense(factors: Factors) -> torch.Tensor:
     return U @ S @ V.mT
 
 
-def update_milliseconds(device: str, r: int, rounds: int = 30) -> float:
+def update_milliseconds(device: str, r: int) -> float:
     """The median time of one update of 36 layers of 384 x 384 in float32."""
     generator = torch.Generator().manual_seed(0)
     layers = [tuple(X.to(device) for X in _layer(384, 384, r, torch.float32, generator)) for _ in range(36)]
     bank = LayerBank.of(layers, capacity=r)  # type: ignore[arg-type]
     updates = [[0.01 * torch.randn(k, r, generator=generator).to(device) for _ in layers] for k in (384, 384, r)]
     seconds = []
-    for _ in range(rounds + 3):
+    for _ in range(WARM_UP + ROUNDS):
         _wait(device)
         started = time.perf_counter()
         bank.update_(*updates, tau=0.0, min_rank=r, max_rank=r)
         _wait(device)
         seconds.append(time.perf_counter() - started)
-    return 1e3 * sorted(seconds[3:])[rounds // 2]
+    return 1e3 * sorted(seconds[WARM_UP:])[ROUNDS // 2]
 
 
 def _wait(device: str) -> None:

@@ -16,7 +16,7 @@ import mpmath
 import numpy as np
 from flint import arb, arb_mat
 
-__all__ = ["DOUBLE", "dot", "matrix", "norm", "off", "precision", "singular_values", "square", "tail"]
+__all__ = ["DOUBLE", "defect", "dot", "matrix", "norm", "off", "precision", "singular_values", "square", "tail"]
 
 DOUBLE = 53
 """With this precision or less the approximate singular vectors come from LAPACK, else from mpmath."""
@@ -54,6 +54,12 @@ def norm(A: Any) -> Any:
     return square(A).nonnegative_part().sqrt()
 
 
+def defect(B: Any) -> Any:
+    """‖BᵀB − I‖."""
+    k = B.ncols()
+    return norm(B.transpose() * B - arb_mat(k, k, [int(i == j) for i in range(k) for j in range(k)]))
+
+
 def off(B: Any, Z: Any) -> Any:
     """(I − Π) Z with the exact orthogonal projector Π = B(BᵀB)⁻¹Bᵀ onto range(B), whether or not B
     is orthonormal.
@@ -78,10 +84,10 @@ def singular_values(M: Any, bits: int) -> Bounds:
         B[i, i] -= s
     radius, stretch, shrink = norm(B), arb(1), arb(1)
     for X in (P, Q):
-        defect = norm(X.transpose() * X - _identity(X.ncols()))
-        if not defect < 1:
+        off_one = defect(X)
+        if not off_one < 1:
             return [(arb(0), norm(M).upper()) for _ in sigma]
-        stretch, shrink = stretch * (1 + defect).sqrt(), shrink * (1 - defect).sqrt()
+        stretch, shrink = stretch * (1 + off_one).sqrt(), shrink * (1 - off_one).sqrt()
     lower = [((s - radius) / stretch).lower().max(arb(0)) for s in sigma]
     return [(low, ((s + radius) / shrink).upper()) for low, s in zip(lower, sigma, strict=True)]
 
@@ -91,10 +97,6 @@ def tail(bounds: Bounds, rank: int) -> Any:
     low = sum((b[0] ** 2 for b in bounds[rank:]), arb(0)).nonnegative_part().sqrt()
     high = sum((b[1] ** 2 for b in bounds[rank:]), arb(0)).sqrt()
     return low.union(high)
-
-
-def _identity(size: int) -> Any:
-    return arb_mat(size, size, [int(i == j) for i in range(size) for j in range(size)])
 
 
 def _approximate_svd(M: Any, bits: int) -> tuple[Any, Sequence[Any], Any]:

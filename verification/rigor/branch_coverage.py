@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -14,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from geolora_ref.support.files import write_json
 from verification.machine import ROOT, provenance
 
-__all__ = ["LEAST", "main", "percentages"]
+__all__ = ["LEAST", "covered", "main", "percentages"]
 
 BUILD = ROOT / "build" / "rigor"
 LEAST = 95.0
@@ -27,27 +27,37 @@ LEAST = 95.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tests that `mutation.toml` names for the core, and write ``build/rigor/coverage.json``."""
     argparse.ArgumentParser(prog="python -m verification.rigor.branch_coverage", description=__doc__).parse_args(argv)
-    os.chdir(ROOT)
     about = provenance("tests")
     scopes = tomllib.loads((ROOT / "verification/rigor/mutation.toml").read_text(encoding="utf-8"))["scope"]
     modules = next(scope["module"] for scope in scopes if scope["name"] == "core")
-    tests = sorted({test for module in modules for test in module["tests"]})
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "raw.json"
-        options = ["--cov=geolora_ref", "--cov-branch", "--cov-report", f"json:{raw}", "-p", "no:cacheprovider"]
-        os.environ["COVERAGE_FILE"] = str(Path(folder) / "data")
-        if failed := pytest.main([*options, *tests]):
-            return int(failed)
-        files = json.loads(raw.read_text(encoding="utf-8"))["files"]
+    try:
+        files = covered(sorted({test for module in modules for test in module["tests"]}))
+    except subprocess.CalledProcessError as failed:
+        return failed.returncode
     result = percentages({module["file"]: files[module["file"]]["summary"] for module in modules})
-    from geolora_ref.support.files import write_json  # the test run imports the package first, with its type checker
-
     result |= {"least": LEAST, "passed": result["total"] >= LEAST}
     write_json(BUILD / "coverage.json", {"format": 1, **about, **result})
     sys.stdout.write(
         "".join(f"{name:32s} {value:6.2f} %\n" for name, value in [*result["branch_percent"].items(), ("total", result["total"])])
     )
     return int(not result["passed"])
+
+
+def covered(tests: Sequence[str]) -> dict[str, Any]:
+    """What these tests take of the files of the package, as coverage tells it.  Raises
+    ``CalledProcessError`` if they fail.
+
+    In a process of their own: the type checker of the test run must be there before the package is
+    imported.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw.json"
+        options = ["--cov=geolora_ref", "--cov-branch", f"--cov-report=json:{raw}", "-p", "no:cacheprovider"]
+        environment = os.environ | {"COVERAGE_FILE": str(Path(folder) / "data")}
+        command = [sys.executable, "-m", "pytest", *options, *tests]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)  # noqa: S603  (our own command)
+        files: dict[str, Any] = json.loads(raw.read_text(encoding="utf-8"))["files"]
+    return files
 
 
 def percentages(summaries: dict[str, Any]) -> dict[str, Any]:

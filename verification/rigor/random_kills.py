@@ -31,10 +31,10 @@ from geolora_ref.support.terminal import Terminal
 from verification.command_line import ProgressBar, integer_from, writable_folder
 from verification.machine import ROOT, provenance
 
-__all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "ratios", "units"]
+__all__ = ["campaign", "copy_sources", "judge", "main", "ratios", "units"]
 
-CLAIMS = ("one-backward-pass",)
-"""A small claim: some hundred cases that take seconds."""
+KILLED = ("one-backward-pass",)
+"""The ids of the claims whose campaigns are killed: a small one, all of whose cases take seconds."""
 SOURCES = ("geolora_ref", "verification", "docs")
 BUILT = ("__pycache__", "_generated", "gallery")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -57,7 +57,7 @@ def judge(before: Sequence[Line], after: Sequence[Line]) -> tuple[int, int]:
 
 
 def campaign(
-    kills: int, folder: Path, claims: Sequence[str] = CLAIMS, seed: int = 0, report: Callable[[int], None] = lambda hits: None
+    kills: int, folder: Path, claims: Sequence[str] = KILLED, seed: int = 0, report: Callable[[int], None] = lambda hits: None
 ) -> dict[str, Any]:
     """Kill campaigns at work until ``kills`` kills have hit; returns what they did."""
     clock = random.Random(seed)  # noqa: S311  (moments of kills, no secrets)

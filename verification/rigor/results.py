@@ -217,7 +217,7 @@ _ITEMS = (
         "Mutation score",
         "mutation.json",
         "make mutation",
-        "How many small changes of the sources the checks notice. Stored is the core; the other scopes take an hour.",
+        "How many small changes of the sources the checks notice. Stored is the core.",
         _mutation,
         MEASURED / "mutation.json",
     ),

@@ -28,7 +28,7 @@ import numpy as np
 from flint import arb, arb_mat
 
 from geolora_ref.oracle.criteria import FAIL
-from verification.rigor.balls import dot, matrix, norm, off, singular_values, square, tail
+from verification.rigor.balls import defect, dot, matrix, norm, off, singular_values, square, tail
 from verification.rigor.instances import Instance, Output
 
 __all__ = ["STATEMENTS", "Iteration"]
@@ -106,11 +106,11 @@ class Iteration:
 
 
 def orthonormal_u(it: Iteration) -> Sides:
-    return _defect(it.U1), it.unit
+    return defect(it.U1), it.unit
 
 
 def orthonormal_v(it: Iteration) -> Sides:
-    return _defect(it.V1), it.unit
+    return defect(it.V1), it.unit
 
 
 def diagonal_core(it: Iteration) -> Sides:
@@ -201,13 +201,6 @@ def projection_is_idempotent(it: Iteration) -> Sides:
 def projection_is_orthogonal(it: Iteration) -> Sides:
     Z, Z1 = matrix(it.x.G), matrix(it.out.projection)
     return abs(dot(Z1, Z - Z1)), it.unit * square(Z)
-
-
-def _defect(B: Any) -> Any:
-    gram = B.transpose() * B
-    return norm(
-        gram - arb_mat(gram.nrows(), gram.nrows(), [int(i == j) for i in range(gram.nrows()) for j in range(gram.nrows())])
-    )
 
 
 @dataclass(frozen=True)

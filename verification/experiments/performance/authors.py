@@ -1,5 +1,5 @@
-"""The authors' public layer, loaded from a checkout that ``GEOLORA_AUTHORS_CODE`` names; none of
-their code is here.
+"""The modules of the authors' public code, loaded from a checkout that ``GEOLORA_AUTHORS_CODE``
+names; none of their code is here.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["VARIABLE", "authors_layer", "checkout"]
+__all__ = ["GLUE", "VARIABLE", "authors_module", "checkout"]
 
 VARIABLE = "GEOLORA_AUTHORS_CODE"
-MODULE = "experiment2_GLUE/DLRT_huggingface_transformers/LoRAParallelDLRT.py"
+GLUE = "experiment2_GLUE/DLRT_huggingface_transformers/LoRAParallelDLRT.py"
+"""The module with the layer of their GLUE experiment."""
 
 
 def checkout() -> str:
@@ -20,14 +21,14 @@ def checkout() -> str:
     return os.environ.get(VARIABLE, "")
 
 
-def authors_layer() -> Any:
-    """The class of the authors' layer.  Raises ``FileNotFoundError`` if the checkout has no such module."""
-    file = Path(checkout()) / MODULE
+def authors_module(path: str) -> Any:
+    """A module of the checkout.  Raises ``FileNotFoundError`` if the checkout has no such module."""
+    file = Path(checkout()) / path
     if not file.is_file():
-        raise FileNotFoundError(f"{VARIABLE}: expected a checkout that contains {MODULE}, found none in {checkout()!r}")
+        raise FileNotFoundError(f"{VARIABLE}: expected a checkout that contains {path}, found none in {checkout()!r}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.LoRAParallelDLRT
+    return module

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from geolora_ref.support.machine import processor
 from verification.experiments.performance.apart import peak_memory, rounds_in_turn
 from verification.experiments.performance.methods import METHODS
-from verification.experiments.performance.networks import CASES, Case
+from verification.experiments.performance.networks import Case
 from verification.experiments.performance.timing import quartiles
+from verification.machine import installed
 
 __all__ = ["FULL", "QUICK", "Effort", "Point", "environment", "points", "training"]
 
@@ -46,7 +45,7 @@ class Point:
     methods: tuple[str, ...]
 
 
-def points(effort: Effort, cases: Sequence[Case] = CASES) -> Iterator[Point]:
+def points(effort: Effort, cases: Iterable[Case]) -> Iterator[Point]:
     """All methods at the first rank, fewer at the others."""
     for case in cases:
         for rank in effort.ranks:
@@ -54,28 +53,19 @@ def points(effort: Effort, cases: Sequence[Case] = CASES) -> Iterator[Point]:
 
 
 def environment() -> dict[str, Any]:
-    """The machine and the versions, with the GEMM throughput that bounds everything:
-    2048 x 1536 x 384 in float32.
+    """What the provenance of the results lacks: the threads, the GEMM throughput that bounds
+    everything (2048 x 1536 x 384 in float32), and two versions.
     """
-    import numpy
-    import peft
-    import transformers
-
     A, B, seconds = torch.randn(2048, 1536), torch.randn(1536, 384), []
     for _ in range(20):
         started = time.perf_counter()
         torch.mm(A, B)
         seconds.append(time.perf_counter() - started)
     return {
-        "processor": processor(),
         "threads": torch.get_num_threads(),
         "gemm_gflops": 2e-9 * 2048 * 1536 * 384 / float(np.median(seconds)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "peft": peft.__version__,
-        "transformers": transformers.__version__,
-        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
+        "peft": installed("peft"),
+        "transformers": installed("transformers"),
     }
 
 

@@ -15,7 +15,7 @@ from geolora_ref.fast.layer.merging import merging_pays
 from geolora_ref.fast.layer.product import input_gradient, product
 from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks
 from geolora_ref.nn import GeoLoRA, adapt, adapters
-from verification.experiments.performance.authors import authors_layer, checkout
+from verification.experiments.performance.authors import GLUE, authors_module, checkout
 from verification.experiments.performance.networks import Case, chosen_layers
 
 __all__ = ["METHODS", "Method", "Training"]
@@ -232,7 +232,7 @@ class Authors(WithAdamW):
     def __init__(self, case: Case, rank: int) -> None:
         super().__init__(case, rank)
         self.start(self.freeze())
-        layer_class = authors_layer()
+        layer_class = authors_module(GLUE).LoRAParallelDLRT
         self.layers = _replace(self.network, case, lambda base: layer_class(base, rank, 0.0, alpha=rank, max_rank=2 * rank))
 
     def update(self) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from verification.shown import Rows, markdown_table
 
-__all__ = ["MEASURED", "drawn", "machine", "markdown", "short", "tables"]
+__all__ = ["MEASURED", "drawn", "machine", "markdown", "tables"]
 
 MEASURED = Path(__file__).parent / "measured" / "results.json"
 """The stored measurements; they name their hardware."""
@@ -18,11 +18,11 @@ MEASURED = Path(__file__).parent / "measured" / "results.json"
 
 def machine(found: Mapping[str, Any]) -> str:
     """Processor, threads, throughput, versions and date in one line."""
-    about = found["environment"]
+    about = found["machine"] | found["environment"]
     speed = f"{about['threads']} threads, {about['gemm_gflops']:.0f} GFLOP/s in a large float32 GEMM"
     versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "peft", "transformers"))
     quick = " A quick run: few rounds, one rank." if found["quick"] else ""
-    return f"{about['processor']}, {speed}; {versions}; {about['measured']}.{quick}"
+    return f"{about['processor']}, {speed}; {versions}; {about['date']}.{quick}"
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -33,7 +33,18 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def short(found: Mapping[str, Any]) -> Rows:
+def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
+    """Every table by its title, first row the head: medians, quartiles in brackets, ratios of the
+    same rounds.
+    """
+    of_points = {
+        f"{point['title']}, r = {point['rank']}: {point['rounds']} rounds in {point['processes']} processes": list(_rows(point))
+        for point in found["training"]
+    }
+    return {"GeoLoRA beside LoRA": _beside_lora(found), **of_points}
+
+
+def _beside_lora(found: Mapping[str, Any]) -> Rows:
     """What a user gets: a line for each network and rank."""
     rows: Rows = [["network", "r", "to LoRA (PEFT)", "to LoRA by our function", "update, share of a step", "peak MiB (LoRA)"]]
     for point in found["training"]:
@@ -43,16 +54,6 @@ def short(found: Mapping[str, Any]) -> Rows:
         memory = f"{own['peak_mib']:.0f} ({lora['peak_mib']:.0f})"
         rows.append([point["title"], str(point["rank"]), *ratios, f"{share:.1f} %", memory])
     return rows
-
-
-def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
-    """Every table by its title, first row the head: medians, quartiles in brackets, ratios of the
-    same rounds.
-    """
-    return {
-        f"{point['title']}, r = {point['rank']}: {point['rounds']} rounds in {point['processes']} processes": list(_rows(point))
-        for point in found["training"]
-    }
 
 
 def _rows(point: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,39 +31,10 @@ from geolora_ref.support.files import (
     write_json,
 )
 from geolora_ref.support.streams import write_nothing_more
+from tests.forks import in_child, status_of
 
 ROOT = Path(__file__).parent.parent.parent
 DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "inf"}, "none": None, "tuple": (1, 2)}
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """The process of a child that does this and ends; it inherits what is imported.
-
-    Other tests of this process may have imported JAX, which warns of every fork because of its
-    threads: the child uses none.  A signal that comes before the child works, or while it ends,
-    must not raise into the code of pytest.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-        pid = os.fork()
-    status = 1
-    if pid == 0:
-        try:
-            try:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-                work()
-                status = 0
-            finally:
-                os._exit(status)
-        finally:
-            os._exit(status)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    return pid
-
-
-def status_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # --- whole or not there ----------------------------------------------------------------------------------------------
