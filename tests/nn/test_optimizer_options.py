@@ -223,7 +223,7 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
     state = optimizer.state_dict()
     assert [group["format"] for group in state["param_groups"]] == ["GeoLoRA 3"] * len(state["param_groups"])
     state["param_groups"][0]["format"] = "GeoLoRA 2"
-    with pytest.raises(ValueError, match=re.escape("found [(2, ['0', '2'])")):
+    with pytest.raises(ValueError, match=re.escape("found [('GeoLoRA 2', ['0', '2'])")):
         optimizer.load_state_dict(state)
     with pytest.raises(ValueError, match=r"that of an optimizer of adapters, found that of another optimizer$"):
         optimizer.load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())

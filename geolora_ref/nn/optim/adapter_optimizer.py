@@ -125,7 +125,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def check_groups(self) -> None:
-        """Raise ``ValueError`` unless the options of every group, which may have changed, are in range."""
+        """Raise ``ValueError`` unless the options of every group, which may have changed, are in range,
+        and for adapters that were sharded since.
+        """
+        for name, adapter in self._adapters.items():
+            named(name, adapter.refuse_shards)
         for group in self.param_groups:
             check_common(group, self.rules)
             if group["adapters"]:
@@ -134,12 +138,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
         """The loss of a closure, which leaves new gradients; None without a closure.
 
-        Raises before the closure is called: ``ValueError`` for adapters that were sharded since;
-        ``RuntimeError`` while an adapter is merged, because a merged adapter gets no gradients and
-        would ignore the step.
+        Raises before the closure is called like :meth:`check_groups`, and ``RuntimeError`` while an
+        adapter is merged, because a merged adapter gets no gradients and would ignore the step.
         """
-        for name, adapter in self._adapters.items():
-            named(name, adapter.refuse_shards)
         merged = [name for name, layer in self._layers.items() if layer.base_is_merged]
         if merged:
             raise RuntimeError(

@@ -253,8 +253,11 @@ class GeoLoRA(AdapterOptimizer):
         settings, names = self._settings_of(group, gradients), tuple(gradients)
         moments = [self.moments(name, members[name]) for name in names]
         try:
-            stepper = self._fast_group(names).stepper(list(gradients.values()), moments)
-            self._refuse_other_bases(dict(zip(names, moments, strict=True)))
+            bank = self._fast_group(names)
+            stepper = bank.stepper(list(gradients.values()), moments)
+            if bank.gathered:  # as long as it is not, nobody else has written a basis or loaded a memory
+                self._refuse_other_bases(dict(zip(names, moments, strict=True)))
+                bank.gathered = False
             iterate(stepper, settings, group["iteration"])
             _refuse_overflow(names, stepper.moments)
         except NonFiniteUpdateError as error:
@@ -305,6 +308,11 @@ class GeoLoRA(AdapterOptimizer):
                 "a loaded state or an assignment has changed them since its last step; load the states of model and optimizer "
                 "together, or make a new optimizer"
             )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Like :meth:`AdapterOptimizer.load_state_dict`; banks are gathered anew, so that the memory is checked."""
+        super().load_state_dict(state_dict)
+        self._fast_groups = {}
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter is in one bank at a time."""
