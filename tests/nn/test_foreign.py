@@ -24,7 +24,11 @@ from verification.network_defects.models import network, regression
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-TOLD = r"expected orthonormal bases.*train with GeoLoRA\(model, lr=…\).*optimizers=\(GeoLoRA\(model, lr=…\), None\)"
+TOLD = (
+    r"expected orthonormal bases.*; train with GeoLoRA\(model, lr=…\) of geolora_ref\.nn, in transformers as "
+    r"Trainer\(…, optimizers=\(GeoLoRA\(model, lr=…\), None\)\) or optimizer_cls_and_kwargs=\(GeoLoRA, \{…\}\); "
+    r"average merged weights, not factors; whoever means it writes within geolora_ref\.nn\.foreign_optimizer\(model\)"
+)
 Loss = Callable[[], Tensor]
 
 
