@@ -332,16 +332,38 @@ def _the_adapters_begin_anew(model: nn.Module, optimizer: GeoLoRA) -> None:
 @pytest.mark.parametrize(
     "happens", [_another_steps, _another_steps_and_the_state_is_loaded, _the_model_alone_is_rewound, _the_adapters_begin_anew]
 )
-def test_a_memory_of_other_bases_is_refused(happens: Callable[[nn.Module, GeoLoRA], None], method: Any) -> None:
+@pytest.mark.parametrize("update", ["spectral", "adam", "preconditioned"])
+def test_a_memory_of_other_bases_is_refused(happens: Callable[[nn.Module, GeoLoRA], None], update: Any, method: Any) -> None:
     """Also where ranks stay as they are: a memory is a tangent vector at the bases that it was made at."""
     model = network(rank=4)
-    optimizer = GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, method=method)
+    optimizer = GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, update=update, method=method)
     train(model, optimizer, 2)
     happens(model, optimizer)
     backward(model)
     with pytest.raises(RuntimeError, match="the optimizer remembers other bases"):
         optimizer.step()
-    train(model, GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, method=method), 2)  # a new one begins
+    train(model, GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, update=update, method=method), 2)  # a new one begins
+
+
+@pytest.mark.parametrize("coefficient_steps", [0, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_memory_of_gradients_in_half_precision_is_loaded(method: Any, coefficient_steps: int) -> None:
+    """They are no tangent vectors but for 1e-2 of their size."""
+    model = network(rank=4).float()
+    options: dict[str, Any] = {"method": method, "coefficient_steps": coefficient_steps}
+    optimizer = GeoLoRA(model, **options)
+    x, target = (X.float() for X in regression())
+    for _ in range(6):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = (model(x) - target).square().mean()
+        loss.backward()
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+    model.bfloat16().float()
+    for layer in adapters(model).values():
+        layer.adapter.orthonormalise()
+    optimizer.step()
 
 
 @pytest.mark.parametrize("method", METHODS)

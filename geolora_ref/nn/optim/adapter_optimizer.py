@@ -60,12 +60,14 @@ class AdapterOptimizer(torch.optim.Optimizer):
     """Parameter groups of adapters, for a subclass to step, and of other parameters, which AdamW steps.
 
     A group of adapters has their names under "adapters", a group of other parameters an empty list;
-    both count their steps under "iteration".  ``skipped`` counts the steps that were skipped
+    both count their steps with lr > 0 under "iteration".  ``skipped`` counts the steps that were skipped
     because of non-finite gradients.
-    ``told`` : attributes in which a subclass reports on its steps; ``rules`` : the rules that a
-    group can name by "update".
+    ``kind`` : the name by which states know their optimizer, that of a subclass too; ``told`` :
+    attributes in which a subclass reports on its steps; ``rules`` : the rules that a group can name
+    by "update".
     """
 
+    kind = ""
     told: tuple[str, ...] = ()
     rules: Rules = RULES
 
@@ -81,6 +83,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self._adapters: dict[str, LowRankAdapter] = {}
         self._layers: dict[str, AdaptedLayer] = {}
         self._others: dict[Tensor, str] = {}
+        self._left: dict[LowRankAdapter, tuple[int, int]] = {}  # how often each basis was written, after the last step
         groups = [group for part in parts_of(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
@@ -105,12 +108,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
-            kept = {"iteration": 0, "format": f"{type(self).__name__} {FORMAT}"}
+            kept = {"iteration": 0, "format": f"{self.kind} {FORMAT}"}
             yield {"params": owned, "adapters": names, **kept, **part, "lr": own_rate(options["lr"])}
         self._others |= rest
         if rest:
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
-            kept = {"iteration": 0, "format": f"{type(self).__name__} {FORMAT}"}
+            kept = {"iteration": 0, "format": f"{self.kind} {FORMAT}"}
             yield {"params": list(rest), "adapters": [], **kept, **part, "lr": own_rate(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -138,8 +141,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
         """The loss of a closure, which leaves new gradients; None without a closure.
 
-        Raises before the closure is called like :meth:`check_groups`, and ``RuntimeError`` while an
-        adapter is merged, because a merged adapter gets no gradients and would ignore the step.
+        Raises ``RuntimeError`` before the closure is called while an adapter is merged, because a
+        merged adapter gets no gradients and would ignore the step.
         """
         merged = [name for name, layer in self._layers.items() if layer.base_is_merged]
         if merged:
@@ -253,6 +256,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
             kept = {"first": moments.first, "second": moments.second}
             triples = {kind: getattr(triple, letter) for kind, triple in kept.items() if triple is not None}
             self.state[factor] = {"step": moments.step, **triples}
+        self._left[adapter] = (adapter.Ut._version, adapter.Vt._version)
+
+    def as_it_left(self, adapter: LowRankAdapter) -> bool:
+        """Whether nobody has written the bases since the last step, nor loaded another memory."""
+        return self._left.get(adapter) == (adapter.Ut._version, adapter.Vt._version)
 
     def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
         """The memory of an adapter; ``RuntimeError`` if it has another rank, dtype or device than
@@ -283,12 +291,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
         last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # runs after the users' hooks
         try:
             super().load_state_dict(state_dict)
+            self._left.clear()
         finally:
             last.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("on_nonfinite", "skipped", "_adapters", "_layers", "_others")
-        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+        return super().__getstate__() | {name: self.__dict__[name] for name in own} | {"_left": {}}
 
 
 def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:

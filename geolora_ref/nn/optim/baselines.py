@@ -67,7 +67,7 @@ class SimultaneousDescent(AdapterOptimizer):
     Raises ``ValueError`` for options out of range and for a model without adapters.
     """
 
-    rules = ENTRYWISE
+    kind, rules = "SimultaneousDescent", ENTRYWISE
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Dlrt(AdapterOptimizer):
     4. truncation as in GeoLoRA.
 
     Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone, those whose gradients are 0
-    are not.  ``closure`` computes the
+    are not.  A memory of other bases is not noticed.  ``closure`` computes the
     loss and its gradients (which are set to None before each call).  At the same W it should give
     the same gradients: no new batch, no new dropout.  The other parameters are stepped by AdamW
     along the gradients of the last evaluation.  ``evaluations`` counts the closure calls of all
@@ -159,7 +159,7 @@ class Dlrt(AdapterOptimizer):
     gradients are not "projected" (Ŝ₀ is singular) or whose storage is less than twice their rank.
     """
 
-    told = ("reports",)
+    kind, told = "Dlrt", ("reports",)
     rules = ENTRYWISE
 
     def __init__(

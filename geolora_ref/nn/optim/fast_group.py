@@ -31,8 +31,6 @@ class FastGroup:
     in the meantime (a copy, another device, a loaded rank) or a basis was written by anyone else,
     all adapters are first gathered into a new bank.  The new bank checks the bases as the reference
     does before every step.  Writes through ``.data`` are not detected.
-
-    ``gathered`` : the bank is a new one, with which no step was taken yet; whoever steps it clears it.
     """
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
@@ -61,7 +59,6 @@ class FastGroup:
             adapter.watch.written(adapter.Ut, adapter.Vt, adapter.watch.allowed)
         self._places = self._addresses()
         self._seen = self._versions()
-        self.gathered = True
 
     def seen(self) -> None:
         """Tell the watches that the bank wrote the bases; the bank never enlarges their defect."""

@@ -84,7 +84,7 @@ class GeoLoRA(AdapterOptimizer):
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.
     """
 
-    told = ("reports", "truncations", "exact")
+    kind, told = "GeoLoRA", ("reports", "truncations", "exact")
 
     def __init__(
         self,
@@ -177,7 +177,8 @@ class GeoLoRA(AdapterOptimizer):
         A group with lr = 0, as at the start of a warm-up, is left alone.  So is an adapter whose
         gradients are 0, like one without gradients: behind a head of zeros the algorithm would
         truncate W₁ = W = 0 to the least rank, from which ranks hardly grow, and a rule that
-        normalises its memory would go on at full length for as long as a layer is not used.
+        normalises its memory would go on at full length for as long as a layer is not used.  Its rank
+        stays too, up to twice ``max_rank`` where it is to be truncated after the cycle.
 
         Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or
         an update overflowed; ``ValueError``: options of a group are out of range by now, or an
@@ -208,7 +209,7 @@ class GeoLoRA(AdapterOptimizer):
             gradients = named(name, adapter.collected_gradients)
             if gradients is not None and name in moving:
                 layers[name] = Layer(self.factors(name), gradients, self.moments(name, adapter), adapter.max_rank, name)
-        self._refuse_other_bases({name: layer.moments for name, layer in layers.items()})
+        self._refuse_other_bases(group, {name: layer.moments for name, layer in layers.items()})
         if layers:
             steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
             for name, step in zip(layers, steps, strict=True):
@@ -253,11 +254,8 @@ class GeoLoRA(AdapterOptimizer):
         settings, names = self._settings_of(group, gradients), tuple(gradients)
         moments = [self.moments(name, members[name]) for name in names]
         try:
-            bank = self._fast_group(names)
-            stepper = bank.stepper(list(gradients.values()), moments)
-            if bank.gathered:  # as long as it is not, nobody else has written a basis or loaded a memory
-                self._refuse_other_bases(dict(zip(names, moments, strict=True)))
-                bank.gathered = False
+            stepper = self._fast_group(names).stepper(list(gradients.values()), moments)
+            self._refuse_other_bases(group, dict(zip(names, moments, strict=True)))
             iterate(stepper, settings, group["iteration"])
             _refuse_overflow(names, stepper.moments)
         except NonFiniteUpdateError as error:
@@ -287,17 +285,19 @@ class GeoLoRA(AdapterOptimizer):
 
         return {name for name in names if moves(name)}
 
-    def _refuse_other_bases(self, moments: Mapping[str, Moments]) -> None:
-        """Raise ``RuntimeError`` unless memories are tangent at the bases of their adapters.
+    def _refuse_other_bases(self, group: Mapping[str, Any], moments: Mapping[str, Moments]) -> None:
+        """Raise ``RuntimeError`` unless memories are tangent at the bases of their adapters, where these
+        or the memory may be others than after the last step.
 
-        Not those of the published rule, whose K, L and S remember apart, with squares of every entry,
-        and not those of published gradients, which divide by S.
+        Not those of the published rule, whose K, L and S remember apart, with squares of every entry;
+        not those of published gradients, which divide by S; and not where coefficient steps add
+        gradients to a memory that no transport makes tangent again.
         """
         known = {}
-        for name, memory in moments.items():
-            first, second = memory.first, memory.second
-            apart = first is not None and second is not None and second[0].shape == first.K.shape
-            if first is not None and not apart and self._adapters[name].gradients == "projected":
+        for name, memory in moments.items() if not group["coefficient_steps"] else ():
+            adapter, first, second = self._adapters[name], memory.first, memory.second
+            apart = first is not None and second is not None and second.S.shape == first.S.shape
+            if first is not None and not apart and adapter.gradients == "projected" and not self.as_it_left(adapter):
                 known[name] = first
         active = {name: [X.detach() for X in self._adapters[name].active()] for name in known}
         fits = flags([tangent_at(Bases(active[name][0].mT, active[name][2].mT), M) for name, M in known.items()])
@@ -308,11 +308,6 @@ class GeoLoRA(AdapterOptimizer):
                 "a loaded state or an assignment has changed them since its last step; load the states of model and optimizer "
                 "together, or make a new optimizer"
             )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Like :meth:`AdapterOptimizer.load_state_dict`; banks are gathered anew, so that the memory is checked."""
-        super().load_state_dict(state_dict)
-        self._fast_groups = {}
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter is in one bank at a time."""
