@@ -105,15 +105,14 @@ class AdapterOptimizer(torch.optim.Optimizer):
         part |= threshold_of(defaults, part)
         options = defaults | part
         check_common(options, self.rules)
+        kept = {"iteration": 0, "format": f"{self.kind} {FORMAT}"}
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
-            kept = {"iteration": 0, "format": f"{self.kind} {FORMAT}"}
             yield {"params": owned, "adapters": names, **kept, **part, "lr": own_rate(options["lr"])}
         self._others |= rest
         if rest:
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
-            kept = {"iteration": 0, "format": f"{self.kind} {FORMAT}"}
             yield {"params": list(rest), "adapters": [], **kept, **part, "lr": own_rate(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
