@@ -25,12 +25,13 @@ pytest.importorskip("peft", reason="the extra peft is not installed")
 import torch
 
 from geolora_ref.finetune.methods import Method, Prepared
-from geolora_ref.finetune.model import Classifier, load_encoder, locate
+from geolora_ref.finetune.model import Classifier, load_decoder, load_encoder, locate
 from geolora_ref.support.files import locked, write_json
-from tests.finetune.tiny import write_tsv
+from tests.finetune.tiny import write_text, write_tsv
 from verification.experiments.finetuning import __main__ as command
-from verification.experiments.finetuning import rules, runs
+from verification.experiments.finetuning import analysis, passages, rules, runs
 from verification.experiments.finetuning.analysis import (
+    at_best,
     by_all_seeds,
     differences,
     questions,
@@ -43,6 +44,7 @@ from verification.experiments.finetuning.analysis import (
 from verification.experiments.finetuning.design import (
     CARRIERS,
     FAMILIES,
+    MAIN_RANK,
     Run,
     best_rate,
     carrier,
@@ -64,7 +66,8 @@ from verification.experiments.finetuning.methods import (
     orthogonality_defect,
 )
 from verification.experiments.finetuning.page import markdown, summary
-from verification.experiments.finetuning.tasks import LIMITS, TEXTS
+from verification.experiments.finetuning.passages import read_passages
+from verification.experiments.finetuning.tasks import LIMITS, TEXTS, Passages
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
@@ -158,7 +161,7 @@ def test_adalora_penalty_is_that_of_peft(model_folder: Path) -> None:
 
 def outcome(run: Run, dev: float, test: float = 0.5, parameters: int = 100) -> dict[str, Any]:
     """What is stored of a run that ended with these metrics."""
-    plan = {"seed": run.seed}
+    plan = {"seed": run.seed, "metric": "accuracy"}
     metrics = {"dev": dev, "test": test}
     config = {"method": vars(run.method), "plan": plan}
     facts = {"family": run.family, "budget": run.budget, "config": config, "diverged": "", "ranks": {}, "curve": []}
@@ -432,6 +435,62 @@ def test_pictures_are_read_from_archives_and_a_wrong_one_is_named(tmp_path: Path
     (tmp_path / "test.zip").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"test\.zip: expected an archive of pictures"):
         read_images(tmp_path, {"train": 6, "dev": 4, "test": 3})
+
+
+def test_a_text_is_cut_into_blocks_of_which_those_with_small_digests_are_drawn(
+    decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tenths of the text differ by a word, so that the part of a block can be told."""
+    monkeypatch.setattr(passages, "LENGTH", 16)
+    _, tokenizer = load_decoder(decoder_folder)
+    text = write_text(tmp_path / "input.txt", 200).read_text()
+    lines = text.splitlines()
+    text = "\n".join(line.replace("very", "dull" if number >= 180 else "very") for number, line in enumerate(lines))
+    (tmp_path / "input.txt").write_text(text)
+    dull = tokenizer("dull")["input_ids"][0]
+    examples, digests = read_passages(tmp_path / "input.txt", tokenizer, {"train": 9, "dev": 2, "test": 3})
+    assert {part: len(found) for part, found in examples.items()} == {"train": 9, "dev": 2, "test": 3}
+    assert {part: set(found.lengths) for part, found in examples.items()} == {part: {16} for part in examples}
+    share = {
+        part: float((torch.stack(list(found.tokens.inputs["input_ids"])) == dull).float().mean())
+        for part, found in examples.items()
+    }
+    assert share["dev"] > 0.1 < share["test"]
+    assert share["train"] < 0.1
+    more, same = read_passages(tmp_path / "input.txt", tokenizer, {"train": 5, "dev": 2, "test": 3})
+    assert torch.equal(more["train"].tokens.inputs["input_ids"][4], examples["train"].tokens.inputs["input_ids"][4])
+    assert {part for part in digests if digests[part] == same[part]} == {"dev", "test"}
+    monkeypatch.setattr(passages, "LENGTH", 100)
+    with pytest.raises(ValueError, match=r"input\.txt: expected a text of more than 100 tokens in each part, found fewer in dev"):
+        read_passages(tmp_path / "input.txt", tokenizer, {"train": 9, "dev": 2, "test": 3})
+
+
+def test_a_decoder_is_compared_with_few_methods_and_judged_by_its_perplexity(
+    decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "ProcessPoolExecutor", Immediate)
+    monkeypatch.setattr(runs, "DECODER", str(decoder_folder))
+    monkeypatch.setattr(passages, "LENGTH", 16)
+    short = Passages(limits={"train": 40, "dev": 2, "test": 3})
+    monkeypatch.setattr(runs, "TASKS", {"shakespeare": short})
+    (tmp_path / "shakespeare").mkdir()
+    write_text(tmp_path / "shakespeare" / "input.txt", 200)
+    runs.corpus_of.cache_clear()
+    corpus = runs.corpus_of("shakespeare", "", tmp_path)
+    assert command.main(["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--task", "shakespeare"]) == 0
+    rows = read_campaign(tmp_path / "out")["shakespeare"]
+    assert {row["family"] for row in rows} == {"lora", *CARRIERS}
+    for family in ("lora", *CARRIERS):
+        chosen = at_best(rows, family)
+        assert sorted(chosen) == [0, 1, 2]
+        tuned = [row["metrics"]["dev"] for row in rows if (row["family"], row["config"]["plan"]["seed"]) == (family, 0)]
+        assert chosen[0]["metrics"]["dev"] == min(tuned)
+        assert chosen[0]["learned"]
+        assert chosen[0]["metrics"]["dev"] < math.exp(corpus.meaning.baseline)
+        assert analysis.test_of(chosen[0]) == chosen[0]["metrics"]["test"]
+        assert (chosen[0]["parameters"] <= MAIN_RANK * corpus.width) == (family != "geolora, uniform")
+    layers = [layer for layer in corpus.encoder.model.modules() if isinstance(layer, torch.nn.Linear)]
+    assert corpus.width == sum(layer.in_features + layer.out_features for layer in layers)
 
 
 @pytest.mark.parametrize(

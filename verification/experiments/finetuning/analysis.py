@@ -27,6 +27,7 @@ from verification.experiments.finetuning.design import (
     Stored,
     best_rate,
     from_rank,
+    is_perplexity,
     kept_rate,
     outer_rates,
     rate_of,
@@ -98,8 +99,12 @@ def by_all_seeds(rows: Sequence[Row], family: str = "lora", rank: int = MAIN_RAN
 
 
 def test_of(row: Row) -> float:
-    """The metric on the test examples in percent; a run that diverged has 0, which is chance or below."""
+    """The metric on the test examples in percent; a run that diverged has 0, which is chance or below.
+    A perplexity is as it is, and that of a run that diverged infinite.
+    """
     value = row["metrics"].get("test")
+    if is_perplexity(row):
+        return float("inf") if row["diverged"] or value is None else float(value)
     return 0.0 if row["diverged"] or value is None else 100.0 * float(value)
 
 

