@@ -87,10 +87,11 @@ def tolerated(X: Tensor) -> float:
 
 @torch.no_grad()
 def defect(Xt: Tensor) -> float:
-    """‖XᵀX − I‖ of a basis (r, m) as it is stored, by products in double precision."""
+    """‖XᵀX − I‖ of a basis (r, m) as it is stored, by products in double precision, which autocast
+    leaves alone.
+    """
     X = Xt.detach().double()
-    with torch.autocast(X.device.type, enabled=False):
-        return float(torch.linalg.matrix_norm(X @ X.mT - torch.eye(len(X), dtype=X.dtype, device=X.device)))
+    return float(torch.linalg.matrix_norm(X @ X.mT - torch.eye(len(X), dtype=X.dtype, device=X.device)))
 
 
 def has_values(X: Tensor) -> bool:

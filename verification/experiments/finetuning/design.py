@@ -13,7 +13,7 @@ are done first.
   was named as held out after the first 56 runs, 11 of them on SUBJ, in the place of CoLA.
 - CoLA was to be a held-out task.  LoRA and GeoLoRA stayed no better there than a constant answer:
   two thousand sentences in one epoch are too few.  Its runs are stored and shown, and no mean counts
-  them.  Nor does one count pictures, which have another network.
+  them.  Nor does one count pictures and Shakespeare, which have other models.
 - Parameters are matched: LoRA of rank r, GeoLoRA with the parameters of that LoRA as its budget,
   GeoLoRA with rank r in every layer.  The second and the third differ by the allocation of ranks,
   and by the rate where tuning chose another one.
@@ -29,7 +29,8 @@ SUBJ took its place.  After 102 the tolerance, the default of the command, came 
 After 188 LoRA's second best rate got all seeds: on TREC the first seed had chosen 0.01 by five of
 500 examples, and by the mean of all seeds 0.0032 is better.  After 236 two questions came before the
 other ranks and the other methods (a quarter of LoRA's parameters, and other initial ranks), and LoRA
-was given the better of its two rates at other ranks.
+was given the better of its two rates at other ranks.  After 420 pictures and the decoder came before
+other ranks and methods; the form of the decoder's task was fixed before its first run.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def cell(rows: Sequence[Row], rate: float | None) -> str:
         return "–"
     values = [test_of(row) for row in rows]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread} ({len(values)} at {rate:g})"
+    return f"{statistics.fmean(values):.1f}{spread} ({len(values)}, {rate:g})"
 
 
 def image(draw: Callable[[Any, Stored], None], stored: Stored) -> str:
