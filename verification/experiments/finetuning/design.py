@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CARRIERS",
     "FAMILIES",
+    "FEW",
     "MAIN_RANK",
     "SEEDS",
     "STAGES",
@@ -62,6 +63,7 @@ __all__ = [
     "runs_at",
     "second_best",
     "second_rate",
+    "seed_of",
     "wanted",
 ]
 
@@ -69,8 +71,8 @@ MAIN_RANK, SEEDS = 4, 5
 WARMUP = 0.1
 DROPPED = ("cola",)
 SHORT = {"shakespeare": 3}
-"""Tasks with the families of the first stage alone, at the main rank, and so many seeds: a run of the
-decoder takes six minutes.
+"""Tasks with :data:`FEW` families, the main rank and so many seeds: a run of the decoder takes five
+minutes, and the metric on the way would double that.
 """
 RANKS = (1, 2, 8, 16)
 """The ranks beside the main one."""
@@ -117,10 +119,11 @@ CARRIERS = ("geolora, uniform", "geolora, budget")
 """The default rule at LoRA's number of parameters: the one with the better mean on the development
 examples is compared at other ranks.
 """
+FEW = ("lora", *CARRIERS)
 RECHOSEN = ("lora",)
 """The families whose rate is chosen by all seeds among their two best ones."""
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("compare", ("lora", *CARRIERS)),
+    ("compare", FEW),
     ("compare", ("geolora, tolerance",)),  # what the command does by default
     ("second rates", RECHOSEN),
     ("compare", ("published geolora", "adalora")),
@@ -257,12 +260,14 @@ def wanted(stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run
         for task, run in MAKERS[kind]([name for name in known if name is not None], stored, widths):
             if task not in SHORT:
                 yield task, run
-            elif run.family in STAGES[0][1] and run.budget == MAIN_RANK and run.seed < SHORT[task]:
+            elif run.family in FEW and run.budget == MAIN_RANK and run.seed < SHORT[task]:
                 yield task, replace(run, curve=False)
 
 
 def counted(stored: Stored) -> Stored:
-    """The stored runs of the tasks that the means count."""
+    """The stored runs of the tasks that the means count.  None has a perplexity, so that means,
+    differences and shares may take larger metrics for better ones.
+    """
     return {task: rows for task, rows in stored.items() if task in TEXTS and task not in DROPPED}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,12 +35,12 @@ from verification.experiments.finetuning.design import (
     counted,
     next_outer,
 )
-from verification.experiments.finetuning.tasks import BATCH, LIMITS, TASKS
+from verification.experiments.finetuning.tasks import BATCH, LIMITS, PLAIN_TEXT, TASKS, TEXTS
 from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
 from verification.shown import Rows, markdown_table
 
-__all__ = ["asked", "by_task", "cell", "image", "markdown", "page", "summary", "write_page"]
+__all__ = ["asked", "by_task", "cell", "image", "markdown", "of_other_models", "page", "summary", "write_page"]
 
 
 def write_page(stored: Stored, folder: Path) -> Path:
@@ -67,6 +68,7 @@ def page(stored: Stored) -> str:
     facts = {
         "tasks": {task: (TASKS[task].metric, len(rows)) for task, rows in stored.items()},
         "limits": LIMITS,
+        "plain": PLAIN_TEXT,
         "batch": BATCH,
         "rank": MAIN_RANK,
         "seeds": SEEDS,
@@ -77,7 +79,8 @@ def page(stored: Stored) -> str:
     figures = {title: image(draw, told) for title, draw in charts.items() if _has_runs(draw, told)}
     tables = {
         "Every method at the rate that was best on the development examples": by_task(stored),
-        "Over all tasks": summary(stored),
+        "Other models": of_other_models(stored),
+        "Over the tasks of texts": summary(stored),
         "Fewer parameters, and other initial ranks": asked(stored),
     }
     tables = {title: table for title, table in tables.items() if len(table) > 1}
@@ -88,15 +91,18 @@ def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
     """Whether a chart shows something: that of the ranks needs runs with a budget, that of the
     parameters two ranks of a method.
     """
+    if not stored:
+        return False
     if draw is draw_ranks:
         return any(at_best(rows, "geolora, budget") for rows in stored.values())
     return draw is not draw_front or any(len(points) > 1 for points in front(stored).values())
 
 
 def by_task(stored: Stored) -> Rows:
-    """Test metric in percent by method and task at the main rank: mean ± standard deviation over
-    the seeds, and how many.
+    """Test metric in percent by method and task of texts at the main rank: mean ± standard deviation
+    over the seeds, and how many.
     """
+    stored = {task: rows for task, rows in stored.items() if task in TEXTS}
     table: Rows = [["method", "parameters", *stored]]
     for name in FAMILIES:
         found = {task: list(at_best(rows, name).values()) for task, rows in stored.items()}
@@ -104,6 +110,17 @@ def by_task(stored: Stored) -> Rows:
         if runs:
             parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f} k"
             table.append([name, parameters, *(cell(rows, best_rate(stored[task], name)) for task, rows in found.items())])
+    return table
+
+
+def of_other_models(stored: Stored) -> Rows:
+    """The same by method for pictures and for plain text, whose perplexity is as it is."""
+    table: Rows = [["task", "metric", "method", "parameters", "test"]]
+    for task, rows in ((task, rows) for task, rows in stored.items() if task not in TEXTS):
+        for name in FAMILIES:
+            if runs := list(at_best(rows, name).values()):
+                parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f} k"
+                table.append([task, TASKS[task].metric, name, parameters, cell(runs, best_rate(rows, name))])
     return table
 
 
@@ -154,15 +171,19 @@ def _range(stored: Stored, name: str) -> str:
 
 def markdown(stored: Stored) -> str:
     """The tables of the documentation."""
-    return "\n\n".join(markdown_table(table) for table in (by_task(stored), summary(stored), asked(stored)) if len(table) > 1)
+    return "\n\n".join(
+        markdown_table(table)
+        for table in (by_task(stored), of_other_models(stored), summary(stored), asked(stored))
+        if len(table) > 1
+    )
 
 
 def cell(rows: Sequence[Row], rate: float | None) -> str:
-    """Mean ± standard deviation (number of seeds, rate)."""
+    """Mean ± standard deviation (number of seeds, rate); a perplexity that is infinite has no spread."""
     if not rows:
         return "–"
     values = [test_of(row) for row in rows]
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 and math.isfinite(sum(values)) else ""
     return f"{statistics.fmean(values):.1f}{spread} ({len(values)}, {rate:g})"
 
 

