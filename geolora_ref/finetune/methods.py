@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from geolora_ref.budget import Unit
 from geolora_ref.optimizers import UpdateRule
-from geolora_ref.training import DEFAULT_TAU
+from geolora_ref.training import DEFAULT_LEARNING_RATE, DEFAULT_TAU
 
 if TYPE_CHECKING:  # options are read before torch is imported, which takes seconds
     import torch
@@ -66,7 +66,7 @@ class GeoLoRAMethod:
     within rounding.
     """
 
-    lr: float = 0.02
+    lr: float = DEFAULT_LEARNING_RATE
     head_lr: float = 1e-3
     tau: float | None = DEFAULT_TAU
     theta: float | None = None

@@ -24,6 +24,7 @@ from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, Fused, chec
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.optim.geolora import GeoLoRA
 from geolora_ref.support.extras import noting_how_to_install
+from geolora_ref.training import DEFAULT_LEARNING_RATE
 
 with noting_how_to_install():
     from peft import PeftConfig, PeftType
@@ -424,7 +425,7 @@ class GeoLoraModel(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
 
-def create_geolora_optimizer(model: nn.Module, lr: float = 0.02, **options: Any) -> GeoLoRA:
+def create_geolora_optimizer(model: nn.Module, lr: float = DEFAULT_LEARNING_RATE, **options: Any) -> GeoLoRA:
     """The optimizer of a PEFT model's active adapter and heads, named like PEFT's own optimizer factories.
 
     Equivalent to :class:`geolora_ref.nn.GeoLoRA`, with the same ``options`` and errors.

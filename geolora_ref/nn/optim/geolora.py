@@ -21,7 +21,7 @@ from geolora_ref.nn.optim.heads import finite, flags
 from geolora_ref.nn.optim.layer_memory import tangent_at
 from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Bases, Moments
-from geolora_ref.training import Layer, LayerStep, Settings, When, iterate, training_step
+from geolora_ref.training import DEFAULT_LEARNING_RATE, Layer, LayerStep, Settings, When, iterate, training_step
 
 __all__ = ["GeoLoRA", "Method"]
 
@@ -40,7 +40,7 @@ class GeoLoRA(AdapterOptimizer):
         factor stands for its adapter.
     lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the
         default rule it is the length of a step in the spectral norm of a layer's W, the same for
-        all ranks and widths: 0.02 where weights are of size 1.
+        all ranks and widths.  Trainings of less than a hundred steps may want three times the default.
     head_lr : the learning rate of the other parameters, which AdamW steps.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ with τ < 1, or absolute.
         The default, τ = 0.35, was measured with the default rule; ranks then fall to about four in
@@ -89,7 +89,7 @@ class GeoLoRA(AdapterOptimizer):
     def __init__(
         self,
         model: nn.Module | Iterable[Mapping[str, Any]],
-        lr: float | Tensor = 0.02,
+        lr: float | Tensor = DEFAULT_LEARNING_RATE,
         *,
         tau: float | None = None,
         theta: float | None = None,
