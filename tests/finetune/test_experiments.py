@@ -296,7 +296,7 @@ def test_a_quarter_of_the_parameters_and_other_initial_ranks_are_asked_for() -> 
         "geolora, tolerance, from rank 1 less from rank 8": 0.0,
         "geolora, tolerance, from rank 32 less from rank 8": pytest.approx(-1.0),
     }
-    assert "| geolora, tolerance, from rank 32 less from rank 8 | 0 k against 0 k | -1.00 |" in markdown(stored)
+    assert "| geolora, tolerance, from rank 32 less from rank 8 | 0, 0 | -1.00 |" in markdown(stored)
 
 
 def test_runs_on_pictures_change_no_mean() -> None:

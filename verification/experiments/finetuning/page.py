@@ -103,23 +103,23 @@ def by_task(stored: Stored) -> Rows:
     over the seeds, and how many.
     """
     stored = {task: rows for task, rows in stored.items() if task in TEXTS}
-    table: Rows = [["method", "parameters", *stored]]
+    table: Rows = [["method", "thousand parameters", *stored]]
     for name in FAMILIES:
         found = {task: list(at_best(rows, name).values()) for task, rows in stored.items()}
         runs = [row for task in counted(found) for row in found[task]]
         if runs:
-            parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f} k"
+            parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f}"
             table.append([name, parameters, *(cell(rows, best_rate(stored[task], name)) for task, rows in found.items())])
     return table
 
 
 def of_other_models(stored: Stored) -> Rows:
     """The same by method for pictures and for plain text, whose perplexity is as it is."""
-    table: Rows = [["task", "metric", "method", "parameters", "test"]]
+    table: Rows = [["task", "metric", "method", "thousand parameters", "test"]]
     for task, rows in ((task, rows) for task, rows in stored.items() if task not in TEXTS):
         for name in FAMILIES:
             if runs := list(at_best(rows, name).values()):
-                parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f} k"
+                parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f}"
                 table.append([task, TASKS[task].metric, name, parameters, cell(runs, best_rate(rows, name))])
     return table
 
@@ -148,15 +148,15 @@ def summary(stored: Stored) -> Rows:
 
 def asked(stored: Stored) -> Rows:
     """The questions beside those of the main rank: parameters, difference in points and two intervals."""
-    table: Rows = [["question", "parameters", "difference", "bootstrap", "t", "pairs"]]
+    table: Rows = [["question", "thousand parameters", "difference", "bootstrap", "t", "pairs"]]
     for question, one in questions(counted(stored)).items():
-        parameters = " against ".join(f"{count / 1e3:,.0f} k" for count in one.parameters)
+        parameters = ", ".join(f"{count / 1e3:,.0f}" for count in one.parameters)
         table.append([question, parameters, *_with_intervals(one), str(sum(len(values) for values in one.pairs.values()))])
     return table
 
 
 def _with_intervals(one: Difference) -> list[str]:
-    return [f"{one.mean:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}", f"{one.t_low:+.2f} to {one.t_high:+.2f}"]
+    return [f"{one.mean:+.2f}", f"{one.low:+.2f} … {one.high:+.2f}", f"{one.t_low:+.2f} … {one.t_high:+.2f}"]
 
 
 def _range(stored: Stored, name: str) -> str:

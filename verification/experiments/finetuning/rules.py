@@ -82,7 +82,7 @@ def table(tasks: Mapping[str, Sequence[Row]]) -> str:
     seeds at the best rate.
     """
     shown: Rows = [
-        ["task", "rule", "rank", "at the three rates, one seed", "at the best rate of rank 8, mean ± std", "parameters"]
+        ["task", "rule", "rank", "at the three rates, one seed", "at the best rate of rank 8, mean ± std", "thousand parameters"]
     ]
     for task, rows in tasks.items():
         dev = accuracies(rows)
@@ -94,7 +94,7 @@ def table(tasks: Mapping[str, Sequence[Row]]) -> str:
                 seeds = [row for row in found if rate_of(row) == best]
                 if seeds:
                     cells = ", ".join(f"{swept[rate]:.1f}" if rate in swept else "–" for rate in rates)
-                    parameters = f"{statistics.fmean(row['parameters'] for row in seeds) / 1e3:.0f} k"
+                    parameters = f"{statistics.fmean(row['parameters'] for row in seeds) / 1e3:.0f}"
                     shown.append([task, rule, str(rank), cells, cell(seeds, best), parameters])
     return markdown_table(shown)
 
