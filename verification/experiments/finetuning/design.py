@@ -8,8 +8,8 @@ are done first.
 - τ is 0.35 for GeoLoRA by tolerance and 0.1 for the published one.  Both hold for all tasks and are
   not tuned.  The published one has its rule for memory and its own core at a uniform rank: at
   τ = 0.1 nothing is cut, and "geolora, uniform" is its pair.
-- SST-2 and TREC are the tasks on which earlier trials chose the default rule, its rate and its
-  smoothing.  SST-5 shares sentences with SST-2.  STS-B is held out: nothing was tried on it.  SUBJ
+- SST-2 and TREC are the tasks on which earlier trials chose the default rule, its first rate (0.02)
+  and its smoothing.  SST-5 shares sentences with SST-2.  STS-B is held out: nothing was tried on it.  SUBJ
   was named as held out after the first 56 runs, 11 of them on SUBJ, in the place of CoLA.
 - CoLA was to be a held-out task.  LoRA and GeoLoRA stayed no better there than a constant answer:
   two thousand sentences in one epoch are too few.  Its runs are stored and shown, and no mean counts
@@ -30,7 +30,8 @@ After 188 LoRA's second best rate got all seeds: on TREC the first seed had chos
 500 examples, and by the mean of all seeds 0.0032 is better.  After 236 two questions came before the
 other ranks and the other methods (a quarter of LoRA's parameters, and other initial ranks), and LoRA
 was given the better of its two rates at other ranks.  After 420 pictures and the decoder came before
-other ranks and methods; the form of the decoder's task was fixed before its first run.
+other ranks and methods; the form of the decoder's task was fixed before its first run.  The default rate,
+0.0063, was chosen after all of them from the development metrics of seven tasks.
 """
 
 from __future__ import annotations
