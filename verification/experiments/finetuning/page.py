@@ -40,7 +40,7 @@ from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
 from verification.shown import Rows, markdown_table
 
-__all__ = ["asked", "by_task", "cell", "image", "markdown", "of_other_models", "page", "summary", "write_page"]
+__all__ = ["asked", "by_task", "cell", "image", "markdown", "of_other_models", "page", "summary", "thousands", "write_page"]
 
 
 def write_page(stored: Stored, folder: Path) -> Path:
@@ -108,8 +108,7 @@ def by_task(stored: Stored) -> Rows:
         found = {task: list(at_best(rows, name).values()) for task, rows in stored.items()}
         runs = [row for task in counted(found) for row in found[task]]
         if runs:
-            parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f}"
-            table.append([name, parameters, *(cell(rows, best_rate(stored[task], name)) for task, rows in found.items())])
+            table.append([name, thousands(runs), *(cell(rows, best_rate(stored[task], name)) for task, rows in found.items())])
     return table
 
 
@@ -119,8 +118,7 @@ def of_other_models(stored: Stored) -> Rows:
     for task, rows in ((task, rows) for task, rows in stored.items() if task not in TEXTS):
         for name in FAMILIES:
             if runs := list(at_best(rows, name).values()):
-                parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f}"
-                table.append([task, TASKS[task].metric, name, parameters, cell(runs, best_rate(rows, name))])
+                table.append([task, TASKS[task].metric, name, thousands(runs), cell(runs, best_rate(rows, name))])
     return table
 
 
@@ -176,6 +174,11 @@ def markdown(stored: Stored) -> str:
         for table in (by_task(stored), of_other_models(stored), summary(stored), asked(stored))
         if len(table) > 1
     )
+
+
+def thousands(rows: Sequence[Row]) -> str:
+    """The mean number of parameters in thousands."""
+    return f"{statistics.fmean(row['parameters'] for row in rows) / 1e3:,.0f}"
 
 
 def cell(rows: Sequence[Row], rate: float | None) -> str:

@@ -11,7 +11,6 @@ accuracies decide nothing.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from geolora_ref.support.terminal import Terminal
 from verification.experiments.finetuning.analysis import read_runs, test_of
 from verification.experiments.finetuning.design import Row, Run, dev_of, rate_of, seed_of
 from verification.experiments.finetuning.methods import LoRAMethod
-from verification.experiments.finetuning.page import cell
+from verification.experiments.finetuning.page import cell, thousands
 from verification.experiments.finetuning.runs import Corpus, Store, execute
 from verification.shown import Rows, markdown_table
 
@@ -94,8 +93,7 @@ def table(tasks: Mapping[str, Sequence[Row]]) -> str:
                 seeds = [row for row in found if rate_of(row) == best]
                 if seeds:
                     cells = ", ".join(f"{swept[rate]:.1f}" if rate in swept else "–" for rate in rates)
-                    parameters = f"{statistics.fmean(row['parameters'] for row in seeds) / 1e3:.0f}"
-                    shown.append([task, rule, str(rank), cells, cell(seeds, best), parameters])
+                    shown.append([task, rule, str(rank), cells, cell(seeds, best), thousands(seeds)])
     return markdown_table(shown)
 
 

