@@ -17,7 +17,9 @@ from scipy import stats
 from geolora_ref.support.files import read_json
 from verification.experiments.finetuning.design import (
     CARRIERS,
+    DEFAULT_RATE,
     FAMILIES,
+    FORMS,
     INITIAL_RANKS,
     MAIN_RANK,
     QUARTER,
@@ -155,12 +157,20 @@ def differences(stored: Stored, base: Base = lambda rows: at_best(rows, "lora"))
 
 
 def questions(stored: Stored) -> dict[str, Difference]:
-    """The differences beside those at the main rank, as far as they have runs: what a quarter of LoRA's
-    parameters gives, and what the initial rank does.
+    """The differences beside those at tuned rates of the main rank, as far as they have runs: what the
+    default rate gives on every task, what a quarter of LoRA's parameters does, and what the initial
+    rank does.
     """
     (_, large), *smaller = QUARTER
     base = partial(by_all_seeds, family="lora", rank=large)
     pairs: dict[str, tuple[Base, Base]] = {
+        f"{name}, at {DEFAULT_RATE}, less lora": (
+            partial(runs_at, family=name, rank=MAIN_RANK, rate=DEFAULT_RATE),
+            by_all_seeds,
+        )
+        for name in FORMS
+    }
+    pairs |= {
         f"{name}, rank {rank}, less lora, rank {large}": (partial(by_all_seeds, family=name, rank=rank), base)
         for family, rank in [*smaller, ("lora", MAIN_RANK)]
         for name in (CARRIERS if family == "carrier" else (family,))
