@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from geolora_ref.budget import Unit
 from geolora_ref.optimizers import UpdateRule
@@ -80,7 +80,7 @@ class GeoLoRAMethod:
     weight_decay: float = 0.0
     coefficient_steps: int = 0
     target_modules: str | tuple[str, ...] = "all-linear"
-    alpha: float = 1.0
+    alpha: float | Literal["rms"] = 1.0
     dropout: float = 0.0
     fast: bool = True
     name: str = "geolora"

@@ -44,6 +44,11 @@ METRICS_OF: Mapping[TaskName, Sequence[Metric]] = {
 }
 
 
+def alpha(text: str) -> float | str:
+    """A number or "rms"."""
+    return text if text == "rms" else float(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``geolora-ref finetune``."""
     method, plan = GeoLoRAMethod(), Plan("accuracy")
@@ -115,7 +120,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="layers by the ends of their names, or one regular expression for whole names (default: all-linear)",
     )
-    geolora.add_argument("--alpha", type=float, default=method.alpha, help=f"scale of the adapters {DEFAULT}")
+    geolora.add_argument(
+        "--alpha", type=alpha, default=method.alpha, help=f"scale of the adapters: a number, or rms for √(m/n) {DEFAULT}"
+    )
     geolora.add_argument("--reference", action="store_true", help="layer by layer: the same within rounding, in more time")
     geolora.add_argument("--dropout", type=float, default=method.dropout, help=f"on the input of the adapters {DEFAULT}")
     output = parser.add_argument_group("output")

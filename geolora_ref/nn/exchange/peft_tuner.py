@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared, say_what_stays
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, Fused, check_fused, is_transposed_linear
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.optim.geolora import GeoLoRA
 from geolora_ref.support.extras import noting_how_to_install
@@ -92,7 +92,7 @@ class GeoLoraConfig(PeftConfig):
 
     rank: int = 8
     max_rank: int | None = None
-    alpha: float = 1.0
+    alpha: Alpha = 1.0
     dropout: float = 0.0
     gradients: GradientRoute = "projected"
     fused: Fused = "auto"

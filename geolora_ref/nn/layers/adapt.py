@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from geolora_ref import checks
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, Fused, check_fused, is_transposed_linear, layout_of
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, check_fused, is_transposed_linear, layout_of
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 
 __all__ = [
@@ -43,7 +43,7 @@ def adapt(
     rank: int = 8,
     *,
     max_rank: int | None = None,
-    alpha: float = 1.0,
+    alpha: Alpha = 1.0,
     dropout: float = 0.0,
     dtype: torch.dtype | None = None,
     gradients: GradientRoute = "projected",

@@ -24,8 +24,9 @@ from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 from geolora_ref.nn.layers.owner import own
 
-__all__ = ["AdaptedLayer", "Convolution", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
+__all__ = ["AdaptedLayer", "Alpha", "Convolution", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
 
+Alpha = float | Literal["rms"]
 Fused = Literal["auto", True, False]
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
@@ -46,6 +47,14 @@ class Layout:
 
     shape: tuple[int, int]
     input_map: InputMap
+
+    @property
+    def rms(self) -> float:
+        """√(m/n), the largest root mean square of W x over that of x if ‖W‖ = 1; 1 for an embedding,
+        whose inputs are row numbers.
+        """
+        m, n = self.shape
+        return math.sqrt(m / n)
 
     def before(self, x: Tensor) -> Tensor:
         """The input in the form that ``input_map`` takes (padded, for a convolution)."""
@@ -85,6 +94,10 @@ class _ConvolutionLayout(Layout):
 @dataclass(frozen=True)
 class _EmbeddingLayout(Layout):
     input_map: LookupMap
+
+    @property
+    def rms(self) -> float:
+        return 1.0
 
     def weight(self, W: Tensor) -> Tensor:
         rows = torch.arange(self.shape[1], device=W.device)
@@ -146,7 +159,9 @@ class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every
-    truncation.
+    truncation.  "rms" is √(m/n), and 1 for an embedding.  A step of norm λ of the spectral rule then
+    changes the outputs of every layer by at most λ for inputs of root mean square 1, whatever its
+    width [YSB23].
     ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that
     applies: the base is nn.Linear itself with a frozen, plain weight in the dtype and on the device
     of the factors, without hooks and without an instance ``forward`` (offloading, pruning and older
@@ -171,7 +186,7 @@ class AdaptedLayer(nn.Module):
         base: nn.Module,
         adapter: LowRankAdapter,
         *,
-        alpha: float = 1.0,
+        alpha: Alpha = 1.0,
         dropout: float = 0.0,
         fused: Fused = "auto",
     ) -> None:
@@ -186,9 +201,10 @@ class AdaptedLayer(nn.Module):
         if fused is True and not _is_like_the_factors(base, adapter):
             found = f"{type(base).__name__}, {base.weight.dtype} beside {adapter.S.dtype}"
             raise ValueError(f"fused: expected nn.Linear with a weight of the factors' dtype and device, found {found}")
-        if not abs(checks.number(alpha)) <= torch.finfo(adapter.S.dtype).max:  # beyond it S = 0 would give NaN
-            raise ValueError(f"alpha: expected a finite number, found {alpha!r} in {adapter.S.dtype}")
-        self.base, self.adapter, self.alpha = base, adapter, float(alpha)
+        scale = layout.rms if alpha == "rms" else checks.number(alpha)
+        if not abs(scale) <= torch.finfo(adapter.S.dtype).max:  # beyond it S = 0 would give NaN
+            raise ValueError(f"alpha: expected a finite number or 'rms', found {alpha!r} in {adapter.S.dtype}")
+        self.base, self.adapter, self.alpha = base, adapter, scale
         own(self, [adapter])
         self.dropout = nn.Dropout(dropout)
         self.enabled = True

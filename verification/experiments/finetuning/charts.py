@@ -14,7 +14,9 @@ from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Store
 
 __all__ = ["draw_front", "draw_ranks", "draw_rates", "draw_times"]
 
-COLOURS = dict(zip(FAMILIES, ("k", "C0", "C9", "C1", "C3", "C2", "C7", "C5", "C4", "C8", "C6", "0.6"), strict=True))
+COLOURS = dict(
+    zip(FAMILIES, ("k", "C0", "C9", "C1", "gold", "navy", "C3", "C2", "C7", "C5", "C4", "C8", "C6", "0.6"), strict=True)
+)
 KINDS = {"query": "query", "key": "key", "value": "value", "attention.output": "attention\noutput"} | {
     "intermediate": "feed-forward\nup",
     "output": "feed-forward\ndown",

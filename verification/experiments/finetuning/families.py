@@ -18,6 +18,10 @@ MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
         lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters"
     ),
     "geolora, tolerance": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, tau=0.35),
+    "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, tau=0.35, alpha="rms"),
+    "geolora, budget, rms": lambda lr, r, width: GeoLoRAMethod(
+        lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters", alpha="rms"
+    ),
     "initial rank": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=32, tau=0.35),
     "published geolora": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"),
     "adalora": lambda lr, r, _: methods.AdaLoRAMethod(lr=lr, target_rank=r),
