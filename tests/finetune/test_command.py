@@ -296,7 +296,7 @@ def test_run_that_learns_nothing_says_so(
         (["--device", "meta"], "device: expected one that torch can use here, found 'meta'"),
         (["--seed", "-1"], "seed: expected an integer from 0 to 2**63 - 1, found -1"),
         (["--seed", "9223372036854775808"], "seed: expected an integer from 0 to 2**63 - 1, found 9223372036854775808"),
-        (["--alpha", "nan"], "alpha: expected a finite number, found nan"),
+        (["--alpha", "nan"], "alpha: expected a finite number or 'rms', found nan"),
         (["--target-modules", "("], "target_modules: expected a regular expression, found '('"),
         (["--dev-fraction", "1"], "dev_fraction: expected a number between 0 and 1"),
         (["--dev-fraction", "nan"], "dev_fraction: expected a number between 0 and 1"),

@@ -135,7 +135,7 @@ def test_a_state_dict_of_another_shape_is_refused(change: Any, message: str) -> 
 @pytest.mark.parametrize(("alpha", "dtype"), [(1e300, torch.float32), (-1e39, torch.float32)])
 def test_a_scale_that_its_dtype_does_not_hold_is_refused(alpha: float, dtype: torch.dtype) -> None:
     """0·∞ is no number: the adapted layer would begin with NaN."""
-    with pytest.raises(ValueError, match=r"alpha: expected a finite number, found .*e.* in torch.float"):
+    with pytest.raises(ValueError, match=r"alpha: expected a finite number or 'rms', found .*e.* in torch.float"):
         adapt(single(nn.Linear(4, 3).to(dtype)), rank=1, alpha=alpha)
 
 
@@ -204,7 +204,7 @@ def test_a_quantised_weight_is_refused() -> None:
         ({"rank": 0}, "^rank: expected an integer >= 1, found 0"),
         ({"rank": 2.0}, "^rank: expected an integer >= 1, found 2.0"),
         ({"rank": True}, "^rank: expected an integer >= 1, found True"),
-        ({"alpha": "x"}, "^0: alpha: expected a finite number, found 'x'"),
+        ({"alpha": "x"}, "^0: alpha: expected a finite number or 'rms', found 'x'"),
         ({"dropout": float("nan")}, "^0: dropout: expected 0 <= dropout < 1, found nan"),
         ({"dropout": 1.0}, "^0: dropout: expected 0 <= dropout < 1, found 1.0"),
         ({"dropout": "0"}, "^0: dropout: expected 0 <= dropout < 1, found '0'"),
@@ -212,7 +212,7 @@ def test_a_quantised_weight_is_refused() -> None:
         ({"target_modules": [0]}, r"^target_modules: expected a sequence of names, found \[0\]"),
         ({"train": None}, "^train: expected a sequence of names, found None"),
         ({"max_rank": "8"}, "^max_rank: expected an integer >= 1, found '8'"),
-        ({"alpha": float("nan")}, "^0: alpha: expected a finite number, found nan"),
+        ({"alpha": float("nan")}, "^0: alpha: expected a finite number or 'rms', found nan"),
         ({"target_modules": "("}, r"^target_modules: expected a regular expression, found '\('"),
         ({"rank": 5, "max_rank": 4}, "found 5, max_rank 4"),
         ({"dtype": torch.bfloat16}, "expected torch.float32 or torch.float64, found torch.bfloat16"),

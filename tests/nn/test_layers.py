@@ -26,6 +26,49 @@ def test_an_adapted_model_starts_as_the_model_it_was(name: str) -> None:
     assert torch.equal(model(x), before)
 
 
+def gains(model: nn.Module, alpha: Any) -> list[float]:
+    """By layer, the largest root mean square that one spectral step adds to outputs for inputs of
+    root mean square 1, over λ.
+    """
+    torch.manual_seed(0)
+    layers = adapt(model, [str(k) for k in range(len(list(model)))], rank=3, alpha=alpha).values()
+    optimizer = GeoLoRA(model, lr=1e-3, tau=0.0)
+    for layer in layers:
+        x = torch.randn(5, *((layer.in_channels, 6, 6) if isinstance(layer.base, nn.Conv2d) else (layer.in_features,)))
+        layer(x.to(layer.base_weight)).square().sum().backward()
+    optimizer.step()
+    found = []
+    for layer in layers:
+        m, n = layer.adapter.shape
+        found.append(float(torch.linalg.matrix_norm(layer.alpha * layer.adapter.full(), 2)) * (n / m) ** 0.5 / 1e-3)
+    return found
+
+
+def test_alpha_rms_moves_the_outputs_of_layers_of_any_shape_alike() -> None:
+    """At most by κ·λ, κ = 2/√3, and no layer by less than a third of another one; with one alpha for
+    all the bound does not hold.
+    """
+
+    def layers() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(40, 5), nn.Linear(5, 40), nn.Linear(12, 12), nn.Conv2d(4, 6, 3)).double()
+
+    found, control = gains(layers(), "rms"), gains(layers(), 1.0)
+    assert max(found) <= 2.0 / 3.0**0.5
+    assert max(found) < 3.0 * min(found)
+    assert max(control) > 2.0
+    assert max(control) > 5.0 * min(control)
+
+
+@pytest.mark.parametrize(
+    ("layer", "alpha"),
+    [(nn.Linear(4, 9), 1.5), (nn.Linear(9, 4), 2.0 / 3.0), (nn.Conv2d(2, 18, 3), 1.0), (nn.Embedding(9, 4), 1.0)],
+    ids=lambda value: type(value).__name__,
+)
+def test_alpha_rms_is_the_root_of_outputs_over_inputs(layer: nn.Module, alpha: float) -> None:
+    """A convolution has the inputs of its kernel; an embedding has none."""
+    assert adapt(single(layer), ["0"], rank=2, alpha="rms")["0"].alpha == pytest.approx(alpha)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 def test_padding_that_is_not_the_same_on_both_sides_is_that_of_the_base() -> None:
     """Even kernels have one row or column more behind the image than before it."""

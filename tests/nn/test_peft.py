@@ -142,6 +142,19 @@ def test_saved_and_loaded(tmp_path: Path, low_memory: bool) -> None:
     assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"] == "GEOLORA"
 
 
+def test_alpha_by_shape_is_saved_as_a_word_and_loaded_as_numbers(tmp_path: Path) -> None:
+    x, _ = regression()
+    model = wrapped(alpha="rms")
+    train(model)
+    model.eval().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == "rms"
+    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path).eval()
+    scales = [layer.alpha for layer in adapters(loaded).values()]
+    assert scales == [(m / n) ** 0.5 for m, n in (layer.adapter.shape for layer in adapters(model).values())]
+    assert len(set(scales)) == 2
+    assert torch.equal(loaded(x), model(x))
+
+
 def test_a_loaded_adapter_trains_on(tmp_path: Path) -> None:
     """Loading changes nothing that training sees: two runs from the same file and from memory stay
     equal.
