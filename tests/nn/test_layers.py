@@ -26,12 +26,12 @@ def test_an_adapted_model_starts_as_the_model_it_was(name: str) -> None:
     assert torch.equal(model(x), before)
 
 
-def gains(model: nn.Module, alpha: Any) -> list[float]:
+def gains(model: nn.Sequential, alpha: Any) -> list[float]:
     """By layer, the largest root mean square that one spectral step adds to outputs for inputs of
     root mean square 1, over λ.
     """
     torch.manual_seed(0)
-    layers = adapt(model, [str(k) for k in range(len(list(model)))], rank=3, alpha=alpha).values()
+    layers = adapt(model, [str(k) for k in range(len(model))], rank=3, alpha=alpha).values()
     optimizer = GeoLoRA(model, lr=1e-3, tau=0.0)
     for layer in layers:
         x = torch.randn(5, *((layer.in_channels, 6, 6) if isinstance(layer.base, nn.Conv2d) else (layer.in_features,)))

@@ -17,9 +17,8 @@ from scipy import stats
 from geolora_ref.support.files import read_json
 from verification.experiments.finetuning.design import (
     CARRIERS,
-    DEFAULT_RATE,
     FAMILIES,
-    FORMS,
+    FIXED_RATES,
     INITIAL_RANKS,
     MAIN_RANK,
     QUARTER,
@@ -164,11 +163,9 @@ def questions(stored: Stored) -> dict[str, Difference]:
     (_, large), *smaller = QUARTER
     base = partial(by_all_seeds, family="lora", rank=large)
     pairs: dict[str, tuple[Base, Base]] = {
-        f"{name}, at {DEFAULT_RATE}, less lora": (
-            partial(runs_at, family=name, rank=MAIN_RANK, rate=DEFAULT_RATE),
-            by_all_seeds,
-        )
-        for name in FORMS
+        f"{name}, at {rate:g}, less lora": (partial(runs_at, family=name, rank=MAIN_RANK, rate=rate), by_all_seeds)
+        for name, rates in FIXED_RATES.items()
+        for rate in rates
     }
     pairs |= {
         f"{name}, rank {rank}, less lora, rank {large}": (partial(by_all_seeds, family=name, rank=rank), base)

@@ -5,25 +5,27 @@ of rank 1 on the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from geolora_ref.finetune.methods import GeoLoRAMethod, Method
 from verification.experiments.finetuning import methods
 
 __all__ = ["MAKE"]
 
+ONE = GeoLoRAMethod(alpha=1.0)
 MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
     "lora": lambda lr, r, _: methods.LoRAMethod(lr=lr, rank=r),
-    "geolora, uniform": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, min_rank=r, max_rank=r),
-    "geolora, budget": lambda lr, r, width: GeoLoRAMethod(
-        lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters"
+    "geolora, uniform": lambda lr, r, _: replace(ONE, lr=lr, rank=r, min_rank=r, max_rank=r),
+    "geolora, budget": lambda lr, r, width: replace(
+        ONE, lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters"
     ),
-    "geolora, tolerance": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, tau=0.35),
-    "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, tau=0.35, alpha="rms"),
+    "geolora, tolerance": lambda lr, r, _: replace(ONE, lr=lr, rank=2 * r, max_rank=32),
+    "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, alpha="rms"),
     "geolora, budget, rms": lambda lr, r, width: GeoLoRAMethod(
         lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters", alpha="rms"
     ),
-    "initial rank": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=32, tau=0.35),
-    "published geolora": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"),
+    "initial rank": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=32),
+    "published geolora": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"),
     "adalora": lambda lr, r, _: methods.AdaLoRAMethod(lr=lr, target_rank=r),
     "rslora": lambda lr, r, _: methods.RsLoRAMethod(lr=lr, rank=r),
     "dora": lambda lr, r, _: methods.DoRAMethod(lr=lr, rank=r),

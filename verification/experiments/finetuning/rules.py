@@ -50,7 +50,7 @@ def method(rule: str, rate: float, rank: int) -> Method:
     """A rule at a rate, its rank at most ``rank``."""
     if rule == "lora":
         return LoRAMethod(lr=rate, rank=rank)
-    return GeoLoRAMethod(lr=rate, rank=rank, max_rank=rank, fast=True, update=rule, tau=0.1)  # type: ignore[arg-type]
+    return GeoLoRAMethod(lr=rate, rank=rank, max_rank=rank, fast=True, update=rule, tau=0.1, alpha=1.0)  # type: ignore[arg-type]
 
 
 def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
