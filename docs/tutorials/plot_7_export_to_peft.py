@@ -35,7 +35,7 @@ for _ in range(30):
 print({name: layer.adapter.rank for name, layer in adapters(model).items()})
 
 # %%
-# :math:`W=USV^T` becomes LoRA's :math:`BA` with :math:`B=US`, :math:`A=V^T`, and zeros up to the largest rank: readers other
+# :math:`W=USV^T` becomes LoRA's :math:`BA` with :math:`B=\alpha US`, :math:`A=V^T`, and zeros up to the largest rank: readers other
 # than PEFT scale by one rank. With ``compact=True`` there are no zeros, and the ranks go into ``rank_pattern``, for PEFT alone.
 
 try:

@@ -80,7 +80,7 @@ class GeoLoRAMethod:
     weight_decay: float = 0.0
     coefficient_steps: int = 0
     target_modules: str | tuple[str, ...] = "all-linear"
-    alpha: float | Literal["rms"] = 1.0
+    alpha: float | Literal["rms"] = "rms"
     dropout: float = 0.0
     fast: bool = True
     name: str = "geolora"

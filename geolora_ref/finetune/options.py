@@ -46,7 +46,10 @@ METRICS_OF: Mapping[TaskName, Sequence[Metric]] = {
 
 def alpha(text: str) -> float | str:
     """A number or "rms"."""
-    return text if text == "rms" else float(text)
+    try:
+        return text if text == "rms" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or rms, found {text!r}") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +124,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers by the ends of their names, or one regular expression for whole names (default: all-linear)",
     )
     geolora.add_argument(
-        "--alpha", type=alpha, default=method.alpha, help=f"scale of the adapters: a number, or rms for √(m/n) {DEFAULT}"
+        "--alpha",
+        type=alpha,
+        default=method.alpha,
+        help=f"scale of the adapters: a number, or rms, the root of a layer's outputs/inputs {DEFAULT}",
     )
     geolora.add_argument("--reference", action="store_true", help="layer by layer: the same within rounding, in more time")
     geolora.add_argument("--dropout", type=float, default=method.dropout, help=f"on the input of the adapters {DEFAULT}")

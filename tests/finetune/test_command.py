@@ -350,6 +350,17 @@ def test_help_explains_every_option_and_says_its_default() -> None:
             assert action.type is type(action.default), action.dest
 
 
+def test_alpha_is_a_word_or_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    needed = ["--model", "m", "--data", "d.tsv"]
+    found = [parser.parse_args([*needed, *given]).alpha for given in ([], ["--alpha", "rms"], ["--alpha", "0.5"])]
+    assert found == ["rms", "rms", 0.5]
+    with pytest.raises(SystemExit):
+        parser.parse_args([*needed, "--alpha", "RMS"])
+    assert "--alpha: expected a number or rms, found 'RMS'" in capsys.readouterr().err
+
+
 def test_what_is_wrong_at_first_sight_is_told_before_torch_is_imported(model_folder: Path, tsv: Path) -> None:
     """That takes seconds; NumPy does not, and is there: the question is one that can be answered
     with yes.

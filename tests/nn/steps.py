@@ -57,7 +57,7 @@ WAYS: list[dict[str, Any]] = [
     {"tau": 0.2, "update": "preconditioned", "lr": 0.01},
     {"theta": 1e-3, "update": "sgd", "lr": 0.3},
     {"tau": 0.1, "update": "heavy-ball"},
-    {"tau": 0.1, "update": "normalised", "weight_decay": 0.01},
+    {"tau": 0.1, "lr": 0.03, "update": "normalised", "weight_decay": 0.01},
     {"budget": 9, "coefficient_steps": 2},
     {"budget": 400, "unit": "parameters"},
     {"tau": 0.1, "coefficient_steps": 3, "truncate": "after the cycle"},

@@ -65,11 +65,12 @@ def curved(W: Tensor) -> Tensor:
 def dense(
     loss: Callable[[Tensor], Tensor], *, S: Tensor | None = None, rank: int = R, gradients: GradientRoute = "projected"
 ) -> Dense:
-    """No base weight: the layer's weight is W."""
+    """No base weight, and alpha = 1: the layer's weight is W."""
     base = nn.Linear(N, M, bias=False, dtype=torch.float64)
     nn.init.zeros_(base.weight)
     model = nn.Sequential(base)
-    layer = adapt(model, rank=rank, max_rank=min(M, N), gradients=gradients, generator=torch.Generator().manual_seed(8))["0"]
+    generator = torch.Generator().manual_seed(8)
+    layer = adapt(model, rank=rank, max_rank=min(M, N), alpha=1.0, gradients=gradients, generator=generator)["0"]
     U, _, V = layer.adapter.factors()
     layer.adapter.assign(LowRank(U, randn(rank, rank, seed=2) if S is None else S, V))
     return Dense(model, layer.adapter, loss)

@@ -178,7 +178,7 @@ def test_a_base_of_another_precision_is_called() -> None:
     """A fused layer, whose function wants one: its products are those of the layer that is not."""
     torch.manual_seed(0)
     model = single(nn.Linear(9, 6).bfloat16())
-    layer = adapt(model, rank=3, dtype=torch.float32)["0"]
+    layer = adapt(model, rank=3, alpha=1.0, dtype=torch.float32)["0"]
     fill(layer.adapter)
     x = torch.randn(4, 9).bfloat16()
     plain = layer(x)

@@ -65,8 +65,8 @@ def test_alpha_rms_moves_the_outputs_of_layers_of_any_shape_alike() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_alpha_rms_is_the_root_of_outputs_over_inputs(layer: nn.Module, alpha: float) -> None:
-    """A convolution has the inputs of its kernel; an embedding has none."""
-    assert adapt(single(layer), ["0"], rank=2, alpha="rms")["0"].alpha == pytest.approx(alpha)
+    """A convolution has the inputs of its kernel; an embedding has none.  It is the default."""
+    assert adapt(single(layer), ["0"], rank=2)["0"].alpha == pytest.approx(alpha)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")

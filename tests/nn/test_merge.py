@@ -148,7 +148,7 @@ def test_a_weight_that_is_computed_is_not_merged() -> None:
 def test_a_base_that_may_use_its_weight_otherwise_is_not_merged(make: Callable[[], nn.Module], x: Tensor) -> None:
     torch.manual_seed(0)
     model = single(make())
-    layer = adapt(model, ["0"], rank=2)["0"]
+    layer = adapt(model, ["0"], rank=2, alpha=1.0)["0"]
     fill(layer.adapter)
     before, kind = model(x), type(layer.base).__name__
     with pytest.raises(

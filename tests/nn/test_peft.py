@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -142,9 +143,14 @@ def test_saved_and_loaded(tmp_path: Path, low_memory: bool) -> None:
     assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"] == "GEOLORA"
 
 
+def test_a_number_of_numpy_is_saved(tmp_path: Path) -> None:
+    wrapped(alpha=np.float32(0.5)).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == 0.5
+
+
 def test_alpha_by_shape_is_saved_as_a_word_and_loaded_as_numbers(tmp_path: Path) -> None:
     x, _ = regression()
-    model = wrapped(alpha="rms")
+    model = wrapped()
     train(model)
     model.eval().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == "rms"
@@ -299,7 +305,7 @@ def test_adapters_merged_one_after_the_other_add_up() -> None:
     layer = model.get_submodule("base_model.model.second")
     weight = layer.base_layer.weight.clone()
     model.merge_adapter(["default", "other"])
-    expected = weight + sum(layer.geolora_adapter[name].full() for name in ("default", "other"))
+    expected = weight + sum(one.alpha * one.adapter.full() for one in layer.geolora_layers.values())
     assert difference(layer.base_layer.weight, expected) < 1e-15
     with pytest.raises(ValueError, match="while they are merged"):
         model.delete_adapter("other")
@@ -323,7 +329,8 @@ def test_while_another_adapter_is_merged_the_active_one_waits(tmp_path: Path) ->
     x, _ = regression()
     model = two_adapters()
     layer = model.get_submodule("base_model.model.second")
-    expected = layer.base_layer.weight + layer.geolora_adapter["other"].full()
+    other = layer.geolora_layers["other"]
+    expected = layer.base_layer.weight + other.alpha * other.adapter.full()
     model.merge_adapter(["other"])
     hidden = torch.randn(5, 20, dtype=torch.float64)
     assert difference(layer(hidden), hidden @ expected.mT + layer.base_layer.bias) < 1e-14
@@ -655,6 +662,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dropout in words": ({"dropout": "0"}, "dropout: expected 0 <= dropout < 1, found '0'"),
     "max_rank": ({"rank": 4, "max_rank": 3}, "found 4, max_rank 3"),
     "dropout": ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1"),
+    "alpha, a word": ({"alpha": "RMS"}, "alpha: expected a finite number or 'rms', found 'RMS'"),
+    "alpha, nothing": ({"alpha": None}, "alpha: expected a finite number or 'rms', found None"),
     "layers_pattern": ({"layers_pattern": "layers"}, "expected layers_to_transform"),
     "gradients": ({"gradients": "numerical"}, "first: gradients: expected 'projected' or 'published'"),
     "an activation": ({"target_modules": ["tanh"]}, "tanh: expected a layer with a weight, found Tanh"),
@@ -780,7 +789,7 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
     "rank and scale": ({"r": 8, "lora_alpha": 16}, r"for r rank, .*for lora_alpha alpha, .*found \{'r': 8, 'lora_alpha': 16\}"),
     "dropout": ({"rank": 2, "lora_dropout": 0.1}, "for lora_dropout dropout"),
     "patterns": ({"rank_pattern": {"fc": 2}}, "for rank_pattern one rank for all"),
-    "one alpha": ({"alpha_pattern": {"fc": 2}}, "for alpha_pattern one alpha for all; found"),
+    "one alpha": ({"alpha_pattern": {"fc": 2}}, "for alpha_pattern alpha, 'rms' or one number for all; found"),
     "others": (
         {"bias": "all", "init_lora_weights": True},
         "for bias modules_to_save; for init_lora_weights init_weights; found",

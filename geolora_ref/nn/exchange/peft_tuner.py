@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared, say_what_stays
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, check_fused, is_transposed_linear
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, alpha_of, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.optim.geolora import GeoLoRA
 from geolora_ref.support.extras import noting_how_to_install
@@ -52,11 +52,11 @@ GEOLORA = _known_to_peft("GEOLORA")
 FactorDtype = Literal["float32", "float64"]
 LORA_SAYS = {
     "r": "rank, where training starts, and max_rank",
-    "lora_alpha": "alpha, a constant in the place of lora_alpha/r",
+    "lora_alpha": "alpha, 'rms' or a number in the place of lora_alpha/r",
     "lora_dropout": "dropout",
     "init_lora_weights": "init_weights",
     "rank_pattern": "one rank for all at the start; training finds that of each",
-    "alpha_pattern": "one alpha for all",
+    "alpha_pattern": "alpha, 'rms' or one number for all",
     "use_rslora": "alpha",
     "bias": "modules_to_save",
     "target_parameters": "target_modules",
@@ -92,7 +92,7 @@ class GeoLoraConfig(PeftConfig):
 
     rank: int = 8
     max_rank: int | None = None
-    alpha: Alpha = 1.0
+    alpha: Alpha = "rms"
     dropout: float = 0.0
     gradients: GradientRoute = "projected"
     fused: Fused = "auto"
@@ -126,6 +126,7 @@ class GeoLoraConfig(PeftConfig):
             checks.integer("max_rank", self.max_rank, 1)
         if self.max_rank is not None and self.rank > self.max_rank:
             raise ValueError(f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
+        self.alpha = alpha_of(self.alpha)
         checks.below_one("dropout", self.dropout)
         check_fused(self.fused)
         if self.dtype is not None:

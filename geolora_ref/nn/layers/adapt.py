@@ -43,7 +43,7 @@ def adapt(
     rank: int = 8,
     *,
     max_rank: int | None = None,
-    alpha: Alpha = 1.0,
+    alpha: Alpha = "rms",
     dropout: float = 0.0,
     dtype: torch.dtype | None = None,
     gradients: GradientRoute = "projected",

@@ -24,7 +24,17 @@ from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 from geolora_ref.nn.layers.owner import own
 
-__all__ = ["AdaptedLayer", "Alpha", "Convolution", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
+__all__ = [
+    "AdaptedLayer",
+    "Alpha",
+    "Convolution",
+    "Fused",
+    "Layout",
+    "alpha_of",
+    "check_fused",
+    "is_transposed_linear",
+    "layout_of",
+]
 
 Alpha = float | Literal["rms"]
 Fused = Literal["auto", True, False]
@@ -104,6 +114,15 @@ class _EmbeddingLayout(Layout):
         return W.mT * self.input_map.kept(rows, W)
 
 
+def alpha_of(alpha: Any) -> Alpha:
+    """A float or "rms"; ``ValueError`` for another word or a number that is not finite."""
+    if isinstance(alpha, str) and alpha == "rms":
+        return "rms"
+    if not math.isfinite(checks.number(alpha)):
+        raise ValueError(f"alpha: expected a finite number or 'rms', found {alpha!r}")
+    return checks.number(alpha)
+
+
 def is_transposed_linear(layer: nn.Module) -> bool:
     """Whether this is the ``Conv1D`` of transformers: a linear layer whose weight is stored as n x m."""
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and hasattr(layer, "weight")
@@ -159,9 +178,10 @@ class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every
-    truncation.  "rms" is √(m/n), and 1 for an embedding.  A step of norm λ of the spectral rule then
-    changes the outputs of every layer by at most λ for inputs of root mean square 1, whatever its
-    width [YSB23].
+    truncation.  "rms" is √(m/n), and 1 for an embedding.  A step of the spectral rule, before its
+    truncation, then moves the outputs of a linear layer of any shape by at most 2λ/√3 in root mean
+    square for inputs of root mean square 1 (docs/theory/directions.md; [YSB23]).  A ``state_dict``
+    has no alpha: load it into a model with the same one.
     ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that
     applies: the base is nn.Linear itself with a frozen, plain weight in the dtype and on the device
     of the factors, without hooks and without an instance ``forward`` (offloading, pruning and older
@@ -186,7 +206,7 @@ class AdaptedLayer(nn.Module):
         base: nn.Module,
         adapter: LowRankAdapter,
         *,
-        alpha: Alpha = 1.0,
+        alpha: Alpha = "rms",
         dropout: float = 0.0,
         fused: Fused = "auto",
     ) -> None:
@@ -201,7 +221,7 @@ class AdaptedLayer(nn.Module):
         if fused is True and not _is_like_the_factors(base, adapter):
             found = f"{type(base).__name__}, {base.weight.dtype} beside {adapter.S.dtype}"
             raise ValueError(f"fused: expected nn.Linear with a weight of the factors' dtype and device, found {found}")
-        scale = layout.rms if alpha == "rms" else checks.number(alpha)
+        scale = layout.rms if alpha_of(alpha) == "rms" else checks.number(alpha)
         if not abs(scale) <= torch.finfo(adapter.S.dtype).max:  # beyond it S = 0 would give NaN
             raise ValueError(f"alpha: expected a finite number or 'rms', found {alpha!r} in {adapter.S.dtype}")
         self.base, self.adapter, self.alpha = base, adapter, scale

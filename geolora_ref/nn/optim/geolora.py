@@ -40,7 +40,7 @@ class GeoLoRA(AdapterOptimizer):
         factor stands for its adapter.
     lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the
         default rule it is the length of a step in the spectral norm of a layer's W, the same for
-        all ranks and widths.  Short trainings, of 60 steps say, may want three times the default.
+        all ranks, and with alpha="rms" for all widths.  Short trainings, of 60 steps say, may want more than the default.
     head_lr : the learning rate of the other parameters, which AdamW steps.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ with τ < 1, or absolute.
         The default, τ = 0.35, was measured with the default rule; ranks then fall to about four in
@@ -54,7 +54,8 @@ class GeoLoRA(AdapterOptimizer):
         share of the budget counts, in proportion to what all adapters take now.
     update : the rule that turns gradients into a direction (``geolora_ref.optimizers``):
         "spectral", "adam" (in its self-adjoint form), "preconditioned", "heavy-ball", "normalised",
-        "sgd"; or "adam-published", to reproduce the paper, which may ascend at every lr.  Each rule
+        "sgd"; or "adam-published", to reproduce the paper (with ``adapt(…, alpha=1.0)``), which may
+        ascend at every lr.  Each rule
         has its own range of learning rates, and the default lr is the spectral rule's: Adam's are
         about 3e-3.  A rule changed in
         ``param_groups`` begins without a memory, except among heavy-ball, normalised and spectral,

@@ -27,6 +27,7 @@ from verification.experiments.finetuning.design import (
     Row,
     Stored,
     best_rate,
+    dev_of,
     from_rank,
     is_perplexity,
     kept_rate,
@@ -42,9 +43,11 @@ __all__ = [
     "MEASURED",
     "Difference",
     "at_best",
+    "at_fixed_rates",
     "by_all_seeds",
     "differences",
     "front",
+    "least_share",
     "paired",
     "questions",
     "rank_map",
@@ -156,17 +159,20 @@ def differences(stored: Stored, base: Base = lambda rows: at_best(rows, "lora"))
 
 
 def questions(stored: Stored) -> dict[str, Difference]:
-    """The differences beside those at tuned rates of the main rank, as far as they have runs: what the
-    default rate gives on every task, what a quarter of LoRA's parameters does, and what the initial
-    rank does.
+    """The differences beside those at tuned rates of the main rank, as far as they have runs: what one
+    rate for all tasks gives and what alpha does there, a quarter of LoRA's parameters, and the initial
+    rank.
     """
     (_, large), *smaller = QUARTER
     base = partial(by_all_seeds, family="lora", rank=large)
-    pairs: dict[str, tuple[Base, Base]] = {
-        f"{name}, at {rate:g}, less lora": (partial(runs_at, family=name, rank=MAIN_RANK, rate=rate), by_all_seeds)
-        for name, rates in FIXED_RATES.items()
-        for rate in rates
-    }
+    pairs: dict[str, tuple[Base, Base]] = {}
+    for name, rate in ((name, rate) for name, rates in FIXED_RATES.items() for rate in rates):
+        at_rate = partial(runs_at, rank=MAIN_RANK, rate=rate)
+        if len(FIXED_RATES[name]) > 1:
+            pairs[f"{name}, at {rate:g}, less lora"] = partial(at_rate, family=name), by_all_seeds
+        one = name.removesuffix(", rms")
+        if one != name and rate in FIXED_RATES[one]:
+            pairs[f"{name}, at {rate:g}, less alpha = 1"] = partial(at_rate, family=name), partial(at_rate, family=one)
     pairs |= {
         f"{name}, rank {rank}, less lora, rank {large}": (partial(by_all_seeds, family=name, rank=rank), base)
         for family, rank in [*smaller, ("lora", MAIN_RANK)]
@@ -222,6 +228,31 @@ def rate_shares(stored: Stored, family: str) -> dict[str, dict[float, float]]:
         if dev and (best := max(dev.values())) > 0:
             shares[task] = {rate: max(0.0, dev[rate]) / best for rate in sorted(dev)}
     return shares
+
+
+def at_fixed_rates(stored: Stored) -> dict[tuple[str, float], dict[str, tuple[float, int]]]:
+    """By family and rate that is the same on every task, and by task: the mean metric on the
+    development examples, and of how many seeds.
+    """
+    found: dict[tuple[str, float], dict[str, tuple[float, int]]] = defaultdict(dict)
+    for name, rates in {"lora": (3.2e-3,), **FIXED_RATES}.items():
+        for rate in rates:
+            for task, rows in stored.items():
+                if values := [dev_of(row) for row in runs_at(rows, name, MAIN_RANK, rate).values()]:
+                    found[name, rate][task] = (abs(statistics.fmean(values)), len(values))
+    return dict(found)
+
+
+def least_share(stored: Stored, family: str, rate: float) -> float:
+    """The least share, over the tasks, of the best mean that the family has at one of its rates: of
+    perplexities the best over the own one.
+    """
+    means = {at: found for (name, at), found in at_fixed_rates(stored).items() if name == family}
+    shares = []
+    for task, (own, _) in means[rate].items():
+        others = [found[task][0] for found in means.values() if task in found]
+        shares.append(min(others) / own if is_perplexity(stored[task][0]) else own / max(others))
+    return min(shares)
 
 
 def wide_range(shares: Mapping[float, float]) -> tuple[float, bool]:

@@ -208,7 +208,7 @@ class SimultaneousMethod:
         """GeoLoRA's adapters under another optimizer."""
         from geolora_ref.nn.optim.baselines import SimultaneousDescent
 
-        GeoLoRAMethod(rank=self.rank, max_rank=self.rank).adapt(model, generator)
+        GeoLoRAMethod(rank=self.rank, max_rank=self.rank, alpha=1.0).adapt(model, generator)
         return geolora_prepared(model, SimultaneousDescent(model, lr=self.lr, head_lr=self.head_lr))
 
 

@@ -16,9 +16,11 @@ from geolora_ref.support.files import write_atomically
 from verification.experiments.finetuning.analysis import (
     Difference,
     at_best,
+    at_fixed_rates,
     by_all_seeds,
     differences,
     front,
+    least_share,
     questions,
     rate_shares,
     test_of,
@@ -27,12 +29,14 @@ from verification.experiments.finetuning.analysis import (
 from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
 from verification.experiments.finetuning.design import (
     FAMILIES,
+    FIXED_RATES,
     MAIN_RANK,
     SEEDS,
     Row,
     Stored,
     best_rate,
     counted,
+    is_perplexity,
     next_outer,
 )
 from verification.experiments.finetuning.tasks import BATCH, LIMITS, PLAIN_TEXT, TASKS, TEXTS
@@ -40,7 +44,19 @@ from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
 from verification.shown import Rows, markdown_table
 
-__all__ = ["asked", "by_task", "cell", "image", "markdown", "of_other_models", "page", "summary", "thousands", "write_page"]
+__all__ = [
+    "asked",
+    "at_one_rate",
+    "by_task",
+    "cell",
+    "image",
+    "markdown",
+    "of_other_models",
+    "page",
+    "summary",
+    "thousands",
+    "write_page",
+]
 
 
 def write_page(stored: Stored, folder: Path) -> Path:
@@ -80,6 +96,7 @@ def page(stored: Stored) -> str:
     tables = {
         "Every method at the rate that was best on the development examples": by_task(stored),
         "Other models": of_other_models(stored),
+        "At one rate for all tasks, on development examples": at_one_rate(stored),
         "Over the tasks of texts": summary(stored),
         "Fewer parameters, and other initial ranks": asked(stored),
     }
@@ -153,6 +170,23 @@ def asked(stored: Stored) -> Rows:
     return table
 
 
+def at_one_rate(stored: Stored) -> Rows:
+    """The mean metric on the development examples (number of seeds) at rates that are the same on every
+    task, and the least share of the method's best one.
+    """
+    stored = {task: rows for task, rows in stored.items() if task in counted(stored) or task not in TEXTS}
+    table: Rows = [["method", "rate", *stored, "least share"]]
+    for (name, rate), found in at_fixed_rates(stored).items():
+        cells = [_dev_cell(stored[task], *found[task]) if task in found else "–" for task in stored]
+        several = len(FIXED_RATES.get(name, ())) > 1
+        table.append([name, f"{rate:g}", *cells, f"{100.0 * least_share(stored, name, rate):.0f} %" if several else ""])
+    return table
+
+
+def _dev_cell(rows: Sequence[Row], mean: float, seeds: int) -> str:
+    return f"{mean if is_perplexity(rows[0]) else 100.0 * mean:.1f} ({seeds})"
+
+
 def _with_intervals(one: Difference) -> list[str]:
     return [f"{one.mean:+.2f}", f"{one.low:+.2f} … {one.high:+.2f}", f"{one.t_low:+.2f} … {one.t_high:+.2f}"]
 
@@ -171,7 +205,7 @@ def markdown(stored: Stored) -> str:
     """The tables of the documentation."""
     return "\n\n".join(
         markdown_table(table)
-        for table in (by_task(stored), of_other_models(stored), summary(stored), asked(stored))
+        for table in (by_task(stored), of_other_models(stored), at_one_rate(stored), summary(stored), asked(stored))
         if len(table) > 1
     )
 
