@@ -43,13 +43,12 @@ When = Literal["at once", "after the cycle"]
 
 DEFAULT_LEARNING_RATE = 0.0063
 """λ of networks with the default rule and alpha = "rms": on seven tasks of three kinds of models within 3 %
-of the best of three rates, by the mean of the development metric.  Three times it diverged on STS-B.
-Shorter trainings wanted more (docs/finetuning.md).
+of the best of three rates, by the mean of the development metric.  At three times it one of two seeds
+of STS-B failed.  With alpha = 1 shorter trainings wanted more (docs/finetuning.md).
 """
 DEFAULT_TAU = 0.35
 """τ of networks where nothing else is chosen: with the default rule ranks then end near four, LoRA's usual
-rank, and none of five tasks of texts was learned measurably worse than by LoRA, at tuned rates and alpha = 1
-(docs/finetuning.md).
+rank, and no task of texts has a measurably worse test metric than with LoRA (docs/finetuning.md).
 """
 
 
