@@ -40,7 +40,8 @@ class GeoLoRA(AdapterOptimizer):
         factor stands for its adapter.
     lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the
         default rule it is the length of a step in the spectral norm of a layer's W, the same for
-        all ranks, and with alpha="rms" for all widths.  Short trainings, of 60 steps say, may want more than the default.
+        all ranks, and with alpha="rms" for all widths.  Short trainings, of 60 steps say, may want
+        more than the default.
     head_lr : the learning rate of the other parameters, which AdamW steps.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ with τ < 1, or absolute.
         The default, τ = 0.35, was measured with the default rule; ranks then fall to about four in

@@ -13,6 +13,7 @@ from verification.experiments.finetuning import methods
 __all__ = ["MAKE"]
 
 ONE = GeoLoRAMethod(alpha=1.0)
+"""The method as it was before alpha was the root of a layer's shape."""
 MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
     "lora": lambda lr, r, _: methods.LoRAMethod(lr=lr, rank=r),
     "geolora, uniform": lambda lr, r, _: replace(ONE, lr=lr, rank=r, min_rank=r, max_rank=r),
