@@ -359,12 +359,13 @@ def _second_rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int
 
 
 def _fixed_rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
-    """All seeds at the fixed rates, as far as the tuning has not run them."""
+    """All seeds at the fixed rates but the best one, which the tuning runs; after the sweep, whose runs
+    are not done again.
+    """
     for name, seed in ((name, seed) for name in names for seed in range(SEEDS)):
         for rate in FIXED_RATES[name]:
             for task, rows in stored.items():
-                best = best_rate(rows, name)
-                if best not in (None, rate) and (seed > 0 or rate not in FAMILIES[name]):
+                if best_rate(rows, name) not in (None, rate):
                     yield task, Run(fixed_rate(name), MAIN_RANK, _made(name, rate, MAIN_RANK, widths[task]), seed)
 
 
