@@ -44,15 +44,14 @@ from verification.experiments.finetuning.analysis import (
     wide_range,
 )
 from verification.experiments.finetuning.design import (
-    CARRIERS,
     FAMILIES,
     FIXED_RATES,
     MAIN_RANK,
+    MATCHED,
     OF_SHORT,
-    RMS,
+    QUARTER,
     Run,
     best_rate,
-    carrier,
     counted,
     fixed_rate,
     outer_rates,
@@ -282,11 +281,12 @@ def test_the_share_of_a_rate_is_that_of_its_worst_task() -> None:
     }
 
 
-def test_the_better_of_two_allocations_goes_through_all_budgets() -> None:
-    for better in CARRIERS:
-        done, stored = simulated(lambda task, run, b=better: 0.5 + 0.1 * (run.family == b), lambda *_: 0.5)  # type: ignore[misc]
-        assert carrier(stored) == better
-        assert {run.family for _, run in done if run.budget == 16} == {"lora", better, "published geolora"}
+def test_three_families_go_through_all_budgets() -> None:
+    """LoRA, the default with a budget, and the published method; the quarter asks for one more."""
+    done, _ = simulated(peak(3.2e-3), lambda *_: 0.5)
+    through = {"lora", "geolora, budget, rms", "published geolora"}
+    assert {run.family for _, run in done if run.budget == 16} == through
+    assert {run.family for _, run in done if run.budget == 2} - {outer_rates("lora")} == through | {name for name, _ in QUARTER}
 
 
 def test_differences_are_paired_and_their_interval_is_that_of_tasks_and_seeds() -> None:
@@ -331,10 +331,11 @@ def test_a_quarter_of_the_parameters_and_other_initial_ranks_are_asked_for() -> 
     def test(task: str, run: Run) -> float:
         return 0.5 + 0.02 * (run.family == "lora" and run.budget == 8) - 0.01 * run.family.endswith("from rank 32")
 
-    _, stored = simulated(lambda task, run: 0.5 + 0.1 * (run.family == "geolora, budget"), test)
+    _, stored = simulated(peak(3.2e-3), test)
     found = {question: one.mean for question, one in questions(stored).items() if ", at " not in question}
     assert found == {
         "geolora, budget, rank 2, less lora, rank 8": pytest.approx(-2.0),
+        "geolora, budget, rms, rank 2, less lora, rank 8": pytest.approx(-2.0),
         "lora, rank 2, less lora, rank 8": pytest.approx(-2.0),
         "lora, rank 4, less lora, rank 8": pytest.approx(-2.0),
         "geolora, tolerance, from rank 1 less from rank 8": 0.0,
@@ -347,7 +348,7 @@ def test_runs_on_pictures_change_no_mean() -> None:
     _, stored = simulated(peak(3.2e-3), lambda *_: 0.5)
     pictures = {"cifar10": [outcome(Run("lora", 4, LoRAMethod(1e-2, rank=4), 0), 0.5)]}
     assert summary(stored | pictures) == summary(stored)
-    assert carrier(counted(stored | pictures)) == carrier(stored)
+    assert counted(stored | pictures) == stored
 
 
 def test_two_runs_that_would_stand_for_each_other_are_refused(tmp_path: Path) -> None:
@@ -538,8 +539,8 @@ def test_a_decoder_is_compared_with_few_methods_and_judged_by_its_perplexity(dec
     layers = [layer for layer in corpus.encoder.model.modules() if isinstance(layer, torch.nn.Linear)]
     width = sum(layer.in_features + layer.out_features for layer in layers)
     assert {row["family"] for row in decoder_rows} <= set(OF_SHORT)
-    assert {row["family"] for row in decoder_rows} >= {"lora", *CARRIERS, *RMS}
-    chosen = {family: at_best(decoder_rows, family) for family in ("lora", *CARRIERS)}
+    assert {row["family"] for row in decoder_rows} >= {"lora", *FIXED_RATES}
+    chosen = {family: at_best(decoder_rows, family) for family in ("lora", *MATCHED)}
     for family, rows in chosen.items():
         assert sorted(rows) == [0, 1, 2]
         tuned = [row["metrics"]["dev"] for row in decoder_rows if (row["family"], seed_of(row)) == (family, 0)]
@@ -549,7 +550,8 @@ def test_a_decoder_is_compared_with_few_methods_and_judged_by_its_perplexity(dec
     assert chosen["geolora, uniform"][0]["parameters"] == MAIN_RANK * width + MAIN_RANK**2 * len(layers)
     assert chosen["geolora, budget"][0]["parameters"] <= MAIN_RANK * width
     table = of_other_models({"shakespeare": decoder_rows})
-    assert [row[:3] for row in table[1:]] == [["shakespeare", "perplexity", name] for name in ("lora", *CARRIERS, *RMS)]
+    tabled = [name for name in FAMILIES if name in OF_SHORT]
+    assert [row[:3] for row in table[1:]] == [["shakespeare", "perplexity", name] for name in tabled]
 
 
 def test_a_diverged_run_of_a_decoder_is_shown(decoder_rows: list[Any]) -> None:

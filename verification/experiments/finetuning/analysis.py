@@ -16,7 +16,6 @@ from scipy import stats
 
 from geolora_ref.support.files import read_json
 from verification.experiments.finetuning.design import (
-    CARRIERS,
     FAMILIES,
     FIXED_RATES,
     INITIAL_RANKS,
@@ -175,8 +174,7 @@ def questions(stored: Stored) -> dict[str, Difference]:
             pairs[f"{name}, at {rate:g}, less alpha = 1"] = partial(at_rate, family=name), partial(at_rate, family=one)
     pairs |= {
         f"{name}, rank {rank}, less lora, rank {large}": (partial(by_all_seeds, family=name, rank=rank), base)
-        for family, rank in [*smaller, ("lora", MAIN_RANK)]
-        for name in (CARRIERS if family == "carrier" else (family,))
+        for name, rank in [*smaller, ("lora", MAIN_RANK)]
     }
     family = "geolora, tolerance"
     for rank in INITIAL_RANKS:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from verification.experiments.finetuning.analysis import front, rank_map, rate_shares, time_ratios
-from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Stored
+from verification.experiments.finetuning.design import FAMILIES, MATCHED, Stored
 
 __all__ = ["draw_front", "draw_ranks", "draw_rates", "draw_times"]
 
@@ -58,13 +58,15 @@ def draw_times(axes: Axes, stored: Stored) -> None:
     """Steps to LoRA's last development metric, as a share of LoRA's steps; a bar to the top stands
     for never.
     """
-    ratios = {name: {task: ratio[0] for task, ratio in time_ratios(stored, name).items()} for name in CARRIERS}
+    ratios = {name: {task: ratio[0] for task, ratio in time_ratios(stored, name).items()} for name in MATCHED}
     width = 0.8 / len(ratios)
     tasks = [task for task in stored if any(task in found for found in ratios.values())]
     top = 1.2 * max([1.5, *(ratio for found in ratios.values() for ratio in found.values() if math.isfinite(ratio))])
     for place, (name, found) in enumerate(ratios.items()):
         heights = [min(top, found.get(task, 0.0)) for task in tasks]
-        axes.bar(np.arange(len(tasks)) + (place - 0.5) * width, heights, width, color=COLOURS[name], label=name)
+        axes.bar(
+            np.arange(len(tasks)) + (place - (len(ratios) - 1) / 2.0) * width, heights, width, color=COLOURS[name], label=name
+        )
     axes.set_xticks(range(len(tasks)), tasks)
     axes.axhline(1.0, color="k", linewidth=1.0)
     axes.set(ylim=(0.0, top), ylabel="steps to LoRA's final metric / LoRA's")

@@ -39,7 +39,9 @@ loss on pictures at the rate 0.02 (development accuracy 0.76 instead of 0.53) an
 the tolerance with that alpha got all seeds at three rates, because with alpha = 1 the rate 0.0063 is
 too small for texts and 0.02 too large for pictures.  The default rate is to be the one of the three
 whose least share of the best of their means of the development metric, over the tasks, is the largest.
-After 603 it was chosen, with seeds missing at 0.011 and 0.02.
+After 603 it was chosen, with seeds missing at 0.011 and 0.02.  After 623 the budget with that alpha
+took the place, at other ranks, of the better of two allocations with alpha = 1, because it is what
+users run; the decoder got the tolerance with alpha = 1.
 """
 
 from __future__ import annotations
@@ -55,16 +57,14 @@ if TYPE_CHECKING:
     from geolora_ref.finetune.methods import Method
 
 __all__ = [
-    "CARRIERS",
     "FAMILIES",
     "FIXED_RATES",
     "MAIN_RANK",
-    "RMS",
+    "MATCHED",
     "SEEDS",
     "STAGES",
     "Run",
     "best_rate",
-    "carrier",
     "fixed_rate",
     "from_rank",
     "is_perplexity",
@@ -87,7 +87,7 @@ minutes, and the metric on the way would double that.
 """
 RANKS = (1, 2, 8, 16)
 """The ranks beside the main one."""
-QUARTER = (("lora", 8), ("carrier", 2), ("lora", 2))
+QUARTER = (("lora", 8), ("geolora, budget", 2), ("geolora, budget, rms", 2), ("lora", 2))
 """What is compared at a quarter of LoRA's parameters: families and the ranks whose LoRA has as many."""
 EXTENSIONS = 2
 """At most so many rates are added at either edge."""
@@ -128,12 +128,8 @@ FAMILIES: Mapping[str, tuple[float, ...]] = {
     "head only": ADAM,
 }
 """The learning rates that a family is tried at first; ``families.py`` makes the method of each."""
-CARRIERS = ("geolora, uniform", "geolora, budget")
-"""The default rule at LoRA's number of parameters: the one with the better mean on the development
-examples is compared at other ranks.
-"""
-RMS = ("geolora, tolerance, rms", "geolora, budget, rms")
-"""Two of them with alpha = √(m/n), the candidate for where GeoLoRA loses."""
+MATCHED = ("geolora, uniform", "geolora, budget", "geolora, budget, rms")
+"""The default rule at LoRA's number of parameters."""
 FIXED_RATES: Mapping[str, tuple[float, ...]] = {
     "geolora, tolerance, rms": (6.3e-3, 1.1e-2, 2e-2),
     "geolora, tolerance": (6.3e-3, 2e-2),
@@ -142,23 +138,25 @@ FIXED_RATES: Mapping[str, tuple[float, ...]] = {
     "geolora, budget, rms": (6.3e-3,),
 }
 """Rates that are the same on every task, one of which is to be the default."""
-OF_SHORT = ("lora", *CARRIERS, *RMS, *(f"{name}, default rate" for name in RMS))
+OF_SHORT = ("lora", *FIXED_RATES, *(f"{name}, default rate" for name in FIXED_RATES))
 """The families of the decoder."""
 RECHOSEN = ("lora",)
 """The families whose rate is chosen by all seeds among their two best ones."""
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("compare", ("lora", *CARRIERS)),
+    ("compare", ("lora", "geolora, uniform", "geolora, budget")),
     ("compare", ("geolora, tolerance",)),  # what the command did by default then
     ("second rates", RECHOSEN),
     ("compare", ("published geolora", "adalora")),
-    ("quarter", tuple(name for name, _ in QUARTER)),
-    ("rates", ("lora", "carrier")),
+    ("quarter", ("lora", "geolora, budget")),
+    ("rates", ("lora", "geolora, budget")),
     ("neighbouring rates", ("lora",)),
     ("initial ranks", ("geolora, tolerance",)),
     ("compare", ("geolora, tolerance, rms",)),
     ("fixed rates", tuple(FIXED_RATES)),
     ("compare", ("geolora, budget, rms",)),
-    ("budgets", ("lora", "carrier")),
+    ("quarter", ("geolora, budget, rms",)),
+    ("rates", ("geolora, budget, rms",)),
+    ("budgets", ("lora", "geolora, budget, rms")),
     ("budgets", ("published geolora",)),
     ("compare", ("rslora", "dora", "preconditioned lora", "simultaneous", "full", "head only")),
 )
@@ -264,33 +262,13 @@ def fixed_rate(name: str) -> str:
     return f"{name}, default rate"
 
 
-def carrier(stored: Stored) -> str | None:
-    """The one of :data:`CARRIERS` with the better mean over tasks and seeds at the main rank; None
-    until all are there.
-    """
-    if not stored:
-        return None
-    means = {}
-    for name in CARRIERS:
-        values = []
-        for rows in stored.values():
-            found = runs_at(rows, name, MAIN_RANK, best_rate(rows, name))
-            if len(found) < SEEDS:
-                return None
-            values += [dev_of(row) for row in found.values()]
-        means[name] = statistics.fmean(values)
-    return max(means, key=means.__getitem__)
-
-
 def wanted(stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
     """Tasks and runs in the order in which they are done, as far as the stored ones decide it;
     stored ones are among them.
     """
-    chosen = carrier(counted(stored))
     stored = {task: rows for task, rows in stored.items() if task not in DROPPED}
     for kind, names in STAGES:
-        known = [chosen if name == "carrier" else name for name in names]
-        for task, run in MAKERS[kind]([name for name in known if name is not None], stored, widths):
+        for task, run in MAKERS[kind](names, stored, widths):
             if task not in SHORT:
                 yield task, run
             elif run.family in OF_SHORT and run.budget == MAIN_RANK and run.seed < SHORT[task]:
@@ -312,7 +290,7 @@ def _made(name: str, rate: float, rank: int, width: int) -> Method:
 
 def _run(name: str, rate: float, rank: int, seed: int, width: int) -> Run:
     """Curves are recorded for one seed of what is compared by time."""
-    curve = seed == 1 and rank == MAIN_RANK and name in ("lora", *CARRIERS)
+    curve = seed == 1 and rank == MAIN_RANK and name in ("lora", *MATCHED)
     return Run(name, rank, _made(name, rate, rank, width), seed, curve=curve)
 
 
@@ -331,9 +309,7 @@ def _compare(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) ->
 
 
 def _quarter(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
-    """Without the carrier as long as it is unknown."""
-    ranks = [rank for name, rank in QUARTER if name != "carrier" or len(names) == len(QUARTER)]
-    return _at_ranks(list(zip(names, ranks, strict=True)), stored, widths)
+    return _at_ranks([(name, rank) for name, rank in QUARTER if name in names], stored, widths)
 
 
 def _budgets(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
