@@ -143,12 +143,12 @@ class Sgd:
 
 @dataclass(frozen=True)
 class HeavyBall:
-    """M ← βPM + PG, D = M; independent of the gauge.  Raises ``ValueError`` unless β is finite and ≥ 0."""
+    """M ← μPM + PG, D = M; independent of the gauge.  Raises ``ValueError`` unless 0 ≤ μ < 1."""
 
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "momentum", checks.nonnegative_number("momentum", self.momentum))
+        object.__setattr__(self, "momentum", checks.below_one("momentum", self.momentum))
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M."""
@@ -161,7 +161,7 @@ class HeavyBall:
         return moments if moments.first is None else replace(moments, first=transported(moments.first, old, new))
 
     def _remembered(self, gradients: Triple, moments: Moments) -> Moments:
-        """The memory with these gradients: their sum, older ones weighted by β each time."""
+        """The memory with these gradients: their sum, older ones weighted by μ each time."""
         moments = continued(moments, None)
         first = _average(moments.first, gradients, self.momentum, 1.0)
         return replace(moments, step=moments.step + 1, first=first)

@@ -7,7 +7,7 @@ steps train an S of up to 2r x 2r entries.  S is dense after a coefficient step;
 division-free, so there is no inverse of S that could be stale.
 
 Every optimizer of ``optimizers.py`` but the published Adam answers with one tangent vector D, seen
-through K, L and S: the untruncated step is W − λD.
+through K, L and S: the untruncated step is W − λD, and with weight decay ω W − λ(D + ωW).
 """
 
 from __future__ import annotations

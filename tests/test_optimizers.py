@@ -460,8 +460,9 @@ AVERAGING: tuple[Any, ...] = (Adam, AdamPublished, Preconditioned)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HeavyBall(-0.1), r"^momentum: expected a finite number >= 0, found -0\.1$"),
-        (lambda: Spectral(float("nan")), "^momentum: expected a finite number >= 0, found nan$"),
+        (lambda: HeavyBall(-0.1), r"^momentum: expected 0 <= momentum < 1, found -0\.1$"),
+        (lambda: HeavyBall(1.0), r"^momentum: expected 0 <= momentum < 1, found 1\.0$"),
+        (lambda: Spectral(float("nan")), "^momentum: expected 0 <= momentum < 1, found nan$"),
         (lambda: Spectral(smoothing=-1.0), r"^smoothing: expected a finite number >= 0, found -1\.0$"),
         *[(partial(rule, betas=(0.9, 1.0)), "^betas: expected two numbers >= 0 and < 1") for rule in AVERAGING],
         *[(partial(rule, betas=0.9), "^betas: expected two numbers") for rule in AVERAGING],

@@ -81,6 +81,20 @@ def test_the_rest_of_the_claims_has_a_page() -> None:
     assert there == ["integrator_claims.md"]
 
 
+def test_every_box_is_closed_on_a_line_of_its_own() -> None:
+    """An open box takes what follows into it, headings and labels too, and Sphinx says nothing."""
+    for page in DOCS.rglob("*.md"):
+        open_boxes: list[str] = []
+        for line in text_of(page).splitlines():
+            assert not re.search(r"\S.*\s:{3,}$", line), f"{page.name}: {line}"
+            colons = re.match(r":{3,}", line)
+            if colons and line == colons[0]:
+                assert colons[0] == open_boxes.pop(), f"{page.name}: {line}"
+            elif colons:
+                open_boxes.append(colons[0])
+        assert not open_boxes, page.name
+
+
 def test_every_statement_has_a_proof() -> None:
     for page in (DOCS / "theory").glob("*.md"):
         text = text_of(page)

@@ -87,7 +87,7 @@ HEADS_THAT_FAIL: dict[str, tuple[dict[str, Any], str]] = {
     "one beta": ({"betas": 1.5}, "betas: expected two numbers >= 0 and < 1, found 1.5"),
     "eps": ({"eps": float("nan")}, "eps: expected a finite number >= 0, found nan"),
     "weight_decay": ({"weight_decay": float("inf")}, "weight_decay: expected a finite number >= 0, found inf"),
-    "momentum of another rule": ({"momentum": -1.0}, "momentum: expected a finite number >= 0, found -1.0"),
+    "momentum of another rule": ({"momentum": -1.0}, "momentum: expected 0 <= momentum < 1, found -1.0"),
     "smoothing of another rule": ({"smoothing": float("nan")}, "smoothing: expected a finite number >= 0, found nan"),
 }
 

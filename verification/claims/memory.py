@@ -139,7 +139,7 @@ CLAIM = Claim(
         "L(Ŵ) ≤ L(W) − λ(‖P∇L‖_* − 2‖E‖_* − φ^{-5/2}kδ) + ½βkλ²;   ‖E_t‖ ≤ μ(‖E_{t−1}‖ + ‖∇L(W_t) − ∇L(W_{t−1})‖ + ν_t), "
         "ν_t ≤ √2 ε min(1, ‖W_t − W_{t−1}‖₂/σ_r(W_t)), E = (1 − μ)M − P∇L"
     ),
-    hypotheses=("∇L is β-Lipschitz", "any λ > 0, momentum μ and smoothing", "exact transport"),
+    hypotheses=("∇L is β-Lipschitz", "any λ > 0, momentum μ < 1 and smoothing", "exact transport"),
     sources=("GeoLoRA", "B25"),
     explanation=(
         "The default rule, without its memory, and without smoothing, along trajectories from S = 0 and from small singular "

@@ -60,8 +60,8 @@ class Layout:
 
     @property
     def rms(self) -> float:
-        """√(m/n), the largest root mean square of W x over that of x if ‖W‖ = 1; 1 for an embedding,
-        whose inputs are row numbers.
+        """√(m/n): times W x it has a root mean square of at most ‖W‖₂ times that of x; 1 for an
+        embedding, whose inputs are row numbers.
         """
         m, n = self.shape
         return math.sqrt(m / n)

@@ -99,7 +99,7 @@ def check_common(options: Mapping[str, Any], rules: Rules) -> None:
         _nonnegative("head_lr", options["head_lr"])
     checks.nonnegative_number("weight_decay", options["weight_decay"])
     checks.averaging(options["betas"], options["eps"])
-    for name in ("momentum", "smoothing"):  # whatever the rule: a later rule may use them
-        if name in options:
-            checks.nonnegative_number(name, options[name])
+    for name, check in (("momentum", checks.below_one), ("smoothing", checks.nonnegative_number)):
+        if name in options:  # whatever the rule: a later rule may use them
+            check(name, options[name])
     update_rule(options, rules)
