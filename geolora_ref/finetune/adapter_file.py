@@ -90,20 +90,23 @@ def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folde
     write_stored(path, Stored("adapter", job, trained_state(fine_tuned.model)))
 
 
-def load_adapter(path: Path, model: str, device: torch.device | None = None) -> FineTuned:
+def load_adapter(path: str | Path, model: str, device: torch.device | None = None) -> FineTuned:
     """The fine-tuned model from an adapter file and the pretrained model (folder or package) that
     it was trained on.
 
     Raises ``ValueError`` for a file that is no adapter, for another pretrained model, and for
     tensors that do not fit the model.
     """
+    path = Path(path)
     stored, folder = read_stored(path, "adapter"), locate(model)
     encoder, tokenizer = load_encoder(folder)
     with well_formed(path):
-        return _loaded(path, stored, folder, encoder, tokenizer, device)
+        fine_tuned = _loaded(path, stored, folder, encoder, tokenizer)
+    fine_tuned.model.to(device)  # what a device lacks is no fault of the file
+    return fine_tuned
 
 
-def _loaded(path: Path, stored: Stored, folder: Path, encoder: Any, tokenizer: Any, device: torch.device | None) -> FineTuned:
+def _loaded(path: Path, stored: Stored, folder: Path, encoder: Any, tokenizer: Any) -> FineTuned:
     if digest_of_model(folder, tokenizer) != stored.job["model"]:
         raise ValueError(
             f"{path}: expected the pretrained model that the adapter was trained on, found other weights or another vocabulary "
@@ -114,4 +117,4 @@ def _loaded(path: Path, stored: Stored, folder: Path, encoder: Any, tokenizer: A
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
     load_trained_state(classifier, stored.state)
     max_length, tried = (checks.integer(name, stored.job[name], least) for name, least in (("max_length", 1), ("tried", 0)))
-    return FineTuned(classifier.to(device), tokenizer, labels, max_length, bool(stored.job["pairs"]), tried)
+    return FineTuned(classifier, tokenizer, labels, max_length, bool(stored.job["pairs"]), tried)

@@ -93,8 +93,9 @@ def _counts(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
     if not labels.classes:
         return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"
     counts = Counter(labels.encode(train).tolist())
+    rarest = sorted(range(len(labels.classes)), key=counts.__getitem__)  # a header read as an example comes first
     return f"{examples}; classes (and how often): " + checks.first_few(
-        [f"{shown(name)} ({counts[i]})" for i, name in enumerate(labels.classes)]
+        [f"{shown(labels.classes[i])} ({counts[i]})" for i in rarest]
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib.util
 import math
 import os
 import platform
@@ -38,6 +37,7 @@ from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.finetune.plan import Plan, TaskName
 from geolora_ref.finetune.task import Say, Task
 from geolora_ref.nn import adapters
+from geolora_ref.nn.exchange.export import ADAPTER_FILES, DRAFT, export_lora
 from geolora_ref.support.files import locked, remove_parts, require_regular, require_writable, write_json
 from geolora_ref.support.terminal import Terminal
 
@@ -69,9 +69,14 @@ def run(options: argparse.Namespace) -> int:
         own = _written(checkpoint) != before
         what = " without --fresh" if options.fresh and own else ""
         kept = own or (before is not None and not options.fresh)
-        then = "goes on from the last checkpoint" if kept else "begins again: it has written no checkpoint yet"
+        then = "begins again: it has written no checkpoint yet"
+        if kept:
+            then = "goes on from the last checkpoint" + ("" if own else ", if that is one of the same job")
         console.print(f"interrupted; the same command{what} {then}", soft_wrap=True)
         return 130
+    except torch.OutOfMemoryError as error:
+        room = f"--batch-size {options.batch_size}, --max-length {options.max_length}"
+        raise ValueError(f"{options.device}: expected memory for a step, found too little with {room}: {error}") from error
 
 
 def _written(path: Path) -> int | None:
@@ -172,10 +177,13 @@ def _make_room(output: Path) -> None:
     lora = output / LORA
     if os.path.lexists(lora) and not lora.is_dir():  # lexists: a dangling link is in the way, too
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(lora))
+    for name in ADAPTER_FILES if lora.exists() else ():
+        require_regular(lora / name)
+        require_writable(lora / name)
 
 
 def _method(options: argparse.Namespace) -> GeoLoRAMethod:
-    targets = options.target_modules
+    targets = options.target_modules or ["all-linear"]
     is_pattern = len(targets) == 1 and not NAME.fullmatch(targets[0])
     chosen = {field.name: getattr(options, field.name) for field in fields(GeoLoRAMethod) if hasattr(options, field.name)}
     chosen["fast"] = not options.reference
@@ -259,13 +267,7 @@ def rank_table(job: Job) -> Table:
 
 
 def _export_lora(job: Job, place: Path, directory: Path, task_type: str) -> str:
-    """Write the adapter as a plain LoRA checkpoint if PEFT is installed; returns what was done, in
-    words.
-    """
-    if importlib.util.find_spec("peft") is None:
-        return "no plain LoRA checkpoint (PEFT is not installed)"
-    from geolora_ref.nn.exchange.export import DRAFT, export_lora
-
+    """Write the adapter as a plain LoRA checkpoint; returns what was done, in words."""
     for draft in directory.glob(f"{DRAFT}*"):  # left by a run that was killed here
         shutil.rmtree(draft)
     export_lora(

@@ -4,9 +4,8 @@ its line number.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,22 +111,24 @@ def read_text(path: Path) -> str:
 
 def _records(path: Path) -> list[tuple[int, list[str]]]:
     """The line number and the fields of every line."""
-    text = read_text(path)
-    reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    try:
-        return [(reader.line_num, fields) for fields in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: expected tab-separated columns, found: {error}") from error
+    text = read_text(path).rstrip("\r\n")
+    lines = re.split("\r\n|\n|\r", text) if text else []
+    if lines and not lines[0]:
+        raise ValueError(f"{path}, line 1: expected tab-separated columns, found an empty line")
+    return [(number, line.split("\t") if line else []) for number, line in enumerate(lines, start=1)]
 
 
 def _index(path: Path, what: str, column: str, width: int, header: Sequence[str] | None) -> int:
-    """The place of a column, counted from 0; names of the header come before numbers."""
+    """The place of a column, counted from 0, by its name in the header or by its number."""
     if header is not None and column in header:
         if header.count(column) > 1:
             raise ValueError(
                 f"{path}: {what} column: expected one named {column!r}, found {header.count(column)}; give its number"
             )
-        return header.index(column)
+        place = header.index(column)
+        if column.isdecimal() and 1 <= int(column) <= width and int(column) - 1 != place:
+            raise ValueError(f"{path}: {what} column: expected one column, found {column!r} as the name of column {place + 1}")
+        return place
     if column.isdecimal() and 1 <= int(column) <= width:
         return int(column) - 1
     names = f"a name out of {', '.join(header)} or " if header is not None else ""

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--model", required=True, metavar="FOLDER|FILE|PACKAGE", help="a pretrained transformer: safetensors weights, or GGUF"
     )
-    files: Any = {"type": nonempty_path, "nargs": "+", "metavar": "FILE"}
+    files: Any = {"type": nonempty_path, "nargs": "+", "action": "extend", "metavar": "FILE"}
     data.add_argument(
         "--data",
         required=True,
@@ -119,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     geolora.add_argument(
         "--target-modules",
         nargs="+",
-        default=["all-linear"],
+        action="extend",
         metavar="NAME",
         help="layers by the ends of their names, or one regular expression for whole names (default: all-linear)",
     )

@@ -31,7 +31,7 @@ from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
 from geolora_ref.finetune.job import Job
 from geolora_ref.finetune.model import try_out
-from geolora_ref.finetune.options import add_arguments
+from geolora_ref.finetune.options import add_arguments, parse
 from geolora_ref.support.files import locked
 from tests.devices import DEVICES
 from tests.finetune.tiny import sentences, write_model, write_tsv
@@ -75,7 +75,7 @@ def test_what_was_read_is_said_before_the_training(
     dev = write_tsv(tmp_path / "dev.tsv", 8)
     call = arguments(model_folder, tmp_path / "data.tsv", tmp_path / "run", "--dev", str(dev))
     assert main(call) == 0
-    said = "41 examples for the training, 8 for the metric; classes (and how often): 0 (20), 1 (20), label (1)\n"
+    said = "41 examples for the training, 8 for the metric; classes (and how often): label (1), 0 (20), 1 (20)\n"
     printed = capsys.readouterr().out
     assert printed.startswith(said)
     assert re.search(r"^first example: (sentence|good|bad) -> (label|1|0)$", printed, re.MULTILINE)
@@ -167,6 +167,7 @@ def test_what_cannot_be_drawn_is_the_last_that_is_missing(
         ("ranks.png", lambda path: path.symlink_to("/dev/full")),
         ("lora", Path.touch),
         ("lora", lambda path: path.symlink_to("nowhere")),
+        ("lora/adapter_config.json", lambda path: path.mkdir(parents=True)),
     ],
 )
 def test_what_could_not_be_written_in_the_end_is_refused_before_training(
@@ -246,7 +247,7 @@ def test_a_fast_run_says_how_often_the_guard_spoke(
 
 def test_adapter_file_predicts_as_the_trained_model(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
     assert main(arguments(model_folder, tsv, tmp_path, "--epochs", "6")) == 0
-    fine_tuned = load_adapter(tmp_path / "adapter.safetensors", str(model_folder))
+    fine_tuned = load_adapter(str(tmp_path / "adapter.safetensors"), str(model_folder))
     state = read_stored(tmp_path / "checkpoint.safetensors", "checkpoint").state["model"]
     assert all(torch.equal(value, state[name]) for name, value in fine_tuned.model.state_dict().items() if name in state)
     texts, labels = zip(*sentences(100, seed=9), strict=True)
@@ -255,6 +256,18 @@ def test_adapter_file_predicts_as_the_trained_model(model_folder: Path, tsv: Pat
     other = write_model(tmp_path / "other", dropout=0.2)
     with pytest.raises(ValueError, match="expected the pretrained model that the adapter was trained on"):
         load_adapter(tmp_path / "adapter.safetensors", str(other))
+
+
+def test_a_device_that_is_full_is_no_fault_of_the_adapter_file(
+    model_folder: Path, tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    assert main(arguments(model_folder, tsv, tmp_path)) == 0
+    monkeypatch.setattr("geolora_ref.finetune.adapter_file.Classifier.to", full)
+    with pytest.raises(RuntimeError, match="^CUDA error: out of memory$"):
+        load_adapter(tmp_path / "adapter.safetensors", str(model_folder), torch.device("cpu"))
 
 
 def test_numbers_pairs_and_signs(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,7 +355,7 @@ def test_help_explains_every_option_and_says_its_default() -> None:
     shown = " ".join(parser.format_help().split())
     for action in parser._actions:
         assert action.help, action.dest
-        if action.default not in (None, False, argparse.SUPPRESS, ["all-linear"]):
+        if action.default not in (None, False, argparse.SUPPRESS):
             told = action.help.replace("%(default)s", str(action.default))
             assert f"(default: {action.default})" in told, action.dest
             assert told in shown
@@ -451,6 +464,32 @@ def test_an_interrupt_says_what_the_same_command_will_do(
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
     assert main(arguments(model_folder, tsv, tmp_path, "--fresh")) == 130
     assert "the same command begins again: it has written no checkpoint yet" in capsys.readouterr().out
+    if where == "classification.load_encoder":  # the checkpoint has not been read
+        assert main(arguments(model_folder, tsv, tmp_path)) == 130
+        assert "goes on from the last checkpoint, if that is one of the same job\n" in capsys.readouterr().out
+
+
+def test_too_little_memory_is_status_2(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device's; not 1, which means that the run diverged."""
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr("geolora_ref.finetune.command.Job.run", full)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(model_folder, tsv, tmp_path, "--batch-size", "7"))
+    assert stopped.value.code == 2
+    assert "cpu: expected memory for a step, found too little with --batch-size 7, --max-length " in capsys.readouterr().err
+
+
+def test_files_and_layers_may_be_given_one_by_one(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
+    more = write_tsv(tmp_path / "more.tsv", 8)
+    files = ["--data", str(more), "--dev", str(more), "--dev", str(tsv)]
+    layers = ["--target-modules", "query", "--target-modules", "value"]
+    options = parse([*arguments(model_folder, tsv, tmp_path), *files, *layers])
+    assert (options.data, options.dev, options.target_modules) == ([tsv, more], [more, tsv], ["query", "value"])
 
 
 def test_what_an_interrupted_run_says_is_true(

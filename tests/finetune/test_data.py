@@ -25,6 +25,12 @@ def test_quotes_are_text_and_line_ends_may_be_those_of_windows(tmp_path: Path) -
     assert read == [('a "quoted', "1", 1), ('"to open', "1", 2), ('"said" ""so""', "0", 3)]
 
 
+def test_a_text_may_be_of_any_length(tmp_path: Path) -> None:
+    """Readers of CSV files have a limit."""
+    (row,) = read_rows(written(tmp_path, "x" * 200_000 + "\t1\n"), Columns())
+    assert (len(row.text), row.label) == (200_000, "1")
+
+
 def test_columns_by_name_and_by_number(tmp_path: Path) -> None:
     path = written(tmp_path, "id\tfirst\tsecond\tscore\n7\tone\ttwo\t2.5\n")
     rows = read_rows(path, Columns("first", "4", pair="second", header=True))
@@ -35,6 +41,13 @@ BAD_FILES = {
     "empty": (b"", Columns(), "expected at least one example, found none"),
     "empty with header": (b"", Columns(header=True), "found an empty file"),
     "header alone": (b"text\tlabel\n", Columns(header=True), "expected at least one example"),
+    "an empty line first": (b"\nfine\t1\n", Columns(), "line 1: expected tab-separated columns, found an empty line"),
+    "an empty line before the header": (b"\r\ntext\tlabel\na\t1\n", Columns(header=True), "line 1: expected tab-separated"),
+    "a number that names another column": (
+        b"\t0\t1\n7\tgood\tpos\n",
+        Columns(header=True),
+        "text column: expected one column, found '1' as the name of column 3",
+    ),
     "not UTF-8": (b"fine\t1\nbad \xff\t0\n", Columns(), "line 2: expected UTF-8 text, found the byte 0xff"),
     "a column short": (b"fine\t1\nno label\n", Columns(), "line 2: expected 2 tab-separated columns, found 1"),
     "a column too many": (b"fine\t1\na\tb\t0\n", Columns(), "line 2: expected 2 tab-separated columns, found 3"),

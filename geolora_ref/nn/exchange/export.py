@@ -33,7 +33,7 @@ from geolora_ref.nn.layers.adapt import COMPILED, adapters, refuse_several_place
 from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, is_transposed_linear
 from geolora_ref.support.files import write_atomically
 
-__all__ = ["DRAFT", "export_lora", "lora_config", "lora_state_dict"]
+__all__ = ["ADAPTER_FILES", "DRAFT", "export_lora", "lora_config", "lora_state_dict"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS, "adapter_model.bin")
