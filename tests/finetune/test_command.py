@@ -266,7 +266,7 @@ def test_a_device_that_is_full_is_no_fault_of_the_adapter_file(
 
     assert main(arguments(model_folder, tsv, tmp_path)) == 0
     monkeypatch.setattr("geolora_ref.finetune.adapter_file.Classifier.to", full)
-    with pytest.raises(RuntimeError, match="^CUDA error: out of memory$"):
+    with pytest.raises(RuntimeError, match=r"^CUDA error: out of memory$"):
         load_adapter(tmp_path / "adapter.safetensors", str(model_folder), torch.device("cpu"))
 
 
