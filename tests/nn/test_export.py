@@ -183,6 +183,10 @@ def test_what_is_trained_as_a_whole_is_saved_as_a_whole(tmp_path: Path, case: st
     assert lora_config(model).modules_to_save == expected
     assert difference(model(x), base(x)) > 0.1
     assert difference(loaded(base, tmp_path)(x), model(x)) < 1e-13
+    model.requires_grad_(False)  # as before a deployment
+    export_lora(model, tmp_path / "frozen")
+    assert lora_config(model).modules_to_save == expected
+    assert difference(loaded(base, tmp_path / "frozen")(x), model(x)) < 1e-13
 
 
 def test_a_compiled_head_is_saved_under_the_names_of_the_base(tmp_path: Path) -> None:
@@ -567,6 +571,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a head whose name ends others": (ambiguous_head, "found other_head"),
     "a trained list of parameters": (
         lambda: trained_container(nn.ParameterList([torch.ones(6)])),
+        "scales: expected trained parameters in a module that is called, found ParameterList",
+    ),
+    "a list of parameters that was trained": (
+        lambda: trained_container(nn.ParameterList([torch.ones(6)])).requires_grad_(False),
         "scales: expected trained parameters in a module that is called, found ParameterList",
     ),
     "a list with a trained parameter": (lambda: trained_container(list_with_a_parameter()), "scales: .* found ModuleList"),

@@ -83,6 +83,26 @@ def test_transforms_of_torch_go_with_the_published_form() -> None:
         torch.vmap(network())(x)
 
 
+def test_a_state_of_another_alpha_is_refused(tmp_path: Any) -> None:
+    """Also from a file, and whatever is strict; a state of tensors alone says nothing of alpha."""
+
+    def model(alpha: Any) -> nn.Module:
+        made = nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 8))
+        adapt(made, rank=2, alpha=alpha)
+        return made
+
+    torch.save(model(1.0).state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt")
+    for strict in (True, False):
+        with pytest.raises(
+            RuntimeError, match=r"0\.alpha: expected 0\.5, found a state of a layer with 1\n\s1\.alpha: expected 2, "
+        ):
+            model("rms").load_state_dict(state, strict=strict)
+    model(1.0).load_state_dict(state)
+    model("rms").load_state_dict(model("rms").state_dict())
+    model("rms").load_state_dict(dict(state))
+
+
 def test_a_state_dict_goes_through_safetensors(tmp_path: Any) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     model, fresh = network(seed=0), network(seed=1)

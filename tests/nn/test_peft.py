@@ -621,6 +621,32 @@ def test_what_was_loaded_for_inference_is_exported_with_its_head(tmp_path: Path)
     assert difference(base_model()(x), model(x)) > 1e-3
 
 
+def test_rows_of_an_embedding_that_peft_trains_are_refused(tmp_path: Path) -> None:
+    """Also in a model that was loaded for inference, where nothing requires a gradient."""
+
+    def base() -> nn.Module:
+        return nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 6))
+
+    tokens = GeoLoraConfig(rank=2, target_modules=["1"], trainable_token_indices={"0": [3]})
+    model = peft.get_peft_model(base(), tokens)
+    model.save_pretrained(tmp_path / "adapter")
+    for found in (model, peft.PeftModel.from_pretrained(base(), tmp_path / "adapter")):
+        with pytest.raises(ValueError, match="expected an embedding without rows of its own, found trainable_token_indices"):
+            export_lora(found, tmp_path / "plain")
+
+
+def test_an_adapter_merged_elsewhere_is_not_left_out_of_an_export(tmp_path: Path) -> None:
+    """Where the active one has no layer."""
+    base = nn.ModuleDict({"one": nn.Linear(6, 6), "two": nn.Linear(6, 6)})
+    model = peft.get_peft_model(base, GeoLoraConfig(target_modules=["two"]), "active")
+    model.add_adapter("merged", GeoLoraConfig(target_modules=["one"], init_weights=False))
+    model.base_model.merge_adapter(["merged"])
+    with pytest.raises(ValueError, match="one: expected a base in which no adapter is merged, found merged; unmerge it"):
+        export_lora(model, tmp_path)
+    model.base_model.unmerge_adapter()
+    export_lora(model, tmp_path)
+
+
 def test_a_head_of_several_layers_is_exported(tmp_path: Path) -> None:
     """PEFT's name for what it trains in place of a head stands in the middle of the names of the
     head's layers.

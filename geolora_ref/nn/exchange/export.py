@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ from torch.nn.functional import pad
 
 from geolora_ref import checks
 from geolora_ref.fast.precision import own_precision
-from geolora_ref.nn.layers.adapt import COMPILED, adapters, refuse_several_places, unwrapped
+from geolora_ref.nn.layers.adapt import COMPILED, HEAD, adapters, refuse_several_places, unwrapped
 from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, is_transposed_linear
 from geolora_ref.support.files import write_atomically
 
@@ -59,7 +61,8 @@ def export_lora(
 
     ``peft.PeftModel.from_pretrained(base, directory)`` then computes the same as ``model``.
     Modules that are trained as a whole or own trainable parameters (heads) become
-    ``modules_to_save``, with all their submodules.  The factors keep their dtype.  Buffers that
+    ``modules_to_save``, with all their submodules; frozen again before the export, they still do if
+    they were in ``train`` of :func:`~geolora_ref.nn.adapt`.  The factors keep their dtype.  Buffers that
     training changes in a module without trainable parameters are not saved: keep a frozen
     nn.BatchNorm2d in eval mode, or train it.
 
@@ -76,7 +79,7 @@ def export_lora(
     Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``;
     ``ValueError`` for a model without adapters or merged, and for parts that a LoRA checkpoint
     cannot hold: convolutions with dilation or a padding mode other than zeros, the projection of
-    nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a low-rank
+    nn.MultiheadAttention (PEFT's layer is not called there), PEFT's trainable tokens, a trained parameter beside a low-rank
     update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or
     another container with trained parameters of its own, an adapted or trained module that the
     model has at several places; ``RuntimeError`` for bases that another optimizer has changed.
@@ -182,6 +185,12 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
     attentions = {
         _base_name(f"{name}.out_proj") for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
     }
+    for name, module in model.named_modules():
+        if isinstance(module, TrainableTokensLayer) and set(module.active_adapters) & set(module.trainable_tokens_delta):
+            raise ValueError(f"{_base_name(name)}: expected an embedding without rows of its own, found trainable_token_indices")
+        if isinstance(module, BaseTunerLayer) and module.merged_adapters:
+            found = ", ".join(module.merged_adapters)
+            raise ValueError(f"{_base_name(name)}: expected a base in which no adapter is merged, found {found}; unmerge it")
     for name, layer in layers.items():
         base = layer.base
         with checks.naming(name, RuntimeError):
@@ -215,7 +224,7 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
     for name, module in model.named_modules():
         if module in covered:
             continue
-        trained = [key for key, p in module.named_parameters(recurse=False) if p.requires_grad and id(p) not in inside]
+        trained = [key for key, p in module.named_parameters(recurse=False) if _is_head(module, p) and id(p) not in inside]
         if trained and (id(module) in inside or not name):
             raise ValueError(f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint holds whole modules beside the updates")
         container = isinstance(module, CONTAINERS)
@@ -234,7 +243,11 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
 def _is_trained(module: nn.Module, inside: set[int]) -> bool:
     """Whether the module has parameters, all of them trainable and none of an adapter."""
     parameters = list(module.parameters())
-    return bool(parameters) and all(p.requires_grad and id(p) not in inside for p in parameters)
+    return bool(parameters) and all(_is_head(module, p) and id(p) not in inside for p in parameters)
+
+
+def _is_head(module: nn.Module, parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad or hasattr(module, HEAD)
 
 
 def _refuse_unclear(heads: list[str], model: nn.Module) -> None:

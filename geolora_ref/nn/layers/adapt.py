@@ -18,6 +18,7 @@ from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 
 __all__ = [
     "COMPILED",
+    "HEAD",
     "adapt",
     "adapter_for",
     "adapters",
@@ -35,6 +36,8 @@ __all__ = [
 LOG = logging.getLogger("geolora_ref")
 COMPILED = "_orig_mod"
 """The name under which a module of ``torch.compile`` holds the original module."""
+HEAD = "_geolora_head"
+"""The attribute of every module of a head: an export knows the head by it when it is frozen again."""
 
 
 def adapt(
@@ -103,6 +106,8 @@ def adapt(
     model.requires_grad_(False)
     for head in heads.values():
         head.requires_grad_(True)
+        for module in head.modules():
+            setattr(module, HEAD, True)
     names = list(model.named_modules(remove_duplicate=False))  # a module may have several names
     for adapted in layers.values():
         adapted.train(adapted.base.training)

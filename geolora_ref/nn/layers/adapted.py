@@ -181,7 +181,8 @@ class AdaptedLayer(nn.Module):
     truncation.  "rms" is √(m/n), and 1 for an embedding.  A step of the spectral rule, before its
     truncation, then moves the outputs of a linear layer of any shape by at most 2λ/√3 in root mean
     square for inputs of root mean square 1 (docs/theory/directions.md; [YSB23]).  A ``state_dict``
-    has no alpha: load it into a model with the same one.
+    has no tensor of it, but a note: loading it into a layer with another alpha is an error.  A file
+    of tensors alone (safetensors) loses the note.
     ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that
     applies: the base is nn.Linear itself with a frozen, plain weight in the dtype and on the device
     of the factors, without hooks and without an instance ``forward`` (offloading, pruning and older
@@ -232,6 +233,8 @@ class AdaptedLayer(nn.Module):
         self._unmerged_weight: Tensor | None = None
         self.register_state_dict_post_hook(_state_of_the_unmerged)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_note_alpha)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_compare_alpha)  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -438,6 +441,18 @@ def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: st
     """Unmerge before any part of a state is loaded: otherwise the old alpha·W would stay in the weight."""
     if layer.merged and any(key.startswith(prefix) for key in state):
         layer.unmerge()
+
+
+def _note_alpha(layer: AdaptedLayer, _state: dict[str, Any], _prefix: str, metadata: dict[str, Any]) -> None:
+    """What the factors mean depends on it."""
+    metadata["alpha"] = layer.alpha
+
+
+def _compare_alpha(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *more: Any) -> None:
+    """Tell ``load_state_dict`` of another alpha."""
+    found, (*_, errors) = metadata.get("alpha", layer.alpha), more
+    if found != layer.alpha and any(key.startswith(prefix) for key in state):
+        errors.append(f"{prefix}alpha: expected {layer.alpha:.6g}, found a state of a layer with {found:.6g}")
 
 
 def _working_dtype(x: Tensor, S: Tensor) -> torch.dtype:
