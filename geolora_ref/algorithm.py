@@ -73,14 +73,15 @@ def coefficient_update(
     Y: LowRank,
     gradients: ProjectedGradients,
     learning_rate: float,
-    optimizer: Callable[[Array, Array, float], Array] = optimizer_step,
+    optimizer: Callable[[Array, Array, float], Array] | None = None,
 ) -> Coefficients:
     """Algorithm 1, line 3: K_new = opt(U S, ∇_K, λ), L_new = opt(V Sᴴ, ∇_L, λ), S_new = opt(S, ∇_S, λ)."""
+    opt = optimizer_step if optimizer is None else checks.on_copies(optimizer)
     U, S, V = Y
     return Coefficients(
-        K_new=optimizer(U @ S, gradients.dK, learning_rate),
-        L_new=optimizer(V @ H(S), gradients.dL, learning_rate),
-        S_new=optimizer(S, gradients.dS, learning_rate),
+        K_new=opt(U @ S, gradients.dK, learning_rate),
+        L_new=opt(V @ H(S), gradients.dL, learning_rate),
+        S_new=opt(S, gradients.dS, learning_rate),
     )
 
 
@@ -203,8 +204,7 @@ def augmented_step(
     learning_rate = checks.nonnegative_number("learning_rate", learning_rate)
     gradients = projected_at(Y, gradients)
     U, _, V = Y
-    opt = optimizer_step if optimizer is None else checks.on_copies(optimizer)
-    K_new, L_new, S_new = coefficient_update(Y, gradients, learning_rate, opt)
+    K_new, L_new, S_new = coefficient_update(Y, gradients, learning_rate, optimizer)
     checks.finite_results("line 3", K_new=K_new, L_new=L_new, S_new=S_new)
     U_tilde, V_tilde = basis_augmentation(U, K_new), basis_augmentation(V, L_new)
     S_hat = assemble(S_new, K_new, L_new, U_tilde, V_tilde)

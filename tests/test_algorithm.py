@@ -15,7 +15,7 @@ from hypothesis import assume, example, given
 from numpy.linalg import norm
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, augmented_step, geolora_step
-from geolora_ref.algorithm import assemble, basis_augmentation, choose_rank, optimizer_step, truncation
+from geolora_ref.algorithm import assemble, basis_augmentation, choose_rank, coefficient_update, optimizer_step, truncation
 from geolora_ref.arrays import Array, H, to_numpy
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.criteria import FAIL
@@ -289,6 +289,7 @@ def test_a_custom_optimizer_may_work_in_place(library: Library, dtype: Dtype) ->
     Y, gradients = state_and_gradients(library, inputs)
     before = bytes_of((*Y, gradients.dK, gradients.dL, gradients.dS))
     changed = geolora_step(Y, gradients, learning_rate=0.1, tau=0.0, optimizer=_in_place)
+    coefficient_update(Y, gradients, 0.1, _in_place)
     assert bytes_of((*Y, gradients.dK, gradients.dL, gradients.dS)) == before
     plain = geolora_step(Y, gradients, learning_rate=0.1, tau=0.0)
     np.testing.assert_array_equal(to_numpy(changed.S_hat), to_numpy(plain.S_hat))

@@ -25,8 +25,8 @@ __all__ = ["Adaptive", "Progress", "Record", "Run", "Stopped", "distance", "inte
 class Adaptive:
     """Step size control by step doubling: one step of h and two of h/2 may differ by rtol·‖Y‖ + atol.
 
-    A start at Y = 0 needs atol > 0: there ‖Y‖ and the difference both fall like h, so that no h
-    satisfies rtol alone.
+    A start at Y = 0 needs atol > 0 if the bases miss a part of F: there ‖Y‖ and the difference both
+    fall like h, so that no h may satisfy rtol alone.
     ``first`` : the first step size.  ``smallest`` : the run fails instead of creeping on if the
     tolerance asks for a smaller step, or for one below the resolution of t; only the step to the
     end of the time span may be shorter.  A step that fails, or whose difference is not finite, is

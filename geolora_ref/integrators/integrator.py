@@ -63,7 +63,8 @@ class Step:
         """The step that ends with this truncation.
 
         The new bases [U | Ũ]P inherit the defect of the old bases, and every step would add its
-        rounding.  So they are polished, which moves Y by rounding only.
+        rounding.  So they are polished, which moves Y by the defect of the bases: by rounding, unless the
+        start had a larger one.
         """
         return cls(cut.Y.polished(), cut.discarded, cut.theta, cut.rank_rule)
 
@@ -111,7 +112,8 @@ class TruncationRule:
     shϑ = sϑT, with s truncations in each step: s = 1, but projected Runge–Kutta truncates at every
     stage after the first and at the end.
 
-    If min_rank = max_rank, the rank is fixed, and lower only if the bases have fewer rows than that.
+    If min_rank = max_rank, the rank is fixed, and lower only where the augmented bases have fewer
+    rows or columns: from a lower rank it takes some steps.
 
     Raises ``ValueError`` unless exactly one tolerance is a finite number ≥ 0, and 1 ≤ min_rank ≤ max_rank.
     """
@@ -128,7 +130,7 @@ class TruncationRule:
 
     @classmethod
     def fixed_rank(cls, rank: int) -> TruncationRule:
-        """Always this rank, or a lower one if the bases have fewer rows."""
+        """Always this rank, or a lower one where the augmented bases have fewer rows or columns."""
         return cls(theta=0.0, min_rank=rank, max_rank=rank)
 
     def __call__(self, Y: Factors, h: float) -> Truncation:
@@ -175,9 +177,9 @@ class Integrator(ABC):
         the singular values are, ε the size of the normal part of the field.  The naive integrator,
         Strang splitting and projected Runge–Kutta methods have the classical order, with constants
         that may depend on the singular values.  The midpoint and the second-order parallel
-        integrator have errors O(h²) + O(εh): order 1 if ε is not small beside h.  All need a
-        sub-solver of this order.  Lie splitting and augmented BUG have shown order 2, although only
-        order 1 is proved (docs/integrators.md).
+        integrator have errors O(h²) + O(εh): order 1 if ε is not small beside h.  Lie splitting and
+        augmented BUG have shown the same, although only O(h) + O(ε) is proved (docs/integrators.md).
+        All need a sub-solver of this order.
         """
         return 1
 

@@ -44,7 +44,7 @@ class Tableau:
     order: int
 
     def __post_init__(self) -> None:
-        checks.integer("order", self.order, 1)
+        object.__setattr__(self, "order", checks.integer("order", self.order, 1))
         rows = [len(row) for row in self.a]
         if rows != list(range(len(self.b))):
             raise ValueError(f"a: expected rows of 0, 1, … numbers, one for each of {len(self.b)} weights, found {rows}")
@@ -54,6 +54,9 @@ class Tableau:
         weights = math.fsum(checks.number(weight) for weight in self.b)
         if not abs(weights - 1.0) <= SUM_OF_WEIGHTS:
             raise ValueError(f"b: expected weights whose sum is 1, found {weights}")
+        # numbers of NumPy would promote single precision
+        object.__setattr__(self, "a", tuple(tuple(map(float, row)) for row in self.a))
+        object.__setattr__(self, "b", tuple(map(float, self.b)))
 
     @property
     def c(self) -> tuple[float, ...]:
@@ -78,7 +81,7 @@ class RungeKutta:
 
     def __post_init__(self) -> None:
         checks.instance("tableau", self.tableau, Tableau, "a Tableau")
-        checks.integer("substeps", self.substeps, 1)
+        object.__setattr__(self, "substeps", checks.integer("substeps", self.substeps, 1))
 
     def __call__(self, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
         """X(t + h)."""
@@ -117,12 +120,13 @@ METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
 
 @dataclass(frozen=True)
 class SolveIVP:
-    """``scipy.integrate.solve_ivp`` at these tolerances: it solves a sub-equation as exactly as its
-    dtype allows (NumPy only).
+    """``scipy.integrate.solve_ivp`` at these tolerances: it solves a sub-equation of a state of size
+    1 as exactly as its dtype allows (NumPy only).  A smaller state needs a smaller atol, such as 0.
 
     scipy works in double precision, but the field in its own: its values have rounding errors of
-    about ``NOISE`` eps of the largest entry, which no step size reduces.  So smaller tolerances are
-    raised to this level.
+    about ``NOISE`` eps of the largest entry, which no step size reduces.  So a smaller rtol is
+    raised to ``NOISE`` eps (in double precision to scipy's own limit, 100 eps), and a smaller atol
+    to ``NOISE`` eps of the largest entry.
 
     Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, for a method that scipy
     does not have, for arrays of another library and for a step below the resolution of t;
@@ -147,7 +151,7 @@ class SolveIVP:
         shape, dtype, noise = X.shape, X.dtype, NOISE * eps(X)
 
         def derivative(s: float, x: Array) -> Array:
-            return f(s, x.reshape(shape).astype(dtype, copy=False)).ravel()
+            return f(float(s), x.reshape(shape).astype(dtype, copy=False)).ravel()
 
         largest = float(np.max(np.abs(X)))
         if self.atol == 0.0 == largest:  # scipy divides by the tolerance: from X = 0 use the change in h

@@ -65,7 +65,7 @@ class RotatingExponential(Curve, FactoredODE):
             rank = checks.integer("rank", rank, 1)
             if rank > n:
                 raise ValueError(f"rank: expected between 1 and n = {n}, found {rank}")
-        self.shape, self.Omega1, self.Omega2, self.base, self.rank = (n, n), Omega1, Omega2, base, rank or n
+        self.shape, self.Omega1, self.Omega2, self.base, self.rank = (n, n), Omega1.copy(), Omega2.copy(), base, rank or n
         self._D = base ** -np.arange(1.0, self.rank + 1.0)
         # Ω = Q diag(iω) Qᴴ, so e^{tΩ} costs a scaling; only its first `rank` columns are needed.
         self._spectra = [np.linalg.eigh(-1j * Omega) for Omega in (Omega1, Omega2)]

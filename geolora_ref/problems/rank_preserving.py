@@ -40,7 +40,6 @@ class RankPreservingRiccati(FactoredODE):
                 raise ValueError(f"{name}: expected shape {shape}, found {X.shape}")
         self.shape, self.A, self.B, self.M, self.C = (m, n), A.copy(), B.copy(), M.copy(), C.copy()
         self.epsilon = checks.nonnegative_number("epsilon", epsilon)
-        self._radon = np.block([[A, np.zeros((m, n))], [-M, -B.T]])
 
     @classmethod
     def random(cls, shape: tuple[int, int], rng: np.random.Generator, epsilon: float = 0.0) -> RankPreservingRiccati:
@@ -77,19 +76,26 @@ class RankPreservingRiccati(FactoredODE):
 
     def _closed(self, t: float, Y0: Matrix) -> Matrix:
         m, n = self.shape
-        PQ = scipy.linalg.expm(t * self._radon) @ np.vstack([Y0, np.eye(n)])
+        PQ = scipy.linalg.expm(t * self._radon()) @ np.vstack([Y0, np.eye(n)])
         return np.asarray(np.linalg.solve(PQ[m:].T, PQ[:m].T).T)
+
+    def _radon(self, scale: float = 1.0) -> Matrix:
+        """The matrix of the linear system of P/scale and Q."""
+        return np.block([[self.A, np.zeros(self.shape)], [-scale * self.M, -self.B.T]])
 
     def _refuse_blow_up(self, t: float, Y0: Matrix) -> None:
         """Raise ``ValueError`` unless the solution exists up to t.
 
-        With R the matrix of the linear system, ‖Q(δ) − I‖ ≤ (e^{δ‖R‖} − 1)(1 + ‖Y₀‖²)^{1/2}.  A
-        step δ for which this bound is ½ cannot pass a singular Q, and shrinks with the distance to
-        it.
+        With R the matrix of the linear system of P/s and Q, ‖Q(δ) − I‖ ≤ (e^{δ‖R‖} − 1)(1 +
+        ‖Y₀/s‖²)^{1/2}.  A step δ for which this bound is ½ cannot pass a singular Q, and shrinks
+        with the distance to it.  s = ‖Y₀‖, because a large Y₀ is not near one if M is small.
         """
-        size, done, Y = float(np.linalg.norm(self._radon, 2)), 0.0, Y0
-        while size > 0.0:
-            step = math.log1p(0.5 / math.hypot(1.0, float(np.linalg.norm(Y, 2)))) / size
+        done, Y = 0.0, Y0
+        while True:
+            norm = float(np.linalg.norm(Y, 2))
+            scale = max(1.0, norm)
+            size = float(np.linalg.norm(self._radon(scale), 2))
+            step = math.log1p(0.5 / math.hypot(1.0, norm / scale)) / size if size > 0.0 else math.inf
             if done + step >= abs(t):
                 return
             if step <= RESOLUTION * abs(t):

@@ -28,7 +28,7 @@ class TwoLayerLinear:
             raise ValueError(f"X, Y: expected (p, N) and (q, N), found {X.shape} and {Y.shape}")
         hidden = checks.integer("hidden", hidden, 1)
         checks.real_matrices(X=X, Y=Y)
-        self.X, self.Y = X, Y
+        self.X, self.Y = X.copy(), Y.copy()
         self.shapes = ((hidden, X.shape[0]), (Y.shape[0], hidden))
         self.minimum = 0.0
 

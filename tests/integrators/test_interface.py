@@ -45,6 +45,7 @@ from tests.integrators.fields import ALL, WITHOUT_SUB_SOLVER, DenseField, Matrix
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 EVERY = pytest.mark.parametrize("name", ALL)
+NUMPY_HEUN = RungeKutta(Tableau(((), (np.float64(1.0),)), (np.float64(0.5), np.float64(0.5)), 2), 2)
 SPECTRUM = (1.0, 0.6, 0.3)
 
 
@@ -206,6 +207,11 @@ def test_a_fixed_rank_is_fewer_where_the_bases_have_fewer_columns(name: str) -> 
     field, Y = _setting(6, 5)
     step = ALL[name](TruncationRule.fixed_rank(6), RK4).step(field, 0.0, Y, 0.1)
     assert (step.Y.rank, step.rank_rule) == (5, RankRule.BASIS)
+    field, Y = _setting(40, 40)
+    step = ALL[name](TruncationRule.fixed_rank(30), RK4).step(field, 0.0, Y, 0.1)
+    if not step.rejections:  # each of which doubles the bases
+        assert 2 * Y.rank <= step.Y.rank < 30
+        assert step.rank_rule == RankRule.BASIS
 
 
 def test_a_tolerance_per_time_is_multiplied_by_h() -> None:
@@ -334,13 +340,13 @@ def test_solve_ivp_knows_that_single_precision_has_noise() -> None:
 
 @EVERY
 @pytest.mark.parametrize("number", [float, np.float64])
-@pytest.mark.parametrize("solver", [RK4, SolveIVP(1e-6, 1e-6)], ids=["RK4", "solve_ivp"])
+@pytest.mark.parametrize("solver", [RK4, NUMPY_HEUN, SolveIVP(1e-6, 1e-6)], ids=["RK4", "numbers of NumPy", "solve_ivp"])
 def test_single_precision_stays_single(name: str, solver: Any, number: type[float]) -> None:
     """Also for times and step sizes that are double precision scalars of NumPy, which promote an array."""
     field, Y = _setting(complex_data=False)
     rng = np.random.default_rng(0)
     A = rng.standard_normal((9, 9)).astype(np.float32) / 9
-    single = DenseField(field.shape, lambda t, W: A @ W)
+    single = DenseField(field.shape, lambda t, W: t * (A @ W))
     state = LowRank(*(X.astype(np.float32) for X in Y))
     step = ALL[name](TruncationRule.fixed_rank(3), solver).step(single, number(0.0), state, number(0.1))
     assert step.Y.S.dtype == np.float32

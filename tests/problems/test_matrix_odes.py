@@ -379,6 +379,11 @@ def test_the_riccati_equation_has_no_solution_behind_its_end() -> None:
         problem.solution(outside, start)
     with pytest.raises(RuntimeError, match=r"^Riccati\.reference"), np.errstate(all="ignore"):
         problem.reference(outside, start)
+    U = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6))).Q
+    product = LowRank(U, -5000.0 * np.eye(6), U).full()
+    assert not np.array_equal(product, product.T)
+    with pytest.raises(ValueError, match=r"^t: expected a time up to which there is a solution"):
+        problem.solution(outside, product)
 
 
 def test_heat_has_four_smooth_directions_beside_its_sources() -> None:

@@ -718,6 +718,14 @@ def test_a_closed_form_does_not_pass_a_blow_up() -> None:
         problem.solution(-2.0, -one)
 
 
+def test_a_large_start_is_not_near_a_blow_up_if_the_quadratic_part_is_small() -> None:
+    """Ẏ = Y, and Ẏ = Y − cY², whose solutions are bounded."""
+    one = np.ones((1, 1))
+    for c in (0.0, 1e-12):
+        found = RankPreservingRiccati(one, 0.0 * one, -c * one, one).solution(1.0, 1e10 * one)[0, 0]
+        assert found == pytest.approx(math.e * 1e10 / (1.0 + c * 1e10 * (math.e - 1.0)), rel=1e-12)
+
+
 def test_problems_keep_no_arrays_of_others() -> None:
     """Who changes his matrix afterwards would change the field, and not its constants."""
     rng = np.random.default_rng(0)
@@ -734,6 +742,16 @@ def test_problems_keep_no_arrays_of_others() -> None:
         (MatrixCompletion, known),
         (MatrixSensing, measured),
     ]
+    skew: list[Any] = [X - X.T for X in rng.standard_normal((2, 3, 3))]
+    turning, A = RotatingExponential(*skew), np.eye(3)
+    turned = turning.field(0.5, A)
+    layers: list[Any] = [rng.standard_normal((3, 5)), rng.standard_normal((2, 5))]
+    network, weights = TwoLayerLinear(layers[0], layers[1], 4), (rng.standard_normal((4, 3)), rng.standard_normal((2, 4)))
+    loss = network.loss(*weights)
+    for X in (*skew, *layers):
+        X[...] = 0
+    np.testing.assert_array_equal(turning.field(0.5, A), turned)
+    assert network.loss(*weights) == loss
     W = rng.standard_normal((4, 3))
     for kind, arrays in kinds:
         problem = kind(*arrays)
