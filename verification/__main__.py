@@ -30,6 +30,7 @@ from verification.command_line import ProgressBar, integer_from
 from verification.compare import tell_changes
 from verification.extensions import Extensions, added, extended, foreign_sources
 from verification.journal import Journal
+from verification.machine import provenance
 from verification.outcomes import ClaimOutcome
 from verification.report import FILES, PAGES, as_data, drawn, write_pages_beside, write_report
 from verification.runner import key, records, run, units
@@ -187,7 +188,8 @@ def check(
     journal = Journal(folder, plan, fresh=options.fresh or not options.full, foreign=foreign)
     for line in journal.damaged:
         console.print(f"[yellow]{escape(line)}; its case is done again[/]", soft_wrap=True)
-    resumed = sum(key(unit) in journal.done for unit in units(claims, plan))
+    counted: dict[str, Any] = {"origin": provenance(), "foreign": foreign}
+    counted["resumed"] = sum(key(unit) in journal.done for unit in units(claims, plan))
     started = time.monotonic()
     jobs = options.jobs or os.cpu_count() or 1
     try:
@@ -206,11 +208,11 @@ def check(
     outcomes = [section.outcome for section in sections]
     if not options.json:
         print_outcomes(outcomes, console)
-    report = write_report(sections, plan, folder, seconds, resumed=resumed, foreign=foreign)
+    report = write_report(sections, plan, folder, seconds, **counted)
     if whole:
         write_pages_beside(folder)
     if options.json:
-        print(json.dumps(as_data(outcomes, plan, seconds, resumed=resumed, foreign=foreign), ensure_ascii=False, indent=1))
+        print(json.dumps(as_data(outcomes, plan, seconds, **counted), ensure_ascii=False, indent=1))
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
     standing = "the claim holds" if len(outcomes) == 1 else f"all {len(outcomes)} claims hold"
     verdict = (
@@ -223,7 +225,7 @@ def check(
         facts.append(f"{len(outcomes)} of {len(CLAIMS)} claims were checked")
     if new := [outcome.claim.id for outcome in outcomes if outcome.holds and not outcome.on_record]:
         facts.append(f"not on record: {', '.join(new)}")
-    if resumed:
+    if resumed := counted["resumed"]:
         facts.append(f"{resumed} cases are from an earlier run")
     console.print(f"{verdict}[/] ({'; '.join(facts)})\nreport: {escape(str(report.resolve()))}", soft_wrap=True)
     return 1 if failed else 0

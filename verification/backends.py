@@ -49,16 +49,18 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
         with warnings.catch_warnings():
             # loky replaces a worker that has grown by 300 MB, as late imports let it grow; no task is lost
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
-            yield from parallel(joblib.delayed(partial(_work_for, os.getpid(), work))(item) for item in items)
+            yield from parallel(joblib.delayed(partial(_work_for, os.getpid(), own_fingerprint(), work))(item) for item in items)
     except BrokenProcessPool as error:
         raise BackendError("a worker process died: it was killed, ran out of memory, or crashed") from error
 
 
-def _work_for(master: int, work: Callable[[Item], Result], item: Item) -> Result:
+def _work_for(master: int, expected: str, work: Callable[[Item], Result], item: Item) -> Result:
     """Run one item in a worker process that ends with its parent: SIGKILL leaves the parent no time
-    to end its workers.
+    to end its workers.  Raises ``BackendError`` for sources that changed before the worker began.
     """
     _end_with(master)
+    if own_fingerprint() != expected:
+        raise BackendError("sources: expected those with which this run began, found changed ones in a new worker process")
     return work(item)
 
 

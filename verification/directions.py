@@ -148,6 +148,17 @@ class HalvesPolar(Sgd):
         return seen(D, bases), Moments(moments.step + 1)
 
 
+class LongPolar(Spectral):
+    """The direction times the largest factor with ‖D‖₂ ≤ 2/√3 and ‖D‖² ≤ k, k the rank of the gradient."""
+
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """The longer direction."""
+        D, moments = super().direction(bases, gradients, moments)
+        X, k = dense(D, bases), np.linalg.matrix_rank(dense(gradients, bases))
+        factor = min(2.0 / 3.0**0.5 / np.linalg.norm(X, 2), k**0.5 / np.linalg.norm(X)) if k else 1.0
+        return Triple(*(factor * part for part in D)), moments
+
+
 BROKEN: dict[str, Any] = {
     "published Adam": AdamPublished(),
     "shared core": Altered(AdamPublished(), change=_shared_core),
@@ -155,4 +166,5 @@ BROKEN: dict[str, Any] = {
     "core counted twice": Altered(HeavyBall(0.8), move=_core_twice),
     "blockwise polar": BlockwisePolar(),
     "polar of halves": HalvesPolar(),
+    "as long as may be": LongPolar(),
 }

@@ -157,16 +157,18 @@ def as_data(
     plan: Plan,
     seconds: float,
     *,
+    origin: Mapping[str, Any] | None = None,
     resumed: int = 0,
     foreign: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Everything that was measured, as plain JSON data; numbers that JSON lacks are strings ("inf", "nan").
 
-    ``resumed`` : the number of cases from an earlier run, whose time is not in ``seconds``;
-    ``foreign`` : the digests of the sources of added claims, problems and integrators, by name.
-    The entry "all_claims" is the number of claims there are.
+    ``origin`` : the provenance when the run began (default: now); ``resumed`` : the number of cases
+    from an earlier run, whose time is not in ``seconds``; ``foreign`` : the digests of the sources
+    of added claims, problems and integrators, by name.  The entry "all_claims" is the number of
+    claims there are.
     """
-    origin = provenance()
+    origin = origin or provenance()
     data = {
         "format": 1,
         "effort": plan.effort,

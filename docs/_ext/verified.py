@@ -7,7 +7,6 @@ others the quick verification runs first.  A claim that does not stand is a warn
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from geolora_ref.support.files import locked
+from geolora_ref.support.files import locked, read_json
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 from verification.claim import Claim, Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
+from verification.machine import provenance
 from verification.outcomes import ClaimOutcome
 from verification.report import drawn, mathematics, number, picture, write_pages_beside, write_report
 from verification.runner import run, units
@@ -60,19 +60,27 @@ def _found() -> list[ClaimOutcome]:
             LOGGER.info("verifying: %d measurements, those of other sources do not count", total)
 
     found = run(claims, PLAN, journal, jobs=os.cpu_count() or 1, progress=progress)
-    report = FOLDER / "results.json"
-    if not whole or not report.exists() or report.stat().st_mtime < journal.path.stat().st_mtime:
+    if not whole or not _made_from_these():
         write_pages_beside(FOLDER)
         write_report(drawn(found), PLAN, FOLDER, time.monotonic() - started)
     return found
+
+
+def _made_from_these() -> bool:
+    """Whether the report is that of all claims, of this plan and of these sources."""
+    try:
+        data = read_json(FOLDER / "results.json")
+    except (ValueError, OSError):
+        return False
+    ids = [claim["id"] for claim in data["claims"]]
+    return (data["effort"], data["seed"], data["sources"], ids) == (PLAN.effort, PLAN.seed, provenance()["sources"], list(CLAIMS))
 
 
 @cache
 def results() -> dict[str, dict[str, Any]]:
     """The claims of results.json by id."""
     outcomes()
-    data = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
-    return {claim["id"]: claim for claim in data["claims"]}
+    return {claim["id"]: claim for claim in read_json(FOLDER / "results.json")["claims"]}
 
 
 def anchor(claim: str) -> str:

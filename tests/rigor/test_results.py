@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -235,7 +236,7 @@ def documented(stored: dict[str, Any]) -> list[str]:
         *(f"(slope {slope[name]}" for name in routes),
         f"the reference is {off['reference, float32']} (float32) and {off['reference, float64']} (float64) off,",
         f"the fast path {fast}.",
-        f"exceeds the allowance by a factor of at least {min(fine):.1f};",
+        f"exceeds the allowance by a factor of at least {math.floor(10.0 * min(fine)) / 10.0};",
         f"three bits less exceed it by {beyond['fast, float16']:.1f}.",
         f"{kills['kills']} kills ({signals}) of {kills['campaigns']} campaigns with {kills['cases']} cases each, none lost,",
         f"{fuzzing['operations']:,} operations, {fuzzing['steps']:,} of them steps, no violation, {fuzzing['seconds']:.0f} s",

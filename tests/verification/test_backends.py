@@ -23,7 +23,7 @@ from joblib.externals.loky import reusable_executor
 from tests.nightly import NIGHTLY
 from verification import backends, runner
 from verification.__main__ import main
-from verification.backends import BackendError, on_dask
+from verification.backends import BackendError, in_processes, on_dask
 from verification.claim import CaseResult, Plan
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
@@ -58,6 +58,7 @@ backends.own_fingerprint = own_fingerprint
 """The true fingerprint reads the sources, which somebody may edit while the tests run.  Every case
 asks for it, so that a worker stops at its tenth as long as a file is there: a kill that comes late
 still meets work."""
+TRUE_FINGERPRINT = backends.own_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +193,13 @@ def test_workers_of_other_sources_are_refused(
     assert not list(tmp_path.glob("journal-*"))
 
 
+def test_processes_that_start_after_an_edit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the sources of now, this process those of before."""
+    monkeypatch.setattr(backends, "own_fingerprint", lambda: "before")
+    with pytest.raises(BackendError, match=r"^sources: expected those with which this run began, found changed ones"):
+        list(in_processes(abs, range(4), jobs=2))
+
+
 @slow
 def test_a_worker_of_an_altered_checkout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of a copy of the sources are accepted; with one comment more in one file they are not."""
@@ -305,6 +313,7 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     hold.touch()
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_labelled", held)
+        patch.setattr(backends, "own_fingerprint", TRUE_FINGERPRINT)  # processes here do not have the other one
         after(patch, UNITS // 4, lambda: os.kill(next(iter(reusable_executor._executor._processes)), signal.SIGKILL))
         assert main(command(tmp_path, "--jobs", "2")) == 2
     hold.unlink()

@@ -90,7 +90,7 @@ def angle(out: Measurements, rule: Optimizer, bases: Bases, G: Any) -> None:
 
 
 def bounds(out: Measurements, rule: Optimizer, bases: Bases, G: Any, kappa: float) -> None:
-    """‖PG‖_* ≤ ⟨G, D⟩, ‖D‖₂ ≤ κ, ‖PG‖_*/‖PG‖ ≤ ‖D‖ ≤ √k, in double precision; k is the rank of PG."""
+    """⟨G, D⟩ = ‖PG‖_*, ‖D‖₂ ≤ κ, ‖PG‖_*/‖PG‖ ≤ ‖D‖ ≤ √k, in double precision; k is the rank of PG."""
     PG, D = tangential(bases, G), first(rule, bases, G)
     sigma, k = np.linalg.svd(PG, compute_uv=False), int(np.linalg.matrix_rank(PG))
     if not (np.isfinite(sigma[0] ** 2) and sigma[0] ** 2 > 0.0):
@@ -99,7 +99,9 @@ def bounds(out: Measurements, rule: Optimizer, bases: Bases, G: Any, kappa: floa
     nuclear, size = float(np.sum(sigma)), float(np.linalg.norm(D))
     exact = rounding_of(G)
     magnified = exact * float(np.linalg.norm(G)) / float(np.linalg.norm(PG))
-    out.at_most("‖PG‖_* ≤ ⟨∇L, D⟩", nuclear, float(np.vdot(G, D).real), magnified * nuclear)
+    slope = float(np.vdot(G, D).real)
+    out.at_most("‖PG‖_* ≤ ⟨∇L, D⟩", nuclear, slope, magnified * nuclear)
+    out.at_most("⟨∇L, D⟩ ≤ ‖PG‖_*", slope, nuclear, magnified * nuclear)
     out.at_most("‖D‖₂ ≤ κ", float(np.linalg.norm(D, 2)), kappa, exact)
     out.at_most("‖D‖ ≤ √k", size, float(k) ** 0.5, exact)
     out.at_most("‖PG‖_*/‖PG‖ ≤ ‖D‖", nuclear / float(np.linalg.norm(PG)), size, magnified)
@@ -165,7 +167,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
-    undecided=0.4,  # normal and zero gradients have no direction
+    undecided=0.1,  # normal and zero gradients have no direction
     floor=3000,
     controls=(
         Control(
@@ -191,6 +193,12 @@ CLAIM = Claim(
             "½(polar(∇_K)Vᴴ + U polar(∇_L)ᴴ) descends by less than ‖P∇L‖_*",
             of_kind("bounds"),
             lambda case: check(case, "polar of halves"),
+        ),
+        Control(
+            "as long as may be",
+            "the direction times the largest factor that ‖D‖₂ ≤ κ and ‖D‖ ≤ √k leave",
+            of_kind("bounds"),
+            lambda case: check(case, "as long as may be"),
         ),
         Control("1 for κ", "the spectral norm of D is not at most 1", of_kind("attained"), lambda case: check(case, kappa=1.0)),
         Control("half of k", "½β(k/2)λ² where ‖D‖² = k and β are attained", aligned, lambda case: check(case, rank=0.5)),

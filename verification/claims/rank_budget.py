@@ -289,7 +289,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     floor=500,
-    undecided=0.2,
+    undecided=0.08,
     controls=(
         _control("equal ranks", "all layers have the same rank", "ranks", equal_ranks, share=0.5),
         _control(
