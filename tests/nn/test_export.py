@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 REASON = "the extra peft is not installed"
 peft = pytest.importorskip("peft", reason=REASON)
@@ -189,11 +190,12 @@ def test_what_is_trained_as_a_whole_is_saved_as_a_whole(tmp_path: Path, case: st
     assert difference(loaded(base, tmp_path / "frozen")(x), model(x)) < 1e-13
 
 
-def test_a_compiled_head_is_saved_under_the_names_of_the_base(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrap", [compiled, checkpoint_wrapper])
+def test_a_wrapped_head_is_saved_under_the_names_of_the_base(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
     base, model, x = with_head(HEADS["layers in a row"][0], "head")
     expected, head = model(x), model.get_submodule("head")
-    head.set_submodule("2", compiled(head.get_submodule("2")))
-    model.set_submodule("head", compiled(head))
+    head.set_submodule("2", wrap(head.get_submodule("2")))
+    model.set_submodule("head", wrap(head))
     export_lora(model, tmp_path)
     assert difference(loaded(base, tmp_path)(x), expected) < 1e-13
 
@@ -419,10 +421,11 @@ def test_a_wrapped_model_is_exported_under_its_own_names(tmp_path: Path, wrap: C
     assert float((loaded(TOKENS) - model(TOKENS)).detach().norm() / model(TOKENS).detach().norm()) < 1e-13
 
 
-def test_a_compiled_part_is_exported_under_its_own_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrap", [compiled, checkpoint_wrapper])
+def test_a_wrapped_part_is_exported_under_its_own_name(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
     base, model = mixed()
     expected = model(TOKENS)
-    model.set_submodule("conv", compiled(model.get_submodule("conv")))
+    model.set_submodule("conv", wrap(model.get_submodule("conv")))
     export_lora(model, tmp_path)
     assert float((peft.PeftModel.from_pretrained(base, tmp_path)(TOKENS) - expected).detach().norm()) < 1e-12
 

@@ -328,10 +328,25 @@ def _the_adapters_begin_anew(model: nn.Module, optimizer: GeoLoRA) -> None:
         layer.adapter.reset(4)
 
 
+def _the_data_are_replaced(model: nn.Module, optimizer: GeoLoRA) -> None:
+    """As ``vector_to_parameters`` does, which autograd does not count as a write."""
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    train(model, optimizer, 3)
+    for parameter, data in zip(model.parameters(), kept, strict=True):
+        parameter.data = data
+
+
+HAPPENS = [
+    _another_steps,
+    _another_steps_and_the_state_is_loaded,
+    _the_model_alone_is_rewound,
+    _the_adapters_begin_anew,
+    _the_data_are_replaced,
+]
+
+
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "happens", [_another_steps, _another_steps_and_the_state_is_loaded, _the_model_alone_is_rewound, _the_adapters_begin_anew]
-)
+@pytest.mark.parametrize("happens", HAPPENS)
 @pytest.mark.parametrize("update", ["spectral", "adam", "preconditioned"])
 def test_a_memory_of_other_bases_is_refused(happens: Callable[[nn.Module, GeoLoRA], None], update: Any, method: Any) -> None:
     """Also where ranks stay as they are: a memory is a tangent vector at the bases that it was made at."""

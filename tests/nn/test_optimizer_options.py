@@ -63,6 +63,22 @@ def test_a_part_may_have_a_rate_of_its_own_for_its_head() -> None:
     model = network()
     optimizer = GeoLoRA([{"module": model[0]}, {"module": model[2]}, {"module": model[4], "head_lr": 0.5}], head_lr=0.3)
     assert [group["lr"] for group in optimizer.param_groups if not group["adapters"]] == [0.5]
+    for head in ({"module": model[4]}, {"params": model[4].parameters()}, {"params": model[4].weight}):
+        optimizer = GeoLoRA([{"module": model[0]}, {"module": model[2]}, {**head, "lr": 1e-5}], lr=0.01)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.01, 1e-5]
+    mixed = GeoLoRA([{"module": model, "lr": 0.02}])
+    assert [group["lr"] for group in mixed.param_groups] == [0.02, 1e-3]
+
+
+def test_the_state_of_a_complex_head_is_loaded() -> None:
+    model = network()
+    phase = nn.Parameter(torch.ones(2, dtype=torch.complex128))
+    model.register_parameter("phase", phase)
+    optimizer = GeoLoRA(model, lr=0.05)
+    optimizer.zero_grad()
+    (model(torch.ones(1, 12, dtype=torch.float64)).square().sum() + (phase * torch.tensor(1.0 + 2.0j)).real.sum()).backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
 
 
 @pytest.mark.parametrize("tau", [None, 0.2])

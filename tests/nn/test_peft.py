@@ -706,6 +706,17 @@ def test_bad_configurations_are_refused(case: str) -> None:
         wrapped(**options)
 
 
+def test_dropout_that_is_never_called_is_refused() -> None:
+    """nn.MultiheadAttention reads the weight of its projection."""
+    base = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0))
+    dropped = config(target_modules=["out_proj"], modules_to_save=None, dropout=0.5)
+    with pytest.raises(ValueError, match=r"dropout: expected 0 for the projection of nn\.MultiheadAttention"):
+        peft.get_peft_model(base, dropped)
+    model = peft.get_peft_model(base, config(target_modules=["out_proj"], modules_to_save=None))
+    with pytest.raises(ValueError, match=r"dropout: expected 0 for the projection of nn\.MultiheadAttention"):
+        model.add_adapter("second", dropped)
+
+
 def test_a_weight_that_another_module_shares_is_refused() -> None:
     """Merged, it would change the other one as well."""
 

@@ -43,6 +43,8 @@ DRAFT = ".export-"
 """Prefix of the temporary folder of a write; a killed write leaves it behind."""
 PREFIX = "base_model.model."
 """The prefix that PEFT puts before the names of the base model's modules."""
+WRAPPERS = (COMPILED, "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+"""The names under which torch's wrappers hold a module."""
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
 """Containers, which PEFT does not save as a whole."""
 
@@ -171,10 +173,11 @@ def _only(name: str) -> str:
 
 
 def _base_name(name: str) -> str:
-    """The name in the base model of a layer that PEFT or ``torch.compile`` has wrapped, or the name
-    as it is.
+    """The name in the base model of a layer that PEFT or torch (compiled, with activation
+    checkpoints, sharded) has wrapped, or the name as it is.
     """
-    return name.replace(f".{COMPILED}", "").removeprefix(PREFIX).removesuffix(".geolora_active")
+    plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    return plain.removeprefix(PREFIX).removesuffix(".geolora_active")
 
 
 def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
-from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared, say_what_stays
+from geolora_ref.nn.layers.adapt import (
+    adapter_for,
+    adapters,
+    refuse_several_places,
+    refuse_shared,
+    refuse_unseen_dropout,
+    say_what_stays,
+)
 from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, alpha_of, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.optim.geolora import GeoLoRA
@@ -345,6 +352,7 @@ class GeoLoraModel(BaseTuner):
             layer.add(adapter_name, peft_config)
             refuse_shared(self.model, layer.base_layer)
             refuse_several_places(self.model, target)
+            refuse_unseen_dropout(self.model, target, peft_config.dropout)
         layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)

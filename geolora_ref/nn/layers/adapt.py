@@ -28,6 +28,7 @@ __all__ = [
     "parameter_count",
     "refuse_several_places",
     "refuse_shared",
+    "refuse_unseen_dropout",
     "say_what_stays",
     "unmerge",
     "unwrapped",
@@ -101,7 +102,7 @@ def adapt(
         with checks.naming(name):
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
             refuse_shared(model, layer)
-            _refuse_unseen_dropout(model, layer, dropout)
+            refuse_unseen_dropout(model, layer, dropout)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
     model.requires_grad_(False)
     for head in heads.values():
@@ -239,7 +240,7 @@ def refuse_shared(model: nn.Module, layer: nn.Module) -> None:
             raise ValueError(f"expected a weight of its own, found one that it shares with {other}; exclude the layer")
 
 
-def _refuse_unseen_dropout(model: nn.Module, layer: nn.Module, dropout: float) -> None:
+def refuse_unseen_dropout(model: nn.Module, layer: nn.Module, dropout: float) -> None:
     """Raise ``ValueError`` for dropout on the input of a projection that is never called."""
     if dropout and any(isinstance(module, nn.MultiheadAttention) and module.out_proj is layer for module in model.modules()):
         raise ValueError(

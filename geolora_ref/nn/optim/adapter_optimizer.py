@@ -83,7 +83,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self._adapters: dict[str, LowRankAdapter] = {}
         self._layers: dict[str, AdaptedLayer] = {}
         self._others: dict[Tensor, str] = {}
-        self._left: dict[LowRankAdapter, tuple[int, int]] = {}  # how often each basis was written, after the last step
+        self._left: dict[LowRankAdapter, tuple[int, ...]] = {}  # where each basis was after the last step, how often written
         groups = [group for part in parts_of(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
@@ -112,7 +112,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
             yield {"params": owned, "adapters": names, **kept, **part, "lr": own_rate(options["lr"])}
         self._others |= rest
         if rest:
-            lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
+            own = not owned and "lr" in part and "head_lr" not in part
+            lr = options["lr"] if own or options["head_lr"] is None else options["head_lr"]
             yield {"params": list(rest), "adapters": [], **kept, **part, "lr": own_rate(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -255,11 +256,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
             kept = {"first": moments.first, "second": moments.second}
             triples = {kind: getattr(triple, letter) for kind, triple in kept.items() if triple is not None}
             self.state[factor] = {"step": moments.step, **triples}
-        self._left[adapter] = (adapter.Ut._version, adapter.Vt._version)
+        self._left[adapter] = _place(adapter)
 
     def as_it_left(self, adapter: LowRankAdapter) -> bool:
         """Whether nobody has written the bases since the last step, nor loaded another memory."""
-        return self._left.get(adapter) == (adapter.Ut._version, adapter.Vt._version)
+        return self._left.get(adapter) == _place(adapter)
 
     def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
         """The memory of an adapter; ``RuntimeError`` if it has another rank, dtype or device than
@@ -341,7 +342,7 @@ def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], sta
                 kind not in wanted
                 or not isinstance(X, Tensor)
                 or X.layout != torch.strided
-                or not X.is_floating_point()
+                or not (X.is_floating_point() or (X.is_complex() and parameter.is_complex()))
                 or X.is_meta
             ):
                 shown = f"{X.dtype}, {X.layout}, on {X.device}" if isinstance(X, Tensor) else type(X).__name__
@@ -353,6 +354,11 @@ def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], sta
     if group["adapters"]:
         for K, S, L in zip(known[0::3], known[1::3], known[2::3], strict=True):
             _refuse_torn(K, S, L)
+
+
+def _place(adapter: LowRankAdapter) -> tuple[int, ...]:
+    """Where the bases are, and how often they were written."""
+    return tuple(part for X in (adapter.Ut, adapter.Vt) for part in (X.data_ptr(), X._version))
 
 
 def _refuse_torn(K: Mapping[str, Any], S: Mapping[str, Any], L: Mapping[str, Any]) -> None:

@@ -42,7 +42,8 @@ class GeoLoRA(AdapterOptimizer):
         default rule it is the length of a step in the spectral norm of a layer's W, the same for
         all ranks, and with alpha="rms" for all widths.  Short trainings, of 60 steps say, may want
         more than the default.
-    head_lr : the learning rate of the other parameters, which AdamW steps.
+    head_lr : the learning rate of the other parameters, which AdamW steps; a group without adapters
+        may say ``lr`` instead.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ with τ < 1, or absolute.
         The default, τ = 0.35, was measured with the default rule; ranks then fall to about four in
         the first steps.  Other rules keep fewer.
@@ -64,7 +65,8 @@ class GeoLoRA(AdapterOptimizer):
     betas, eps, momentum, smoothing : options of the rule; betas and eps also of AdamW for the other
         parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
-    coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.
+    coefficient_steps, truncate : the schedule of a group, see ``geolora_ref.training``; an adapter
+        that has gradients in coefficient steps alone never gets another range.
     method : "fast", ``geolora_ref.fast`` for all layers at once (the parameters then live in
         buffers of the optimizer), for adapters of one dtype, on one device and with
         gradients="projected" in each group; "reference", ``geolora_step`` layer by layer, the same

@@ -52,7 +52,9 @@ def members_of(part: dict[str, Any], options: Iterable[str]) -> Members:
         raise ValueError(
             f"model: expected groups with 'module' and options among {sorted(options)}, found {unknown or module or tensors!r}"
         )
-    return _of_module(module) if isinstance(module, nn.Module) else _of_tensors(list(tensors))
+    if isinstance(module, nn.Module):
+        return _of_module(module)
+    return _of_tensors([tensors] if isinstance(tensors, Tensor) else list(tensors))
 
 
 def _of_module(module: nn.Module) -> Members:
