@@ -90,21 +90,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse_what_has_no_part(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with 2 for step options beside ``--rule``, rule options without it, and report options
-    beside ``--reproduce``.
+    """Exit with 2 for step options beside ``--rule``, rule options without it or without a part in
+    it, report options and stages beside ``--reproduce``, and options that other options void.
     """
     plain = vars(top.parse_args(["check", options.backend]))
     given = [name for name, value in vars(options).items() if value != plain[name]]
     rule = ("rule", "momentum", "smoothing", "name", "json", "array", "dtype", "device")
     report = ("tests", "quick", "fuzz", "seed", "repeat", "jobs", "fail_fast", "name", "json", "junit", "xfail", "threads")
+    parts = {"momentum": ("heavy-ball", "normalised", "spectral"), "smoothing": ("spectral",)}
+    if options.json is not None and options.json == options.junit:
+        top.error(f"--junit: expected another file than that of --json, found {options.junit}")
     for name in given:
         told = f"--{name.replace('_', '-')}: expected"
         if options.rule is not None and name not in rule:
             top.error(f"{told} none beside --rule, which judges directions and no step")
         if options.rule is None and name in ("momentum", "smoothing"):
             top.error(f"{told} --rule beside it")
+        if options.rule not in parts.get(name, (options.rule,)):
+            top.error(f"{told} none beside --rule {options.rule}, which has none")
         if options.reproduce and name in report:
             top.error(f"{told} none beside --reproduce, which asks one case and writes no report")
+        if options.reproduce and name == "stages":
+            top.error(f"{told} none beside --reproduce, whose script judges the result alone")
+        if name == "seed" and not options.fuzz:
+            top.error(f"{told} --fuzz beside it")
 
 
 if __name__ == "__main__":

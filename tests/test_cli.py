@@ -333,7 +333,7 @@ def test_ctrl_c_tells_what_there_is_and_where_it_hung(folder: Path) -> None:
 def test_ctrl_c_tells_what_was_found_of_a_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "backend:stopping", "--rule", "gradient", "--json", "report.json"]) == 130
     printed = capsys.readouterr().out
-    assert "  PROBLEM interrupted in sequence one-12x9x3, after 7 of 68 sequences\n" in printed
+    assert "  PROBLEM interrupted in sequence one-12x9x3, after 7 of 99 sequences\n" in printed
     assert "INTERRUPTED: 7 sequences, 0 failed, worst ratio" in printed
     told = json.loads(Path("report.json").read_text())
     assert (told["passed"], len(told["rows"]), len(told["problems"])) == (False, 7, 1)
@@ -359,6 +359,14 @@ def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.Capt
         (["backend:right", "--jobs", "0"], "jobs: expected a number >= 1, found 0"),
         (["backend:right", "--jobs", "2", "--reproduce", "x"], "--jobs: expected none beside --reproduce"),
         (["backend:right", "--repeat", "2", "--rule", "adam"], "--repeat: expected none beside --rule"),
+        (
+            ["backend:right", "--rule", "adam", "--momentum", "0.5"],
+            "--momentum: expected none beside --rule adam, which has none",
+        ),
+        (["backend:right", "--rule", "normalised", "--smoothing", "1"], "--smoothing: expected none beside --rule normalised"),
+        (["backend:right", "--seed", "7"], "--seed: expected --fuzz beside it"),
+        (["backend:right", "--json", "a", "--junit", "a"], "--junit: expected another file than that of --json, found a"),
+        (["backend:right", "--stages", "a:b", "--reproduce", "x"], "--stages: expected none beside --reproduce"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(["check", *arguments])

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -363,7 +364,8 @@ class Harness:
         does not own; or ''.
         """
         for name, X in named.items():
-            if not isinstance(X, type(given)):
+            # subclasses of NumPy's array, such as masked ones, may hide entries
+            if not (type(X) is np.ndarray if isinstance(given, np.ndarray) else isinstance(X, type(given))):
                 return f"{name}: expected an array of {self.conversion.array}, found {type(X).__module__}.{type(X).__qualname__}"
             for kind in ("dtype", "device"):
                 expected, found = (str(getattr(Y, kind, "")).removeprefix("torch.") for Y in (given, X))
@@ -418,7 +420,12 @@ def _still(inputs: StepInputs, gradient: Gradient) -> tuple[StepInputs, Gradient
 
 
 def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
-    """The error text for a result that shares memory with an input, or an empty string."""
+    """The error text for a result that shares memory with an input or another result, or an empty
+    string.
+    """
+    for (name, X), (other, Y) in combinations(named.items(), 2):
+        if X.ndim == Y.ndim == 2 and share_memory(X, Y):
+            return f"{other} shares memory with {name}: a later change of one changes the other"
     for name, X in named.items():
         for input_name, Y in zip(("U", "S", "V", "dK", "dL", "dS"), given, strict=True):
             if X.ndim == 2 and share_memory(X, Y):

@@ -19,8 +19,8 @@ __all__ = ["Scoreboard", "read_report", "scoreboard"]
 ASKED = ("select", "quick", "shapes", "fuzz", "seed", "fail_fast", "repeat")
 FIELDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("backend", "dtype", "precision"), str),
-    **dict.fromkeys(("batched", "whole", "diagonal", "directions", "quick", "fail_fast"), bool),
-    **dict.fromkeys(("threads", "fuzz", "seed", "repeat"), int),
+    **dict.fromkeys(("batched", "whole", "diagonal", "directions", "quick", "fail_fast", "passed"), bool),
+    **dict.fromkeys(("threads", "fuzz", "seed", "repeat", "cases"), int),
     **dict.fromkeys(("problems", "rows", "shapes"), list),
     **dict.fromkeys(("environment", "select"), dict),
     "worst_ratio": (int, float, str),
@@ -28,6 +28,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
 }
 OUTCOMES = ("passed", "failed", "xfailed", "xpassed")
 MARK = "†"
+CONFORMS = "conforms"
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -52,8 +53,12 @@ def _wrong(data: Mapping[str, Any]) -> Iterator[str]:
     yield from (name for name, kind in FIELDS.items() if not isinstance(data.get(name), kind))
     if not all(isinstance(value, str) for value in data["environment"].values()):
         yield "environment"
-    if not all(map(_is_row, data["rows"])):
+    if not all(map(_is_row, data["rows"])) or not (data["rows"] or data["problems"]):
         yield "rows"
+    if data["cases"] != len(data["rows"]):
+        yield "cases"
+    if data["passed"] != (_verdict(data) == CONFORMS):
+        yield "passed"
     try:
         _words(data)
     except (ValueError, TypeError):
@@ -134,7 +139,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     outcomes = Counter(row["outcome"] for row in report["rows"])
     failed = outcomes["failed"] + outcomes["xpassed"]
     if not (failed or report["problems"]):
-        return "conforms"
+        return CONFORMS
     return "; ".join([f"{failed} of {len(report['rows'])} fail"] * bool(failed) + [str(told) for told in report["problems"]])
 
 

@@ -55,6 +55,41 @@ def test_our_rules_are_right(rule: str, array: str, dtype: str) -> None:
     assert len(report.rows) > 60
 
 
+FORGETS: dict[str, Callable[[Bases, Bases], bool]] = {
+    "at wide layers": lambda old, new: len(new.U) < len(new.V),
+    "at square layers": lambda old, new: len(new.U) == len(new.V) > 5,
+    "at large ranks": lambda old, new: new.U.shape[1] >= 6,
+    "when the rank doubles": lambda old, new: new.U.shape[1] >= old.U.shape[1] + 2,
+    "when V stays": lambda old, new: np.array_equal(old.V, new.V) and not np.array_equal(old.U, new.U),
+    "when U stays": lambda old, new: np.array_equal(old.U, new.U) and not np.array_equal(old.V, new.V),
+}
+
+
+@pytest.mark.parametrize("case", FORGETS)
+def test_a_memory_that_is_lost_in_one_case_is_missed(case: str) -> None:
+    rule = optimizers.HeavyBall(0.9)
+
+    def forgetful(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
+        lost = memory is not None and FORGETS[case](memory[0], Bases(U, V))
+        return as_asked(rule)(U, V, K, L, S, None if lost else memory)
+
+    report = check_rule(forgetful, "heavy-ball")
+    assert 0 < len([row for row in report.rows if not row.passed]) < 20
+
+
+def test_a_memory_that_is_not_the_one_given_is_found_out() -> None:
+    """One for all layers; a layer alone does not show it."""
+    kept: list[Any] = []
+
+    def of_all(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
+        D, new = as_asked(optimizers.HeavyBall(0.9))(U, V, K, L, S, memory and kept[-1])
+        kept.append(new)
+        return D, "mine"
+
+    report = check_rule(of_all, "heavy-ball")
+    assert [row.id for row in report.rows if not row.passed] == ["two-12x9x3"]
+
+
 @pytest.mark.parametrize("smoothing", [0.05, 0.5])
 def test_our_smooth_rule_is_right(smoothing: float) -> None:
     report = check_rule(as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing)

@@ -825,6 +825,11 @@ def run_pytest(folder: Path, interpreter: list[str], *arguments: str) -> tuple[i
     return ended.returncode, ended.stdout + ended.stderr
 
 
+def test_pytest_refuses_options_of_a_backend_that_is_not_given(folder: Path) -> None:
+    status, printed = run_pytest(folder, ["-m", "pytest"], "--geolora-dtype", "float31")
+    assert (status, "--geolora-dtype: expected --geolora-backend beside it" in printed) == (4, True), printed
+
+
 def test_pytest_counts_a_backend_that_exits_as_failed(folder: Path) -> None:
     """By the command ``pytest``, which has not the current folder on its path as ``python -m
     pytest`` has.

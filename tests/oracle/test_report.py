@@ -313,6 +313,15 @@ def _returning(index: int, name: str) -> Callable[..., Any]:
     return step
 
 
+def _a_part_of_another_result(*arrays: Any, **parameters: Any) -> Any:
+    U1, S1, V1 = right(*arrays, **parameters)
+    return U1, U1[: len(S1)], V1
+
+
+def _masked(*arrays: Any, **parameters: Any) -> Any:
+    return tuple(np.ma.masked_array(X, mask=True) for X in right(*arrays, **parameters))
+
+
 def _drawing(*arrays: Any, **parameters: Any) -> Any:
     np.random.standard_normal()  # noqa: NPY002
     return right(*arrays, **parameters)
@@ -348,6 +357,8 @@ MANNERS: dict[str, tuple[Callable[..., Any], str]] = {
         )
         for i, (output, name) in enumerate((("U1", "U"), ("S1", "dS"), ("V1", "dL")))
     },
+    "returns a part twice": (_a_part_of_another_result, "S1 shares memory with U1: a later change of one changes the other"),
+    "hides its entries": (_masked, "U1: expected an array of numpy, found numpy.ma.MaskedArray"),
     "draws": (_drawing, RANDOM),
     "draws a block": (_drawing_a_block, RANDOM),
     "draws from other bits": (_with_other_bits, RANDOM),

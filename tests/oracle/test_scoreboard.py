@@ -103,6 +103,9 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a row": (lambda data: data["rows"].append({"group": "shape", "outcome": "good"}), "rows: expected what"),
     "a fact": (lambda data: data["environment"].update(kit=1), "environment: expected what"),
     "a choice": (lambda data: data.update(shapes=[[1, 2]]), "select: expected what"),
+    "a row is gone": (lambda data: data.update(cases=2), "cases: expected what"),
+    "no rows": (lambda data: data.update(rows=[], cases=0), "rows: expected what"),
+    "a verdict of others": (lambda data: data.update(passed=False), "passed: expected what"),
 }
 
 

@@ -187,7 +187,10 @@ def _judged(
     """The row of a sequence, up to the first step that fails, and the failing answer if there is one."""
     ratios: dict[str, float] = {}
     memory: Any = None
+    of_another: Any = None
     for number, (step, expected) in enumerate(zip(asked.steps, RULES[definition](asked.steps, setting), strict=True)):
+        if asked.between:
+            _, of_another, _ = _called(rule, asked.between[number], of_another, conversion)
         D, memory, error = _called(rule, step, memory, conversion)
         found = _ratios(D, step, expected, setting.rounding, first=number == 0, rule=definition) if D else {}
         ratios |= {name: float(np.maximum(ratio, ratios.get(name, 0.0))) for name, ratio in found.items()}

@@ -23,12 +23,14 @@ class Sequence:
     """A question: its ``id``, its reason, and its steps; a single step asks a rule without memory.
 
     ``generic`` : whether every singular value of the memory is above the rounding of the largest.
+    ``between`` : steps of another layer, asked in turn with these; their answers are not judged.
     """
 
     id: str
     reason: str
     steps: tuple[Step, ...]
     generic: bool = True
+    between: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,22 @@ def sequences(*, is_complex: bool, wide_range: bool) -> Iterator[Sequence]:
         yield Sequence(
             f"size-{size:.0e}", "the size of a gradient, its squares included", (Step(U, V, size * draw.matrix(12, 9)),)
         )
-    for m, n, r in ((12, 9, 3), (9, 7, 2), (5, 4, 4)):
+    for m, n, r in ((12, 9, 3), (9, 7, 2), (5, 4, 4), (9, 12, 3), (8, 8, 3), (33, 40, 8)):
         for name, reason, far, ranks in (
-            ("near", "bases that turn slowly", 0.1, (r,)),
-            ("far", "bases that turn fast: half of a transport shows", 1.0, (r,)),
-            ("ranks", "ranks that grow and shrink", 0.5, (r, min(r + 1, m, n), max(1, r - 1))),
-            ("still", "bases that stay: memory alone", 0.0, (r,)),
+            ("near", "bases that turn slowly", (0.1, 0.1), (r,)),
+            ("far", "bases that turn fast: half of a transport shows", (1.0, 1.0), (r,)),
+            ("left", "U turns, and V stays", (0.5, 0.0), (r,)),
+            ("right", "V turns, and U stays", (0.0, 0.5), (r,)),
+            ("ranks", "ranks that grow and shrink", (0.5, 0.5), (r, min(r + 1, m, n), max(1, r - 1))),
+            ("doubles", "ranks that double and fall to 1", (0.5, 0.5), (r, min(2 * r, m, n), 1)),
+            ("still", "bases that stay: memory alone", (0.0, 0.0), (r,)),
         ):
             yield Sequence(f"{name}-{m}x{n}x{r}", reason, tuple(_walk(draw, (m, n), far, ranks)))
+    one, other = (tuple(_walk(draw, (12, 9), (0.1, 0.1), (3,))) for _ in range(2))
+    yield Sequence("two-12x9x3", "two layers in turn: each has the memory that it is given", one, between=other)
 
 
-def _walk(draw: _Draw, shape: tuple[int, int], far: float, ranks: tuple[int, ...]) -> Iterator[Step]:
+def _walk(draw: _Draw, shape: tuple[int, int], far: tuple[float, float], ranks: tuple[int, ...]) -> Iterator[Step]:
     """Gradients with a mean that lasts; the last four are smaller by a factor of 1000, so that
     memory decides.
     """
@@ -117,6 +124,5 @@ def _walk(draw: _Draw, shape: tuple[int, int], far: float, ranks: tuple[int, ...
     for t in range(STEPS):
         small = 1e-3 if t >= STEPS - 4 else 1.0
         yield Step(U, V, small * (mean + draw.matrix(*shape)))
-        if far:
-            r = ranks[(t // 3) % len(ranks)]
-            U, V = draw.moved(U, far, r), draw.moved(V, far, r)
+        r = ranks[(t // 3) % len(ranks)]
+        U, V = (draw.moved(B, turn, r) if turn else B for B, turn in zip((U, V), far, strict=True))
