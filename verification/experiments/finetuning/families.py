@@ -14,6 +14,17 @@ __all__ = ["MAKE"]
 
 ONE = GeoLoRAMethod(alpha=1.0)
 """The method as it was before alpha was the root of a layer's shape."""
+
+
+def _with_budget(lr: float, r: int, width: int) -> Method:
+    """With the parameters of LoRA of rank r; for r = 1 rank 1 in every layer, which takes one more
+    parameter in each, because fewer are no rank.
+    """
+    if r == 1:
+        return GeoLoRAMethod(lr=lr, rank=1, max_rank=1, alpha="rms")
+    return GeoLoRAMethod(lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters", alpha="rms")
+
+
 MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
     "lora": lambda lr, r, _: methods.LoRAMethod(lr=lr, rank=r),
     "geolora, uniform": lambda lr, r, _: replace(ONE, lr=lr, rank=r, min_rank=r, max_rank=r),
@@ -22,9 +33,7 @@ MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
     ),
     "geolora, tolerance": lambda lr, r, _: replace(ONE, lr=lr, rank=2 * r, max_rank=32),
     "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, alpha="rms"),
-    "geolora, budget, rms": lambda lr, r, width: GeoLoRAMethod(
-        lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters", alpha="rms"
-    ),
+    "geolora, budget, rms": lambda lr, r, width: _with_budget(lr, r, width),
     "initial rank": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=32),
     "published geolora": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"),
     "adalora": lambda lr, r, _: methods.AdaLoRAMethod(lr=lr, target_rank=r),
