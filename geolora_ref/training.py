@@ -44,7 +44,7 @@ When = Literal["at once", "after the cycle"]
 DEFAULT_LEARNING_RATE = 0.0063
 """λ of networks with the default rule and alpha = "rms": on seven tasks of three kinds of models within 3 %
 of the best of three rates, by the mean of the development metric.  At three times that
-one of two seeds of STS-B failed.  With alpha = 1 shorter trainings wanted more (docs/finetuning.md).
+one of five seeds of STS-B failed.  With alpha = 1 shorter trainings wanted more (docs/finetuning.md).
 """
 DEFAULT_TAU = 0.35
 """τ of networks where nothing else is chosen: with the default rule ranks then end near four, LoRA's usual
