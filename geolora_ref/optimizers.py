@@ -192,7 +192,7 @@ class Spectral(HeavyBall):
     times their root mean square: directions that are weak in M get a small weight.  A σ that is
     only rounding error of the largest σ is left out.
 
-    Raises ``ValueError`` unless β and the smoothing are finite and ≥ 0.  Source: docs/theory/directions.md.
+    Raises ``ValueError`` unless 0 ≤ μ < 1 and the smoothing is finite and ≥ 0.  Source: docs/theory/directions.md.
     """
 
     smoothing: float = 0.0

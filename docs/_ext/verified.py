@@ -59,10 +59,11 @@ def _found() -> list[ClaimOutcome]:
         if done == 0:
             LOGGER.info("verifying: %d measurements, those of other sources do not count", total)
 
+    origin, resumed = provenance(), len(journal.done)
     found = run(claims, PLAN, journal, jobs=os.cpu_count() or 1, progress=progress)
     if not whole or not _made_from_these():
         write_pages_beside(FOLDER)
-        write_report(drawn(found), PLAN, FOLDER, time.monotonic() - started)
+        write_report(drawn(found), PLAN, FOLDER, time.monotonic() - started, origin=origin, resumed=resumed)
     return found
 
 

@@ -127,8 +127,8 @@ def vectors(options: argparse.Namespace) -> int:
         tell("\n".join(differences) or "the stored vectors are what is generated")
         return 1 if differences else 0
     _require_writable(options, "json")
-    for folder in (options.directory, options.outputs):
-        if options.json and options.json.resolve().is_relative_to(folder.resolve()):
+    for folder in (options.directory / "vectors", options.outputs):
+        if options.json and options.json.resolve().parent == folder.resolve():
             raise ValueError(f"--json: expected a file outside of {folder}, whose files are read, found {options.json}")
     judgement = vectors.judge_outputs(options.directory, options.outputs)
     for row in judgement.failures:

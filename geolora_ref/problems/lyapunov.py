@@ -36,7 +36,7 @@ class Lyapunov(FactoredODE):
         if not np.all(np.isfinite(source)):
             raise ValueError(f"source: expected finite values, found {list(source)}")
         diffusion = checks.positive_number("diffusion", diffusion)
-        self.shape, self.source = (n, n), np.asarray(source, dtype=np.float64)
+        self.shape, self.source = (n, n), np.array(source, dtype=np.float64)
         self._weight = diffusion * ((n + 1) / (2.0 * np.pi)) ** 2
         self.eigenvalues = -4.0 * self._weight * np.sin(np.arange(1, n + 1) * np.pi / (2.0 * (n + 1))) ** 2
         self.lipschitz = float(-2.0 * self.eigenvalues[-1])

@@ -32,7 +32,7 @@ class Saddle(GradientFlow, FactoredODE):
     """
 
     def __init__(self, b: Values, n: int, rng: np.random.Generator) -> None:
-        self.b = np.asarray(b, dtype=np.float64)
+        self.b = np.array(b, dtype=np.float64)
         m = len(self.b)
         if not (np.all(np.isfinite(self.b)) and np.all(self.b > 0.0) and np.all(np.diff(self.b) < 0.0)):
             raise ValueError(f"b: expected decreasing positive numbers, found {self.b}")

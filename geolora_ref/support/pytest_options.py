@@ -27,14 +27,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the kit if a backend is given; ``pytest.UsageError`` for options of the kit without one."""
+    """Load the kit if a backend is given; ``pytest.UsageError`` for options of the kit on the
+    command line without one (a configuration file may have them for another run).
+    """
     if config.getoption("--geolora-backend"):
         config.pluginmanager.import_plugin("geolora_ref.oracle.pytest_plugin")
         return
-    for name, keywords in BACKEND_OPTIONS.items():
-        default = keywords.get("default", False if keywords.get("action") == "store_true" else None)
-        if config.getoption(f"--geolora-{name}") != default:
-            raise pytest.UsageError(f"--geolora-{name}: expected --geolora-backend beside it")
+    for option in config.invocation_params.args:
+        if option.partition("=")[0] in {f"--geolora-{name}" for name in BACKEND_OPTIONS}:
+            raise pytest.UsageError(f"{option.partition('=')[0]}: expected --geolora-backend beside it")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -176,6 +176,28 @@ def with_head(make: Callable[[], nn.Module], train: str) -> tuple[nn.Module, nn.
     return base, model, torch.randn(3, 6, dtype=torch.float64)
 
 
+def test_a_head_that_is_tied_and_frozen_again_takes_its_partner_along(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base: Any = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.Linear(6, 7, bias=False)).double()
+    base[2].weight = base[0].weight
+    model = copy.deepcopy(base)
+    adapt(model, ["1"], 2, train=["2"])
+    with torch.no_grad():
+        model[2].weight.normal_()
+    model.requires_grad_(False)
+    export_lora(model, tmp_path)
+    assert lora_config(model).modules_to_save == ["0", "2"]
+    assert difference(loaded(base, tmp_path)(TOKENS % 7), model(TOKENS % 7)) < 1e-13
+
+
+def test_a_head_of_an_adaption_before_is_none() -> None:
+    model: Any = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    adapt(model, ["0"], 2, train=["1"])
+    model[0] = model[0].base
+    adapt(model, rank=2)
+    assert lora_config(model).modules_to_save is None
+
+
 @pytest.mark.parametrize("case", HEADS)
 def test_what_is_trained_as_a_whole_is_saved_as_a_whole(tmp_path: Path, case: str) -> None:
     make, train, expected = HEADS[case]

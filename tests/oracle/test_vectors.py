@@ -594,9 +594,9 @@ def test_right_files_have_status_0_and_no_diagnosis(
     monkeypatch.setattr("geolora_ref.oracle.vectors.load_vectors", lambda _: pytest.fail("the vectors were read again"))
     assert main(["vectors", "judge", str(DATA), str(outputs)]) == 0
     assert capsys.readouterr().out.startswith(f"{len(IDS)} vectors, 0 failed, worst ratio ")
-    for folder in (outputs, DATA):  # the next run would read it as one
+    for folder in (outputs, DATA / "vectors"):  # the next run would read it as one
         with pytest.raises(SystemExit, match="2"):
-            main(["vectors", "judge", str(DATA), str(outputs), "--json", str(folder / "new" / "report.json")])
+            main(["vectors", "judge", str(DATA), str(outputs), "--json", str(folder / "report.json")])
         assert f"--json: expected a file outside of {folder}" in capsys.readouterr().err
 
 

@@ -748,8 +748,13 @@ def test_problems_keep_no_arrays_of_others() -> None:
     layers: list[Any] = [rng.standard_normal((3, 5)), rng.standard_normal((2, 5))]
     network, weights = TwoLayerLinear(layers[0], layers[1], 4), (rng.standard_normal((4, 3)), rng.standard_normal((2, 4)))
     loss = network.loss(*weights)
-    for X in (*skew, *layers):
+    values: list[Any] = [np.array([1.0, 0.5]), np.array([3.0, 2.0])]
+    heat, saddle, wide = Lyapunov(6, values[0], rng), Saddle(values[1], 1, rng), np.eye(6)
+    heated, bound = heat.field(0.0, wide), saddle.lipschitz_on(np.ones((2, 1)), np.zeros((2, 1)))
+    for X in (*skew, *layers, *values):
         X[...] = 0
+    np.testing.assert_array_equal(heat.field(0.0, wide), heated)
+    assert saddle.lipschitz_on(np.ones((2, 1)), np.zeros((2, 1))) == bound
     np.testing.assert_array_equal(turning.field(0.5, A), turned)
     assert network.loss(*weights) == loss
     W = rng.standard_normal((4, 3))

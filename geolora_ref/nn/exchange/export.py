@@ -223,17 +223,19 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
     saved = {id(head.modules_to_save[name]) for head in heads for name in head.active_adapters if name in head.modules_to_save}
     inside = {id(module) for layer in layers.values() for part in (layer, layer.base) for module in part.modules()}
     inside |= {id(parameter) for layer in layers.values() for parameter in layer.adapter.parameters()}
+    kept = {id(parameter) for module in model.modules() if hasattr(module, HEAD) for parameter in module.parameters()}
+    trained_ones = {id(p) for p in model.parameters() if p.requires_grad or id(p) in kept} - inside
     found, covered = {}, set[nn.Module]()
     for name, module in model.named_modules():
         if module in covered:
             continue
-        trained = [key for key, p in module.named_parameters(recurse=False) if _is_head(module, p) and id(p) not in inside]
+        trained = [key for key, p in module.named_parameters(recurse=False) if id(p) in trained_ones]
         if trained and (id(module) in inside or not name):
             raise ValueError(f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint holds whole modules beside the updates")
         container = isinstance(module, CONTAINERS)
         if trained and container:
             raise ValueError(f"{name}: expected trained parameters in a module that is called, found {type(module).__name__}")
-        if trained or id(module) in saved or (not container and _is_trained(module, inside)):
+        if trained or id(module) in saved or (not container and _is_trained(module, trained_ones)):
             found[_saved_name(name)] = module
             covered |= set(module.modules())
     _refuse_unclear(list(found), model)
@@ -243,14 +245,10 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _is_trained(module: nn.Module, inside: set[int]) -> bool:
-    """Whether the module has parameters, all of them trainable and none of an adapter."""
+def _is_trained(module: nn.Module, trained: set[int]) -> bool:
+    """Whether the module has parameters, all of them among these."""
     parameters = list(module.parameters())
-    return bool(parameters) and all(_is_head(module, p) and id(p) not in inside for p in parameters)
-
-
-def _is_head(module: nn.Module, parameter: nn.Parameter) -> bool:
-    return parameter.requires_grad or hasattr(module, HEAD)
+    return bool(parameters) and all(id(p) in trained for p in parameters)
 
 
 def _refuse_unclear(heads: list[str], model: nn.Module) -> None:

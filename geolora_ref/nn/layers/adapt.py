@@ -105,6 +105,8 @@ def adapt(
             refuse_unseen_dropout(model, layer, dropout)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
     model.requires_grad_(False)
+    for module in model.modules():  # of an adaption before
+        module.__dict__.pop(HEAD, None)
     for head in heads.values():
         head.requires_grad_(True)
         for module in head.modules():

@@ -232,9 +232,9 @@ class AdaptedLayer(nn.Module):
         self.fused = fused
         self._unmerged_weight: Tensor | None = None
         self.register_state_dict_post_hook(_state_of_the_unmerged)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
         self.register_state_dict_post_hook(_note_alpha)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_compare_alpha)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -448,11 +448,13 @@ def _note_alpha(layer: AdaptedLayer, _state: dict[str, Any], _prefix: str, metad
     metadata["alpha"] = layer.alpha
 
 
-def _compare_alpha(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *more: Any) -> None:
-    """Tell ``load_state_dict`` of another alpha."""
-    found, (*_, errors) = metadata.get("alpha", layer.alpha), more
+def _compare_alpha(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
+    """Raise ``RuntimeError``, as ``load_state_dict`` does, before a part of this layer is loaded
+    from a state of another alpha.
+    """
+    found = metadata.get("alpha", layer.alpha)
     if found != layer.alpha and any(key.startswith(prefix) for key in state):
-        errors.append(f"{prefix}alpha: expected {layer.alpha:.6g}, found a state of a layer with {found:.6g}")
+        raise RuntimeError(f"{prefix}alpha: expected {layer.alpha:.6g}, found a state of a layer with {found:.6g}")
 
 
 def _working_dtype(x: Tensor, S: Tensor) -> torch.dtype:

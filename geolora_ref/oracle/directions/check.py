@@ -139,7 +139,7 @@ def check_rule(
     definition : one of ``RULES``: gradient, heavy-ball, normalised, spectral, preconditioned, adam.
     momentum, smoothing : options of the definition, if it has them.
 
-    Raises ``ValueError`` for an unknown definition, for numbers that are not finite and ≥ 0, and
+    Raises ``ValueError`` for an unknown definition, unless 0 ≤ momentum < 1 and the smoothing is finite and ≥ 0, and
     like ``Conversion``, and :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the
     rule itself become rows.
     """
@@ -150,7 +150,7 @@ def check_rule(
     if not callable(rule):
         raise ValueError(f"rule: expected a function, found {rule!r}")
     started, conversion = time.perf_counter(), Conversion(array, dtype, device)
-    numbers = checks.nonnegative_number("momentum", momentum), checks.nonnegative_number("smoothing", smoothing)
+    numbers = checks.below_one("momentum", momentum), checks.nonnegative_number("smoothing", smoothing)
     setting = Setting(*numbers, rounding=EPS[dtype])
     rows: list[RuleRow] = []
     failing: list[_Failing] = []

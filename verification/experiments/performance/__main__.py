@@ -70,8 +70,9 @@ def benchmark(options: argparse.Namespace, say: Any) -> dict[str, Any]:
     """Measure everything that the options ask for."""
     effort = QUICK if options.quick else FULL
     cases = [case for case in CASES if not options.case or case.id in options.case]
+    about = provenance()
     measured = [training(point, effort, say) for point in points(effort, cases)]
-    return {"format": 2, "quick": options.quick, **provenance(), "environment": environment(), "training": measured}
+    return {"format": 2, "quick": options.quick, **about, "environment": environment(), "training": measured}
 
 
 def write(found: dict[str, Any], folder: Path) -> None:
