@@ -59,7 +59,7 @@ class Record(NamedTuple):
     of cases in which it fails; ``cases`` : the number of the claim's cases and a digest of their
     names; ``comparisons`` : how many there are, and how many decide nothing; ``words`` : the
     entries of the tables without a digit, in order; ``numbers`` : the numbers in the other entries,
-    as they are printed.
+    as they are printed; an empty entry counts as 0, because a count may be 1 on another processor.
     """
 
     medians: Mapping[str, Ratios]
@@ -97,7 +97,7 @@ def measured(outcome: ClaimOutcome) -> Record:
     cases = f"{len(outcome.results)} ({digest(names)[:8]})"
     entries = [entry for table in outcome.claim.tables for row in table.rows(outcome.results) for entry in row]
     words = [entry for entry in entries if entry and not NUMBER.search(entry)]
-    numbers = [number for entry in entries for number in NUMBER.findall(entry)]
+    numbers = [number for entry in entries for number in (NUMBER.findall(entry) if entry else ["0"])]
     shares = {c.control.id: float(f"{c.share:.3g}") for c in outcome.controls}
     comparisons = [outcome.count + outcome.undecided, outcome.undecided]
     return Record(medians, largest, shares, cases, comparisons, words, numbers)

@@ -177,6 +177,15 @@ def test_numbers_in_tables_are_on_record() -> None:
         assert not changes(told, record._replace(numbers=numbers), 7)
 
 
+def test_an_empty_entry_counts_as_0() -> None:
+    """Another processor may count 1 there."""
+    told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["", "3"]]),)))
+    record = measured(told)
+    assert record.numbers == ["0", "3"]
+    for number, count in (("1", 0), ("2", 1)):
+        assert len(changes(told, record._replace(numbers=[number, "3"]), 0)) == count
+
+
 @pytest.mark.parametrize(
     ("comparisons", "change"),
     [
