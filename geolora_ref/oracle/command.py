@@ -115,7 +115,10 @@ def table(options: argparse.Namespace) -> int:
 
 
 def vectors(options: argparse.Namespace) -> int:
-    """``geolora-ref vectors``; needs the extra "oracle"."""
+    """``geolora-ref vectors``; needs the extra "oracle".
+
+    Raises ``ValueError`` for a report among the files that are read.
+    """
     from geolora_ref.oracle import vectors
     from geolora_ref.oracle.vector_diagnosis import diagnose_outputs, report_of
 
