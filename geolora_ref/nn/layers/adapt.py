@@ -105,7 +105,7 @@ def adapt(
             refuse_unseen_dropout(model, layer, dropout)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
     model.requires_grad_(False)
-    for module in model.modules():  # of an adaption before
+    for module in model.modules():  # marks of an earlier call
         module.__dict__.pop(HEAD, None)
     for head in heads.values():
         head.requires_grad_(True)

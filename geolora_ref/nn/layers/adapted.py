@@ -181,8 +181,8 @@ class AdaptedLayer(nn.Module):
     truncation.  "rms" is √(m/n), and 1 for an embedding.  A step of the spectral rule, before its
     truncation, then moves the outputs of a linear layer of any shape by at most 2λ/√3 in root mean
     square for inputs of root mean square 1 (docs/theory/directions.md; [YSB23]).  A ``state_dict``
-    has no tensor of it, but a note: loading it into a layer with another alpha is an error.  A file
-    of tensors alone (safetensors) loses the note.
+    notes alpha, and loading it into a layer with another alpha is an error.  A file of tensors
+    alone (safetensors) loses the note.
     ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that
     applies: the base is nn.Linear itself with a frozen, plain weight in the dtype and on the device
     of the factors, without hooks and without an instance ``forward`` (offloading, pruning and older
@@ -444,7 +444,7 @@ def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: st
 
 
 def _note_alpha(layer: AdaptedLayer, _state: dict[str, Any], _prefix: str, metadata: dict[str, Any]) -> None:
-    """What the factors mean depends on it."""
+    """Put alpha beside the factors, which mean nothing without it."""
     metadata["alpha"] = layer.alpha
 
 

@@ -39,10 +39,9 @@ loss on pictures at the rate 0.02 (development accuracy 0.76 instead of 0.53) an
 the tolerance with that alpha got all seeds at three rates, because with alpha = 1 the rate 0.0063 is
 too small for texts and 0.02 too large for pictures.  The default rate is to be the one of the three
 whose least share of the best of their means of the development metric, over the tasks, is the largest.
-After 603 it was chosen, with seeds missing at 0.011 and 0.02; with all of them it is the
-same.  After 623 the budget with that alpha
-took the place, at other ranks, of the better of two allocations with alpha = 1, because it is what
-users run; the decoder got the tolerance with alpha = 1.
+After 603 it was chosen, with seeds missing at 0.011 and 0.02; all seeds choose the same.  After 623 the
+budget with that alpha took the place, at other ranks, of the better of two allocations with alpha = 1,
+because users run it.  The decoder got the tolerance with alpha = 1.
 """
 
 from __future__ import annotations
