@@ -88,6 +88,7 @@ THRESHOLDS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-above": ({"tau": 0.505}, "a hundredth above: equal values are cut apart"),
     "tau-below": ({"tau": 0.495}, "a hundredth below"),
     "beyond-one": ({"tau": 1.5}, "τ > 1 lets everything go, but the minimum rank"),
+    "beyond-one-min": ({"tau": 1.5, "min_rank": 3}, "τ > 1 lets everything go but a minimum rank above 1"),
     **{
         f"{kind}-{precision}-{side}": (
             {"tau": 0.5 + sign * 0.5 * gap} if kind == "tau" else {"tau": None, "theta": 1.0 + sign * gap},
@@ -175,6 +176,23 @@ DIRECTIONS: dict[str, tuple[CaseParameters, str]] = {
     "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", SIGNS, complex=True), "complex numbers"),
 }
 """Directions of an optimizer in place of gradients, for backends that accept them."""
+COMPLEX_GRADIENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "near": (
+        {"gradient": "nearly in the range"},
+        "the residual is 1e-9 of the gradient: every pass of orthogonalisation conjugates, not the first alone",
+    ),
+    "small-rate": ({"learning_rate": 1e-8}, "K_new is nearly in the range of U, because λ is small"),
+    "none": ({"gradient": "zero", "min_rank": 5}, "no gradient, and new directions are wanted"),
+}
+"""Gradients for which code may take another path, beside complex numbers: their parameters, the reason."""
+SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "rate": ({"max_rank": 4}, {"learning_rate": 0.03}, "λ"),
+    "tau": ({"max_rank": 4}, {"tau": 0.5}, "τ"),
+    "theta": ({"tau": None, "theta": 0.0, "max_rank": 4}, {"theta": 3.0}, "ϑ"),
+    "min": ({"tau": 1.0, "min_rank": 4}, {"min_rank": 2}, "the minimum rank"),
+    "max": ({"max_rank": 4}, {"max_rank": 2}, "the cap"),
+}
+"""The limits of a sequence, what differs in every second step, and its name."""
 GRADES = {
     "graded": "of the residuals' singular values the last is 3e-11: small, and no rounding",
     "steep": "the residuals' singular values fall to 1e-7: their squares to the rounding of double precision",
@@ -291,12 +309,14 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_blocks(),
         *_sequences(),
         *_returned(),
+        *_schedules(),
         *_long_runs(),
         *_layouts(),
         *_bases(),
         *_graded(),
         *_tails(),
         *_directions(),
+        *_complex_gradients(),
         *_crossed(),
         *path_cases(),
     )
@@ -465,6 +485,23 @@ def _returned() -> Iterator[ConformanceCase]:
         reason = "20 steps, S₁ is trained in the array that the backend has returned: what it remembers of it is no longer so"
         flags = ("returned", core)
         yield question("sequence", f"returned-{core}", flags, reason, parameters, steps=20, trained=True, returned=True)
+
+
+def _schedules() -> Iterator[ConformanceCase]:
+    for name, (limits, changed, what) in SCHEDULES.items():
+        parameters = CaseParameters(16, 12, 4, "algebraic", "dense", **limits)
+        reason = f"{what} is another one in every second step, in the arrays of the step before: nothing may be kept with them"
+        more: dict[str, Any] = {"steps": 4, "trained": True, "every_second": tuple(changed.items())}
+        yield question("sequence", f"scheduled-{name}", ("scheduled", name), reason, parameters, **more)
+
+
+def _complex_gradients() -> Iterator[ConformanceCase]:
+    for name, (changed, reason) in COMPLEX_GRADIENTS.items():
+        parameters = replace(CaseParameters(11, 8, 3, "algebraic", "dense", complex=True), **changed)
+        yield question("complex", f"gradient-{name}", ("complex", name), f"complex numbers, and {reason}", parameters)
+    parameters = CaseParameters(16, 12, 3, "algebraic", "dense", tau=1e-3, max_rank=6, complex=True)
+    reason = "complex numbers over 10 steps, and S is trained in between"
+    yield question("complex", "sequence", ("complex", "trained"), reason, parameters, steps=10, trained=True)
 
 
 def _long_runs() -> Iterator[ConformanceCase]:

@@ -35,6 +35,7 @@ from geolora_ref.oracle.report import Interrupted, Report, Row
 from geolora_ref.oracle.shared import shared
 from geolora_ref.oracle.stages import Backend
 from geolora_ref.oracle.storage import norm
+from geolora_ref.oracle.unread import unread
 from geolora_ref.support.foreign import place, words
 
 __all__ = [
@@ -147,6 +148,7 @@ class Asked:
             unsteady=unsteady and not again,
             stages_right=bool(harness.stages) and judged and not line,
             coarse=small and bool(single) and all(map(coarse, single)),
+            unread=[] if diagnosis.matches else unread(factors, failing[:AGAIN]),
             **common,
         )
 
@@ -193,6 +195,7 @@ def run_case(
     own: Sequence[Array] = ()
     for k in range(case.steps):
         inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems)
+        inputs = replace(inputs, **dict(case.every_second if k % 2 else ()))
         if k and case.trained:
             own = _overwritten(harness, held[-1], inputs.arrays, returned=case.returned)
         looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
@@ -208,7 +211,7 @@ def run_case(
         state, own = outcome.factors, outcome.own
         if case.trained:  # as an optimizer does between two steps: S becomes dense, in another basis of the same space
             S = harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape))
-            state, own = (state[0][:, ::-1], S[::-1], state[2]), ()
+            state, own = (state[0][:, ::-1].copy(), S[::-1].copy(), state[2]), ()  # torch refuses negative strides
     spoil(X for _, X, _ in itertools.chain(*held))
     if before is not None:
         with harness.conversion.scope():

@@ -58,6 +58,7 @@ class Diagnosis:
     ``form_only`` : whether only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every
     case that fails.
     ``coarse`` : whether the failing results are right to single precision.
+    ``unread`` : without a match, the arguments on which the failing answers do not depend.
     """
 
     matches: Sequence[tuple[Mutant, float]]
@@ -75,6 +76,7 @@ class Diagnosis:
     stages_right: bool = False
     form_only: bool = False
     coarse: bool = False
+    unread: Sequence[str] = ()
 
     @property
     def text(self) -> str:
@@ -95,6 +97,8 @@ class Diagnosis:
         if self.stages_right:
             told.append("Every line of its own stages is right in every case that fails: the step returns something else.")
         told += self._likeness()
+        if self.unread:
+            told.append(f"It does not read {', '.join(self.unread)}: ignored, or kept from an earlier call.")
         if self.layouts:
             read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
             told.append(
@@ -166,6 +170,7 @@ class Diagnosis:
             "stages_right": self.stages_right,
             "form_only": self.form_only,
             "coarse": self.coarse,
+            "unread": [] if self.unsteady or self.others_only else list(self.unread),
         }
 
     def _line_without_a_match(self) -> int | None:

@@ -69,6 +69,12 @@ def _completed_by_zeros(*arrays: Matrix, **parameters: Any) -> Any:
     return U1 * there, S1, V1 * there
 
 
+def _completed_by_conjugates(*arrays: Matrix, **parameters: Any) -> Any:
+    U1, S1, V1 = REFERENCE.step(*arrays, **parameters)
+    there = np.diag(S1).real > 1e-12
+    return np.where(there, U1, U1.conj()), S1, V1
+
+
 WRONG: dict[str, tuple[int, str, Step]] = {
     "strides-assumed": (3, "every argument is read as if it lay row by row", MUTANTS["strides-ignored"].step),
     "rows-of-k-lost": (3, "the rows of ∇_K behind whole tiles of 32 are not read", _first_rows("dK", 32)),
@@ -81,6 +87,7 @@ WRONG: dict[str, tuple[int, str, Step]] = {
     "capacity-of-32": (6, "there is room for 32 directions", _first_ranks(lambda rank: 32)),
     "capacity-of-64": (6, "there is room for 64 directions", _first_ranks(lambda rank: 64)),
     "rank-never-grows": (6, "there is room for r directions", _changed(_no_more_than_r)),
+    "completed-by-conjugates": (6, "directions that nothing chooses are conjugated", _completed_by_conjugates),
     "completed-by-zeros": (6, "directions that nothing chooses are columns of zeros", _completed_by_zeros),
 }
 """Defects that occur on a separate path only, not as mutants of the whole step: the line, the
@@ -97,13 +104,23 @@ def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], S
     """
 
     def made() -> Step:
-        kept: dict[object, Mapping[str, Any]] = {}
+        kept: dict[object, tuple[Mapping[str, Any], Given]] = {}
 
         def change(x: Given) -> Mapping[str, Any]:
             now = {name: x.arrays[name].copy() if name in x.arrays else x.parameters[name] for name in names}
-            return kept.setdefault(by(x), now)
+            return kept.setdefault(by(x), (now, x))[0]  # with x, so that no other array gets its address
 
         return _changed(change)
+
+    return made
+
+
+def _again(change: Callable[[Given], Mapping[str, Any]]) -> Callable[[], Step]:
+    """A step that replaces arguments in every call but the first one with the same array S."""
+
+    def made() -> Step:
+        seen: dict[object, Given] = {}
+        return _changed(lambda x: change(x) if seen.setdefault(_address("S")(x), x) is not x else {})
 
     return made
 
@@ -128,6 +145,19 @@ def _shape(x: Given) -> object:
     return x.m, x.n, x.r
 
 
+def _address(name: str) -> Callable[[Given], object]:
+    """The key by which what belongs to one array is found again."""
+    return lambda x: (id(x.arrays[name]), _shape(x))
+
+
+SCHEDULED = (
+    ("learning_rate", "λ", "rate"),
+    ("tau", "τ", "tau"),
+    ("theta", "ϑ", "theta"),
+    ("min_rank", "the minimum rank", "min"),
+    ("max_rank", "the cap", "max"),
+)
+"""What a schedule changes: the parameter, its name in words, and in the case."""
 KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
     "rate-of-a-shape": (
         "a graph is captured for each shape, with λ in it",
@@ -156,8 +186,21 @@ KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
     ),
     "gradient-by-address": (
         "dK is kept by its address",
-        _kept(["dK"], lambda x: (id(x.arrays["dK"]), _shape(x))),
+        _kept(["dK"], _address("dK")),
         ("sequence-capped-diagonal-trained",),
+    ),
+    **{
+        f"{name}-by-address": (
+            f"{words} is kept by the address of S",
+            _kept([name], _address("S")),
+            (f"sequence-scheduled-{case}",),
+        )
+        for name, words, case in SCHEDULED
+    },
+    "conjugate-by-address": (
+        "∇_L in arrays that were there before is not conjugated",
+        _again(lambda x: {"dL": x.arrays["dL"].conj()}),
+        ("complex-sequence",),
     ),
     "workspace": (
         "results are views of a workspace, to which the next ones are written",
@@ -214,9 +257,13 @@ def _of_families() -> Iterator[NarrowMutant]:
         for what, case in family.items():
             known = MUTANTS.get(what)
             line, words, wrong = (known.line, known.defect, known.step) if known else WRONG[what]
-            options = {"dtype": "complex128"} if "complex" in case else {}
             make = partial(_at, PLACES[name], wrong)
-            yield NarrowMutant(f"{name}/{what}", line, PLACES[name].words, words, make, (case,), options)
+            yield NarrowMutant(f"{name}/{what}", line, PLACES[name].words, words, make, (case,), _options(case))
+
+
+def _options(case: str) -> Mapping[str, Any]:
+    """The dtype that the case needs."""
+    return {"dtype": "complex128"} if "complex" in case else {}
 
 
 def _of_stacks() -> Iterator[NarrowMutant]:
@@ -227,7 +274,7 @@ def _of_stacks() -> Iterator[NarrowMutant]:
 
 def _of_state() -> Iterator[NarrowMutant]:
     for name, (words, make, cases) in KEPT.items():
-        yield NarrowMutant(f"kept/{name}", 3, "in a later call", words, make, cases)
+        yield NarrowMutant(f"kept/{name}", 3, "in a later call", words, make, cases, _options(cases[-1]))
 
 
 NARROW_MUTANTS: dict[str, NarrowMutant] = {mutant.id: mutant for mutant in (*_of_families(), *_of_stacks(), *_of_state())}

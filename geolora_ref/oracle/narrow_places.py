@@ -53,6 +53,13 @@ def _multiples(k: int) -> Place:
     return Place(f"m, n and r are multiples of {k}", lambda x: x.m % k == x.n % k == x.r % k == 0)
 
 
+def _residual(x: Given) -> float:
+    """‖∇_K − UUᴴ∇_K‖ / ‖∇_K‖, or 0 for real numbers and for ∇_K = 0."""
+    U, dK = x.arrays["U"], x.arrays["dK"]
+    size = float(np.linalg.norm(dK))
+    return float(np.linalg.norm(dK - U @ (U.conj().T @ dK))) / size if np.iscomplexobj(U) and size > 0.0 else 0.0
+
+
 PLACES: dict[str, Place] = {
     **{f"multiples-of-{k}": _multiples(k) for k in (4, 8, 16, 32)},
     "rank-of-8": Place("r is a multiple of 8", lambda x: x.r % 8 == 0),
@@ -73,6 +80,18 @@ PLACES: dict[str, Place] = {
     "half": Place("r ≥ 32 and 2r ≥ min(m, n)", lambda x: x.r >= 32 and 2 * x.r >= min(x.m, x.n)),
     "square-64": Place("m = n, a multiple of 64", lambda x: x.m == x.n and x.m % 64 == 0),
     "nothing": Place("Ŵ = 0", lambda x: not (x.arrays["S"].any() or x.arrays["dK"].any() or x.arrays["dL"].any())),
+    "theta-0": Place("ϑ = 0 is an absolute threshold", lambda x: x.parameters["theta"] == 0.0),
+    "beyond-one": Place("τ > 1", lambda x: (x.parameters["tau"] or 0.0) > 1.0),
+    "complex-near": Place(
+        "complex numbers, and of ∇_K less than a millionth is outside of U", lambda x: 1e-12 < _residual(x) < 1e-6
+    ),
+    "complex-small": Place(
+        "complex numbers, and 0 < λ < 1e-6",
+        lambda x: np.iscomplexobj(x.arrays["S"]) and 0.0 < x.parameters["learning_rate"] < 1e-6,
+    ),
+    "complex-still": Place(
+        "complex numbers, and no gradient", lambda x: np.iscomplexobj(x.arrays["S"]) and not x.arrays["dK"].any()
+    ),
     "one-row": Place("m = 1 or n = 1", lambda x: min(x.m, x.n) == 1),
     "rank-1": Place("r = 1", lambda x: x.r == 1),
     **{f"{name}-strided": _alone(name) for name in NAMES},

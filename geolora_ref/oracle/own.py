@@ -63,7 +63,7 @@ def drawn(seed: int, number: int, *, complex_data: bool, layouts: Sequence[str])
         m, n = (int(k) for k in rng.choice(SIZES, 2))
         r = min(int(rng.choice(RANKS)), m, n)
         columns = min(2 * r, m, n)
-        limits = [1, r, int(rng.integers(1, columns + 1)), columns + 1]
+        limits = [1, r, int(rng.integers(1, columns + 1)), min(columns + 1, m, n)]
         least, most = int(rng.choice(limits)), int(rng.choice(limits))
         cap = None if rng.random() < 0.5 else max(least, most)
         parameters = replace(parameters, m=m, n=n, r=r, min_rank=least, max_rank=cap, bases="thin")

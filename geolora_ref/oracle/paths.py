@@ -156,6 +156,7 @@ def limits(m: int, n: int, r: int) -> dict[str, dict[str, Any]]:
     }
     # no matrix has a rank above min(m, n), so backends may refuse such a minimum rank
     absent = {"min-above": columns == r, "min-below": r == 1, "max-below": r == 1, "min-beyond": columns == min(m, n)}
+    absent["fixed"] = min(m, n) == 1
     return {name: limit for name, limit in found.items() if not absent.get(name, False)}
 
 
@@ -232,6 +233,9 @@ def _nothing() -> Iterator[ConformanceCase]:
             m, n, r, "algebraic", "zero", "zero", learning_rate=0.0, tau=0.3, min_rank=min(2, m, n), max_rank=3
         )
         yield question("nothing", f"{shape}-still", (shape,), f"{why}, λ = 0; a minimum and a cap", parameters)
+        parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero", tau=None, theta=0.0)
+        reason = f"{why}, ϑ = 0: one direction is enough, because the others may go where their tail is at most ϑ"
+        yield question("nothing", f"{shape}-theta-0", (shape, "theta"), reason, parameters)
 
 
 def _magnitudes() -> Iterator[ConformanceCase]:

@@ -89,6 +89,7 @@ def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: Co
         columns=min(2 * r, m, n),
         allowed=allowed,
         orthonormal=orthonormal,
+        form=FORM if harness.diagonal else "",
     )
     if harness.batched:
         text = text.replace("# --- the step", FIRST + "# --- the step")
@@ -157,6 +158,11 @@ FIRST = '''def first(found):
 
 
 '''
+FORM = """\
+    "S1 beside its diagonal": (norm(S1 - np.diag(np.diag(S1))), allowed),
+    "S1 is complex or negative": (float(np.max([-np.diag(S1).real, np.abs(np.diag(S1).imag)])), allowed),
+    "S1 is not in descending order": (float(np.max(np.diff(np.diag(S1).real), initial=0.0)), allowed),
+"""
 TEMPLATE = '''"""One step of GeoLoRA that goes wrong; needs NumPy and the backend.
 
 {finding}
@@ -237,7 +243,7 @@ found = {{
     "what is kept: ||P1 (W_hat - W1)||": (norm(D - normal), allowed),
     "what is cut: ||W_hat - W1|| - tail": (norm(D) - norm(sigma[len(S1) :]), allowed),
     "rank outside of %s to %s" % tuple(ranks): (float(not ranks[0] <= len(S1) <= ranks[1]), 0.0),
-    "arguments changed": (float(not all(np.array_equal(X, back(Y)) for X, Y in zip(before, (U, S, V, dK, dL, dS)))), 0.0),
+{form}    "arguments changed": (float(not all(np.array_equal(X, back(Y)) for X, Y in zip(before, (U, S, V, dK, dL, dS)))), 0.0),
 }}
 wrong = [name for name, (value, allows) in found.items() if not value <= allows]
 print("rank %s, singular values of W_hat:" % len(S1), sigma[:8])

@@ -26,14 +26,15 @@ from tests.nightly import NIGHTLY
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-DIGEST = "0cb5748a205c9cae473e529ee004dbb4a3aa1ec9d19f09222fd4b84ea25c20b6"
+DIGEST = "f8812ad05033c555705209fd00b6b307413bdd6f46cb4896f4084f54ea5723ac"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says
 why ("Oracle semantics").
 """
 
 
 def test_no_question_has_changed() -> None:
-    asked = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.returned, c.layout) for c in catalogue()]
+    plain = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.returned, c.layout) for c in catalogue()]
+    asked = [(*told, c.every_second) if c.every_second else told for told, c in zip(plain, catalogue(), strict=True)]
     assert hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest() == DIGEST
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import fields, replace
 from functools import cache, partial
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from geolora_ref.oracle.blocks import RIGHT
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.check import check_step
-from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.oracle.conversion import ARGUMENTS, Conversion
 from geolora_ref.oracle.criteria import FAIL, StepInputs
 from geolora_ref.oracle.diagnosis import SAMPLE, Diagnosis, diagnose, spread
 from geolora_ref.oracle.mutants import MUTANTS
@@ -635,6 +636,28 @@ def test_stages_of_another_program_are_told() -> None:
         "Every line of its own stages is right in every case that fails: the step returns something else."
         in report.diagnosis.text
     )
+
+
+def _keeping(*names: str) -> Step:
+    """What the first call had is kept for all calls with these sizes."""
+    kept: dict[Any, Any] = {}
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        given = dict(zip(ARGUMENTS, arrays, strict=True)) | parameters
+        first = kept.setdefault(arrays[1].shape + arrays[3].shape + arrays[4].shape, {name: copy(given[name]) for name in names})
+        return right(**(given | first))
+
+    return step
+
+
+@pytest.mark.parametrize("names", [["learning_rate"], ["U"], ["dK", "dL", "dS"], ["tau", "theta", "max_rank"], []])
+def test_what_is_kept_from_an_earlier_call_is_named(names: list[str]) -> None:
+    """dS is not, because a right step may form it of dK; a step with another defect reads all."""
+    step = _keeping(*names) if names else _with(right, lambda U, S, V: (U, S + 0.1 * S[::-1], V))
+    diagnosis = diagnosed(step, select={} if names == ["tau", "theta", "max_rank"] else {"group": "gradient"})
+    assert {*diagnosis.unread} == {*names} - {"dS"}
+    assert diagnosis.as_data()["unread"] == diagnosis.unread
+    assert ("ignored, or kept from an earlier call" in diagnosis.text) == bool(names)
 
 
 def _noisy() -> Step:

@@ -156,6 +156,11 @@ def packed(U, S, V, dK, *others, **parameters):
     return right(U, S, V, dK if dK.flags.c_contiguous else -dK, *others, **parameters)
 
 
+def turned(*arrays, **parameters):
+    U1, S1, V1 = right(*arrays, **parameters)
+    return -U1, -S1, V1
+
+
 def stacks(*arrays, **parameters):
     return [sign(*one, **parameters) for one in zip(*arrays)]
 
@@ -174,6 +179,7 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "a stack": ("stacks", "shape-tall-dense", {"batched": True}),
     "a whole step": ("whole", "shape-tall-dense", {"whole": True}),
     "drawn": ("cap", "fuzz-3-16", {}),
+    "the form of S1 alone": ("turned", "shape-tall-dense", {}),
 }
 
 
