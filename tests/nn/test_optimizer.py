@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from geolora_ref import ProjectedGradients, geolora_step
 from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled
@@ -166,6 +167,20 @@ def test_a_state_is_that_of_the_model_inside(wrapped: Callable[[nn.Module], nn.M
     other.load_state_dict(optimizer.state_dict())
     assert list(optimizer.reports) == ["0", "2"]
     assert same(optimizer.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("wrap", [partial(torch.compile, backend="eager"), checkpoint_wrapper])
+def test_a_state_has_the_names_without_wrappers_of_parts(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """One that was saved with activation checkpoints, or with compiled parts, is loaded without them."""
+    model, bare = network(), network()
+    for name in ("2", "4"):  # a layer and the head
+        model.set_submodule(name, wrap(model.get_submodule(name)))
+    optimizer, other = GeoLoRA(model, lr=0.05, tau=0.1), GeoLoRA(bare, lr=0.05, tau=0.1)
+    for X, one in ((model, optimizer), (bare, other)):
+        train(X, one, 2)
+    assert list(adapters(model)) == list(optimizer.reports) == ["0", "2"]
+    assert same(optimizer.state_dict(), other.state_dict())
+    other.load_state_dict(optimizer.state_dict())
 
 
 def test_a_layer_that_took_no_part_is_left_alone() -> None:

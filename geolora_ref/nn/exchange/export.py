@@ -31,7 +31,7 @@ from torch.nn.functional import pad
 
 from geolora_ref import checks
 from geolora_ref.fast.precision import own_precision
-from geolora_ref.nn.layers.adapt import COMPILED, HEAD, adapters, refuse_several_places, unwrapped
+from geolora_ref.nn.layers.adapt import HEAD, adapters, plain_name, refuse_several_places, unwrapped
 from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, is_transposed_linear
 from geolora_ref.support.files import write_atomically
 
@@ -43,8 +43,6 @@ DRAFT = ".export-"
 """Prefix of the temporary folder of a write; a killed write leaves it behind."""
 PREFIX = "base_model.model."
 """The prefix that PEFT puts before the names of the base model's modules."""
-WRAPPERS = (COMPILED, "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
-"""The names under which torch's wrappers hold a module."""
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
 """Containers, which PEFT does not save as a whole."""
 
@@ -176,8 +174,7 @@ def _base_name(name: str) -> str:
     """The name in the base model of a layer that PEFT or torch (compiled, with activation
     checkpoints, sharded) has wrapped, or the name as it is.
     """
-    plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
-    return plain.removeprefix(PREFIX).removesuffix(".geolora_active")
+    return plain_name(name).removeprefix(PREFIX).removesuffix(".geolora_active")
 
 
 def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:

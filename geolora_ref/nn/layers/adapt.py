@@ -26,6 +26,7 @@ __all__ = [
     "foreign_optimizer",
     "merge",
     "parameter_count",
+    "plain_name",
     "refuse_several_places",
     "refuse_shared",
     "refuse_unseen_dropout",
@@ -37,6 +38,8 @@ __all__ = [
 LOG = logging.getLogger("geolora_ref")
 COMPILED = "_orig_mod"
 """The name under which a module of ``torch.compile`` holds the original module."""
+WRAPPERS = (COMPILED, "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+"""The names under which torch's wrappers hold a module."""
 HEAD = "_geolora_head"
 """The attribute of every module of a head: an export knows the head by it when it is frozen again."""
 
@@ -277,11 +280,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
-    """All adapted layers of a model by name; a compiled or data-parallel model is looked through to
-    the model inside.
+def plain_name(name: str) -> str:
+    """The name that a module or parameter has without torch's wrappers (compiled, with activation
+    checkpoints, sharded).
     """
-    return {name: module for name, module in unwrapped(model).named_modules() if isinstance(module, AdaptedLayer)}
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
+    """All adapted layers of a model by name.  A compiled or data-parallel model is looked through to
+    the model inside, and so are torch's wrappers of its parts.
+    """
+    return {plain_name(name): module for name, module in unwrapped(model).named_modules() if isinstance(module, AdaptedLayer)}
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from geolora_ref.nn.layers.adapt import adapters, unwrapped
+from geolora_ref.nn.layers.adapt import adapters, plain_name, unwrapped
 from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.owner import is_owned, owner_of
@@ -20,7 +20,9 @@ WHOLE = "give the optimizer the model"
 
 
 class Members(NamedTuple):
-    """Adapted layers by name, and the names of the other trainable parameters."""
+    """Adapted layers by name, and the names of the other trainable parameters; both without torch's
+    wrappers, so that a state can be loaded with and without them.
+    """
 
     layers: dict[str, AdaptedLayer]
     rest: dict[Tensor, str]
@@ -72,7 +74,7 @@ def _of_module(module: nn.Module) -> Members:
     layers = {name or "layer": layer for name, layer in every.items() if layer.adapter.S.requires_grad}
     ids = {id(factor) for layer in layers.values() for factor in layer.adapter.parameters()}
     named = unwrapped(module).named_parameters()
-    return Members(layers, {p: name for name, p in named if p.requires_grad and id(p) not in ids})
+    return Members(layers, {p: plain_name(name) for name, p in named if p.requires_grad and id(p) not in ids})
 
 
 def _of_tensors(tensors: list[Any]) -> Members:
