@@ -159,8 +159,8 @@ def differences(stored: Stored, base: Base = lambda rows: at_best(rows, "lora"))
 
 def questions(stored: Stored) -> dict[str, Difference]:
     """The differences beside those at tuned rates of the main rank, as far as they have runs: what one
-    rate for all tasks gives and what alpha does there, a quarter of LoRA's parameters, and the initial
-    rank.
+    rate for all tasks gives and what alpha does there, a quarter of LoRA's parameters, other ranks, and
+    the initial rank.
     """
     (_, large), *smaller = QUARTER
     base = partial(by_all_seeds, family="lora", rank=large)
@@ -175,6 +175,14 @@ def questions(stored: Stored) -> dict[str, Difference]:
     pairs |= {
         f"{name}, rank {rank}, less lora, rank {large}": (partial(by_all_seeds, family=name, rank=rank), base)
         for name, rank in [*smaller, ("lora", MAIN_RANK)]
+    }
+    pairs |= {
+        f"{name}, rank {rank}, less lora, rank {rank}": (
+            partial(by_all_seeds, family=name, rank=rank),
+            partial(by_all_seeds, family="lora", rank=rank),
+        )
+        for name in ("geolora, budget, rms", "published geolora")
+        for rank in sorted(RANKS)
     }
     family = "geolora, tolerance"
     for rank in INITIAL_RANKS:
