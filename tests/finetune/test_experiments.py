@@ -192,6 +192,9 @@ def simulated(
             stored[task].append(outcome(run, dev(task, run), test(task, run)))
 
 
+RIVALS = ("geolora, budget, rms", "published geolora")
+
+
 def rate(run: Run) -> float:
     found: float = getattr(run.method, "lr")  # noqa: B009  (methods have it, the protocol has not)
     return found
@@ -325,6 +328,17 @@ def test_other_ranks_keep_the_rate_that_all_seeds_choose() -> None:
     assert {rate(run) for _, run in done if run.family == "dora" and run.seed == 1} == {3.2e-3}
 
 
+def test_the_rival_at_other_ranks_gets_the_same_second_choice() -> None:
+    """The first seed chose 0.02, the others say 0.0063; what is stored at 0.02 stays in the design."""
+    name = "geolora, budget, rms"
+    done, stored = simulated(lambda task, run: peak(1.7e-2 if run.seed == 0 else 6.3e-3)(task, run), lambda *_: 0.5)
+    assert {rate(run) for _, run in done if run.family == name and run.budget == 8} == {6.3e-3}
+    old = Run(name, 8, next(run.method for _, run in done if run.family == name and rate(run) == 2e-2), 0)
+    before = len(list(wanted(stored, dict.fromkeys(stored, 0))))
+    stored["stsb"].append(outcome(old, 0.5))
+    assert len(list(wanted(stored, dict.fromkeys(stored, 0)))) == before + 1
+
+
 def test_a_quarter_of_the_parameters_and_other_initial_ranks_are_asked_for() -> None:
     """The budget of rank 2 is two points behind LoRA of rank 8; a start from rank 32 costs one point."""
 
@@ -338,6 +352,9 @@ def test_a_quarter_of_the_parameters_and_other_initial_ranks_are_asked_for() -> 
         "geolora, budget, rms, rank 2, less lora, rank 8": pytest.approx(-2.0),
         "lora, rank 2, less lora, rank 8": pytest.approx(-2.0),
         "lora, rank 4, less lora, rank 8": pytest.approx(-2.0),
+        "geolora, budget, rms, rank 8, less lora, rank 8": pytest.approx(-2.0),
+        "published geolora, rank 8, less lora, rank 8": pytest.approx(-2.0),
+        **{f"{rival}, rank {r}, less lora, rank {r}": 0.0 for rival in RIVALS for r in (1, 2, 4, 16)},
         "geolora, tolerance, from rank 1 less from rank 8": 0.0,
         "geolora, tolerance, from rank 32 less from rank 8": pytest.approx(-1.0),
     }

@@ -182,7 +182,7 @@ def questions(stored: Stored) -> dict[str, Difference]:
             partial(by_all_seeds, family="lora", rank=rank),
         )
         for name in ("geolora, budget, rms", "published geolora")
-        for rank in sorted(RANKS)
+        for rank in sorted((MAIN_RANK, *RANKS))
     }
     family = "geolora, tolerance"
     for rank in INITIAL_RANKS:

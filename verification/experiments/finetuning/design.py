@@ -158,6 +158,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("quarter", ("geolora, budget, rms",)),
     ("rates", ("geolora, budget, rms",)),
     ("second rates", ("geolora, budget, rms",)),
+    ("first choice", ("geolora, budget, rms",)),
     ("budgets", ("lora", "geolora, budget, rms")),
     ("budgets", ("published geolora",)),
     ("compare", ("rslora", "dora", "preconditioned lora", "simultaneous", "full", "head only")),
@@ -328,6 +329,17 @@ def _at_ranks(chosen: Sequence[tuple[str, int]], stored: Stored, widths: Mapping
                     yield task, _run(name, rate, rank, seed, widths[task])
 
 
+def _first_choice(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+    """What is stored of other ranks at the rate of the first seed, from the time before all seeds
+    chose; nothing is done anew.
+    """
+    for task, rows in stored.items():
+        for name in names:
+            for row in rows:
+                if row["family"] == name and row["budget"] in RANKS and rate_of(row) == best_rate(rows, name):
+                    yield task, _run(name, rate_of(row), row["budget"], seed_of(row), widths[task])
+
+
 def _second_rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
     """All seeds at the second best rate, but for those that have it as a fixed one."""
     for task, rows in stored.items():
@@ -411,6 +423,7 @@ def from_rank(name: str, rank: int) -> str:
 MAKERS = {
     "compare": _compare,
     "second rates": _second_rates,
+    "first choice": _first_choice,
     "fixed rates": _fixed_rates,
     "rates": _rates,
     "neighbouring rates": _neighbouring_rates,
