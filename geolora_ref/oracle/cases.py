@@ -18,6 +18,7 @@ __all__ = [
     "CORES",
     "GRADED",
     "GRADIENTS",
+    "NEAR",
     "ONE_SIDED",
     "SIGNS",
     "SPARSE",
@@ -47,6 +48,9 @@ GRADED = {"graded": 3e-11, "steep": 1e-7}
 """More gradients, not drawn: UᴴGV = 0, and the singular values of both residuals fall from 1 to the
 number given here.
 """
+
+NEAR = "nearly the core"
+"""A gradient, not drawn: UᴴGV and, 1e-9 times as large, all else, so that both residuals are small."""
 
 SIGNS = "signs"
 """Directions, not drawn: the sign x/|x| of each entry of the projected gradients of "quadratic", as
@@ -283,6 +287,7 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
         "huge": 1e6 * Z,
         "tiny": 1e-12 * Z,
         "core": U @ (U.conj().T @ Z @ V) @ V.conj().T,
+        NEAR: U @ (U.conj().T @ Z @ V) @ V.conj().T + 1e-9 * Z,
         "left": Z @ V @ V.conj().T - U @ (U.conj().T @ Z @ V) @ V.conj().T,
         "right": U @ (U.conj().T @ Z) - U @ (U.conj().T @ Z @ V) @ V.conj().T,
         "sparse": np.where(_but(len(U), U.shape[1]) & _but(len(V), V.shape[1]).T, Z, 0.0),
@@ -294,7 +299,7 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
         return _graded(constants["left"] @ V, constants["right"].conj().T @ U, U, V, GRADED[kind])
     if kind not in constants:
         raise ValueError(
-            f"gradient: expected one of {(*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, CONSTANT, SIGNS)}, found {kind!r}"
+            f"gradient: expected one of {(*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, CONSTANT, NEAR, SIGNS)}, found {kind!r}"
         )
     return constants[kind]
 

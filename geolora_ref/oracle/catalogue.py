@@ -165,6 +165,12 @@ BASES: dict[str, tuple[CaseParameters, str]] = {
         CaseParameters(9, 7, 3, "algebraic", "diagonal", "sparse", bases="unit"),
         "the residuals begin with a zero, whose sign is 0",
     ),
+    "unit-off-core": (
+        CaseParameters(9, 7, 3, "algebraic", "dense", "off core", bases="unit"),
+        "∇_S is 0, and not only up to rounding; ∇_K and ∇_L are not",
+    ),
+    "unit-left": (CaseParameters(9, 7, 3, "algebraic", "dense", "left", bases="unit"), "∇_L and ∇_S are 0 exactly"),
+    "unit-right": (CaseParameters(9, 7, 3, "algebraic", "dense", "right", bases="unit"), "∇_K and ∇_S are 0 exactly"),
     "padded": (CaseParameters(9, 7, 2, "algebraic", "dense", "padded", bases="padded"), "two rows are zero and stay so"),
 }
 """Bases and gradients with exact zeros, which random ones never have."""
@@ -178,8 +184,8 @@ DIRECTIONS: dict[str, tuple[CaseParameters, str]] = {
 """Directions of an optimizer in place of gradients, for backends that accept them."""
 COMPLEX_GRADIENTS: dict[str, tuple[dict[str, Any], str]] = {
     "near": (
-        {"gradient": "nearly in the range"},
-        "the residual is 1e-9 of the gradient: every pass of orthogonalisation conjugates, not the first alone",
+        {"gradient": "nearly the core"},
+        "both residuals are 1e-9 of the gradient: every pass of orthogonalisation conjugates, not the first alone",
     ),
     "small-rate": ({"learning_rate": 1e-8}, "K_new is nearly in the range of U, because λ is small"),
     "none": ({"gradient": "zero", "min_rank": 5}, "no gradient, and new directions are wanted"),
@@ -189,10 +195,13 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "rate": ({"max_rank": 4}, {"learning_rate": 0.03}, "λ"),
     "tau": ({"max_rank": 4}, {"tau": 0.5}, "τ"),
     "theta": ({"tau": None, "theta": 0.0, "max_rank": 4}, {"theta": 3.0}, "ϑ"),
+    "to-theta": ({"max_rank": 4}, {"tau": None, "theta": 3.0}, "the threshold, ϑ in place of τ,"),
+    "to-tau": ({"tau": None, "theta": 0.0, "max_rank": 4}, {"tau": 0.5, "theta": None}, "the threshold, τ in place of ϑ,"),
     "min": ({"tau": 1.0, "min_rank": 4}, {"min_rank": 2}, "the minimum rank"),
     "max": ({"max_rank": 4}, {"max_rank": 2}, "the cap"),
+    "no-max": ({"max_rank": 4}, {"max_rank": None}, "the cap, which is gone,"),
 }
-"""The limits of a sequence, what differs in every second step, and its name."""
+"""The limits of a sequence, what differs in its last step, and its name."""
 GRADES = {
     "graded": "of the residuals' singular values the last is 3e-11: small, and no rounding",
     "steep": "the residuals' singular values fall to 1e-7: their squares to the rounding of double precision",
@@ -490,8 +499,8 @@ def _returned() -> Iterator[ConformanceCase]:
 def _schedules() -> Iterator[ConformanceCase]:
     for name, (limits, changed, what) in SCHEDULES.items():
         parameters = CaseParameters(16, 12, 4, "algebraic", "dense", **limits)
-        reason = f"{what} is another one in every second step, in the arrays of the step before: nothing may be kept with them"
-        more: dict[str, Any] = {"steps": 4, "trained": True, "every_second": tuple(changed.items())}
+        reason = f"{what} changes in the fifth step, in the arrays of all steps before: nothing may be kept with them"
+        more: dict[str, Any] = {"steps": 5, "trained": True, "last": tuple(changed.items())}
         yield question("sequence", f"scheduled-{name}", ("scheduled", name), reason, parameters, **more)
 
 

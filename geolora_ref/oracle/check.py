@@ -148,7 +148,7 @@ class Asked:
             unsteady=unsteady and not again,
             stages_right=bool(harness.stages) and judged and not line,
             coarse=small and bool(single) and all(map(coarse, single)),
-            unread=[] if diagnosis.matches else unread(factors, failing[:AGAIN]),
+            unread=[] if diagnosis.matches else unread(factors, [*failing[:AGAIN], *self.looked_at["passed"][:AGAIN]]),
             **common,
         )
 
@@ -195,7 +195,7 @@ def run_case(
     own: Sequence[Array] = ()
     for k in range(case.steps):
         inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems)
-        inputs = replace(inputs, **dict(case.every_second if k % 2 else ()))
+        inputs = replace(inputs, **dict(case.last if k + 1 == case.steps else ()))
         if k and case.trained:
             own = _overwritten(harness, held[-1], inputs.arrays, returned=case.returned)
         looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
@@ -283,7 +283,9 @@ def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> Ste
     conversion = harness.conversion
     U, S, V = (X.astype(np.complex128 if conversion.is_complex else np.float64) for X in state)
     G = drawn.gradient(U @ S @ V.conj().T)
-    G = conversion.rounded(G).astype(G.dtype) if harness.whole else G
+    if harness.whole:
+        rounded_G = conversion.rounded(G)
+        G = (rounded_G if np.iscomplexobj(G) else rounded_G.real).astype(G.dtype)
     rounded = map(conversion.rounded, drawn.directions(U, V, G))
     inputs = StepInputs(*state, *rounded, **drawn.step_parameters())  # type: ignore[arg-type]
     return replace(inputs, dense=norm(G) if harness.whole else 0.0, directions=drawn.parameters.gradient == SIGNS)

@@ -73,10 +73,12 @@ class Conversion:
         return scope
 
     def has_layout(self, layout: str) -> bool:
-        """Whether the library has arrays of this memory layout: JAX has no choice, and torch has no
-        negative strides.
+        """Whether the library has arrays of this memory layout: JAX has no choice, torch has no
+        negative strides, and torch alone has complex numbers whose conjugation is still to be done.
         """
         how = layout.partition(":")[0]
+        if how == "lazy":
+            return self.array == "torch" and self.is_complex
         return how == "rows" or (self.array != "jax" and not (self.array == "torch" and how == "reversed"))
 
     def laid_out(self, X: Matrix, layout: str) -> Array:
@@ -100,6 +102,8 @@ class Conversion:
         if layout == "reversed":
             rows = X.shape[-2]  # as many NaN rows behind, for code that reads forwards
             return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, :]
+        if layout == "lazy" and self.has_layout(layout):
+            return self.to(X.conj()).conj()
         if layout == "flat":
             return self.to(np.pad(X.ravel(), 1, constant_values=np.nan))[1:-1].reshape(X.shape)
         return self.to(X)

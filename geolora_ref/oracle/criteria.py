@@ -261,13 +261,13 @@ def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = Non
     return FAIL * unit_of(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
 
 
-def allowance(inputs: StepInputs, eps: float, storage: Storage | None = None) -> tuple[float, float]:
-    """The largest allowed errors of W₁ and of the orthonormality of its bases: FAIL units, and the
-    rounding of storage.
+def allowance(inputs: StepInputs, eps: float, storage: Storage | None = None) -> tuple[float, float, float]:
+    """The largest allowed errors of W₁, of the orthonormality of its bases, and of the form of S₁:
+    FAIL units and, for the first two, the rounding of storage.
     """
     (m, r), n, q = inputs.U.shape, len(inputs.V), _Question.of(inputs, eps, storage)
     defects = sum(q.defects) + max(q.storage.defect(np.zeros((size, min(2 * r, size)))) for size in (m, n))
-    return float(resolution(m, n, r, eps, storage) * q.scale + q.unsettled), FAIL * q.unit + defects
+    return float(resolution(m, n, r, eps, storage) * q.scale + q.unsettled), FAIL * q.unit + defects, FAIL * q.unit * q.scale
 
 
 def _judge_truncation(

@@ -58,7 +58,7 @@ class Diagnosis:
     ``form_only`` : whether only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every
     case that fails.
     ``coarse`` : whether the failing results are right to single precision.
-    ``unread`` : without a match, the arguments on which the failing answers do not depend.
+    ``unread`` : without a match, the arguments for which other values were tried, and no answer changed.
     """
 
     matches: Sequence[tuple[Mutant, float]]
@@ -98,7 +98,10 @@ class Diagnosis:
             told.append("Every line of its own stages is right in every case that fails: the step returns something else.")
         told += self._likeness()
         if self.unread:
-            told.append(f"It does not read {', '.join(self.unread)}: ignored, or kept from an earlier call.")
+            told.append(
+                f"Other values were tried for {', '.join(self.unread)}, and no answer changed: ignored, limited, or kept from an "
+                "earlier call."
+            )
         if self.layouts:
             read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
             told.append(

@@ -115,8 +115,46 @@ def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], S
     return made
 
 
+def _captured(name: str) -> Callable[[], Step]:
+    """A step that keeps a parameter from its fourth call with the same array S, behind three calls to
+    warm up, for all later ones.
+    """
+
+    def made() -> Step:
+        calls: dict[object, list[Given]] = {}
+
+        def change(x: Given) -> Mapping[str, Any]:
+            earlier = calls.setdefault(_address("S")(x), [])
+            earlier.append(x)
+            return {name: earlier[min(len(earlier), 1 + WARM_UP) - 1].parameters[name]}
+
+        return _changed(change)
+
+    return made
+
+
+def _unless_none(name: str) -> Callable[[], Step]:
+    """A step for which None leaves a parameter as it was in the call before with the same array S."""
+
+    def made() -> Step:
+        kept: dict[object, tuple[Any, Given]] = {}
+
+        def change(x: Given) -> Mapping[str, Any]:
+            key = _address("S")(x)
+            if x.parameters[name] is not None:
+                kept[key] = x.parameters[name], x
+            if key not in kept or x.parameters[name] is not None:
+                return {}
+            other = {"tau": {"theta": None}, "theta": {"tau": None}}.get(name, {})
+            return {name: kept[key][0], **other}
+
+        return _changed(change)
+
+    return made
+
+
 def _again(change: Callable[[Given], Mapping[str, Any]]) -> Callable[[], Step]:
-    """A step that replaces arguments in every call but the first one with the same array S."""
+    """A step that changes arguments where the array S was there in an earlier call."""
 
     def made() -> Step:
         seen: dict[object, Given] = {}
@@ -158,6 +196,10 @@ SCHEDULED = (
     ("max_rank", "the cap", "max"),
 )
 """What a schedule changes: the parameter, its name in words, and in the case."""
+ABSENT = (("max_rank", "the cap", "no-max"), ("tau", "τ", "to-theta"), ("theta", "ϑ", "to-tau"))
+"""The same where it is None afterwards."""
+WARM_UP = 3
+"""The number of calls before a graph is captured, as torch advises."""
 KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
     "rate-of-a-shape": (
         "a graph is captured for each shape, with λ in it",
@@ -190,12 +232,12 @@ KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
         ("sequence-capped-diagonal-trained",),
     ),
     **{
-        f"{name}-by-address": (
-            f"{words} is kept by the address of S",
-            _kept([name], _address("S")),
-            (f"sequence-scheduled-{case}",),
-        )
+        f"{name}-by-address": (f"{words} is captured with the arrays", _captured(name), (f"sequence-scheduled-{case}",))
         for name, words, case in SCHEDULED
+    },
+    **{
+        f"{name}-unless-none": (f"None leaves {words} as it was", _unless_none(name), (f"sequence-scheduled-{case}",))
+        for name, words, case in ABSENT
     },
     "conjugate-by-address": (
         "∇_L in arrays that were there before is not conjugated",

@@ -53,11 +53,18 @@ def _multiples(k: int) -> Place:
     return Place(f"m, n and r are multiples of {k}", lambda x: x.m % k == x.n % k == x.r % k == 0)
 
 
-def _residual(x: Given) -> float:
-    """‖∇_K − UUᴴ∇_K‖ / ‖∇_K‖, or 0 for real numbers and for ∇_K = 0."""
-    U, dK = x.arrays["U"], x.arrays["dK"]
-    size = float(np.linalg.norm(dK))
-    return float(np.linalg.norm(dK - U @ (U.conj().T @ dK))) / size if np.iscomplexobj(U) and size > 0.0 else 0.0
+def _nearly(x: Given, basis: str, name: str) -> bool:
+    """Whether complex gradients lie in the range of a basis but for less than a millionth, and for
+    more than rounding.
+    """
+    B, X = x.arrays[basis], x.arrays[name]
+    size = float(np.linalg.norm(X))
+    return np.iscomplexobj(B) and bool(1e-12 * size < np.linalg.norm(X - B @ (B.conj().T @ X)) < 1e-6 * size)
+
+
+def _zero(x: Given) -> set[str]:
+    """The names of the gradients that are exactly 0."""
+    return {name for name in ("dK", "dL", "dS") if not x.arrays[name].any()}
 
 
 PLACES: dict[str, Place] = {
@@ -82,9 +89,11 @@ PLACES: dict[str, Place] = {
     "nothing": Place("Ŵ = 0", lambda x: not (x.arrays["S"].any() or x.arrays["dK"].any() or x.arrays["dL"].any())),
     "theta-0": Place("ϑ = 0 is an absolute threshold", lambda x: x.parameters["theta"] == 0.0),
     "beyond-one": Place("τ > 1", lambda x: (x.parameters["tau"] or 0.0) > 1.0),
-    "complex-near": Place(
-        "complex numbers, and of ∇_K less than a millionth is outside of U", lambda x: 1e-12 < _residual(x) < 1e-6
-    ),
+    "complex-near": Place("complex numbers, and of ∇_K less than a millionth is outside of U", lambda x: _nearly(x, "U", "dK")),
+    "complex-near-v": Place("complex numbers, and of ∇_L less than a millionth is outside of V", lambda x: _nearly(x, "V", "dL")),
+    "no-core": Place("∇_S alone is 0", lambda x: _zero(x) == {"dS"}),
+    "left-alone": Place("∇_L and ∇_S are 0", lambda x: _zero(x) == {"dL", "dS"}),
+    "right-alone": Place("∇_K and ∇_S are 0", lambda x: _zero(x) == {"dK", "dS"}),
     "complex-small": Place(
         "complex numbers, and 0 < λ < 1e-6",
         lambda x: np.iscomplexobj(x.arrays["S"]) and 0.0 < x.parameters["learning_rate"] < 1e-6,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from geolora_ref.oracle.cases import CONSTANT, CaseParameters
+from geolora_ref.oracle.cases import CONSTANT, NEAR, CaseParameters
 from geolora_ref.oracle.question import ConformanceCase, question
 
 __all__ = ["TOGETHER", "at_size", "path_cases"]
@@ -94,6 +94,13 @@ HARD_SPECTRA = {
     "one_tiny": "one singular value of 1e-14",
     "zero_tail": "exact zeros behind the first half",
 }
+FEW_HARD = {
+    "tile": (*SIZES["tile"], ("nearly in the range", "rank one", "graded")),
+    "vector": (*SIZES["vector"], (NEAR, "left", "right")),
+    "vector-remainder": (*SIZES["vector-remainder"], (NEAR,)),
+}
+"""Further sizes with few of the gradients."""
+NEARLY_THE_CORE = "both residuals are 1e-9 of the gradient: one pass of orthogonalisation is not enough"
 TIES = {"above": 0.5 + 5e-10, "below": 0.5 - 5e-10}
 """τ on either side of the tail behind the first three quarters of equal singular values."""
 SMALLEST = {
@@ -123,6 +130,7 @@ TOGETHER = {
     "expanded": "the rows of dK and dL are one row that is repeated with a stride of 0, as an expanded gradient has it",
     "mixed": "the factors lie in memory row by row, the gradients column by column",
     "padded": "the arguments are the first columns of wider arrays",
+    "lazy": "the arguments are conjugates of what lies in memory, as torch's conj() and mH leave them",
 }
 STRIDED_SIZES = {
     "square": (8, 8, 3),
@@ -194,6 +202,7 @@ def path_cases() -> Iterator[ConformanceCase]:
     for shape, (m, n, r, why) in SIZES.items():
         yield from at_size("path", shape, m, n, r, why, FEW.get(shape, ()))
     yield from _hard()
+    yield from _few_hard()
     yield from _nothing()
     yield from _magnitudes()
     yield from _arrays()
@@ -221,6 +230,20 @@ def _hard() -> Iterator[ConformanceCase]:
             parameters = replace(plain, spectrum="flat", gradient="zero", tau=tau)
             reason = f"{why}: of equal singular values the tail is 1e-9 {'below' if side == 'above' else 'above'} the threshold"
             yield question("hard", f"{shape}-tau-just-{side}", (shape, "tau", side), reason, parameters)
+
+
+def _few_hard() -> Iterator[ConformanceCase]:
+    for shape, (m, n, r, why, gradients) in FEW_HARD.items():
+        plain = CaseParameters(m, n, r, "algebraic", "dense", bases="thin")
+        for gradient in gradients:
+            parameters = replace(plain, gradient=gradient, learning_rate=1.0)
+            reason = f"{why}: {NEARLY_THE_CORE if gradient == NEAR else HARD_GRADIENTS[gradient]}"
+            yield question("hard", f"{shape}-{gradient}", (shape, gradient), reason, parameters)
+    m, n, r, why = SIZES["vector"]
+    parameters = CaseParameters(m, n, r, "algebraic", "dense", learning_rate=1e-6, bases="thin")
+    yield question(
+        "hard", "vector-small-rate", ("vector",), f"{why}: λ is small, K_new and L_new are nearly in the range", parameters
+    )
 
 
 def _nothing() -> Iterator[ConformanceCase]:
@@ -276,10 +299,11 @@ def _complex() -> Iterator[ConformanceCase]:
             parameters = CaseParameters(m, n, 1, "algebraic", core, tau=0.05, complex=True)
             reason = "a conjugate transpose of a single row or column is no reshaping"
             yield question("complex", f"{shape}-{core}", ("complex", shape, core), reason, parameters)
-    for layout in ("spaced", "padded", "reversed", "flat", "mixed", "swapped", "expanded"):
+    for layout in ("spaced", "padded", "reversed", "flat", "mixed", "swapped", "expanded", "lazy"):
         for shape, (m, n, r) in {"tall": (13, 5, 2), "eights": (24, 40, 8)}.items():
             gradient = CONSTANT if layout == "expanded" else "tangent"
             parameters = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05, complex=True, bases="thin")
             reason = f"complex numbers in the layout {layout}: real and imaginary parts lie side by side"
+            reason = TOGETHER["lazy"] if layout == "lazy" else reason
             flags = ("complex", layout, shape)
             yield question("array", f"complex-{layout}-{shape}", flags, reason, parameters, layout=layout)

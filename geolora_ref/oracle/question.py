@@ -18,10 +18,9 @@ class ConformanceCase:
     float32, ``double-range`` those of float64, ``stack`` a backend that takes stacks.
     ``steps`` > 1 is a sequence: the output of each step is the next input. ``trained`` changes S at
     random in between, as an optimizer does, in the arrays that the backend was given or, if
-    ``returned``, in the array that it has returned.  ``every_second`` : names and values of the
-    parameters that differ in the second, fourth, … step, as with schedules.  ``layout`` : the
-    memory layout of the arguments.  ``problems`` : the number of problems in a stack, by default
-    chosen by the sizes.
+    ``returned``, in the array that it has returned.  ``last`` : names and values of the parameters
+    that differ in the last step, as a schedule changes them.  ``layout`` : the memory layout of the
+    arguments.  ``problems`` : the number of problems in a stack, by default chosen by the sizes.
     """
 
     id: str
@@ -32,7 +31,7 @@ class ConformanceCase:
     steps: int = 1
     trained: bool = False
     returned: bool = False
-    every_second: tuple[tuple[str, Any], ...] = ()
+    last: tuple[tuple[str, Any], ...] = ()
     layout: str = "rows"
     problems: int = 0
 

@@ -1,4 +1,6 @@
-"""Find the arguments that a failing backend does not read: ignored, or kept from an earlier call."""
+"""Find the arguments that a failing backend does not seem to read: ignored, limited, or kept from an
+earlier call.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.oracle.comparison import Factors, Found, product
-from geolora_ref.oracle.conversion import ARGUMENTS
+from geolora_ref.oracle.comparison import Factors, Found, Matrix, product
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.mutants import REFERENCE
 from geolora_ref.oracle.storage import norm
@@ -24,41 +25,59 @@ CLEAR = 1e-3
 """The relative change of W₁ that a backend sees, even if it computes in few bits."""
 
 
-def unread(backend: Callable[[StepInputs], Found], failing: Sequence[StepInputs]) -> list[str]:
-    """The names of the arguments on which no answer to these steps depends, though a right one
-    clearly does.
-
-    Each argument is changed alone, which a backend that reads it sees: an answer without a single
-    different bit has not read it.  Answers that cannot be judged count as different.
+def unread(backend: Callable[[StepInputs], Found], asked: Sequence[StepInputs]) -> list[str]:
+    """The names of the arguments of which no value that is tried changes an answer to these steps in a
+    single bit, though it clearly changes a right one.  Answers that cannot be judged count as changed.
     """
-    moved: dict[str, list[bool]] = {}
-    for inputs in failing:
+    changes: dict[str, list[bool]] = {}
+    for inputs in asked:
         answer, right = backend(inputs), _right(inputs)
         rank = 0 if isinstance(answer, str) else len(answer[1])
-        for name, other in _changed(inputs, rank):
-            if _differ(right, _right(other)):
-                moved.setdefault(name, []).append(not _same(answer, backend(other)))
-    return [name for name, seen in moved.items() if not any(seen)]
+        for name, forced, other in _others(inputs, rank):
+            if _differ(right, _right(other)) and (forced or name in changes):
+                changes.setdefault(name, []).append(not _same(answer, backend(other)))
+    return [name for name, seen in changes.items() if not any(seen)]
 
 
-def _changed(x: StepInputs, rank: int) -> Iterator[tuple[str, StepInputs]]:
-    """The step with one argument changed, by its name; limits only where they forbid an answer of
-    this rank, because what they allow may be right by another argument.  dS may be formed of dK or
-    dL as well, unless the three are independent.
+def _others(x: StepInputs, rank: int) -> Iterator[tuple[str, bool, StepInputs]]:
+    """The step with one argument changed: its name, and whether each backend that reads it has to
+    give another answer than this one, of this rank.
+
+    Where limits allow this rank it may be right by another argument.  Gradients stay projections of
+    one gradient, because a backend may form dS of dK or of dL; directions are independent.
     """
-    for name in ARGUMENTS if x.directions else ARGUMENTS[:-1]:
-        yield name, replace(x, **{name: -getattr(x, name)})
-    yield "learning_rate", replace(x, learning_rate=0.5 * x.learning_rate)
+    for name, X in _arrays(x):
+        one: dict[str, Any] = {name: X}
+        yield name, True, replace(x, **one)
+    for rate in (0.5 * x.learning_rate, 0.0):
+        yield "learning_rate", True, replace(x, learning_rate=rate)
     columns = min(2 * len(x.S), len(x.U), len(x.V))
     most = columns if x.max_rank is None else x.max_rank
-    if rank > x.min_rank:
-        everything: dict[str, Any] = (
-            {"tau": 2.0} if x.theta is None else {"theta": FAR * (norm(x.S) + x.learning_rate * norm(x.dK))}
-        )
-        yield next(iter(everything)), replace(x, **everything)
-        yield "max_rank", replace(x, max_rank=x.min_rank)
-    elif rank < most:
-        yield "min_rank", replace(x, min_rank=most)
+    threshold, far = ("tau", 2.0) if x.theta is None else ("theta", FAR * (norm(x.S) + x.learning_rate * norm(x.dK)))
+    for value, forced in ((far, rank > x.min_rank), (0.0, False)):
+        changed: dict[str, Any] = {threshold: value}
+        yield threshold, forced, replace(x, **changed)
+    yield "max_rank", rank > x.min_rank, replace(x, max_rank=x.min_rank)
+    yield "max_rank", False, replace(x, max_rank=None)
+    yield "min_rank", rank < most, replace(x, min_rank=most)
+
+
+def _arrays(x: StepInputs) -> Iterator[tuple[str, Matrix]]:
+    """Arguments in place of those of the step, by name."""
+    corner = np.zeros_like(x.S)
+    corner[0, -1] = norm(x.S) or 1.0
+    yield "S", -x.S
+    yield "S", x.S + corner
+    yield "dK", 2.0 * x.dK - x.U @ x.dS
+    yield "dL", 2.0 * x.dL - x.V @ x.dS.conj().T
+    if x.directions:
+        yield "dS", -x.dS
+    for name, B, X in (("U", x.U, x.dK), ("V", x.V, x.dL)):
+        Q = np.linalg.qr(in_double(X))[0]
+        z = in_double(B[:, :1]) - Q @ (Q.conj().T @ B[:, :1])
+        if norm(z) > 0.1:  # a reflection that leaves the gradient where it is, and so BᴴX = dS or its transpose
+            z = z / norm(z)
+            yield name, (B - 2.0 * z @ (z.conj().T @ B)).astype(B.dtype)
 
 
 def _right(inputs: StepInputs) -> Factors:

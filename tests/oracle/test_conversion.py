@@ -80,6 +80,16 @@ def test_an_array_lies_in_memory_as_it_is_told_to(array: str) -> None:
             assert np.array_equal(conversion.back(there), given)
 
 
+def test_a_conjugate_of_torch_may_still_have_to_be_taken() -> None:
+    load("torch")
+    conversion = Conversion("torch", "complex128")
+    there = conversion.laid_out(X + 1j * X[::-1], "lazy")
+    assert there.is_conj()
+    assert np.array_equal(conversion.back(there), X + 1j * X[::-1])
+    assert conversion.alone(there)
+    assert not any(Conversion(*other).has_layout("lazy") for other in (("torch", "float64"), ("numpy", "complex128")))
+
+
 def test_between_the_columns_of_a_slice_there_is_nothing_to_compute_with() -> None:
     assert np.all(np.isnan(Conversion().laid_out(X, "spaced").base[:, ::2]))
 

@@ -652,12 +652,30 @@ def _keeping(*names: str) -> Step:
 
 @pytest.mark.parametrize("names", [["learning_rate"], ["U"], ["dK", "dL", "dS"], ["tau", "theta", "max_rank"], []])
 def test_what_is_kept_from_an_earlier_call_is_named(names: list[str]) -> None:
-    """dS is not, because a right step may form it of dK; a step with another defect reads all."""
+    """dS is not, because a right step may form it of dK, nor ϑ, which the first steps have not.  With
+    the first λ, which is 0, no gradient is read.  A step with another defect reads all.
+    """
     step = _keeping(*names) if names else _with(right, lambda U, S, V: (U, S + 0.1 * S[::-1], V))
-    diagnosis = diagnosed(step, select={} if names == ["tau", "theta", "max_rank"] else {"group": "gradient"})
-    assert {*diagnosis.unread} == {*names} - {"dS"}
+    diagnosis = diagnosed(step, select={"group": "truncation" if "tau" in names else "gradient"})
+    assert {*diagnosis.unread} == ({*names} | ({"dK", "dL"} if names == ["learning_rate"] else set())) - {"dS", "theta"}
     assert diagnosis.as_data()["unread"] == diagnosis.unread
-    assert ("ignored, or kept from an earlier call" in diagnosis.text) == bool(names)
+    assert ("ignored, limited, or kept from an earlier call" in diagnosis.text) == bool(names)
+
+
+@pytest.mark.parametrize(
+    ("group", "limited"),
+    [
+        ("gradient", lambda S, **p: {"learning_rate": min(p["learning_rate"], 0.02)}),
+        ("truncation", lambda S, **p: {"max_rank": None if p["max_rank"] is None else max(p["max_rank"], len(S))}),
+        ("shape", lambda S, **p: {"S": np.diag(np.linalg.svd(S, compute_uv=False))}),
+    ],
+    ids=["a largest rate", "a smallest cap", "singular values alone"],
+)
+def test_what_is_read_is_not_named_as_unread(group: str, limited: Callable[..., Any]) -> None:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        return right(**(dict(zip(ARGUMENTS, arrays, strict=True)) | parameters | limited(arrays[1], **parameters)))
+
+    assert not diagnosed(step, select={"group": group}).unread
 
 
 def _noisy() -> Step:

@@ -56,6 +56,13 @@ def untruncated(*arrays: Any, **parameters: Any) -> Any:
 # --- where arguments lie -----------------------------------------------------------------------------------------------
 
 
+def test_who_reads_the_memory_of_a_conjugate_is_found() -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    step = reading(lambda X: X.conj() if X.is_conj() else X)
+    found = check_step(step, array="torch", dtype="complex128", select={"flag": "tall"})
+    assert {row.id for row in found.rows if row.outcome == "failed"} == {"array-complex-lazy-tall"}
+
+
 def with_strides(X: Matrix, *strides: int) -> Matrix:
     return np.lib.stride_tricks.as_strided(X, X.shape, strides).copy()
 

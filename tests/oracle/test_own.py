@@ -161,6 +161,12 @@ def turned(*arrays, **parameters):
     return -U1, -S1, V1
 
 
+def beside(*arrays, **parameters):
+    U1, S1, V1 = (X.astype("f2") for X in right(*(X.astype("f4") for X in arrays), **parameters))
+    S1[0, 1] += 3e-3 * abs(S1).max()
+    return U1, S1, V1
+
+
 def stacks(*arrays, **parameters):
     return [sign(*one, **parameters) for one in zip(*arrays)]
 
@@ -180,6 +186,7 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "a whole step": ("whole", "shape-tall-dense", {"whole": True}),
     "drawn": ("cap", "fuzz-3-16", {}),
     "the form of S1 alone": ("turned", "shape-tall-dense", {}),
+    "the form of S1 in storage": ("beside", "shape-square-dense", {"dtype": "float16"}),
 }
 
 
@@ -201,7 +208,7 @@ def test_a_failure_is_reproduced_without_the_kit(
     text = reproduction(space[step], case, name=f"backends:{step}", **options)
     assert "geolora_ref" not in text
     for wanted, status in ((text, 1), (text.replace(f"import {step} as", "import right as"), 0)):
-        if status == 0 and step in ("stacks", "whole"):
+        if status == 0 and step in ("stacks", "whole", "beside"):
             continue
         (tmp_path / "script.py").write_text(wanted, "utf-8")
         if name == "a limit":
@@ -213,6 +220,13 @@ def test_a_failure_is_reproduced_without_the_kit(
             found, printed = int(stopped.value.code or 0), capsys.readouterr().out
         assert found == status, printed
         assert ("WRONG" in printed) == bool(status)
+
+
+def test_a_step_that_is_right_with_new_arrays_is_not_reproduced() -> None:
+    """λ is captured with the arrays: a script would ask that step alone, and find nothing."""
+    step = NARROW_MUTANTS["kept/learning_rate-by-address"].make()
+    with pytest.raises(ValueError, match="found that step 5 of sequence-scheduled-rate is right with them"):
+        reproduction(step, "sequence-scheduled-rate")
 
 
 @pytest.mark.parametrize(
