@@ -9,7 +9,8 @@ rule has a proved bound: it descends, but for the error of its memory and the sm
 rate bounds how far outputs move, relative to inputs, at every rank and width. The bases stay orthonormal: a rank can
 be cut at any time, with an error that is known.
 
-**For LoRA.** With the same rank in every layer the two learn alike, and five tasks are few. With the
+**For LoRA.** With the same rank in every layer the two learn alike, and five tasks are few. With the default
+alpha and LoRA's parameters at ranks 1 to 16 GeoLoRA was 0.6 points worse to 0.1 better, within the noise. With the
 defaults, one rate for all tasks, the tolerance was 0.2 points worse than LoRA on texts and 0.8 better
 on pictures, within the noise. On a decoder of 135 million parameters it was as good on test blocks, and
 worse on development blocks: a perplexity of 37.4 against 36.2. At three times the default rate one of

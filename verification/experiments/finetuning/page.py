@@ -98,7 +98,7 @@ def page(stored: Stored) -> str:
         "Other models": of_other_models(stored),
         "At one rate for all tasks, on development examples": at_one_rate(stored),
         "Over the tasks of texts": summary(stored),
-        "Fewer parameters, and other initial ranks": asked(stored),
+        "Fewer parameters, other ranks, and other initial ranks": asked(stored),
     }
     tables = {title: table for title, table in tables.items() if len(table) > 1}
     return environment.get_template("page.html.j2").render(**facts, tables=tables, figures=figures)
