@@ -48,7 +48,8 @@ one of five seeds of STS-B failed.  With alpha = 1 shorter trainings wanted more
 """
 DEFAULT_TAU = 0.35
 """τ of networks where nothing else is chosen: with the default rule ranks then end near four, LoRA's usual
-rank, and no task of texts has a measurably worse test metric than with LoRA (docs/finetuning.md).
+rank, and on no task of texts does the test metric differ from LoRA's by more than the noise
+(docs/finetuning.md).
 """
 
 

@@ -45,8 +45,8 @@ class GeoLoRA(AdapterOptimizer):
     head_lr : the learning rate of the other parameters, which AdamW steps; a group without adapters
         may say ``lr`` instead.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ with τ < 1, or absolute.
-        The default, τ = 0.35, was measured with the default rule; ranks then fall to about four in
-        the first steps.  Other rules keep fewer.
+        The default, τ = 0.35, was measured with the default rule; ranks then fall to about
+        four.  Other rules keep fewer.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank``
         of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the

@@ -63,6 +63,16 @@ MEASURED = Path(__file__).parent / "measured" / "campaign"
 them.
 """
 DRAWS = 10_000
+COMPARED = (
+    ("geolora, budget", "geolora, uniform"),
+    ("geolora, tolerance, rms", "geolora, tolerance"),
+    ("geolora, budget, rms", "geolora, budget"),
+    ("geolora, uniform", "published geolora"),
+    ("geolora, uniform", "adalora"),
+)
+"""What is compared at the rates of the tuning: the allocation, alpha twice, and the step twice."""
+RIVALS = ("published geolora", "adalora")
+(DEFAULT_RATE,) = FIXED_RATES["geolora, budget, rms"]
 Base = Callable[[Sequence[Row]], Mapping[int, Row]]
 """Finds runs among those of a task; by seed."""
 
@@ -116,7 +126,8 @@ class Difference:
     """The mean over tasks of some runs minus others, in points, and the differences of pairs by task.
 
     ``low``, ``high`` : 95 % of the bootstrap.  ``t_low``, ``t_high`` : the 95 % interval of Student's t
-    over the means of the tasks, infinite for one task.  Of few tasks the first is too narrow.
+    over the means of the tasks, of one task over its pairs, infinite for one pair.  Of few tasks the
+    first is too narrow.
     ``parameters`` : of both, means over all their runs.
     """
 
@@ -131,7 +142,7 @@ class Difference:
 
 def paired(stored: Stored, one: Base, other: Base) -> Difference | None:
     """The runs that ``one`` finds minus those that ``other`` finds, paired by task and seed; None
-    where a task has no pair.
+    where a task has no pair, or a run of a decoder that diverged.
     """
     pairs: dict[str, list[float]] = {}
     parameters: tuple[list[float], list[float]] = ([], [])
@@ -140,12 +151,13 @@ def paired(stored: Stored, one: Base, other: Base) -> Difference | None:
         pairs[task] = [test_of(found[0][seed]) - test_of(found[1][seed]) for seed in sorted(found[0].keys() & found[1].keys())]
         for counts, runs in zip(parameters, found, strict=True):
             counts += [row["parameters"] for row in runs.values()]
-    if not pairs or not all(pairs.values()):
+    if not pairs or not all(values and np.isfinite(values).all() for values in pairs.values()):
         return None
     means = [statistics.fmean(values) for values in pairs.values()]
     mean, spread = statistics.fmean(means), float("inf")
-    if len(means) > 1:
-        spread = float(stats.t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
+    samples = means if len(means) > 1 else next(iter(pairs.values()))
+    if len(samples) > 1:
+        spread = float(stats.t.ppf(0.975, len(samples) - 1)) * statistics.stdev(samples) / len(samples) ** 0.5
     low, high = interval(list(pairs.values()))
     both = (statistics.fmean(parameters[0]), statistics.fmean(parameters[1]))
     return Difference(mean, low, high, mean - spread, mean + spread, pairs, both)
@@ -158,40 +170,67 @@ def differences(stored: Stored, base: Base = lambda rows: at_best(rows, "lora"))
 
 
 def questions(stored: Stored) -> dict[str, Difference]:
-    """The differences beside those at tuned rates of the main rank, as far as they have runs: what one
-    rate for all tasks gives and what alpha does there, a quarter of LoRA's parameters, other ranks, and
-    the initial rank.
+    """The differences beside those from LoRA at tuned rates of the main rank, as far as they have runs:
+    what one rate for all tasks gives, the allocation of ranks, alpha and the step of the rivals, a
+    quarter of LoRA's parameters, other ranks, and the initial rank.
     """
-    (_, large), *smaller = QUARTER
-    base = partial(by_all_seeds, family="lora", rank=large)
+    pairs = _at_one_rate() | _among_methods() | _at_ranks() | _from_ranks()
+    found = {question: paired(stored, *both) for question, both in pairs.items()}
+    return {question: one for question, one in found.items() if one is not None}
+
+
+def _at_one_rate() -> dict[str, tuple[Base, Base]]:
+    """At rates that are the same on every task, less LoRA at its own, and less alpha = 1."""
     pairs: dict[str, tuple[Base, Base]] = {}
     for name, rate in ((name, rate) for name, rates in FIXED_RATES.items() for rate in rates):
         at_rate = partial(runs_at, rank=MAIN_RANK, rate=rate)
-        if len(FIXED_RATES[name]) > 1:
-            pairs[f"{name}, at {rate:g}, less lora"] = partial(at_rate, family=name), by_all_seeds
+        pairs[f"{name}, at {rate:g}, less lora"] = partial(at_rate, family=name), by_all_seeds
         one = name.removesuffix(", rms")
         if one != name and rate in FIXED_RATES[one]:
             pairs[f"{name}, at {rate:g}, less alpha = 1"] = partial(at_rate, family=name), partial(at_rate, family=one)
-    pairs |= {
-        f"{name}, rank {rank}, less lora, rank {large}": (partial(by_all_seeds, family=name, rank=rank), base)
-        for name, rank in [*smaller, ("lora", MAIN_RANK)]
+    return pairs
+
+
+def _among_methods() -> dict[str, tuple[Base, Base]]:
+    """At the rates of the tuning, then at the default one: there the rivals keep theirs."""
+    default = partial(runs_at, rank=MAIN_RANK, rate=DEFAULT_RATE)
+    pairs: dict[str, tuple[Base, Base]] = {
+        f"{one}, less {other}": (partial(at_best, family=one), partial(at_best, family=other)) for one, other in COMPARED
     }
-    pairs |= {
-        f"{name}, rank {rank}, less lora, rank {rank}": (
+    one, other = COMPARED[0]
+    pairs[f"{one}, at {DEFAULT_RATE:g}, less {other}"] = partial(default, family=one), partial(default, family=other)
+    one = "geolora, tolerance, rms"
+    for rival in RIVALS:
+        pairs[f"{one}, at {DEFAULT_RATE:g}, less {rival}"] = partial(default, family=one), partial(at_best, family=rival)
+    return pairs
+
+
+def _at_ranks() -> dict[str, tuple[Base, Base]]:
+    """What has a quarter of LoRA's parameters less that LoRA, then the same rank on either side."""
+    (_, large), *smaller = QUARTER
+    compared = [(name, rank, large) for name, rank in [*smaller, ("lora", MAIN_RANK)]]
+    compared += [
+        (name, rank, rank) for name in ("geolora, budget, rms", "published geolora") for rank in sorted((MAIN_RANK, *RANKS))
+    ]
+    return {
+        f"{name}, rank {rank}, less lora, rank {base}": (
             partial(by_all_seeds, family=name, rank=rank),
-            partial(by_all_seeds, family="lora", rank=rank),
+            partial(by_all_seeds, family="lora", rank=base),
         )
-        for name in ("geolora, budget, rms", "published geolora")
-        for rank in sorted((MAIN_RANK, *RANKS))
+        for name, rank, base in compared
     }
+
+
+def _from_ranks() -> dict[str, tuple[Base, Base]]:
+    """The tolerance from other ranks less the same from the usual one."""
     family = "geolora, tolerance"
-    for rank in INITIAL_RANKS:
-        pairs[f"{from_rank(family, rank)} less from rank {2 * MAIN_RANK}"] = (
+    return {
+        f"{from_rank(family, rank)} less from rank {2 * MAIN_RANK}": (
             partial(_begun, family=family, rank=rank),
             partial(at_best, family=family),
         )
-    found = {question: paired(stored, *both) for question, both in pairs.items()}
-    return {question: one for question, one in found.items() if one is not None}
+        for rank in INITIAL_RANKS
+    }
 
 
 def _begun(rows: Sequence[Row], family: str, rank: int) -> dict[int, Row]:
@@ -245,7 +284,8 @@ def at_fixed_rates(stored: Stored) -> dict[tuple[str, float], dict[str, tuple[fl
         for rate in rates:
             for task, rows in stored.items():
                 if values := [dev_of(row) for row in runs_at(rows, name, MAIN_RANK, rate).values()]:
-                    found[name, rate][task] = (abs(statistics.fmean(values)), len(values))
+                    mean = statistics.fmean(values)
+                    found[name, rate][task] = (-mean if is_perplexity(rows[0]) else mean, len(values))
     return dict(found)
 
 

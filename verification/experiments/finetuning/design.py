@@ -243,10 +243,10 @@ def second_best(rows: Sequence[Row], name: str) -> float | None:
 def kept_rate(rows: Sequence[Row], name: str) -> float | None:
     """The rate that a family keeps at other ranks: those of :data:`RECHOSEN` the one of their two best
     rates that has the better mean on the development examples over all seeds; None as long as seeds
-    are missing.
+    are missing.  The decoder has no second rates.
     """
     best = best_rate(rows, name)
-    if name not in RECHOSEN:
+    if best is None or name not in RECHOSEN or is_perplexity(rows[0]):
         return best
     means: dict[float, float] = {}
     for rate in (best, second_best(rows, name)):

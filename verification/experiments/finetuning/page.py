@@ -156,17 +156,24 @@ def summary(stored: Stored) -> Rows:
             table.append([name, *[""] * 7, span])
         elif name != "lora" and one is not None:
             against = ["–"] * 3 if other is None else _with_intervals(other)
-            table.append([name, *_with_intervals(one), *against, str(sum(len(values) for values in one.pairs.values())), span])
+            table.append([name, *_with_intervals(one), *against, str(sum(map(len, one.pairs.values()))), span])
     ranges = any(row[-1] != "–" for row in table[1:])
     return table if ranges else [row[:-1] for row in table]
 
 
 def asked(stored: Stored) -> Rows:
-    """The questions beside those of the main rank: parameters, difference in points and two intervals."""
-    table: Rows = [["question", "thousand parameters", "difference", "bootstrap", "t", "pairs"]]
+    """The questions beside those of the main rank: parameters and difference in points with two
+    intervals on texts; with that of t over the seeds on other models, as far as they have runs.
+    """
+    others = [task for task in stored if task not in TEXTS]
+    table: Rows = [["question", "thousand parameters", "difference", "bootstrap", "t", "pairs", *others]]
+    found = {task: questions({task: stored[task]}) for task in others}
     for question, one in questions(counted(stored)).items():
         parameters = ", ".join(f"{count / 1e3:,.0f}" for count in one.parameters)
-        table.append([question, parameters, *_with_intervals(one), str(sum(len(values) for values in one.pairs.values()))])
+        cells = [_with_t(found[task][question]) if question in found[task] else "–" for task in others]
+        table.append(
+            [question, parameters, *_with_intervals(one), str(sum(len(values) for values in one.pairs.values())), *cells]
+        )
     return table
 
 
@@ -189,6 +196,10 @@ def _dev_cell(rows: Sequence[Row], mean: float, seeds: int) -> str:
 
 def _with_intervals(one: Difference) -> list[str]:
     return [f"{one.mean:+.2f}", f"{one.low:+.2f} … {one.high:+.2f}", f"{one.t_low:+.2f} … {one.t_high:+.2f}"]
+
+
+def _with_t(one: Difference) -> str:
+    return f"{one.mean:+.2f} ({one.t_low:+.2f} … {one.t_high:+.2f})"
 
 
 def _range(stored: Stored, name: str) -> str:
