@@ -222,6 +222,16 @@ def test_a_wrapped_head_is_saved_under_the_names_of_the_base(tmp_path: Path, wra
     assert difference(loaded(base, tmp_path)(x), expected) < 1e-13
 
 
+def test_a_part_in_data_parallel_is_refused(tmp_path: Path) -> None:
+    """PEFT would look for a layer with another name, find none, and say nothing."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    adapt(model, rank=2)
+    model[0] = nn.DataParallel(model[0])
+    with pytest.raises(ValueError, match=r"^0: expected a part under its own name, found DataParallel; put its .module there$"):
+        export_lora(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
     """For SEQ_CLS it saves "classifier" of its own accord, here two layers: their names beside it

@@ -4,15 +4,20 @@ layers are refused.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge
 from tests.nn.kinds import single
 from verification.network_defects.models import LAYERS, difference, fill, network, regression, train
+
+compiled: Any = partial(torch.compile, backend="eager")
+"""As torch wraps it; nothing is compiled before a call."""
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -183,6 +188,28 @@ def test_dropout_acts_on_the_update_only() -> None:
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("wrap", [checkpoint_wrapper, lambda part: part], ids=["checkpoint", "plain"])
+@pytest.mark.parametrize("whole", [compiled, nn.DataParallel, lambda model: model], ids=["compiled", "parallel", "plain"])
+@pytest.mark.parametrize("target", ["all-linear", r"\d\.\d", ["0.0", "1.0"]])
+def test_names_are_those_without_wrappers(wrap: Any, whole: Any, target: Any) -> None:
+    """Those that are given, those that ``adapt`` returns, and those of the reports."""
+    parts = [nn.Sequential(wrap(nn.Linear(4, 4))) for _ in range(3)]
+    model = whole(nn.Sequential(*parts))
+    layers = adapt(model, target, rank=2, exclude=["2.0"], train=["2.0"] if target != r"\d\.\d" else [])
+    assert list(layers) == ["0.0", "1.0"]
+    assert layers == adapters(model)
+    assert parts[0](torch.ones(1, 4)).requires_grad
+
+
+def test_a_layer_that_is_compiled_by_itself_is_refused() -> None:
+    """Its wrapper would call the layer, and never the adapter; a compiled part that has it is no such
+    wrapper.
+    """
+    with pytest.raises(ValueError, match=r"^0: expected a layer that is not compiled by itself; compile it after it is adapted$"):
+        adapt(nn.Sequential(compiled(nn.Linear(4, 4)), nn.Linear(4, 4)))
+    assert list(adapt(nn.Sequential(compiled(nn.Sequential(nn.Linear(4, 4)))))) == ["0.0"]
 
 
 def test_an_adapted_model_trains_or_not_as_the_model_did() -> None:

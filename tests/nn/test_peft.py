@@ -884,11 +884,17 @@ def on_meta() -> Any:
     return one_layer(layer)
 
 
+def compiled_layer() -> Any:
+    whole: Any = torch.compile(nn.Linear(4, 4), backend="eager")
+    return peft.get_peft_model(nn.Sequential(whole), GeoLoraConfig(target_modules=["_orig_mod"]))
+
+
 NOT_HERE: dict[str, tuple[Callable[[], Any], str]] = {
     "a transposed convolution": (lambda: one_layer(nn.ConvTranspose1d(3, 4, 2)), "^0: expected nn.Linear, .* found ConvTransp"),
     "groups": (lambda: one_layer(nn.Conv1d(4, 4, 2, groups=2)), "^0: expected a convolution with groups = 1, found groups = 2"),
     "attention itself": (lambda: one_layer(nn.MultiheadAttention(8, 2)), "^0: expected a layer with a weight"),
     "quantised": (lambda: one_layer(Quantised()), r"^0: expected a weight of floating point, found torch\.uint8"),
+    "compiled": (compiled_layer, "expected a layer that is not compiled by itself"),
     "a tied embedding": (lambda: one_layer(Tied(), "table"), "^table: expected a weight of its own, .* shares with out"),
     "a tied output": (lambda: one_layer(Tied(), "out"), "^out: expected a weight of its own, .* shares with table"),
     "a scaled embedding": (lambda: one_layer(ScaledEmbedding(9, 4)), "^0: expected nn.Embedding itself, .* may scale what"),

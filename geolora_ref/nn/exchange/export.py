@@ -79,11 +79,11 @@ def export_lora(
     Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``;
     ``ValueError`` for a model without adapters or merged, and for parts that a LoRA checkpoint
     cannot hold: convolutions with dilation or a padding mode other than zeros, the projection of
-    nn.MultiheadAttention (PEFT's layer is not called there), PEFT's trainable tokens, a trained parameter beside a low-rank
-    update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or
-    another container with trained parameters of its own, an adapted or trained module that the
-    model has at several places; ``RuntimeError`` for bases that another optimizer has changed.
-    Nothing is written then.
+    nn.MultiheadAttention (PEFT's layer is not called there), a part in nn.DataParallel, PEFT's
+    trainable tokens, a trained parameter beside a low-rank update in the same layer, a trained module
+    that PEFT cannot name, a trained nn.ParameterList or another container with trained parameters of
+    its own, an adapted or trained module that the model has at several places; ``RuntimeError`` for
+    bases that another optimizer has changed.  Nothing is written then.
     """
     model = unwrapped(model)
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type, compact=compact)
@@ -186,6 +186,8 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
         _base_name(f"{name}.out_proj") for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
     }
     for name, module in model.named_modules():
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise ValueError(f"{name}: expected a part under its own name, found {type(module).__name__}; put its .module there")
         if isinstance(module, TrainableTokensLayer) and set(module.active_adapters) & set(module.trainable_tokens_delta):
             raise ValueError(f"{_base_name(name)}: expected an embedding without rows of its own, found trainable_token_indices")
         if isinstance(module, BaseTunerLayer) and module.merged_adapters:

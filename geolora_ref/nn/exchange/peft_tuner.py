@@ -22,6 +22,7 @@ from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapt import (
     adapter_for,
     adapters,
+    refuse_compiled,
     refuse_several_places,
     refuse_shared,
     refuse_unseen_dropout,
@@ -351,6 +352,7 @@ class GeoLoraModel(BaseTuner):
         with checks.naming(current_key):
             layer.add(adapter_name, peft_config)
             refuse_shared(self.model, layer.base_layer)
+            refuse_compiled(self.model, target)
             refuse_several_places(self.model, target)
             refuse_unseen_dropout(self.model, target, peft_config.dropout)
         layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)

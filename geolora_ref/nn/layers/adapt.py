@@ -27,6 +27,7 @@ __all__ = [
     "merge",
     "parameter_count",
     "plain_name",
+    "refuse_compiled",
     "refuse_several_places",
     "refuse_shared",
     "refuse_unseen_dropout",
@@ -79,18 +80,20 @@ def adapt(
 
     The adapted model computes the same as before, because S = 0: to the last bit with
     ``fused=False``, within the rounding of a product otherwise.  Returns the new layers by name; a
-    module with several names is listed by the first.
+    module with several names is listed by the first.  Names are those without torch's wrappers, as
+    in :func:`adapters`.
 
     Raises ``ValueError``: ranks below 1, options that exclude each other (see
     :class:`AdaptedLayer`), a rank, alpha or dropout out of range, names that no module has (the
     message lists the possible ones), layers that cannot be adapted, a weight that another module
-    shares, a layer inside of ``train``, a model that is adapted already, dropout where only the
-    weight of a layer is read.  The model is unchanged then.
+    shares, a layer inside of ``train``, a layer that is compiled by itself, a model that is adapted
+    already, dropout where only the weight of a layer is read.  The model is unchanged then.
     """
     checks.integer("rank", rank, 1)
     if max_rank is not None:
         checks.integer("max_rank", max_rank, 1)
     check_fused(fused)
+    model = unwrapped(model)
     if adapters(model):
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
     _refuse_layers_of_peft(model)
@@ -105,6 +108,7 @@ def adapt(
         with checks.naming(name):
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
             refuse_shared(model, layer)
+            refuse_compiled(model, layer)
             refuse_unseen_dropout(model, layer, dropout)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
     model.requires_grad_(False)
@@ -148,7 +152,7 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
     trained = {module: head for head, whole in heads.items() for module in whole.modules()}
     if target_modules == "all-linear":
         found = {
-            name: module
+            plain_name(name): module
             for name, module in model.named_modules()
             if (isinstance(module, nn.Linear) or is_transposed_linear(module)) and module not in trained
         }
@@ -194,8 +198,9 @@ def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
         wanted = re.compile(pattern)
     except re.error as problem:
         raise ValueError(f"target_modules: expected a regular expression, found {pattern!r}: {problem}") from problem
-    matched = {module for name, module in model.named_modules(remove_duplicate=False) if wanted.fullmatch(name)}
-    return {name: module for name, module in model.named_modules() if module in matched}
+    named = list(model.named_modules(remove_duplicate=False))
+    matched = {module for name, module in named if wanted.fullmatch(name) or wanted.fullmatch(plain_name(name))}
+    return {plain_name(name): module for name, module in model.named_modules() if module in matched}  # inside of a wrapper
 
 
 def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, nn.Module]:
@@ -219,7 +224,7 @@ def _names(model: nn.Module) -> str:
     """The last parts of the names of all layers that can be adapted."""
     kinds = (nn.Linear, Convolution, nn.Embedding)
     ends = {
-        name.rpartition(".")[2]: type(module).__name__
+        plain_name(name).rpartition(".")[2]: type(module).__name__
         for name, module in model.named_modules()
         if isinstance(module, kinds) or is_transposed_linear(module)
     }
@@ -243,6 +248,14 @@ def refuse_shared(model: nn.Module, layer: nn.Module) -> None:
     for other, module in model.named_modules():
         if module is not layer and any(p is layer.weight for p in module.parameters(recurse=False)):
             raise ValueError(f"expected a weight of its own, found one that it shares with {other}; exclude the layer")
+
+
+def refuse_compiled(model: nn.Module, layer: nn.Module) -> None:
+    """Raise ``ValueError`` if the layer itself is compiled: the wrapper would go on to call it, and
+    no adapter.
+    """
+    if any(module._modules.get(COMPILED) is layer for module in model.modules()):
+        raise ValueError("expected a layer that is not compiled by itself; compile it after it is adapted")
 
 
 def refuse_unseen_dropout(model: nn.Module, layer: nn.Module, dropout: float) -> None:
@@ -289,7 +302,8 @@ def plain_name(name: str) -> str:
 
 def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
     """All adapted layers of a model by name.  A compiled or data-parallel model is looked through to
-    the model inside, and so are torch's wrappers of its parts.
+    the model inside, and so are torch's wrappers of its parts (compiled, with activation checkpoints,
+    sharded).
     """
     return {plain_name(name): module for name, module in unwrapped(model).named_modules() if isinstance(module, AdaptedLayer)}
 
