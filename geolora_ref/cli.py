@@ -108,9 +108,9 @@ def _refuse_what_has_no_part(top: argparse.ArgumentParser, options: argparse.Nam
             top.error(f"{told} --rule beside it")
         if options.rule not in parts.get(name, (options.rule,)):
             top.error(f"{told} none beside --rule {options.rule}, which has none")
-        if options.reproduce and name in report:
+        if options.reproduce is not None and name in report:
             top.error(f"{told} none beside --reproduce, which asks one case and writes no report")
-        if options.reproduce and name == "stages":
+        if options.reproduce is not None and name == "stages":
             top.error(f"{told} none beside --reproduce, whose script judges the result alone")
         if name == "seed" and not options.fuzz:
             top.error(f"{told} --fuzz beside it")

@@ -180,6 +180,18 @@ DIRECTIONS: dict[str, tuple[CaseParameters, str]] = {
     "capped": (CaseParameters(12, 10, 4, "algebraic", "diagonal", SIGNS, max_rank=4), "the cap is at r, as in training"),
     "full-rank": (CaseParameters(9, 4, 4, "algebraic", "dense", SIGNS), "no new column on one side"),
     "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", SIGNS, complex=True), "complex numbers"),
+    "rank-one": (CaseParameters(9, 6, 1, "algebraic", "dense", SIGNS), "r = 1"),
+    "wide": (CaseParameters(6, 13, 3, "algebraic", "dense", SIGNS, tau=0.05), "m < n"),
+    "theta": (CaseParameters(12, 9, 3, "algebraic", "dense", SIGNS, tau=None, theta=0.3), "an absolute threshold"),
+    "min": (
+        CaseParameters(12, 9, 3, "algebraic", "dense", SIGNS, tau=1.0, min_rank=4),
+        "a minimum rank above what the threshold keeps",
+    ),
+    "larger": (CaseParameters(48, 33, 8, "algebraic", "dense", SIGNS, tau=0.05), "a rank that real adapters have"),
+    "larger-complex": (
+        CaseParameters(48, 33, 8, "algebraic", "dense", SIGNS, tau=0.05, complex=True),
+        "complex numbers at a rank that real adapters have",
+    ),
 }
 """Directions of an optimizer in place of gradients, for backends that accept them."""
 COMPLEX_GRADIENTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -200,8 +212,13 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "min": ({"tau": 1.0, "min_rank": 4}, {"min_rank": 2}, "the minimum rank"),
     "max": ({"max_rank": 4}, {"max_rank": 2}, "the cap"),
     "no-max": ({"max_rank": 4}, {"max_rank": None}, "the cap, which is gone,"),
+    "warm-up": ({"learning_rate": 0.0, "max_rank": 4}, {"learning_rate": 0.1}, "λ, which is 0 before,"),
+    "to-max": ({"m": 9, "n": 4}, {"max_rank": 2}, "the cap, of which there is none before,"),
+    "to-min": ({"tau": 1.0}, {"min_rank": 2}, "the minimum rank, which is 1 before,"),
 }
-"""The limits of a sequence, what differs in its last step, and its name."""
+"""What is special about a sequence, what differs in its last step, and its name."""
+PLAIN_SCHEDULES = ("rate", "tau", "theta", "min", "max")
+"""Those that are asked with the backend's own results, too."""
 GRADES = {
     "graded": "of the residuals' singular values the last is 3e-11: small, and no rounding",
     "steep": "the residuals' singular values fall to 1e-7: their squares to the rounding of double precision",
@@ -497,11 +514,15 @@ def _returned() -> Iterator[ConformanceCase]:
 
 
 def _schedules() -> Iterator[ConformanceCase]:
-    for name, (limits, changed, what) in SCHEDULES.items():
-        parameters = CaseParameters(16, 12, 4, "algebraic", "dense", **limits)
+    for name, (special, changed, what) in SCHEDULES.items():
+        parameters = replace(CaseParameters(16, 12, 4, "algebraic", "dense"), **special)
         reason = f"{what} changes in the fifth step, in the arrays of all steps before: nothing may be kept with them"
-        more: dict[str, Any] = {"steps": 5, "trained": True, "last": tuple(changed.items())}
-        yield question("sequence", f"scheduled-{name}", ("scheduled", name), reason, parameters, **more)
+        more: dict[str, Any] = {"steps": 5, "last": tuple(changed.items())}
+        yield question("sequence", f"scheduled-{name}", ("scheduled", name), reason, parameters, trained=True, **more)
+        if name in PLAIN_SCHEDULES:
+            reason = f"{what} changes in the fifth step, and each output is the next input: nothing may be kept with results"
+            flags = ("scheduled", name, "plain")
+            yield question("sequence", f"scheduled-{name}-plain", flags, reason, parameters, **more)
 
 
 def _complex_gradients() -> Iterator[ConformanceCase]:

@@ -22,7 +22,7 @@ from geolora_ref.oracle.cases import SIGNS, StepCase
 from geolora_ref.oracle.catalogue import FLOOR
 from geolora_ref.oracle.choice import Choice, applicable, questions
 from geolora_ref.oracle.comparison import Comparison
-from geolora_ref.oracle.conversion import EPS, taken_away
+from geolora_ref.oracle.conversion import ARGUMENTS, EPS, taken_away
 from geolora_ref.oracle.criteria import StepInputs, Verdict, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, spread, steady
 from geolora_ref.oracle.environment import environment
@@ -140,15 +140,16 @@ class Asked:
         if diagnosis.instead == RIGHT and (rows_only or again or not judged):
             diagnosis = replace(diagnosis, instead="")
         small = judged and not line and not common["rank_only"] and harness.eps < EPS["float32"]
+        matches = [match for match in diagnosis.matches if not common["rank_only"] or match[1] >= IS]
         return replace(
             diagnosis,
-            matches=[match for match in diagnosis.matches if not common["rank_only"] or match[1] >= IS],
+            matches=matches,
             repeated=not again,
             layouts=sorted({inputs.layout for inputs in lying}) if rows_only else [],
             unsteady=unsteady and not again,
             stages_right=bool(harness.stages) and judged and not line,
             coarse=small and bool(single) and all(map(coarse, single)),
-            unread=[] if diagnosis.matches else unread(factors, [*failing[:AGAIN], *self.looked_at["passed"][:AGAIN]]),
+            unread=[] if matches else unread(factors, [*failing[:AGAIN], *self.looked_at["passed"][:AGAIN]]),
             **common,
         )
 
@@ -197,7 +198,9 @@ def run_case(
         inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems)
         inputs = replace(inputs, **dict(case.last if k + 1 == case.steps else ()))
         if k and case.trained:
-            own = _overwritten(harness, held[-1], inputs.arrays, returned=case.returned)
+            own = _overwritten(harness, held[-1], own if case.returned else (), harness.meant(inputs, drawn.gradient))
+        elif harness.batched:  # the next problems are mirror images of the first result, and no results
+            own = ()
         looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
         outcome = harness.call(inputs, drawn.gradient, itertools.chain(*looked_at), own)
         verdict = _verdict(harness, inputs, outcome)
@@ -209,9 +212,10 @@ def run_case(
             row = replace(row, where=outcome.where, rank=_ranks(verdict))
             break
         state, own = outcome.factors, outcome.own
-        if case.trained:  # as an optimizer does between two steps: S becomes dense, in another basis of the same space
+        if case.trained:  # as an optimizer does between two steps: S becomes dense, in other bases of the same spaces
             S = harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape))
-            state, own = (state[0][:, ::-1].copy(), S[::-1].copy(), state[2]), ()  # torch refuses negative strides
+            U, V = (X[:, ::-1].copy() for X in (state[0], state[2]))  # torch refuses negative strides
+            state = U, S[::-1, ::-1].copy(), V
     spoil(X for _, X, _ in itertools.chain(*held))
     if before is not None:
         with harness.conversion.scope():
@@ -220,21 +224,19 @@ def run_case(
     return replace(row, seconds=time.perf_counter() - started), last
 
 
-def _overwritten(harness: Harness, held: list[Held], arguments: Sequence[Matrix], *, returned: bool) -> Sequence[Array]:
-    """Reuse arrays as an optimizer's caller does: the backend's last arguments, or with
-    ``returned`` its last U, S and V, are overwritten by the new ``arguments``.
+def _overwritten(harness: Harness, held: list[Held], results: Sequence[Array], new: Sequence[Matrix]) -> Sequence[Array]:
+    """Reuse arrays as an optimizer's caller does: the backend's last arguments, or if there are any
+    its last ``results``, are overwritten by the ``new`` arguments.
 
-    Returns () if an array has another shape now or cannot be written to.  Overwritten arrays are
+    Returns () if an array has another shape now or cannot be written to.  What may be overwritten is
     removed from ``held``.
     """
-    these, new = (slice(-3, None), arguments[:3]) if returned else (slice(6), arguments)
-    arrays = [] if harness.batched else [X for _, X, _ in held[these]]
+    arrays = list(results) or [X for _, X, _ in held[: len(ARGUMENTS)]]
+    new = new[: len(arrays)]
     if not arrays or [tuple(X.shape) for X in arrays] != [X.shape for X in new]:
         return ()
-    if not all(harness.conversion.overwritten(X, values) for X, values in zip(arrays, new, strict=True)):
-        return ()
-    del held[these]
-    return arrays
+    del held[len(ARGUMENTS) if results else 0 : None if results else len(ARGUMENTS)]
+    return arrays if all(map(harness.conversion.overwritten, arrays, new)) else ()
 
 
 def _ranks(verdict: Verdict) -> dict[str, int] | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from geolora_ref import checks
 from geolora_ref.oracle.cases import SIGNS
 from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.harness import Harness
@@ -45,16 +46,17 @@ class Choice:
     repeat: int = 1
 
     def __post_init__(self) -> None:
+        checks.instance("select", self.select, Mapping, "a mapping of group, flag or id")
+        checks.instance("shapes", self.shapes, Sequence, "a sequence of sizes")
         for key in self.select:
             if key not in ("group", "flag", "id"):
                 raise ValueError(f"select: expected keys among group, flag, id, found {key!r}")
-        for m, n, r in self.shapes:
-            if not 1 <= r <= min(m, n):
-                raise ValueError(f"shapes: expected m, n, r with 1 <= r <= min(m, n), found {(m, n, r)}")
-        if self.fuzz < 0 or self.seed < 0:
-            raise ValueError(f"fuzz, seed: expected numbers >= 0, found {self.fuzz}, {self.seed}")
-        if self.repeat < 1:
-            raise ValueError(f"repeat: expected a number >= 1, found {self.repeat}")
+        for size in self.shapes:
+            whole = isinstance(size, Sequence) and len(size) == 3 and all(map(checks.is_integer, size))
+            if not whole or not 1 <= size[2] <= min(size[:2]):
+                raise ValueError(f"shapes: expected (m, n, r) with 1 <= r <= min(m, n), found {size!r}")
+        for name, least in (("fuzz", 0), ("seed", 0), ("repeat", 1)):
+            checks.integer(name, getattr(self, name), least)
 
     @property
     def whole(self) -> bool:

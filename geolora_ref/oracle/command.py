@@ -52,7 +52,7 @@ def _check_step(options: argparse.Namespace) -> Report | str:
     given = {name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)}
     shapes, jobs = tuple(map(shape, options.shape)), Jobs(options.jobs, partial(load_harness, given))
     backend, asked = load_backend(options.backend), harness_options(given.__getitem__)
-    if options.reproduce:
+    if options.reproduce is not None:
         return reproduction(backend, options.reproduce, shapes=shapes, **asked)
     asked["name"] = options.name or asked["name"]
     return check_step(

@@ -15,6 +15,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from geolora_ref import checks
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.conversion import EPS, Conversion, layouts, share_memory, taken_away
 from geolora_ref.oracle.criteria import StepInputs
@@ -42,7 +43,7 @@ class Outcome:
     one problem.
     ``held`` : the arrays that it was given and returned: what each is, the array, and its values at
     that time.
-    ``own`` : the arrays (U₁, S₁, V₁) as they were returned for one problem; empty for a stack.
+    ``own`` : the arrays (U₁, S₁, V₁) as they were returned; empty for a list of results.
     ``where`` : file:line of an exception.  ``listed`` : whether the results of a stack are a list,
     whose ranks may differ.
     ``stacked`` : the number of problems in the stack.
@@ -128,8 +129,7 @@ class Harness:
             raise ValueError("stages: expected none beside whole: a whole step forms dK, dL, dS itself, stages are given them")
         if self.whole and self.directions:
             raise ValueError("directions: expected none beside whole: a whole step has its own optimizer")
-        if self.threads < 1:
-            raise ValueError(f"threads: expected a number >= 1, found {self.threads}")
+        checks.integer("threads", self.threads, 1)
         self.conversion.try_out()
 
     @classmethod
@@ -188,11 +188,7 @@ class Harness:
         ``own`` : arrays of earlier calls that are passed again as the first arguments, in whatever
         layout they have.
         """
-        problems = [(inputs, gradient)]
-        if self.batched:
-            m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
-            count = inputs.problems or STACKED[(m + 2 * n + r) % len(STACKED)]
-            problems += [_mirrored(inputs, gradient, self.conversion.rounded, *_mirror(k)) for k in range(count - 1)]
+        problems = self._problems(inputs, gradient)
         with self.conversion.scope(), np.errstate(all="ignore"):
             outcome = replace(self._call(problems, held, own), stacked=len(problems))
             if not (outcome.listed and inputs.age == 0):
@@ -204,7 +200,7 @@ class Harness:
 
     def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
-        meant, lying = self._meant(problems), layouts(asked[0].layout)
+        meant, lying = _meant(problems, self.batched), layouts(asked[0].layout)
         made, error = self._made(meant[len(own) :], lying[len(own) :])
         if error:
             return Outcome(error=error)
@@ -230,10 +226,18 @@ class Harness:
             return Outcome(error=touched[0])
         return self._unpacked(returned, given, asked)
 
-    def _meant(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> list[Matrix]:
-        """U, S, V, dK, dL, dS; with a leading axis for a stack."""
-        arrays = zip(*(inputs.arrays for inputs, _ in problems), strict=True)
-        return [np.stack(X) if self.batched else X[0] for X in arrays]
+    def _problems(self, inputs: StepInputs, gradient: Gradient) -> list[tuple[StepInputs, Gradient]]:
+        """The one problem, or those of the stack that is asked for it."""
+        if not self.batched:
+            return [(inputs, gradient)]
+        m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
+        count = inputs.problems or STACKED[(m + 2 * n + r) % len(STACKED)]
+        mirrored = (_mirrored(inputs, gradient, self.conversion.rounded, *_mirror(k)) for k in range(count - 1))
+        return [(inputs, gradient), *mirrored]
+
+    def meant(self, inputs: StepInputs, gradient: Gradient) -> list[Matrix]:
+        """The values of the arguments with which :meth:`call` asks this step."""
+        return _meant(self._problems(inputs, gradient), self.batched)
 
     @contextlib.contextmanager
     def _company(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Iterator[list[tuple[str, str]]]:
@@ -247,7 +251,7 @@ class Harness:
 
         def ask() -> None:
             with self.conversion.scope(), np.errstate(all="ignore"):
-                given, error = self._made(self._meant(problems), layouts(problems[0][0].layout))
+                given, error = self._made(_meant(problems, self.batched), layouts(problems[0][0].layout))
                 where = ""
                 arguments = [*given[:3], self._gradients(problems)] if self.whole else given
                 begun.wait()
@@ -357,7 +361,8 @@ class Harness:
             found = f"{_described(returned)} ({words(problem, LONGEST)})"
             return Outcome(error=f"expected {expected}, found {found}")
         listed = self.batched and isinstance(returned, list)
-        return Outcome(results, held=held, own=() if self.batched else tuple(named.values()), listed=listed)
+        own = () if listed else tuple(returned) if self.batched else tuple(named.values())
+        return Outcome(results, held=held, own=own, listed=listed)
 
     def _unlike(self, named: Mapping[str, Any], given: Array) -> str:
         """The error text for a result of another library, dtype or device, or one that the caller
@@ -376,6 +381,12 @@ class Harness:
             if hasattr(X, "is_inference") and X.is_inference():
                 return f"{name}: expected an array that belongs to the caller, found an inference tensor, which nobody can change"
         return ""
+
+
+def _meant(problems: Sequence[tuple[StepInputs, Gradient]], batched: bool) -> list[Matrix]:
+    """U, S, V, dK, dL, dS; with a leading axis for a stack."""
+    arrays = zip(*(inputs.arrays for inputs, _ in problems), strict=True)
+    return [np.stack(X) if batched else X[0] for X in arrays]
 
 
 STACKED = (4, 1, 5, 2, 3)

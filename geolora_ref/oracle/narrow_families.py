@@ -52,6 +52,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "cap-before-threshold": "path-template-capped",
         "rank-never-grows": "path-template-min-above",
         "off-by-one-high": "path-template-tau",
+        "core-of-k": "directions-larger",
     },
     "rank-8-aligned": {
         "s-step-missing": "path-template-none",
@@ -166,7 +167,12 @@ FAMILIES: dict[str, dict[str, str]] = {
     "rank-1": {
         "squares-out-of-range": "magnitude-rank-one-1e160-dense",
         "single-pass-residual": "hard-vector-remainder-nearly-the-core",
+        "core-of-l": "directions-rank-one",
     },
+    "wide": {"core-of-k": "directions-wide"},
+    "theta": {"core-of-l": "directions-theta"},
+    "min": {"core-of-k": "directions-min"},
+    "complex-8": {"core-of-l": "directions-larger-complex"},
     "one-row": {"conjugate-lost": "complex-one-row-dense", "gradient-of-s-conjugated": "complex-one-by-one-dense"},
     **{f"{name}-strided": {"strides-assumed": f"array-{name}-columns-eights"} for name in NAMES},
     "factors-strided": {"strides-assumed": "array-swapped-template", "conjugate-lost": "array-complex-swapped-tall"},

@@ -82,6 +82,8 @@ WRONG: dict[str, tuple[int, str, Step]] = {
     "rows-of-s-lost": (3, "the rows of ∇_S behind whole vectors of 4 are not read", _first_rows("dS", 4)),
     "conjugate-lost": (3, "∇_L is not conjugated", _changed(lambda x: {"dL": x.arrays["dL"].conj()})),
     "gradient-of-s-conjugated": (3, "∇_S is conjugated", _changed(lambda x: {"dS": x.arrays["dS"].conj()})),
+    "core-of-k": (3, "∇_S is formed of ∇_K", _changed(lambda x: {"dS": x.arrays["U"].conj().T @ x.arrays["dK"]})),
+    "core-of-l": (3, "∇_S is formed of ∇_L", _changed(lambda x: {"dS": (x.arrays["V"].conj().T @ x.arrays["dL"]).conj().T})),
     "rank-in-fours": (6, "the new rank is rounded down to a multiple of 4", _first_ranks(lambda rank: rank - rank % 4)),
     "rank-in-eights": (6, "the new rank is rounded down to a multiple of 8", _first_ranks(lambda rank: rank - rank % 8)),
     "capacity-of-32": (6, "there is room for 32 directions", _first_ranks(lambda rank: 32)),
@@ -131,6 +133,37 @@ def _captured(name: str) -> Callable[[], Step]:
         return _changed(change)
 
     return made
+
+
+def _with_results(name: str) -> Callable[[], Step]:
+    """A step that keeps a parameter as long as it is given the arrays that it has returned last."""
+
+    def made() -> Step:
+        kept: list[tuple[Any, Any]] = []
+
+        def step(*arrays: Matrix, **parameters: Any) -> Any:
+            results, value = kept.pop() if kept else ((), None)
+            if results and all(X is Y for X, Y in zip(arrays[:3], results, strict=True)):
+                parameters[name] = value
+            kept.append((REFERENCE.step(*arrays, **parameters), parameters[name]))
+            return kept[0][0]
+
+        return step
+
+    return made
+
+
+def _transposed() -> Step:
+    """A step that keeps V₁ᴴ with the array V₁ that it returns, for a next call with this array."""
+    kept: list[tuple[Matrix, Matrix]] = []
+
+    def step(U: Matrix, S: Matrix, V: Matrix, *gradients: Matrix, **parameters: Any) -> Any:
+        returned, copy = kept.pop() if kept else (None, V)
+        U1, S1, V1 = REFERENCE.step(U, S, copy if V is returned else V, *gradients, **parameters)
+        kept.append((V1, V1.copy()))
+        return U1, S1, V1
+
+    return step
 
 
 def _unless_none(name: str) -> Callable[[], Step]:
@@ -239,6 +272,11 @@ KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
         f"{name}-unless-none": (f"None leaves {words} as it was", _unless_none(name), (f"sequence-scheduled-{case}",))
         for name, words, case in ABSENT
     },
+    **{
+        f"{name}-with-results": (f"{words} is kept with the results", _with_results(name), (f"sequence-scheduled-{case}-plain",))
+        for name, words, case in SCHEDULED
+    },
+    "transpose-with-results": ("V₁ᴴ is kept with the array V₁", _transposed, ("sequence-returned-diagonal",)),
     "conjugate-by-address": (
         "∇_L in arrays that were there before is not conjugated",
         _again(lambda x: {"dL": x.arrays["dL"].conj()}),
@@ -304,8 +342,9 @@ def _of_families() -> Iterator[NarrowMutant]:
 
 
 def _options(case: str) -> Mapping[str, Any]:
-    """The dtype that the case needs."""
-    return {"dtype": "complex128"} if "complex" in case else {}
+    """The dtype and the promise that the case needs."""
+    dtype = {"dtype": "complex128"} if "complex" in case else {}
+    return dtype | ({"directions": True} if case.startswith("directions-") else {})
 
 
 def _of_stacks() -> Iterator[NarrowMutant]:

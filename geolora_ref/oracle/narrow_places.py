@@ -103,6 +103,10 @@ PLACES: dict[str, Place] = {
     ),
     "one-row": Place("m = 1 or n = 1", lambda x: min(x.m, x.n) == 1),
     "rank-1": Place("r = 1", lambda x: x.r == 1),
+    "wide": Place("m < n", lambda x: x.m < x.n),
+    "theta": Place("the threshold is absolute", lambda x: x.parameters["theta"] is not None),
+    "min": Place("the minimum rank is above 1", lambda x: x.parameters["min_rank"] > 1),
+    "complex-8": Place("complex numbers, and r = 8", lambda x: x.r == 8 and np.iscomplexobj(x.arrays["S"])),
     **{f"{name}-strided": _alone(name) for name in NAMES},
     "factors-strided": Place(
         "the factors do not lie row by row, and the gradients do", lambda x: {"U", "V"} <= x.strided <= {"U", "V", "S"}

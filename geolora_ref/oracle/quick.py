@@ -1,4 +1,4 @@
-"""The tenth of the catalogue for ``--quick``, which is enough to reject every mutant.
+"""The small part of the catalogue for ``--quick``, which is enough to reject every mutant.
 
 It has the cases that narrow mutants name, and the cases that the other mutants need.
 """

@@ -5,8 +5,13 @@ all numbers bit by bit.
 from __future__ import annotations
 
 import base64
+import importlib
+import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Unpack
 
 import numpy as np
@@ -15,10 +20,11 @@ from numpy.typing import NDArray
 from geolora_ref.oracle.check import run_case, smallest_failing
 from geolora_ref.oracle.choice import Choice
 from geolora_ref.oracle.conversion import ARGUMENTS, Conversion, layouts
-from geolora_ref.oracle.criteria import StepInputs, allowance, judge
+from geolora_ref.oracle.criteria import StepInputs, allowance
 from geolora_ref.oracle.harness import Harness, Options
 from geolora_ref.oracle.own import Size
 from geolora_ref.oracle.question import ConformanceCase
+from geolora_ref.oracle.report import Row
 
 __all__ = ["reproduction"]
 
@@ -33,31 +39,47 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     The script prints each finding beside the error that rounding allows, and ends with status 1 if
     something is wrong.  For a sequence it asks the failing step, for a stack the first problem.
 
-    Raises like :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for an id that no case
-    for these arrays has, for a case that passes, and for a sequence whose failing step passes with
-    new arrays.
+    Before it is returned, the script is run in a process of its own.
+
+    Raises like :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for a step that cannot be
+    imported by its name, for an id that no case for these arrays has, for a case that passes, and
+    where the script finds nothing wrong: some failures show only in the kit.
     """
     harness = Harness.of(step, **options)
+    imported = _import_of(harness)
     case = _case(harness, case_id, shapes)
     if case.group == "fuzz":
         case = smallest_failing(harness, case)
     row, inputs = run_case(harness, case, last_asked=True)
     if row.outcome != "failed" or inputs is None:
-        raise ValueError(f"reproduce: expected a case that fails, found that {case_id} passes")
-    if case.steps > 1 and not harness.whole and _is_right(harness, inputs):
-        place = f"step {(row.step or 0) + 1} of {case_id}"
-        raise ValueError(
-            f"reproduce: expected a step that fails with new arrays too, found that {place} is right with them: the backend "
-            "keeps something of earlier steps"
-        )
-    return _script(harness, f"{case_id}: {row.finding}", case.reason, inputs, case)
+        raise ValueError(f"reproduce: expected a case that fails, found that {case_id} passes if it is asked alone")
+    text = _script(harness, f"{case_id}: {row.finding}", case.reason, inputs, case, imported)
+    if ended := _ended(text, row):
+        raise ValueError(f"reproduce: expected a failure that shows without the kit, found that a script {ended} ({row.finding})")
+    return text
 
 
-def _is_right(harness: Harness, inputs: StepInputs) -> bool:
-    """Whether the backend takes this step right with new arrays."""
-    with np.errstate(all="ignore"):
-        factors = harness.call(inputs, lambda W: W).factors
-        return factors is not None and judge(inputs, factors, **harness.promised).passed
+def _import_of(harness: Harness) -> str:
+    """The line of code that imports the step."""
+    module, _, function = harness.name.partition(":")
+    try:
+        found = None if module == "__main__" else attrgetter(function)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if found != harness.step:
+        raise ValueError(f"reproduce: expected a step that can be imported as module:function, found {harness.name}")
+    begin, _, inner = function.partition(".")
+    return f"from {module} import {begin}\n\nstep = {function}" if inner else f"from {module} import {begin} as step"
+
+
+def _ended(text: str, row: Row) -> str:
+    """The end of the script, which shows not what the kit has found; '' if it does."""
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-"], input=text, capture_output=True, encoding="utf-8", env=here)
+    last = (done.stderr.splitlines() or [""])[-1]
+    if done.returncode and ("WRONG" in done.stdout or (last and last.partition(":")[0] in row.error)):
+        return ""
+    return f"ends with {last!r}" if done.returncode else "finds nothing wrong"
 
 
 def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceCase:
@@ -72,13 +94,10 @@ def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceC
     return found
 
 
-def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: ConformanceCase) -> str:
+def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: ConformanceCase, imported: str) -> str:
     """The text of the script, in ASCII except for names and reasons."""
     conversion = harness.conversion
     arrays = [_placed(name, X, how) for name, X, how in zip(ARGUMENTS, x.arrays, layouts(case.layout), strict=True)]
-    module, _, function = harness.name.partition(":")
-    begin, _, inner = function.partition(".")
-    imported = f"from {module} import {begin}\n\nstep = {function}" if inner else f"from {module} import {begin} as step"
     parameters = ", ".join(f"{name}={value!r}" for name, value in x.parameters.items())
     m, n, r = len(x.U), len(x.V), len(x.S)
     allowed, orthonormal, of_form = allowance(x, harness.eps, harness.storage)

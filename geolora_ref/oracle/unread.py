@@ -19,8 +19,8 @@ from geolora_ref.oracle.wide import in_double
 __all__ = ["unread"]
 
 
-FAR = 1e3
-"""A threshold of so many times the size of a step lets all directions go."""
+FAR, BETWEEN = 1e3, 0.3
+"""A threshold of so many times the size of a step lets all directions go, or some of them."""
 CLEAR = 1e-3
 """The relative change of W₁ that a backend sees, even if it computes in few bits."""
 
@@ -29,14 +29,17 @@ def unread(backend: Callable[[StepInputs], Found], asked: Sequence[StepInputs]) 
     """The names of the arguments of which no value that is tried changes an answer to these steps in a
     single bit, though it clearly changes a right one.  Answers that cannot be judged count as changed.
     """
-    changes: dict[str, list[bool]] = {}
+    expected: dict[str, bool] = {}
+    read: set[str] = set()
     for inputs in asked:
         answer, right = backend(inputs), _right(inputs)
         rank = 0 if isinstance(answer, str) else len(answer[1])
         for name, forced, other in _others(inputs, rank):
-            if _differ(right, _right(other)) and (forced or name in changes):
-                changes.setdefault(name, []).append(not _same(answer, backend(other)))
-    return [name for name, seen in changes.items() if not any(seen)]
+            if name not in read and _differ(right, _right(other)):
+                expected[name] = forced or expected.get(name, False)
+                if not _same(answer, backend(other)):
+                    read.add(name)
+    return [name for name, forced in expected.items() if forced and name not in read]
 
 
 def _others(x: StepInputs, rank: int) -> Iterator[tuple[str, bool, StepInputs]]:
@@ -53,8 +56,9 @@ def _others(x: StepInputs, rank: int) -> Iterator[tuple[str, bool, StepInputs]]:
         yield "learning_rate", True, replace(x, learning_rate=rate)
     columns = min(2 * len(x.S), len(x.U), len(x.V))
     most = columns if x.max_rank is None else x.max_rank
-    threshold, far = ("tau", 2.0) if x.theta is None else ("theta", FAR * (norm(x.S) + x.learning_rate * norm(x.dK)))
-    for value, forced in ((far, rank > x.min_rank), (0.0, False)):
+    size = norm(x.S) + x.learning_rate * norm(x.dK)
+    threshold, far, between = ("tau", 2.0, BETWEEN) if x.theta is None else ("theta", FAR * size, BETWEEN * size)
+    for value, forced in ((far, rank > x.min_rank), (between, False), (0.0, False)):
         changed: dict[str, Any] = {threshold: value}
         yield threshold, forced, replace(x, **changed)
     yield "max_rank", rank > x.min_rank, replace(x, max_rank=x.min_rank)

@@ -668,14 +668,25 @@ def test_what_is_kept_from_an_earlier_call_is_named(names: list[str]) -> None:
         ("gradient", lambda S, **p: {"learning_rate": min(p["learning_rate"], 0.02)}),
         ("truncation", lambda S, **p: {"max_rank": None if p["max_rank"] is None else max(p["max_rank"], len(S))}),
         ("shape", lambda S, **p: {"S": np.diag(np.linalg.svd(S, compute_uv=False))}),
+        ("path", lambda S, **p: {"tau": 0.0 if p["tau"] == 1.0 else p["tau"]}),
     ],
-    ids=["a largest rate", "a smallest cap", "singular values alone"],
+    ids=["a largest rate", "a smallest cap", "singular values alone", "a threshold below 1"],
 )
 def test_what_is_read_is_not_named_as_unread(group: str, limited: Callable[..., Any]) -> None:
     def step(*arrays: Any, **parameters: Any) -> Any:
         return right(**(dict(zip(ARGUMENTS, arrays, strict=True)) | parameters | limited(arrays[1], **parameters)))
 
     assert not diagnosed(step, select={"group": group}).unread
+
+
+def test_limits_that_are_never_read_are_named_where_a_mutant_resembles_them() -> None:
+    """Over the catalogue the step resembles the mutant that ignores the cap, which is not told."""
+
+    def fixed(U: Any, S: Any, *others: Any, **parameters: Any) -> Any:
+        return right(U, S, *others, **(parameters | {"max_rank": len(S), "min_rank": len(S)}))
+
+    diagnosis = diagnosed(fixed)
+    assert (diagnosis.matches, set(diagnosis.unread)) == ([], {"tau", "min_rank", "max_rank"})
 
 
 def _noisy() -> Step:

@@ -552,7 +552,7 @@ def test_threads_that_call_a_step_at_once_do_not_share() -> None:
     told = check_step(of_the_main_thread, select=FEW, threads=2).rows
     assert {row.error for row in told} == {"in another thread at the same time: raised RuntimeError: not here"}
     assert {row.where for row in told} == {f"{__file__}:{of_the_main_thread.__code__.co_firstlineno + 2}"}
-    with pytest.raises(ValueError, match=r"^threads: expected a number >= 1, found 0$"):
+    with pytest.raises(ValueError, match=r"^threads: expected an integer >= 1, found 0$"):
         check_step(right, threads=0)
 
 

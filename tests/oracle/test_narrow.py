@@ -63,6 +63,20 @@ def test_who_reads_the_memory_of_a_conjugate_is_found() -> None:
     assert {row.id for row in found.rows if row.outcome == "failed"} == {"array-complex-lazy-tall"}
 
 
+@pytest.mark.parametrize("name", ["U", "V", "dK", "dL"])
+def test_who_looks_for_a_conjugate_in_another_argument_is_found(name: str) -> None:
+    """The factors, or the gradients, are taken to be all alike."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    other = {"U": "V", "V": "U", "dK": "dL", "dL": "dK"}[name]
+
+    def change(**arguments: Any) -> Mapping[str, Any]:
+        X = arguments[name]
+        return {name: X.conj() if X.is_conj() and not arguments[other].is_conj() else X}
+
+    found = check_step(in_place_of(change), array="torch", dtype="complex128", select={"flag": "lazy"})
+    assert {row.id for row in found.rows if row.outcome == "failed"} == {f"array-complex-lazy-{name}"}
+
+
 def with_strides(X: Matrix, *strides: int) -> Matrix:
     return np.lib.stride_tricks.as_strided(X, X.shape, strides).copy()
 
@@ -392,6 +406,38 @@ def core_from_k(where: Callable[..., Any]) -> Step:
         return {"dS": arguments["U"].conj().T @ arguments["dK"]} if where(**arguments) else {}
 
     return in_place_of(change)
+
+
+def stack(*arrays: Any, **parameters: Any) -> Any:
+    return tuple(map(np.stack, zip(*(right(*one, **parameters) for one in zip(*arrays, strict=True)), strict=True)))
+
+
+def test_what_is_kept_with_the_arrays_of_a_stack_is_found() -> None:
+    """A graph with its parameters, copies of the arguments, a copy of the V₁ that was returned: each
+    with the arrays, which keeps them alive.
+    """
+    kept: dict[Any, Any] = {}
+
+    def captured(*arrays: Any, **parameters: Any) -> Any:
+        return stack(*arrays, **kept.setdefault((*map(id, arrays),), (arrays, parameters))[1])
+
+    def copied(*arrays: Any, **parameters: Any) -> Any:
+        return stack(*kept.setdefault((*map(id, arrays),), (arrays, [X.copy() for X in arrays]))[1], **parameters)
+
+    def returned(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+        U1, S1, V1 = stack(U, S, kept.get(id(V), (V, V))[1], *gradients, **parameters)
+        kept[id(V1)] = V1, V1.copy()
+        return U1, S1, V1
+
+    assert check_step(stack, batched=True, select={"group": "sequence"})
+    for step, cases in (
+        (captured, "sequence-scheduled-rate"),
+        (copied, "sequence-capped-zero-trained"),
+        (returned, "sequence-returned"),
+    ):
+        kept.clear()
+        report = check_step(step, batched=True, select={"group": "sequence"})
+        assert [row for row in report.failures if row.id.startswith(cases)]
 
 
 # --- paths of their own ------------------------------------------------------------------------------------------------

@@ -518,10 +518,10 @@ def test_each_output_of_a_sequence_is_the_next_input(case: ConformanceCase) -> N
         np.testing.assert_array_equal(given, expected)
     rng, backwards = np.random.default_rng(case.parameters.seed + 1), -1 if case.trained else 1
     for (_, (U1, S1, V1)), ((U, S, V, dK, dL, dS), _) in itertools.pairwise(seen):
-        np.testing.assert_array_equal(U, U1[:, ::backwards])  # another basis of the same space
-        np.testing.assert_array_equal(V, V1)
+        np.testing.assert_array_equal(U, U1[:, ::backwards])  # other bases of the same spaces
+        np.testing.assert_array_equal(V, V1[:, ::backwards])
         changed = S1 + 0.1 * rng.standard_normal(S1.shape) if case.trained else S1
-        np.testing.assert_array_equal(S, changed[::backwards])
+        np.testing.assert_array_equal(S, changed[::backwards, ::backwards])
         G = gradient(U @ S @ V.T)
         for found, exact in ((dK, G @ V), (dL, G.T @ U), (dS, U.T @ G @ V)):
             np.testing.assert_allclose(found, exact, atol=1e-13)
@@ -842,7 +842,7 @@ def test_a_case_that_is_wrong_now_and_then_is_told_with_how_often() -> None:
     assert row.finding.endswith("; in 2 of 10 times")
     assert "1 cases with id=small-plain and each 10 times" in summary(report)
     assert report.as_data()["repeat"] == 10
-    with pytest.raises(ValueError, match=r"^repeat: expected a number >= 1, found 0$"):
+    with pytest.raises(ValueError, match=r"^repeat: expected an integer >= 1, found 0$"):
         check_step(right, repeat=0)
 
 
