@@ -235,7 +235,7 @@ def _overwritten(harness: Harness, held: list[Held], results: Sequence[Array], n
     new = new[: len(arrays)]
     if not arrays or [tuple(X.shape) for X in arrays] != [X.shape for X in new]:
         return ()
-    del held[len(ARGUMENTS) if results else 0 : None if results else len(ARGUMENTS)]
+    del held[slice(len(ARGUMENTS), None) if results else slice(len(ARGUMENTS))]  # behind the arguments come results
     return arrays if all(map(harness.conversion.overwritten, arrays, new)) else ()
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +53,8 @@ def _check_step(options: argparse.Namespace) -> Report | str:
     shapes, jobs = tuple(map(shape, options.shape)), Jobs(options.jobs, partial(load_harness, given))
     backend, asked = load_backend(options.backend), harness_options(given.__getitem__)
     if options.reproduce is not None:
-        return reproduction(backend, options.reproduce, shapes=shapes, **asked)
+        with redirect_stdout(sys.stderr):  # a backend may print, and the script is to be read by Python
+            return reproduction(backend, options.reproduce, shapes=shapes, **asked)
     asked["name"] = options.name or asked["name"]
     return check_step(
         backend,

@@ -361,7 +361,8 @@ class Harness:
             found = f"{_described(returned)} ({words(problem, LONGEST)})"
             return Outcome(error=f"expected {expected}, found {found}")
         listed = self.batched and isinstance(returned, list)
-        own = () if listed else tuple(returned) if self.batched else tuple(named.values())
+        own = tuple(returned) if self.batched else tuple(named.values())
+        own = own if all(hasattr(X, "shape") for X in own) else ()
         return Outcome(results, held=held, own=own, listed=listed)
 
     def _unlike(self, named: Mapping[str, Any], given: Array) -> str:

@@ -24,12 +24,15 @@ from geolora_ref.oracle.criteria import StepInputs, allowance
 from geolora_ref.oracle.harness import Harness, Options
 from geolora_ref.oracle.own import Size
 from geolora_ref.oracle.question import ConformanceCase
-from geolora_ref.oracle.report import Row
 
 __all__ = ["reproduction"]
 
 Matrix = NDArray[Any]
 WIDTH = 120
+RUNNING = "GEOLORA_REF_REPRODUCES"
+"""In the environment of a script that is tried: it imports the step's module, which might ask for it
+again.
+"""
 
 
 def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, ...] = (), **options: Unpack[Options]) -> str:
@@ -45,6 +48,8 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     imported by its name, for an id that no case for these arrays has, for a case that passes, and
     where the script finds nothing wrong: some failures show only in the kit.
     """
+    if RUNNING in os.environ:
+        raise ValueError("reproduce: expected no call while a module is imported, found one in the module of the step")
     harness = Harness.of(step, **options)
     imported = _import_of(harness)
     case = _case(harness, case_id, shapes)
@@ -54,7 +59,7 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     if row.outcome != "failed" or inputs is None:
         raise ValueError(f"reproduce: expected a case that fails, found that {case_id} passes if it is asked alone")
     text = _script(harness, f"{case_id}: {row.finding}", case.reason, inputs, case, imported)
-    if ended := _ended(text, row):
+    if ended := _ended(text):
         raise ValueError(f"reproduce: expected a failure that shows without the kit, found that a script {ended} ({row.finding})")
     return text
 
@@ -64,7 +69,7 @@ def _import_of(harness: Harness) -> str:
     module, _, function = harness.name.partition(":")
     try:
         found = None if module == "__main__" else attrgetter(function)(importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, TypeError, ValueError):
         found = None
     if found != harness.step:
         raise ValueError(f"reproduce: expected a step that can be imported as module:function, found {harness.name}")
@@ -72,14 +77,13 @@ def _import_of(harness: Harness) -> str:
     return f"from {module} import {begin}\n\nstep = {function}" if inner else f"from {module} import {begin} as step"
 
 
-def _ended(text: str, row: Row) -> str:
+def _ended(text: str) -> str:
     """The end of the script, which shows not what the kit has found; '' if it does."""
-    here = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-"], input=text, capture_output=True, encoding="utf-8", env=here)
-    last = (done.stderr.splitlines() or [""])[-1]
-    if done.returncode and ("WRONG" in done.stdout or (last and last.partition(":")[0] in row.error)):
-        return ""
-    return f"ends with {last!r}" if done.returncode else "finds nothing wrong"
+    done = subprocess.run([sys.executable, "-"], input=text.encode(), capture_output=True, env=os.environ | {RUNNING: "1"})
+    if not done.returncode:
+        return "finds nothing wrong"
+    last = (done.stderr.decode(errors="replace").splitlines() or [""])[-1]
+    return "" if b"WRONG" in done.stdout else f"ends with {last!r}"
 
 
 def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceCase:
@@ -101,11 +105,11 @@ def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: Co
     parameters = ", ".join(f"{name}={value!r}" for name, value in x.parameters.items())
     m, n, r = len(x.U), len(x.V), len(x.S)
     allowed, orthonormal, of_form = allowance(x, harness.eps, harness.storage)
-    call = "step(U, S, V, dK, dL, dS, **parameters)"
-    if harness.whole:
-        call = "step(U, S, V, lambda W: given(dense), **parameters)"
+    one = "[None]" if harness.batched else ""
+    gradients = f"lambda W: given(dense){one}" if harness.whole else f"dK{one}, dL{one}, dS{one}"
+    call = f"step(U{one}, S{one}, V{one}, {gradients}, **parameters)"
     if harness.batched:
-        call = "[X[0] for X in first(step(*(X[None] for X in (U, S, V, dK, dL, dS)), **parameters))]"
+        call = f"[X[0] for X in first({call})]"
     text = TEMPLATE.format(
         finding=_plain(finding),
         reason=_plain(reason),
@@ -172,7 +176,8 @@ def _adapters(conversion: Conversion) -> str:
         return (
             "import torch\n\n\ndef given(X):\n"
             f"    return torch.from_numpy(X).to({(conversion.device or 'cpu')!r}, torch.{conversion.dtype})\n\n\n"
-            "def back(X):\n    X = X.detach().cpu()\n    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()\n"
+            "def back(X):\n    X = X.detach().cpu().resolve_conj()\n"
+            "    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()\n"
         )
     if conversion.array == "jax":
         return (
@@ -269,7 +274,11 @@ ranks = [min(max(sum(tail > theta + sign * slack for tail in tails), least), mos
 
 # --- the step
 before = [back(X).copy() for X in (U, S, V, dK, dL, dS)]
-U1, S1, V1 = (wide(X) for X in {call})
+try:
+    U1, S1, V1 = (wide(X) for X in {call})
+except Exception:
+    print("the step has no result to judge  WRONG")
+    raise
 D = W_hat - U1 @ S1 @ H(V1)
 normal = off(U1, H(off(V1, H(D))))
 found = {{

@@ -230,6 +230,9 @@ def test_a_part_in_data_parallel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^0: expected a part under its own name, found DataParallel; put its .module there$"):
         export_lora(model, tmp_path)
     assert not list(tmp_path.iterdir())
+    tower = nn.Sequential(nn.DataParallel(nn.Linear(4, 4)), nn.Linear(4, 4))  # which has nothing to export
+    adapt(tower, ["1"], rank=2)
+    export_lora(tower, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

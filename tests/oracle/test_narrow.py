@@ -429,7 +429,11 @@ def test_what_is_kept_with_the_arrays_of_a_stack_is_found() -> None:
         kept[id(V1)] = V1, V1.copy()
         return U1, S1, V1
 
-    assert check_step(stack, batched=True, select={"group": "sequence"})
+    def listed(*arrays: Any, **parameters: Any) -> Any:
+        return tuple(map(list, stack(*arrays, **parameters)))
+
+    for right_one in (stack, listed):
+        assert check_step(right_one, batched=True, select={"group": "sequence"})
     for step, cases in (
         (captured, "sequence-scheduled-rate"),
         (copied, "sequence-capped-zero-trained"),

@@ -186,7 +186,8 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
         _base_name(f"{name}.out_proj") for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
     }
     for name, module in model.named_modules():
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        parallel = isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        if parallel and any(part.startswith(f"{_base_name(name)}.") for part in (*layers, *_trained_modules(model))):
             raise ValueError(f"{name}: expected a part under its own name, found {type(module).__name__}; put its .module there")
         if isinstance(module, TrainableTokensLayer) and set(module.active_adapters) & set(module.trainable_tokens_delta):
             raise ValueError(f"{_base_name(name)}: expected an embedding without rows of its own, found trainable_token_indices")

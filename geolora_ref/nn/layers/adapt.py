@@ -93,7 +93,6 @@ def adapt(
     if max_rank is not None:
         checks.integer("max_rank", max_rank, 1)
     check_fused(fused)
-    model = unwrapped(model)
     if adapters(model):
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
     _refuse_layers_of_peft(model)
@@ -153,7 +152,7 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
     if target_modules == "all-linear":
         found = {
             plain_name(name): module
-            for name, module in model.named_modules()
+            for name, module in unwrapped(model).named_modules()
             if (isinstance(module, nn.Linear) or is_transposed_linear(module)) and module not in trained
         }
         if not found:
@@ -198,9 +197,9 @@ def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
         wanted = re.compile(pattern)
     except re.error as problem:
         raise ValueError(f"target_modules: expected a regular expression, found {pattern!r}: {problem}") from problem
-    named = list(model.named_modules(remove_duplicate=False))
+    named = [pair for whole in (model, unwrapped(model)) for pair in whole.named_modules(remove_duplicate=False)]
     matched = {module for name, module in named if wanted.fullmatch(name) or wanted.fullmatch(plain_name(name))}
-    return {plain_name(name): module for name, module in model.named_modules() if module in matched}  # inside of a wrapper
+    return {plain_name(name): module for name, module in unwrapped(model).named_modules() if module in matched}
 
 
 def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, nn.Module]:

@@ -16,6 +16,7 @@ from scipy import stats
 
 from geolora_ref.support.files import read_json
 from verification.experiments.finetuning.design import (
+    DEFAULT_RATE,
     FAMILIES,
     FIXED_RATES,
     INITIAL_RANKS,
@@ -72,7 +73,6 @@ COMPARED = (
 )
 """What is compared at the rates of the tuning: the allocation, alpha twice, and the step twice."""
 RIVALS = ("published geolora", "adalora")
-(DEFAULT_RATE,) = FIXED_RATES["geolora, budget, rms"]
 Base = Callable[[Sequence[Row]], Mapping[int, Row]]
 """Finds runs among those of a task; by seed."""
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from geolora_ref.finetune.methods import Method
 
 __all__ = [
+    "DEFAULT_RATE",
     "FAMILIES",
     "FIXED_RATES",
     "MAIN_RANK",
@@ -132,14 +133,15 @@ FAMILIES: Mapping[str, tuple[float, ...]] = {
 """The learning rates that a family is tried at first; ``families.py`` makes the method of each."""
 MATCHED = ("geolora, uniform", "geolora, budget", "geolora, budget, rms")
 """The default rule at LoRA's number of parameters."""
+DEFAULT_RATE = 6.3e-3
 FIXED_RATES: Mapping[str, tuple[float, ...]] = {
-    "geolora, tolerance, rms": (6.3e-3, 1.1e-2, 2e-2),
-    "geolora, tolerance": (6.3e-3, 2e-2),
-    "geolora, uniform": (6.3e-3,),
-    "geolora, budget": (6.3e-3,),
-    "geolora, budget, rms": (6.3e-3,),
+    "geolora, tolerance, rms": (DEFAULT_RATE, 1.1e-2, 2e-2),
+    "geolora, tolerance": (DEFAULT_RATE, 2e-2),
+    "geolora, uniform": (DEFAULT_RATE,),
+    "geolora, budget": (DEFAULT_RATE,),
+    "geolora, budget, rms": (DEFAULT_RATE,),
 }
-"""Rates that are the same on every task, one of which is to be the default."""
+"""Rates that are the same on every task, one of which became the default."""
 OF_SHORT = ("lora", *FIXED_RATES, *(f"{name}, default rate" for name in FIXED_RATES))
 """The families of the decoder."""
 RECHOSEN = ("lora", "geolora, budget, rms")
