@@ -72,7 +72,7 @@ COMPARED = (
     ("geolora, uniform", "adalora"),
 )
 """What is compared at the rates of the tuning: the allocation, alpha twice, and the step twice."""
-RIVALS = ("published geolora", "adalora")
+RIVALS = ("published geolora", "adalora", "rslora", "dora")
 Base = Callable[[Sequence[Row]], Mapping[int, Row]]
 """Finds runs among those of a task; by seed."""
 
