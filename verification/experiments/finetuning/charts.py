@@ -17,6 +17,8 @@ __all__ = ["draw_front", "draw_ranks", "draw_rates", "draw_times"]
 COLOURS = dict(
     zip(FAMILIES, ("k", "C0", "C9", "C1", "gold", "navy", "C3", "C2", "C7", "C5", "C4", "C8", "C6", "0.6"), strict=True)
 )
+FAR_BELOW = "head only"
+"""Beside it the others would be one point; tables have it."""
 KINDS = {"query": "query", "key": "key", "value": "value", "attention.output": "attention\noutput"} | {
     "intermediate": "feed-forward\nup",
     "output": "feed-forward\ndown",
@@ -26,10 +28,8 @@ KINDS = {"query": "query", "key": "key", "value": "value", "attention.output": "
 def draw_front(axes: Axes, stored: Stored) -> None:
     """The metric over the parameters, means over the tasks; one line a method, one point a rank."""
     for name, points in front(stored).items():
-        if points[0][0] > 0:
+        if name != FAR_BELOW:
             axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=name)
-        else:
-            axes.axhline(points[0][1], color=COLOURS[name], linestyle=":", label=name)
     axes.set(xscale="log", xlabel="trained parameters of the encoder", ylabel="test metric, %, mean of the tasks")
 
 
@@ -37,7 +37,7 @@ def draw_rates(axes: Axes, stored: Stored) -> None:
     """The development metric over the rate as a share of the best, mean of the tasks; rates in
     units of a method's middle one.
     """
-    for name, rates in FAMILIES.items():
+    for name, rates in ((name, rates) for name, rates in FAMILIES.items() if name != FAR_BELOW):
         shares: dict[float, list[float]] = defaultdict(list)
         for task in rate_shares(stored, name).values():
             for rate, share in task.items():
