@@ -199,7 +199,9 @@ def _with_intervals(one: Difference) -> list[str]:
 
 
 def _with_t(one: Difference) -> str:
-    return f"{one.mean:+.2f} ({one.t_low:+.2f} … {one.t_high:+.2f})"
+    """The difference, with its interval if it has one."""
+    told = f"{one.mean:+.2f}"
+    return f"{told} ({one.t_low:+.2f} … {one.t_high:+.2f})" if math.isfinite(one.t_low) else told
 
 
 def _range(stored: Stored, name: str) -> str:
