@@ -93,7 +93,8 @@ def test_directions_are_asked_of_those_who_take_them() -> None:
     """Of an optimizer: dS is neither UᴴdK nor (VᴴdL)ᴴ, of which a step for gradients alone may form it."""
     without, with_them = (questions(Harness.of(REFERENCE.step, directions=directions)) for directions in (False, True))
     more = [case.id for case in with_them if case not in without]
-    assert more == ["directions-dense", "directions-from-zero", "directions-capped", "directions-full-rank"]
+    named = ("dense", "from-zero", "capped", "full-rank", "rank-one", "wide", "theta", "min", "larger")
+    assert more == [f"directions-{name}" for name in named]
     for case in (case for case in with_them if case.group in ("shape", "gradient", "directions")):
         U, _, V, dK, dL, dS = StepCase.build(case.parameters).inputs().arrays
         apart = min(np.linalg.norm(X - dS) / (np.linalg.norm(dK) or 1.0) for X in (U.T @ dK, (V.T @ dL).T))
