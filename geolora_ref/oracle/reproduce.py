@@ -25,7 +25,7 @@ from geolora_ref.oracle.harness import Harness, Options
 from geolora_ref.oracle.own import Size
 from geolora_ref.oracle.question import ConformanceCase
 
-__all__ = ["reproduction"]
+__all__ = ["RUNNING", "reproduction"]
 
 Matrix = NDArray[Any]
 WIDTH = 120

@@ -29,7 +29,7 @@ from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.narrow_mutants import NARROW_MUTANTS
 from geolora_ref.oracle.own import drawn, shape
 from geolora_ref.oracle.quick import QUICK
-from geolora_ref.oracle.reproduce import reproduction
+from geolora_ref.oracle.reproduce import RUNNING, reproduction
 from geolora_ref.oracle.stages import Stages
 from geolora_ref.oracle.wide import singular_values, spectral_norm
 from tests.nightly import NIGHTLY
@@ -293,6 +293,20 @@ def test_what_shows_in_the_kit_alone_is_not_reproduced(
     told = f"reproduce: expected a failure that shows without the kit, found that a script {told}"
     with pytest.raises(ValueError, match=re.escape(told)):
         reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
+
+
+def test_the_command_prints_the_script_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the backend prints goes elsewhere; a script that is tried does not try itself again."""
+    step = imported(tmp_path, monkeypatch).fails
+    assert main(["check", "backends:fails", "--reproduce", "shape-tall-dense"]) == 0
+    printed = capsys.readouterr()
+    compile(printed.out, "script", "exec")
+    assert "one moment" in printed.err
+    monkeypatch.setenv(RUNNING, "1")
+    with pytest.raises(ValueError, match=r"^reproduce: expected no call while a module is imported"):
+        reproduction(step, "shape-tall-dense")
 
 
 def test_a_step_that_no_script_can_import_is_refused() -> None:

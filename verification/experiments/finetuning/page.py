@@ -98,7 +98,7 @@ def page(stored: Stored) -> str:
         "Other models": of_other_models(stored),
         "At one rate for all tasks, on development examples": at_one_rate(stored),
         "Over the tasks of texts": summary(stored),
-        "Fewer parameters, other ranks, and other initial ranks": asked(stored),
+        "One rate for all tasks, rivals, other ranks and initial ranks": asked(stored),
     }
     tables = {title: table for title, table in tables.items() if len(table) > 1}
     return environment.get_template("page.html.j2").render(**facts, tables=tables, figures=figures)
@@ -171,9 +171,7 @@ def asked(stored: Stored) -> Rows:
     for question, one in questions(counted(stored)).items():
         parameters = ", ".join(f"{count / 1e3:,.0f}" for count in one.parameters)
         cells = [_with_t(found[task][question]) if question in found[task] else "–" for task in others]
-        table.append(
-            [question, parameters, *_with_intervals(one), str(sum(len(values) for values in one.pairs.values())), *cells]
-        )
+        table.append([question, parameters, *_with_intervals(one), str(sum(map(len, one.pairs.values()))), *cells])
     return table
 
 
