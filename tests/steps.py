@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from geolora_ref import GeoLoRAStep, LowRank, ProjectedGradients, geolora_step
 from geolora_ref.arrays import Array, to_numpy
-from geolora_ref.oracle.cases import StepCase
-from geolora_ref.oracle.criteria import StepInputs, Verdict, judge, judge_stages
+from geolora_ref.oracle.cases.step_case import StepCase
+from geolora_ref.oracle.judges.criteria import StepInputs, Verdict, judge, judge_stages
 from tests.libraries import Library
 from tests.typechecking import unchecked
 

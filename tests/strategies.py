@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from geolora_ref.oracle.cases import CORES, GRADIENTS, CaseParameters
-from geolora_ref.oracle.spectra import SPECTRA
+from geolora_ref.oracle.cases.spectra import SPECTRA
+from geolora_ref.oracle.cases.step_case import CORES, GRADIENTS, CaseParameters
 
 __all__ = ["case_parameters", "shapes"]
 

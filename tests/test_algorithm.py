@@ -17,9 +17,9 @@ from numpy.linalg import norm
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, augmented_step, geolora_step
 from geolora_ref.algorithm import assemble, basis_augmentation, choose_rank, coefficient_update, optimizer_step, truncation
 from geolora_ref.arrays import Array, H, to_numpy
-from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.criteria import FAIL
-from geolora_ref.oracle.dense import dense_oracle
+from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
+from geolora_ref.oracle.judges.criteria import FAIL
+from geolora_ref.oracle.judges.dense import dense_oracle
 from tests.libraries import NUMPY, Dtype, Library, bytes_of
 from tests.steps import STAGES, Matrix, dense, judged, judged_by_line, ratio, run_case, state_and_gradients
 from tests.strategies import case_parameters

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from geolora_ref import LowRank, ProjectedGradients, RankRule, augmented_step
 from geolora_ref.algorithm import AugmentedStep
 from geolora_ref.budget import RankAllocation, Unit, allocate_ranks, factor_entries, truncate_to_budget
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.judges.criteria import FAIL
 from tests.libraries import NUMPY, Dtype, Library
 from tests.steps import dense, ratio
 

@@ -19,12 +19,12 @@ import pytest
 import geolora_ref
 from geolora_ref.cli import main
 from geolora_ref.oracle import command
-from geolora_ref.oracle.check import check_step, questions
-from geolora_ref.oracle.choice import Choice
-from geolora_ref.oracle.harness import Harness
-from geolora_ref.oracle.reporting import junit
-from geolora_ref.oracle.scoreboard import read_report
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.broken.stages import Stages
+from geolora_ref.oracle.check import check_step
+from geolora_ref.oracle.reports.scoreboard import read_report
+from geolora_ref.oracle.reports.text import junit
+from geolora_ref.oracle.trial.choice import Choice, questions
+from geolora_ref.oracle.trial.harness import Harness
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
 
@@ -38,8 +38,8 @@ import os
 import sys
 import time
 from geolora_ref.oracle import conformance_suite
-from geolora_ref.oracle.mutants import MUTANTS
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.broken.mutants import MUTANTS
+from geolora_ref.oracle.broken.stages import Stages
 
 right = Stages().step
 wrong = MUTANTS["swap-truncation-factors"].step

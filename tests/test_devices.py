@@ -14,7 +14,7 @@ from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_ste
 from geolora_ref.algorithm import AugmentedStep
 from geolora_ref.budget import truncate_to_budget
 from geolora_ref.oracle import check_step
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.judges.criteria import FAIL
 from tests.devices import DEVICES, OnDevice
 from tests.libraries import NUMPY, Library
 from tests.nightly import NIGHTLY

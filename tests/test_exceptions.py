@@ -20,7 +20,7 @@ from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.finetune.job import DivergedError
 from geolora_ref.integrators.integrate import Stopped
 from geolora_ref.integrators.integrator import MisfitError, StepError
-from geolora_ref.oracle.check import Interrupted, Report
+from geolora_ref.oracle.reports.report import Interrupted, Report
 
 EXAMPLES = (
     DivergedError("step 1"),

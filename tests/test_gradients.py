@@ -11,8 +11,8 @@ from numpy.linalg import norm
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients
 from geolora_ref.arrays import to_numpy
-from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
+from geolora_ref.oracle.judges.criteria import FAIL
 from tests.libraries import NUMPY, Dtype, Library
 from tests.steps import Matrix, dense, ratio
 from tests.strategies import case_parameters

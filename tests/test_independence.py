@@ -71,7 +71,7 @@ def _modules() -> list[str]:
 
 
 ALGORITHM, DENSE, CRITERIA, CASES = (
-    f"{PACKAGE}.{name}" for name in ("algorithm", "oracle.dense", "oracle.criteria", "oracle.cases")
+    f"{PACKAGE}.{name}" for name in ("algorithm", "oracle.judges.dense", "oracle.judges.criteria", "oracle.cases.step_case")
 )
 
 
@@ -145,8 +145,8 @@ FORBIDDEN = {
     "plain": "import geolora_ref.algorithm",
     "from the package": "from geolora_ref import algorithm",
     "a name of the module": "from geolora_ref.algorithm import geolora_step",
-    "relative": "from .. import algorithm",
-    "relative name": "from ..algorithm import geolora_step",
+    "relative": "from ... import algorithm",
+    "relative name": "from ...algorithm import geolora_step",
     "inside a function": "def f():\n    from geolora_ref.algorithm import geolora_step",
     "for types only": "if TYPE_CHECKING:\n    from geolora_ref.algorithm import geolora_step",
     "through another module": "from geolora_ref.oracle import between",
@@ -156,10 +156,10 @@ FORBIDDEN = {
 @pytest.mark.parametrize("line", FORBIDDEN.values(), ids=FORBIDDEN)
 def test_a_forbidden_import_is_found(tmp_path: Path, line: str) -> None:
     """The negative control: a package whose dense oracle imports the algorithm in one of many ways."""
-    files = {"__init__.py": "", "algorithm.py": "", "oracle/__init__.py": "", "oracle/dense.py": line}
+    files = {"__init__.py": "", "algorithm.py": "", "oracle/__init__.py": "", "oracle/judges/dense.py": line}
     files["oracle/between.py"] = "from geolora_ref.algorithm import geolora_step"
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert ALGORITHM in reached(DENSE, tmp_path)
     assert ALGORITHM not in reached(f"{PACKAGE}.oracle", tmp_path)

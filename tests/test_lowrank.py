@@ -10,8 +10,8 @@ from hypothesis import given
 from numpy.linalg import norm
 
 from geolora_ref import LowRank, tangent_projection
-from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
+from geolora_ref.oracle.judges.criteria import FAIL
 from tests.libraries import NUMPY, Dtype, Library
 from tests.steps import Matrix, dense, ratio
 from tests.strategies import case_parameters

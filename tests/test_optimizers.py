@@ -32,7 +32,7 @@ from geolora_ref.problems import Quadratic
 from geolora_ref.training import Layer, Settings, training_step
 from tests.libraries import Dtype, Library
 from tests.steps import Matrix, ratio
-from verification.directions import RULES, dense, seen, uphill
+from verification.instruments.directions import RULES, dense, seen, uphill
 
 ALL = RULES | {"adam, published": AdamPublished()}
 SHAPE = (14, 11)

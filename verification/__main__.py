@@ -23,17 +23,17 @@ from geolora_ref.support.files import locked, require_regular, require_writable
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.streams import escape_missing_characters, let_go
 from geolora_ref.support.terminal import Terminal
-from verification.backends import BackendError
+from verification.campaign.backends import BackendError
+from verification.campaign.extensions import Extensions, added, extended, foreign_sources
+from verification.campaign.journal import Journal
+from verification.campaign.outcomes import ClaimOutcome
+from verification.campaign.runner import key, records, run, units
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS, HEADINGS
-from verification.command_line import ProgressBar, integer_from
-from verification.compare import tell_changes
-from verification.extensions import Extensions, added, extended, foreign_sources
-from verification.journal import Journal
-from verification.machine import provenance
-from verification.outcomes import ClaimOutcome
-from verification.report import FILES, PAGES, as_data, drawn, write_pages_beside, write_report
-from verification.runner import key, records, run, units
+from verification.report.compare import tell_changes
+from verification.report.report import FILES, PAGES, as_data, drawn, write_pages_beside, write_report
+from verification.support.command_line import ProgressBar, integer_from
+from verification.support.machine import provenance
 
 DEFAULT_FOLDER = Path("build") / "verification"
 

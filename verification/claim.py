@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.judges.criteria import FAIL
 
 __all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "Plan", "Results", "Table", "in_units"]
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geolora_ref.support.files import write_atomically
-from verification.machine import ROOT
+from verification.support.machine import ROOT
 
 __all__ = ["METADATA", "main", "released"]
 

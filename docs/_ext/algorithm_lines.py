@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from geolora_ref.oracle.cases import TRAPS, StepCase
-from geolora_ref.oracle.criteria import judge_stages
-from geolora_ref.oracle.mutants import MUTANTS, Mutant
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.stages import Stages
+from geolora_ref.oracle.cases.step_case import TRAPS, StepCase
+from geolora_ref.oracle.judges.criteria import judge_stages
 from verification.claim import Claim, Control
 from verification.claims import CLAIMS
 

@@ -54,15 +54,20 @@ PARTS = (
 )
 
 
+ROOMS = ("geolora_ref.oracle", "geolora_ref.fast", "geolora_ref.nn", "verification")
+"""The packages whose page also lists the modules of their folders, unless a folder has a page of its own."""
+
+
 def modules(package: str) -> Iterator[str]:
-    """The modules of a package, by name, and of the packages in ``geolora_ref.fast`` and ``geolora_ref.nn`` that have no page."""
+    """The modules of a package, by name, and for :data:`ROOMS` those of the folders in it."""
     folder = ROOT.joinpath(*package.split("."))
     for path in sorted(folder.glob("*.py")):
         if path.stem not in ("__init__", "__main__"):
             yield f"{package}.{path.stem}"
-    if package in ("geolora_ref.fast", "geolora_ref.nn"):
+    if package in ROOMS:
         for path in sorted(folder.glob("*/__init__.py")):
-            yield from modules(f"{package}.{path.parent.name}")
+            if (room := f"{package}.{path.parent.name}") not in {part.package for part in PARTS}:
+                yield from modules(room)
 
 
 def source(module: str) -> ast.Module:

@@ -1,11 +1,11 @@
-"""A stylesheet with the glyphs of formulas, made while the pages are built: see verification/glyphs.py."""
+"""A stylesheet with the glyphs of formulas, made while the pages are built: see verification/report/glyphs.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from sphinx.application import Sphinx
-from verification.glyphs import faces
+from verification.report.glyphs import faces
 
 STATIC = Path(__file__).resolve().parent.parent / "_generated" / "static"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from html import escape
 
 from docutils import nodes
-from geolora_ref.oracle.mutants import Mutant
+from geolora_ref.oracle.broken.mutants import Mutant
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from verification.report import mathematics
+from verification.report.report import mathematics
 
 from algorithm_lines import LINES, Line, checks_of, claims_of, mutants_of
 from verified import ClaimLinks, results, table, value

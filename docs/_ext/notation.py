@@ -31,7 +31,7 @@ SYMBOLS = (
     Symbol(r"P(W)Z", "geolora_ref.lowrank:tangent_projection", r"m\times n", "P(W)Z", "projection onto the tangent space"),
     Symbol(
         r"\hat P(W)Z",
-        "verification.steppers:simultaneous_descent",
+        "verification.instruments.steppers:simultaneous_descent",
         r"m\times n",
         "",
         "how $W$ moves if $U, S, V$ descend at once along $Z$: for $S\\ne0$ no projection",
@@ -159,21 +159,21 @@ SYMBOLS = (
     Symbol(r"\mu", "geolora_ref.problems.problem:MatrixODE.one_sided_lipschitz", "", "", "one-sided Lipschitz constant of $F$"),
     Symbol(
         r"\varepsilon",
-        "verification.trajectory:Iterate.normal",
+        "verification.instruments.trajectory:Iterate.normal",
         "",
         r"\varepsilon",
         "size of the part of $F$ outside of the tangent space",
     ),
     Symbol(
         r"\eta",
-        "geolora_ref.oracle.criteria:judge",
+        "geolora_ref.oracle.judges.criteria:judge",
         "",
         "",
         "what rounding may explain of an output: $c\\cdot\\text{eps}\\cdot s$",
     ),
     Symbol(
         r"\delta",
-        "geolora_ref.oracle.criteria:judge",
+        "geolora_ref.oracle.judges.criteria:judge",
         "",
         "",
         "by how much the three given gradients contradict each other; in the error bound the distance $\\norm{W(0)-W_0}$ of the starts",

@@ -22,16 +22,16 @@ from geolora_ref.algorithm import basis_augmentation, choose_rank
 from geolora_ref.arrays import tail_norms
 from geolora_ref.budget import factor_entries
 from geolora_ref.optimizers import Adam, AdamPublished, Bases, HeavyBall, Moments, Optimizer, moved_apart, transported
-from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
-from geolora_ref.oracle.criteria import StepInputs, judge
-from geolora_ref.oracle.mutants import MUTANTS, Mutant
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.stages import Stages
+from geolora_ref.oracle.cases.step_case import TRAPS, StepCase, draw_parameters
+from geolora_ref.oracle.judges.criteria import StepInputs, judge
 from geolora_ref.training import Layer, Settings, training_step
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from verification.directions import dense, seen, uphill
+from verification.instruments.directions import dense, seen, uphill
 from verification.network_defects.defects import DEFECTS, Defect
-from verification.report import mathematics, number
+from verification.report.report import mathematics, number
 
 from verified import raw, table
 

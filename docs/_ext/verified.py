@@ -21,13 +21,13 @@ from geolora_ref.support.files import locked, read_json
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+from verification.campaign.journal import Journal, fingerprint
+from verification.campaign.outcomes import ClaimOutcome
+from verification.campaign.runner import run, units
 from verification.claim import Claim, Figure, Plan, Results
 from verification.claims import CLAIMS
-from verification.journal import Journal, fingerprint
-from verification.machine import provenance
-from verification.outcomes import ClaimOutcome
-from verification.report import drawn, mathematics, number, picture, write_pages_beside, write_report
-from verification.runner import run, units
+from verification.report.report import drawn, mathematics, number, picture, write_pages_beside, write_report
+from verification.support.machine import provenance
 
 LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).resolve().parent.parent

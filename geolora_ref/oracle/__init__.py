@@ -4,10 +4,11 @@
 words, and :func:`conformance_suite` makes a pytest class of the kit.
 """
 
-from geolora_ref.oracle.check import Report, check_step
-from geolora_ref.oracle.criteria import FAIL, WARN, StepInputs, Verdict, judge, judge_stages
-from geolora_ref.oracle.dense import DenseOracle, dense_oracle
-from geolora_ref.oracle.reporting import summary
+from geolora_ref.oracle.check import check_step
+from geolora_ref.oracle.judges.criteria import FAIL, WARN, StepInputs, Verdict, judge, judge_stages
+from geolora_ref.oracle.judges.dense import DenseOracle, dense_oracle
+from geolora_ref.oracle.reports.report import Report
+from geolora_ref.oracle.reports.text import summary
 from geolora_ref.oracle.suite import conformance_suite
 
 __all__ = [

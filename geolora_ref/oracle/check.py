@@ -17,41 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
-from geolora_ref.oracle.blocks import RIGHT
-from geolora_ref.oracle.cases import SIGNS, StepCase
-from geolora_ref.oracle.catalogue import FLOOR
-from geolora_ref.oracle.choice import Choice, applicable, questions
-from geolora_ref.oracle.comparison import Comparison
-from geolora_ref.oracle.conversion import ARGUMENTS, EPS, taken_away
-from geolora_ref.oracle.criteria import StepInputs, Verdict, judge, judge_stages, resolution
-from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, spread, steady
-from geolora_ref.oracle.environment import environment
-from geolora_ref.oracle.harness import LONGEST, Harness, Held, Options, Outcome
-from geolora_ref.oracle.known_failures import unknown
-from geolora_ref.oracle.manners import spoil
-from geolora_ref.oracle.own import Size, smallest
-from geolora_ref.oracle.question import ConformanceCase
-from geolora_ref.oracle.report import Interrupted, Report, Row
-from geolora_ref.oracle.shared import shared
-from geolora_ref.oracle.stages import Backend
-from geolora_ref.oracle.storage import norm
-from geolora_ref.oracle.unread import unread
+from geolora_ref.oracle.broken.stages import Backend
+from geolora_ref.oracle.cases.case import ConformanceCase
+from geolora_ref.oracle.cases.catalogue import FLOOR
+from geolora_ref.oracle.cases.known_failures import unknown
+from geolora_ref.oracle.cases.own import Size, smallest
+from geolora_ref.oracle.cases.step_case import SIGNS, StepCase
+from geolora_ref.oracle.diagnosis.blocks import RIGHT
+from geolora_ref.oracle.diagnosis.comparison import Comparison
+from geolora_ref.oracle.diagnosis.diagnosis import IS, Diagnosis, diagnose, spread, steady
+from geolora_ref.oracle.diagnosis.shared import shared
+from geolora_ref.oracle.diagnosis.unread import unread
+from geolora_ref.oracle.judges.criteria import StepInputs, Verdict, judge, judge_stages, resolution
+from geolora_ref.oracle.judges.storage import norm
+from geolora_ref.oracle.reports.report import Interrupted, Report, Row
+from geolora_ref.oracle.trial.choice import Choice, applicable
+from geolora_ref.oracle.trial.conversion import ARGUMENTS, EPS, taken_away
+from geolora_ref.oracle.trial.environment import environment
+from geolora_ref.oracle.trial.harness import LONGEST, Harness, Held, Options, Outcome
+from geolora_ref.oracle.trial.manners import spoil
 from geolora_ref.support.foreign import place, words
 
-__all__ = [
-    "Answer",
-    "Answers",
-    "Asked",
-    "Interrupted",
-    "Report",
-    "Row",
-    "answered",
-    "applicable",
-    "check_step",
-    "questions",
-    "run_case",
-    "smallest_failing",
-]
+__all__ = ["Answer", "Answers", "Asked", "answered", "check_step", "run_case", "smallest_failing"]
 
 Matrix = NDArray[Any]
 Answer = tuple[Row, StepInputs | None]

@@ -13,15 +13,16 @@ from contextlib import redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 
-from geolora_ref.oracle.check import Interrupted, Report, check_step
+from geolora_ref.oracle.cases.known_failures import checked, read_known_failures
+from geolora_ref.oracle.cases.own import shape
+from geolora_ref.oracle.check import check_step
 from geolora_ref.oracle.directions import RuleReport, check_rule
 from geolora_ref.oracle.jobs import Jobs
-from geolora_ref.oracle.known_failures import checked, read_known_failures
-from geolora_ref.oracle.load import harness_options, load_backend, load_harness
-from geolora_ref.oracle.own import shape
-from geolora_ref.oracle.reporting import junit, summary
+from geolora_ref.oracle.reports.report import Interrupted, Report
+from geolora_ref.oracle.reports.scoreboard import read_report, scoreboard
+from geolora_ref.oracle.reports.text import junit, summary
 from geolora_ref.oracle.reproduce import reproduction
-from geolora_ref.oracle.scoreboard import read_report, scoreboard
+from geolora_ref.oracle.trial.load import harness_options, load_backend, load_harness
 from geolora_ref.support.files import require_writable, write_atomically
 from geolora_ref.support.options import BACKEND_OPTIONS, INTERRUPTED
 from geolora_ref.support.streams import kept, tell
@@ -121,7 +122,7 @@ def vectors(options: argparse.Namespace) -> int:
     Raises ``ValueError`` for a report among the files that are read.
     """
     from geolora_ref.oracle import vectors
-    from geolora_ref.oracle.vector_diagnosis import diagnose_outputs, report_of
+    from geolora_ref.oracle.vectors.diagnosis import diagnose_outputs, report_of
 
     if options.action == "export":
         tell(f"{len(vectors.export(options.directory))} files in {options.directory}")

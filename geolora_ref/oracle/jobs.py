@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from geolora_ref.oracle.cases.case import ConformanceCase
 from geolora_ref.oracle.check import Answer, Answers, answered
-from geolora_ref.oracle.harness import Harness, Held
-from geolora_ref.oracle.question import ConformanceCase
+from geolora_ref.oracle.trial.harness import Harness, Held
 
 __all__ = ["Jobs"]
 

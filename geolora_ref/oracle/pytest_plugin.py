@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.oracle.check import Asked, questions
-from geolora_ref.oracle.harness import Harness
-from geolora_ref.oracle.known_failures import checked, read_known_failures
-from geolora_ref.oracle.load import harness_options, load_backend
-from geolora_ref.oracle.question import ConformanceCase
+from geolora_ref.oracle.cases.case import ConformanceCase
+from geolora_ref.oracle.cases.known_failures import checked, read_known_failures
+from geolora_ref.oracle.check import Asked
+from geolora_ref.oracle.trial.choice import questions
+from geolora_ref.oracle.trial.harness import Harness
+from geolora_ref.oracle.trial.load import harness_options, load_backend
 from geolora_ref.support.extras import how_to_install
 from geolora_ref.support.pytest_options import ASKED
 

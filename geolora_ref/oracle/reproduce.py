@@ -17,13 +17,13 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from geolora_ref.oracle.cases.case import ConformanceCase
+from geolora_ref.oracle.cases.own import Size
 from geolora_ref.oracle.check import run_case, smallest_failing
-from geolora_ref.oracle.choice import Choice
-from geolora_ref.oracle.conversion import ARGUMENTS, Conversion, layouts
-from geolora_ref.oracle.criteria import StepInputs, allowance
-from geolora_ref.oracle.harness import Harness, Options
-from geolora_ref.oracle.own import Size
-from geolora_ref.oracle.question import ConformanceCase
+from geolora_ref.oracle.judges.criteria import StepInputs, allowance
+from geolora_ref.oracle.trial.choice import Choice
+from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts
+from geolora_ref.oracle.trial.harness import Harness, Options
 
 __all__ = ["RUNNING", "reproduction"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 from geolora_ref.arrays import Array
-from geolora_ref.oracle.check import questions
-from geolora_ref.oracle.harness import Harness, Options
-from geolora_ref.oracle.known_failures import checked
+from geolora_ref.oracle.cases.known_failures import checked
+from geolora_ref.oracle.trial.choice import questions
+from geolora_ref.oracle.trial.harness import Harness, Options
 
 __all__ = ["conformance_suite"]
 
@@ -21,7 +21,7 @@ def conformance_suite(
     **options: Unpack[Options],
 ) -> type:
     """A test class with one test for every case; the options are those of
-    :meth:`geolora_ref.oracle.harness.Harness.of`.
+    :meth:`geolora_ref.oracle.trial.harness.Harness.of`.
 
     Type checkers accept no call as a base class: for them, write ``TestMine = conformance_suite(step)``.
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from geolora_ref import algorithm
-from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.broken.mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 Extension = Callable[[str], ModuleType]

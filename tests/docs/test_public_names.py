@@ -16,8 +16,8 @@ from types import ModuleType
 
 import pytest
 
+from verification.campaign.journal import fingerprint
 from verification.claim import Plan
-from verification.journal import fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "docs"

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from geolora_ref.oracle.mutants import MUTANTS, Mutant
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.stages import Stages
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

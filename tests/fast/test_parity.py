@@ -21,14 +21,14 @@ from geolora_ref.fast import step as fast_step
 from geolora_ref.fast.update.bank import STORAGE
 from geolora_ref.oracle import check_step
 from geolora_ref.support.files import read_json, write_json
-from verification.fast_path import PAGE
-from verification.machine import provenance
 from verification.parity import measure as measuring
 from verification.parity.__main__ import main
 from verification.parity.functions import FORMS, ROWS, function_difference, ratios
 from verification.parity.reasons import reasons
-from verification.report import write_page
-from verification.shown import overview
+from verification.report.fast_path import PAGE
+from verification.report.report import write_page
+from verification.support.machine import provenance
+from verification.support.shown import overview
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -241,7 +241,7 @@ def test_what_the_command_writes_is_what_the_page_shows(
     monkeypatch.setattr(
         "verification.parity.__main__.measure", lambda device, progress: (progress("trainings, float32"), FOUND)[1]
     )
-    monkeypatch.setattr("verification.command_line.SILENCE", 0.0)
+    monkeypatch.setattr("verification.support.command_line.SILENCE", 0.0)
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 0
     file = tmp_path / "parity" / "parity-cpu.json"  # no GPU: the page does not show it
     written = read_json(file)

@@ -14,8 +14,8 @@ from torch import nn
 from geolora_ref import LowRank
 from geolora_ref.nn import GeoLoRA, adapt, adapters
 from tests.nn.steps import METHODS, WAYS, backward, same
-from verification.machine import ROOT
 from verification.network_defects.models import network, regression, train
+from verification.support.machine import ROOT
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
 

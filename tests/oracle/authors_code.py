@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from geolora_ref.oracle.stages import truncate
+from geolora_ref.oracle.broken.stages import truncate
 from tests.steps import Matrix
 from verification.experiments.performance.authors import GLUE, VARIABLE, authors_module
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.criteria import StepInputs
-from geolora_ref.oracle.mutants import MUTANTS, Mutant
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.stages import Stages
+from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
+from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.support.files import read_json, write_json
 from tests.steps import Matrix
 

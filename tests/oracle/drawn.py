@@ -12,10 +12,10 @@ import numpy as np
 import scipy.linalg
 
 from geolora_ref.arrays import to_numpy
-from geolora_ref.oracle.cases import StepCase, draw_cases
-from geolora_ref.oracle.conversion import EPS
-from geolora_ref.oracle.criteria import StepInputs
-from geolora_ref.oracle.stages import Backend, Factors, Stages, truncate, truncated_rank
+from geolora_ref.oracle.broken.stages import Backend, Factors, Stages, truncate, truncated_rank
+from geolora_ref.oracle.cases.step_case import StepCase, draw_cases
+from geolora_ref.oracle.judges.criteria import StepInputs
+from geolora_ref.oracle.trial.conversion import EPS
 from tests.libraries import load
 from tests.steps import Matrix
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.criteria import StepInputs, Verdict, judge
-from geolora_ref.oracle.diagnosis import diagnose
-from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.broken.mutants import MUTANTS
+from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
+from geolora_ref.oracle.diagnosis.diagnosis import diagnose
+from geolora_ref.oracle.judges.criteria import StepInputs, Verdict, judge
 
 pytest.importorskip("torch", reason="torch, which the authors' layers are written in, is not installed")
 from tests.oracle.authors_code import VARIABLE, Factors, glue_layer, glue_step, vision_step

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle import check_step
-from geolora_ref.oracle.cases import StepCase
-from geolora_ref.oracle.catalogue import FLOOR, catalogue
-from geolora_ref.oracle.check import Report, applicable, questions
-from geolora_ref.oracle.conversion import EPS
-from geolora_ref.oracle.harness import Harness
-from geolora_ref.oracle.mutants import MUTANTS, Mutant
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.stages import Stages
+from geolora_ref.oracle.cases.catalogue import FLOOR, catalogue
+from geolora_ref.oracle.cases.step_case import StepCase
+from geolora_ref.oracle.reports.report import Report
+from geolora_ref.oracle.trial.choice import applicable, questions
+from geolora_ref.oracle.trial.conversion import EPS
+from geolora_ref.oracle.trial.harness import Harness
 from tests.nightly import NIGHTLY
 from tests.oracle.drawn import VARIANTS
 

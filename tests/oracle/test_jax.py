@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle import check_step
-from geolora_ref.oracle.catalogue import catalogue
+from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.check import run_case
-from geolora_ref.oracle.conversion import Conversion
-from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.trial.conversion import Conversion
+from geolora_ref.oracle.trial.harness import Harness
 from tests.nightly import NIGHTLY
 
 jax = pytest.importorskip("jax", reason="jax is not installed (pip install jax)")

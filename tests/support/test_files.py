@@ -293,7 +293,7 @@ WRITERS = {".write_text", ".write_bytes", ".savefig", "os.replace", "os.rename",
 WRITERS_ALLOWED = {
     "geolora_ref/support/files.py": "the one place",
     "geolora_ref/finetune/pictures.py": "a picture, into memory",
-    "verification/pictures.py": "a picture, into memory",
+    "verification/support/pictures.py": "a picture, into memory",
     "verification/peft_suite/__main__.py": "an archive that is unpacked aside and renamed when it is whole",
     "geolora_ref/nn/exchange/export.py": "two files that appear in an order, so that no reader finds a mixture",
 }

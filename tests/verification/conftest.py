@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from verification import report
-from verification.shown import overview
+from verification.report import report
+from verification.support.shown import overview
 
 _overview = functools.cache(overview)
 _finetuning = functools.cache(report._finetuning)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.judges.criteria import FAIL
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Table, in_units
 
 

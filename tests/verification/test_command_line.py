@@ -20,11 +20,12 @@ import pytest
 from rich.console import Console
 
 from geolora_ref.support.files import write_json
-from verification import command_line, record, tightness
 from verification.__main__ import main, print_outcomes
+from verification.campaign import record, tightness
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
-from verification.report import FILES, PAGES
+from verification.report.report import FILES, PAGES
+from verification.support import command_line
 
 pytestmark = pytest.mark.usefixtures("module_unchecked", "stored_pages_once")  # as a user runs it
 
@@ -53,7 +54,7 @@ import sys
 from pathlib import Path
 from verification.__main__ import main
 from verification.claim import Plan
-from verification.report import write_pages_beside, write_report
+from verification.report.report import write_pages_beside, write_report
 
 main(["--list"])
 write_pages_beside(Path(sys.argv[1]))
@@ -78,7 +79,7 @@ def test_a_report_of_all_claims_has_pages_beside_it(
     """What other commands have measured is the same whatever is checked: a claim alone need not
     wait for their pictures.
     """
-    for module in ("verification.__main__", "verification.report"):
+    for module in ("verification.__main__", "verification.report.report"):
         monkeypatch.setattr(f"{module}.CLAIMS", there_are)
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
     assert "the claim holds, every negative control fails" in capsys.readouterr().out
@@ -301,7 +302,9 @@ def test_a_stream_without_the_characters_of_the_claims_shows_them_escaped() -> N
     assert "\\u2207" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["parity.__main__", "rigor.__main__", "rigor.ladder", "rigor.long_runs", "rigor.faults"])
+@pytest.mark.parametrize(
+    "module", ["parity.__main__", "certificates.__main__", "certificates.ladder", "trust.long_runs", "trust.faults"]
+)
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str
 ) -> None:

@@ -26,7 +26,7 @@ from verification.formal.compiling import (
 )
 from verification.formal.mutation import edited, edits, survivors
 from verification.formal.theorems import BOXES, SOURCES, control_names, statement, theorem_names
-from verification.machine import ROOT
+from verification.support.machine import ROOT
 
 THEORY = ROOT / "docs" / "theory"
 SHARED = {"setting", "scalar_product"}  # definitions and rules of calculation

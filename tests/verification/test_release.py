@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from verification.machine import ROOT
 from verification.release import METADATA, released
+from verification.support.machine import ROOT
 
 NAMES = ("geolora_ref/__init__.py", "CITATION.cff", "CHANGELOG.md")
 TEXTS = {

@@ -5,7 +5,7 @@ from importlib import import_module
 from types import ModuleType
 
 from verification.claim import Claim
-from verification.machine import ROOT
+from verification.support.machine import ROOT
 
 __all__ = ["CLAIMS", "HEADINGS"]
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from geolora_ref.integrators import Integrator, SolveIVP, TruncationRule
 from geolora_ref.problems import Schroedinger
-from verification.acting import Acting
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.integrator_family import FAMILY
+from verification.instruments.acting import Acting
+from verification.instruments.integrator_family import FAMILY
 
 N, RANK = 40, 4
 SUB_SOLVER = SolveIVP(rtol=1e-11, atol=1e-13)

@@ -10,10 +10,10 @@ import numpy as np
 from geolora_ref import LowRank
 from geolora_ref.problems import Quadratic, Saddle
 from geolora_ref.problems.problem import GradientFlow
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import Stepper, mutant_control, reference
-from verification.trajectory import trajectory
+from verification.instruments import gradient_flows
+from verification.instruments.steppers import Stepper, mutant_control, reference
+from verification.instruments.trajectory import trajectory
 
 RATES = {"order one": (0.3, 1.9), "small singular value": (1.9,), "zero": (0.3,)}
 """λβ of the quick plan by start, below 2.  At λβ = 1 alone the factor 1 − βλ/2 would go unchecked,

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 
 from geolora_ref import LowRank
-from geolora_ref.oracle.criteria import unit_of
+from geolora_ref.oracle.judges.criteria import unit_of
 from geolora_ref.problems import GradientFlow, Quadratic
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.steppers import Stepper, mutant_control, reference
-from verification.trajectory import Iterate, tail, trajectory
+from verification.instruments import gradient_flows
+from verification.instruments.steppers import Stepper, mutant_control, reference
+from verification.instruments.trajectory import Iterate, tail, trajectory
 
 EPS = float(np.finfo(float).eps)
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from geolora_ref import LowRank, tangent_projection
 from geolora_ref.problems import TwoLayerLinear
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import Stepper, mutant_control, reference
-from verification.trajectory import tail, trajectory
+from verification.instruments import gradient_flows
+from verification.instruments.steppers import Stepper, mutant_control, reference
+from verification.instruments.trajectory import tail, trajectory
 
 EPS = float(np.finfo(float).eps)
 ALIGNED = "aligned"

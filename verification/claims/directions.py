@@ -13,13 +13,13 @@ import numpy as np
 from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_step
 from geolora_ref.arrays import H
 from geolora_ref.optimizers import Bases, Moments, Optimizer, Preconditioned, Spectral, Triple
-from geolora_ref.oracle.cases import StepCase, draw_parameters
-from geolora_ref.oracle.conversion import Conversion
-from geolora_ref.oracle.criteria import FAIL, unit_of
+from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
+from geolora_ref.oracle.judges.criteria import FAIL, unit_of
+from geolora_ref.oracle.trial.conversion import Conversion
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 from verification.claims.equivariance import unitary
 from verification.claims.tangent_step import DTYPES, LIBRARIES
-from verification.directions import BROKEN, EQUIVARIANT, RULES, dense, seen, wide
+from verification.instruments.directions import BROKEN, EQUIVARIANT, RULES, dense, seen, wide
 
 DRAWS = 50
 

@@ -18,10 +18,10 @@ from geolora_ref.integrators.sub_solvers import SubSolver
 from geolora_ref.problems import AllenCahn, GradientFlow, Saddle
 from geolora_ref.problems.field import Field
 from geolora_ref.problems.problem import Matrix
-from verification import gradient_flows
-from verification.acting import Acting
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.trajectory import tail
+from verification.instruments import gradient_flows
+from verification.instruments.acting import Acting
+from verification.instruments.trajectory import tail
 
 RANK, STEPS = 4, 6
 SUB_SOLVER = SolveIVP(rtol=1e-9, atol=1e-11)

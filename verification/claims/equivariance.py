@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.arrays import H
-from geolora_ref.oracle.cases import StepCase, draw_parameters
-from geolora_ref.oracle.criteria import FAIL, unit_of
-from geolora_ref.oracle.dense import dense_oracle
-from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.broken.mutants import MUTANTS
+from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
+from geolora_ref.oracle.judges.criteria import FAIL, unit_of
+from geolora_ref.oracle.judges.dense import dense_oracle
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 
 DRAWS = 40

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from geolora_ref import LowRank
-from geolora_ref.oracle.spectra import geometric, to_size
+from geolora_ref.oracle.cases.spectra import geometric, to_size
 from geolora_ref.problems import AllenCahn, Quadratic
 from geolora_ref.problems.problem import Matrix
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
-from verification.steppers import Stepper, mutant_control, naive_factor_euler, reference
-from verification.trajectory import trajectory
+from verification.instruments.steppers import Stepper, mutant_control, naive_factor_euler, reference
+from verification.instruments.trajectory import trajectory
 
 T = 2.0
 LARGE = 0.5

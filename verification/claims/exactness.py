@@ -12,8 +12,8 @@ import numpy as np
 from geolora_ref.integrators import Integrator, SolveIVP, integrate
 from geolora_ref.problems import RotatingExponential
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
-from verification.integrator_family import FAMILY, member
-from verification.time_dependence import Later
+from verification.instruments.integrator_family import FAMILY, member
+from verification.instruments.time_dependence import Later
 
 N, RANK, T = 30, 6, 1.0
 SUB_SOLVER = SolveIVP(rtol=1e-13, atol=1e-15)

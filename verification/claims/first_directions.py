@@ -11,11 +11,11 @@ import numpy as np
 
 from geolora_ref import LowRank
 from geolora_ref.optimizers import Bases, Moments, Optimizer
-from geolora_ref.oracle.cases import StepCase, draw_parameters
+from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
 from geolora_ref.problems import Quadratic
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.directions import BROKEN, RULES, dense, rounding_of, seen, uphill
+from verification.instruments import gradient_flows
+from verification.instruments.directions import BROKEN, RULES, dense, rounding_of, seen, uphill
 
 KAPPA = 2.0 / 3.0**0.5
 EPS = float(np.finfo(float).eps)

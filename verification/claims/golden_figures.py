@@ -14,8 +14,8 @@ from geolora_ref.integrators import RK4, Integrator, TruncationRule, integrate
 from geolora_ref.problems import Schroedinger
 from geolora_ref.problems.problem import Matrix
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
-from verification.integrator_family import FAMILY
-from verification.trajectory import tail
+from verification.instruments.integrator_family import FAMILY
+from verification.instruments.trajectory import tail
 
 RANK, T = 12, 1.0
 GOLDEN = {10: (2.83e-3, 33), 20: (1.92e-4, 29), 50: (1.28e-5, 27), 100: (8.9e-6, 27), 200: (7.3e-6, 28), 500: (7.3e-6, 28)}

@@ -11,12 +11,12 @@ import numpy as np
 
 from geolora_ref.integrators import RK4, integrate
 from geolora_ref.integrators.sub_solvers import SubSolver
-from geolora_ref.oracle.spectra import to_size
+from geolora_ref.oracle.cases.spectra import to_size
 from geolora_ref.problems import RankPreservingRiccati
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
-from verification.integrator_family import FAMILY, member
-from verification.steppers import broken_down
-from verification.trajectory import tail
+from verification.instruments.integrator_family import FAMILY, member
+from verification.instruments.steppers import broken_down
+from verification.instruments.trajectory import tail
 
 SHAPE, RANK, T = (24, 20), 4, 1.0
 SIGMA_MIN = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14)

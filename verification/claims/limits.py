@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from geolora_ref import LowRank
-from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.criteria import FAIL, unit_of
-from geolora_ref.oracle.dense import dense_oracle
-from geolora_ref.oracle.spectra import SPECTRA
+from geolora_ref.oracle.cases.spectra import SPECTRA
+from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
+from geolora_ref.oracle.judges.criteria import FAIL, unit_of
+from geolora_ref.oracle.judges.dense import dense_oracle
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.steppers import Stepper, mutant_control, reference
+from verification.instruments.steppers import Stepper, mutant_control, reference
 
 SHAPES = ((20, 15, 4), (7, 12, 1), (9, 9, 5))
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.integrators import Integrator, SolveIVP, TruncationRule
-from geolora_ref.oracle.spectra import to_size
+from geolora_ref.oracle.cases.spectra import to_size
 from geolora_ref.problems import RankPreservingRiccati
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.order import WithoutLowerLeft, compare
-from verification.integrator_family import member
-from verification.slopes import Slopes
+from verification.instruments.integrator_family import member
+from verification.instruments.slopes import Slopes
 
 SHAPE, RANK = (24, 20), 4
 SIZES = tuple(0.2 / 2**k for k in range(6))

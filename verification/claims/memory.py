@@ -11,9 +11,9 @@ import numpy as np
 from geolora_ref import LowRank
 from geolora_ref.optimizers import Bases, Moments, Optimizer, Spectral, Triple
 from geolora_ref.problems import Quadratic
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.directions import dense, rounding_of, seen
+from verification.instruments import gradient_flows
+from verification.instruments.directions import dense, rounding_of, seen
 
 EPS = float(np.finfo(float).eps)
 GOLDEN = ((1.0 + 5.0**0.5) / 2.0) ** -2.5

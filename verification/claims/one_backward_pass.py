@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients
-from geolora_ref.oracle.criteria import FAIL, unit_of
-from geolora_ref.oracle.spectra import SPECTRA
+from geolora_ref.oracle.cases.spectra import SPECTRA
+from geolora_ref.oracle.judges.criteria import FAIL, unit_of
 from geolora_ref.problems import Quadratic
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
-from geolora_ref.oracle.check import questions, run_case
-from geolora_ref.oracle.conversion import Conversion
-from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge, judge_stages
-from geolora_ref.oracle.dense import DenseOracle, dense_oracle
-from geolora_ref.oracle.harness import Harness
-from geolora_ref.oracle.mutants import MUTANTS, Mutant
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.stages import Stages
+from geolora_ref.oracle.cases.step_case import TRAPS, StepCase, draw_parameters
+from geolora_ref.oracle.check import run_case
+from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, Verdict, judge, judge_stages
+from geolora_ref.oracle.judges.dense import DenseOracle, dense_oracle
+from geolora_ref.oracle.trial.choice import questions
+from geolora_ref.oracle.trial.conversion import Conversion
+from geolora_ref.oracle.trial.harness import Harness
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
 
 MATRIX_CRITERIA = ("stationarity", "dominance", "optimality", "rank clipping", "rank not too low", "rank not too high")

@@ -18,10 +18,10 @@ from geolora_ref.problems import RankPreservingRiccati
 from geolora_ref.problems.field import Field
 from geolora_ref.problems.problem import Matrix
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
-from verification.integrator_family import FAMILY, member, projected_flow
-from verification.slopes import Slopes
-from verification.time_dependence import AtOneTime, TurningFrame
-from verification.trajectory import tail
+from verification.instruments.integrator_family import FAMILY, member, projected_flow
+from verification.instruments.slopes import Slopes
+from verification.instruments.time_dependence import AtOneTime, TurningFrame
+from verification.instruments.trajectory import tail
 
 SHAPE, RANK, T, GENERAL = (60, 50), 4, 1.0, 0.3
 SHORT = 0.25

@@ -10,12 +10,12 @@ import numpy as np
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.integrators import EXPLICIT_EULER, HEUN, AugmentedBUG, Integrator, ParallelBUG, TruncationRule
-from geolora_ref.oracle.criteria import FAIL, StepInputs, judge
+from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, judge
 from geolora_ref.problems import AllenCahn, Product, TwoLayerLinear
 from geolora_ref.problems.field import Field
 from geolora_ref.problems.problem import Matrix
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.instruments import gradient_flows
 
 TRUNCATIONS: dict[str, dict[str, Any]] = {
     "τ = 0": {"tau": 0.0},

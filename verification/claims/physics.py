@@ -17,7 +17,7 @@ from geolora_ref.integrators import RK4, Progress, ProjectorSplitting, StrangSpl
 from geolora_ref.integrators.sub_solvers import Derivative
 from geolora_ref.problems import Product, VlasovPoisson
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.integrator_family import FAMILY
+from verification.instruments.integrator_family import FAMILY
 
 ALLOWED = 0.02
 RANK = 8

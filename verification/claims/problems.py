@@ -27,8 +27,8 @@ from geolora_ref.problems import (
 )
 from geolora_ref.problems.problem import Matrix
 from geolora_ref.problems.self_test import self_test
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.instruments import gradient_flows
 
 
 class BothLayers(GradientFlow):

@@ -9,11 +9,11 @@ import numpy as np
 
 from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator, ParallelBUG, TruncationRule, integrate
-from geolora_ref.oracle.spectra import geometric
+from geolora_ref.oracle.cases.spectra import geometric
 from geolora_ref.problems import Quadratic
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
-from verification.integrator_family import FAMILY
-from verification.trajectory import tail
+from verification.instruments.integrator_family import FAMILY
+from verification.instruments.trajectory import tail
 
 RANK, CAP, T, THETA, TINY = 5, 12, 0.25, 1e-3, 1e-12
 H = 0.003125

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from geolora_ref import LowRank, ProjectedGradients, augmented_step, tangent_projection
 from geolora_ref.algorithm import AugmentedStep, Truncation, truncation
 from geolora_ref.budget import Unit, cost, truncate_to_budget
-from geolora_ref.oracle.cases import StepCase, draw_parameters
-from geolora_ref.oracle.criteria import FAIL, unit_of
+from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
+from geolora_ref.oracle.judges.criteria import FAIL, unit_of
 from geolora_ref.problems import TwoLayerLinear
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 

@@ -10,8 +10,8 @@ import numpy as np
 from geolora_ref.problems import MatrixSensing, Quadratic
 from geolora_ref.problems.problem import GradientFlow
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import Outcome, Stepper, mutant_control, reference
-from verification.trajectory import trajectory
+from verification.instruments.steppers import Outcome, Stepper, mutant_control, reference
+from verification.instruments.trajectory import trajectory
 
 PLANTED = 5
 SPECTRUM = np.linspace(1.0, 0.6, PLANTED)

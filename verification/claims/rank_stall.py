@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.oracle.spectra import geometric
+from geolora_ref.oracle.cases.spectra import geometric
 from geolora_ref.problems import Quadratic
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.curvature_tail import tail_bound
-from verification.steppers import Stepper, augmented_bug, reference
-from verification.trajectory import tail, trajectory
+from verification.instruments.steppers import Stepper, augmented_bug, reference
+from verification.instruments.trajectory import tail, trajectory
 
 RANK, CAP, T, THETA = 5, 12, 2.0, 1e-3  # ϑ = 1e-3 λ
 STARTS = {"order one": np.linspace(1.0, 0.6, RANK), "zero": np.zeros(RANK)}

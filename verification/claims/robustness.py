@@ -9,8 +9,8 @@ import numpy as np
 
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.error_bound import LARGE, problem_of
-from verification.steppers import Stepper, broken_down, naive_factor_euler, reference, standing_still
-from verification.trajectory import trajectory
+from verification.instruments.steppers import Stepper, broken_down, naive_factor_euler, reference, standing_still
+from verification.instruments.trajectory import trajectory
 
 SIGMA_MIN = (LARGE, *(10.0**-k for k in range(2, 15, 2)))
 FLAT = 3.0

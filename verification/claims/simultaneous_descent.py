@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_step
-from geolora_ref.oracle.criteria import FAIL, unit_of
-from geolora_ref.oracle.spectra import SPECTRA, geometric
+from geolora_ref.oracle.cases.spectra import SPECTRA, geometric
+from geolora_ref.oracle.judges.criteria import FAIL, unit_of
 from geolora_ref.problems import Quadratic
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import simultaneous_descent
+from verification.instruments.steppers import simultaneous_descent
 
 EPS = float(np.finfo(float).eps)
 Matrix = NDArray[Any]

@@ -14,10 +14,10 @@ import scipy.special
 from geolora_ref import LowRank
 from geolora_ref.problems import GradientFlow, Quadratic, SoftmaxRegression
 from geolora_ref.problems.problem import Matrix
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import Stepper, mutant_control, reference
-from verification.trajectory import Iterate, trajectory
+from verification.instruments import gradient_flows
+from verification.instruments.steppers import Stepper, mutant_control, reference
+from verification.instruments.trajectory import Iterate, trajectory
 
 BATCH, NOISY = 128, 4
 """The sizes of a batch."""

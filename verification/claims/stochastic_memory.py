@@ -15,11 +15,11 @@ from geolora_ref import LowRank
 from geolora_ref.optimizers import Bases, Moments, Spectral
 from geolora_ref.problems import Quadratic
 from geolora_ref.problems.problem import GradientFlow, Matrix
-from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.memory import GOLDEN, RANK, kept
 from verification.claims.stochastic import confidence_width
-from verification.directions import dense, rounding_of, seen
+from verification.instruments import gradient_flows
+from verification.instruments.directions import dense, rounding_of, seen
 
 BATCH = 8
 NOISE = 0.02

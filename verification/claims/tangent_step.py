@@ -11,13 +11,13 @@ import numpy as np
 
 from geolora_ref import LowRank, ProjectedGradients, augmented_step
 from geolora_ref.arrays import to_numpy
-from geolora_ref.oracle.cases import StepCase, draw_parameters
-from geolora_ref.oracle.conversion import Conversion
-from geolora_ref.oracle.criteria import FAIL
-from geolora_ref.oracle.dense import dense_oracle
-from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.broken.mutants import MUTANTS
+from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
+from geolora_ref.oracle.judges.criteria import FAIL
+from geolora_ref.oracle.judges.dense import dense_oracle
+from geolora_ref.oracle.trial.conversion import Conversion
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, in_units
-from verification.steppers import mutant
+from verification.instruments.steppers import mutant
 
 DRAWS = 50  # drawn steps in a case
 LIBRARIES = ("numpy", "torch") if importlib.util.find_spec("torch") else ("numpy",)

@@ -10,11 +10,11 @@ import numpy as np
 
 from geolora_ref import GeoLoRAStep, LowRank, ProjectedGradients, RankRule, geolora_step
 from geolora_ref.arrays import to_numpy
-from geolora_ref.oracle.cases import StepCase, draw_parameters
-from geolora_ref.oracle.conversion import Conversion
-from geolora_ref.oracle.criteria import FAIL, StepInputs, judge, unit_of
-from geolora_ref.oracle.dense import DenseOracle, dense_oracle
-from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.broken.mutants import MUTANTS
+from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
+from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, judge, unit_of
+from geolora_ref.oracle.judges.dense import DenseOracle, dense_oracle
+from geolora_ref.oracle.trial.conversion import Conversion
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 from verification.claims.tangent_step import LIBRARIES
 

@@ -18,8 +18,8 @@ from geolora_ref.problems import AllenCahn, Field, KochLubich, RotatingExponenti
 from geolora_ref.problems.curve import Curve
 from geolora_ref.problems.problem import Matrix, StartedODE
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
-from verification.integrator_family import FAMILY, member
-from verification.trajectory import tail
+from verification.instruments.integrator_family import FAMILY, member
+from verification.instruments.trajectory import tail
 
 T = 1.0
 RANKS = {"Schrödinger": 10, "rotating exponential": 10}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from geolora_ref.support.files import write_json
 from verification.formal.compiling import ACCEPTED, CLOSED, MISSING, assumptions, compile_all, digests, main_theorems
 from verification.formal.theorems import BOXES, SOURCES
-from verification.machine import ROOT
+from verification.support.machine import ROOT
 
 __all__ = ["main"]
 

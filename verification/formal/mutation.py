@@ -22,7 +22,7 @@ from pathlib import Path
 from geolora_ref.support.files import write_atomically
 from verification.formal.compiling import MISSING, OPTIONS, compile_all
 from verification.formal.theorems import FOLDER, SOURCES
-from verification.machine import ROOT
+from verification.support.machine import ROOT
 
 __all__ = ["Edit", "edited", "edits", "main", "survivors"]
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.oracle.trial.conversion import Conversion
 from geolora_ref.support.files import read_json, strict, write_json
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import ProgressBar, writable_folder
-from verification.machine import provenance
 from verification.parity.measure import measure, missing
 from verification.parity.reasons import reasons
+from verification.support.command_line import ProgressBar, writable_folder
+from verification.support.machine import provenance
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from geolora_ref.fast import LayerBank, batched_step, step
 from geolora_ref.fast.precision import whole_products
 from geolora_ref.fast.update.bank import Factors
 from geolora_ref.oracle import check_step
-from geolora_ref.oracle.criteria import unit_of
+from geolora_ref.oracle.judges.criteria import unit_of
 from verification.parity.functions import function_difference
 
 __all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "training_difference"]

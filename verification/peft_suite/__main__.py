@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from verification.machine import ROOT
+from verification.support.machine import ROOT
 
 __all__ = ["BUILD", "LIST", "fetched", "main"]
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geolora_ref import checks
-from geolora_ref.oracle.conversion import EPS, Conversion
-from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.directions.definitions import RULES, Expected, H, Matrix, Setting, Step, projected
 from geolora_ref.oracle.directions.sequences import Sequence, sequences
 from geolora_ref.oracle.directions.variants import Triple, Variant, variants
-from geolora_ref.oracle.report import Interrupted
+from geolora_ref.oracle.judges.criteria import FAIL
+from geolora_ref.oracle.reports.report import Interrupted
+from geolora_ref.oracle.trial.conversion import EPS, Conversion
 from geolora_ref.support.foreign import place, words
 
 __all__ = ["RuleReport", "RuleRow", "check_rule"]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.oracle.criteria import StepInputs
+from geolora_ref.oracle.judges.criteria import StepInputs
 
 __all__ = ["EXACT", "ExactCase", "build", "stages"]
 

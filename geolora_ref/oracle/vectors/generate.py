@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.oracle.cases import StepCase
-from geolora_ref.oracle.catalogue import catalogue
-from geolora_ref.oracle.criteria import StepInputs
-from geolora_ref.oracle.question import ConformanceCase
+from geolora_ref.oracle.cases.case import ConformanceCase
+from geolora_ref.oracle.cases.catalogue import catalogue
+from geolora_ref.oracle.cases.step_case import StepCase
+from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.vectors import dyadic
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, dump, encode
 from geolora_ref.oracle.vectors.selection import SELECTION

@@ -1,7 +1,7 @@
 """Judge the files that an implementation wrote, in whatever language, against the vectors.
 
 The distance is taken to the stored Ŵ of 60 digits, by the criteria of
-:mod:`geolora_ref.oracle.criteria`, relative to s (numbers of size 1e±140 neither overflow nor
+:mod:`geolora_ref.oracle.judges.criteria`, relative to s (numbers of size 1e±140 neither overflow nor
 underflow).
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.oracle.comparison import Factors
-from geolora_ref.oracle.conversion import EPS
-from geolora_ref.oracle.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
+from geolora_ref.oracle.diagnosis.comparison import Factors
+from geolora_ref.oracle.judges.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
+from geolora_ref.oracle.trial.conversion import EPS
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
 from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vector_files
 from geolora_ref.support.files import digest, read_regular

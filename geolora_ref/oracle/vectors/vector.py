@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.oracle.criteria import StepInputs
+from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.vectors.documents import VECTOR, matrix, number, numbers, read
 
 __all__ = ["FORMAT_VERSION", "STAGES", "Vector", "load_vector", "load_vectors", "vector_files"]

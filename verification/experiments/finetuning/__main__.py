@@ -19,12 +19,12 @@ from rich.console import Console
 from geolora_ref.support.files import locked
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import integer_from
 from verification.experiments.finetuning.analysis import read_campaign
 from verification.experiments.finetuning.design import Run, wanted
 from verification.experiments.finetuning.page import write_page
 from verification.experiments.finetuning.runs import Store, corpus_of, work
 from verification.experiments.finetuning.tasks import TASKS
+from verification.support.command_line import integer_from
 
 OUTPUT = Path("build") / "experiments" / "finetuning"
 

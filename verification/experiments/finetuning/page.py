@@ -40,9 +40,9 @@ from verification.experiments.finetuning.design import (
     next_outer,
 )
 from verification.experiments.finetuning.tasks import BATCH, LIMITS, PLAIN_TEXT, TASKS, TEXTS
-from verification.machine import machine_facts
-from verification.pictures import data_uri, svg
-from verification.shown import Rows, markdown_table
+from verification.support.machine import machine_facts
+from verification.support.pictures import data_uri, svg
+from verification.support.shown import Rows, markdown_table
 
 __all__ = [
     "asked",

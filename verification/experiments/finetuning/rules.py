@@ -29,7 +29,7 @@ from verification.experiments.finetuning.design import Row, Run, dev_of, rate_of
 from verification.experiments.finetuning.methods import LoRAMethod
 from verification.experiments.finetuning.page import cell, thousands
 from verification.experiments.finetuning.runs import Corpus, Store, execute
-from verification.shown import Rows, markdown_table
+from verification.support.shown import Rows, markdown_table
 
 __all__ = ["MEASURED", "RATES", "TEST_SENTENCES", "draw", "runs", "table"]
 

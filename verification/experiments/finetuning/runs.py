@@ -29,7 +29,7 @@ from verification.experiments.finetuning.design import WARMUP, Row, Run
 from verification.experiments.finetuning.images import efficientnet, read_images
 from verification.experiments.finetuning.plain_text import read_blocks
 from verification.experiments.finetuning.tasks import LIMITS, TASKS, Pictures, PlainText
-from verification.machine import CODE, installed, machine_facts, sources
+from verification.support.machine import CODE, installed, machine_facts, sources
 
 __all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
 

@@ -30,11 +30,11 @@ from geolora_ref.problems import Lyapunov
 from geolora_ref.support.files import locked, write_atomically, write_json
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import ProgressBar, integer_from
-from verification.integrator_family import FAMILY, member
-from verification.machine import provenance
-from verification.shown import markdown_table
-from verification.slopes import slope
+from verification.instruments.integrator_family import FAMILY, member
+from verification.instruments.slopes import slope
+from verification.support.command_line import ProgressBar, integer_from
+from verification.support.machine import provenance
+from verification.support.shown import markdown_table
 
 __all__ = ["MEASURED", "campaign", "exponents", "fit", "main", "measure", "summary", "table"]
 

@@ -16,13 +16,13 @@ import torch
 from geolora_ref.support.files import locked, write_atomically, write_json
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import integer_from
 from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.measure import FULL, QUICK, environment, points, training
 from verification.experiments.performance.networks import CASES
 from verification.experiments.performance.page import drawn, markdown
-from verification.machine import provenance
-from verification.pictures import svg
+from verification.support.command_line import integer_from
+from verification.support.machine import provenance
+from verification.support.pictures import svg
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

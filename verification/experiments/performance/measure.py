@@ -14,7 +14,7 @@ from verification.experiments.performance.apart import peak_memory, rounds_in_tu
 from verification.experiments.performance.methods import METHODS
 from verification.experiments.performance.networks import Case
 from verification.experiments.performance.timing import quartiles
-from verification.machine import installed
+from verification.support.machine import installed
 
 __all__ = ["FULL", "QUICK", "Effort", "Point", "environment", "points", "training"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from verification.shown import Rows, markdown_table
+from verification.support.shown import Rows, markdown_table
 
 __all__ = ["MEASURED", "drawn", "machine", "markdown", "tables"]
 

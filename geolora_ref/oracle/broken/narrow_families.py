@@ -1,0 +1,188 @@
+"""What goes wrong at which place, and the case of the catalogue that shows it."""
+
+from __future__ import annotations
+
+from geolora_ref.oracle.broken.narrow_places import NAMES
+
+__all__ = ["FAMILIES", "STACKS"]
+
+FAMILIES: dict[str, dict[str, str]] = {
+    "multiples-of-4": {
+        "s-step-missing": "path-fours-none",
+        "max-rank-ignored": "path-fours-max-below",
+        "min-rank-ignored": "path-fours-min-above",
+        "l1-tail": "path-fours-tau",
+        "theta-taken-relative": "path-fours-theta",
+    },
+    "multiples-of-8": {
+        "k-step-sign": "path-eights-none",
+        "cap-off-by-one": "path-eights-max-below",
+        "min-rank-ignored": "path-eights-min-above",
+        "relative-to-largest": "path-eights-tau",
+        "theta-taken-relative": "path-eights-theta",
+        "squares-out-of-range": "path-eights-tiny",
+    },
+    "multiples-of-16": {
+        "single-pass-residual": "hard-attention-nearly-in-the-range",
+        "gram-singular-values": "hard-attention-geometric-zero",
+        "not-orthogonalised": "path-tile-none",
+        "cap-off-by-one-low": "path-capacity-max-above",
+        "energy-share": "path-capacity-tau",
+    },
+    "multiples-of-32": {
+        "s-gradient-transposed": "path-tile-none",
+        "no-cap-taken-for-rank": "path-tile-none",
+        "cap-before-truncation": "path-tile-max-at",
+        "built-in-minimum": "path-tile-all",
+        "cap-before-threshold": "path-tile-capped",
+        "single-pass-residual": "hard-tile-nearly-in-the-range",
+    },
+    "rank-of-8": {
+        "l-step-sign": "path-template-none",
+        "half-rank-fallback": "path-template-none",
+        "strict-threshold": "path-template-nothing",
+        "off-by-one-low": "path-template-tau",
+    },
+    "rank-8": {
+        "zero-start-inverse": "path-template-start",
+        "single-pass-residual": "hard-template-nearly-in-the-range",
+        "max-rank-ignored": "path-template-max-above",
+        "theta-taken-relative": "path-template-theta",
+        "relative-to-old-norm": "path-template-tau",
+        "cap-before-threshold": "path-template-capped",
+        "rank-never-grows": "path-template-min-above",
+        "off-by-one-high": "path-template-tau",
+        "core-of-k": "directions-larger",
+    },
+    "rank-8-aligned": {
+        "s-step-missing": "path-template-none",
+        "min-rank-ignored": "path-template-min-below",
+        "cap-before-truncation": "path-template-max-at",
+        "kept-value-perturbed": "path-template-max-below",
+        "squares-out-of-range": "path-template-tiny",
+        "gram-singular-values": "hard-template-nearly-in-the-range",
+        "upper-right-unconjugated": "path-template-complex",
+    },
+    "rank-16": {
+        "rank-in-eights": "hard-attention-geometric-zero",
+        "qr-sign": "hard-attention-left",
+    },
+    "rank-32": {
+        "cap-off-by-one": "path-tile-max-above",
+        "min-rank-ignored": "path-tile-min-above",
+        "theta-taken-relative": "path-tile-theta",
+        "tau-taken-absolute": "path-tile-tau",
+        "capacity-of-32": "path-tile-none",
+        "zero-start-inverse": "path-tile-start",
+        "missing-lower-block": "path-tile-none",
+    },
+    "rank-64": {
+        "capacity-of-64": "path-capacity-max-above",
+        "max-rank-ignored": "path-capacity-max-above",
+        "min-rank-ignored": "path-capacity-min-below",
+        "one-by-one": "path-capacity-tau",
+        "theta-taken-relative": "path-capacity-theta",
+        "strict-threshold": "path-capacity-nothing",
+        "blocks-exchanged": "path-capacity-tau",
+        "missing-conjugate": "path-capacity-complex",
+    },
+    "rank-1-large": {
+        "s-step-missing": "path-vector-none",
+        "max-rank-ignored": "path-vector-max-at",
+        "min-rank-ignored": "path-vector-min-above",
+        "theta-taken-relative": "path-vector-theta",
+        "zero-start-inverse": "path-vector-start",
+    },
+    "rank-1-aligned": {
+        "lower-left-sign": "path-vector-none",
+        "cap-before-truncation": "path-vector-max-at",
+        "squares-out-of-range": "path-vector-tiny",
+        "missing-conjugate": "path-vector-complex",
+    },
+    "row-past-a-tile": {
+        "rows-of-k-lost": "path-template-remainder-none",
+        "max-rank-ignored": "path-template-remainder-max-below",
+        "min-rank-ignored": "path-template-remainder-min-above",
+        "theta-taken-relative": "path-template-remainder-theta",
+        "single-pass-residual": "hard-remainder-nearly-in-the-range",
+        "squares-out-of-range": "path-template-remainder-tiny",
+        "zero-start-inverse": "path-template-remainder-start",
+        "missing-conjugate": "path-template-remainder-complex",
+    },
+    "column-past-a-tile": {
+        "rows-of-l-lost": "path-template-remainder-none",
+        "cap-off-by-one": "path-template-remainder-max-above",
+        "l1-tail": "path-template-remainder-tau",
+        "min-rank-ignored": "path-vector-remainder-min-above",
+    },
+    "rank-past-a-tile": {
+        "rows-of-s-lost": "path-tile-remainder-none",
+        "capacity-of-64": "path-tile-remainder-none",
+        "rank-in-fours": "path-tile-remainder-max-at",
+        "max-rank-ignored": "path-tile-remainder-max-below",
+        "theta-taken-relative": "path-tile-remainder-theta",
+    },
+    "large": {
+        "silent-regularisation": "path-vector-tiny",
+        "augmented-with-old": "path-tile-none",
+    },
+    "long": {
+        "last-column-lost": "path-long-theta",
+        "max-rank-ignored": "path-long-max-below",
+        "min-rank-ignored": "path-long-wide-min-above",
+        "theta-taken-relative": "path-long-theta",
+        "v-not-augmented": "path-long-wide-min-above",
+        "missing-conjugate": "path-long-complex",
+    },
+    "whole": {
+        "s-step-missing": "path-whole-none",
+        "max-rank-ignored": "path-whole-remainder-max-below",
+        "min-rank-ignored": "path-whole-remainder-min-below",
+        "theta-taken-relative": "path-whole-theta",
+    },
+    "whole-aligned": {
+        "s-gradient-transposed": "path-whole-none",
+        "cap-off-by-one": "path-whole-max-below",
+        "one-by-one": "path-whole-tau",
+        "squares-out-of-range": "path-whole-tiny",
+    },
+    "half": {
+        "v-not-augmented": "path-capacity-tau",
+        "cap-before-threshold": "path-capacity-capped",
+    },
+    "square-64": {
+        "swap-truncation-factors": "hard-attention-left",
+        "blocks-exchanged": "hard-attention-left",
+    },
+    "nothing": {"completed-by-zeros": "nothing-square-min-2", "min-rank-ignored": "nothing-rank-one-min-2"},
+    "theta-0": {"strict-threshold": "nothing-square-theta-0"},
+    "beyond-one": {"min-rank-ignored": "threshold-beyond-one-min-dense"},
+    "complex-near": {"conjugate-lost": "complex-gradient-near"},
+    "complex-near-v": {"upper-right-unconjugated": "complex-gradient-near"},
+    "no-core": {"k-step-missing": "basis-unit-off-core"},
+    "left-alone": {"k-step-missing": "basis-unit-left"},
+    "right-alone": {"l-step-missing": "basis-unit-right"},
+    "complex-small": {"upper-right-unconjugated": "complex-gradient-small-rate"},
+    "complex-still": {"completed-by-conjugates": "complex-gradient-none"},
+    "rank-1": {
+        "squares-out-of-range": "magnitude-rank-one-1e160-dense",
+        "single-pass-residual": "hard-vector-remainder-nearly-the-core",
+        "core-of-l": "directions-rank-one",
+    },
+    "wide": {"core-of-k": "directions-wide"},
+    "theta": {"core-of-l": "directions-theta"},
+    "min": {"core-of-k": "directions-min"},
+    "complex-8": {"core-of-l": "directions-larger-complex"},
+    "one-row": {"conjugate-lost": "complex-one-row-dense", "gradient-of-s-conjugated": "complex-one-by-one-dense"},
+    **{f"{name}-strided": {"strides-assumed": f"array-{name}-columns-eights"} for name in NAMES},
+    "factors-strided": {"strides-assumed": "array-swapped-template", "conjugate-lost": "array-complex-swapped-tall"},
+    "gradient-expanded": {"strides-assumed": "array-expanded-template", "k-step-missing": "array-expanded-tall"},
+    "complex-strided": {
+        "conjugate-lost": "array-complex-padded-eights",
+        "upper-right-unconjugated": "array-complex-padded-eights",
+    },
+}
+"""By place and defect: the case."""
+
+STACKS = {4: "stack-6-small", 8: "stack-9-small", 16: "stack-17-eights", 32: "stack-33-eights"}
+"""The largest stack that is right, and a case with a larger one."""

@@ -1,0 +1,1 @@
+"""The test cases: spectra, single steps, the catalogue, and sizes that a user chooses."""

@@ -1,0 +1,349 @@
+"""Diagnose a failing backend by comparing its outputs with those of known defects (mutants), as a
+whole and block by block.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from geolora_ref.oracle.broken.mutants import MUTANTS, REFERENCE, Mutant
+from geolora_ref.oracle.broken.stages import Backend, Stages
+from geolora_ref.oracle.diagnosis.blocks import deviating_blocks, line_of
+from geolora_ref.oracle.diagnosis.comparison import Comparison, Factors, Found, Matrix
+from geolora_ref.oracle.judges.criteria import StepInputs, unusable
+from geolora_ref.oracle.judges.storage import Storage
+from geolora_ref.oracle.judges.wide import in_double
+from geolora_ref.oracle.trial.conversion import Conversion, layouts
+from geolora_ref.support.foreign import words
+
+__all__ = ["IS", "Diagnosis", "diagnose", "spread", "steady"]
+
+OwnStages = Callable[[StepInputs], Mapping[str, Matrix]]
+"""A function that returns the backend's own intermediate results of a step, or an empty mapping if
+it has none.
+"""
+SAMPLE = 20
+"""The number of failing steps that are looked at, and of passing steps."""
+RESEMBLES, IS = 0.6, 0.9
+"""The shares of compared steps from which on a backend resembles a mutant, or is taken for it."""
+COEFFICIENTS = ("K_new", "L_new", "S_new")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The diagnosis of a failing backend.
+
+    ``matches`` : the mutants that behave most like the backend, best first, with the share of steps
+    on which both agree; if the backend's own stages name a line, only mutants of that line.
+    ``compared`` : the number of steps on which the best mutant was compared.
+    ``blocks`` : the blocks of Ŝ in which the result deviates, with the factor if it is the same in
+    all steps;
+    ``instead`` : the finding where no block explains the deviation.
+    ``first_line`` : the first line of the algorithm that fails by the backend's own stages.
+    ``unusable`` : the reason why the first unusable result cannot be judged.
+    ``repeated`` : whether a failed step failed again when it was asked once more.
+    ``unsteady`` : whether a failed step gets two different answers when it is asked twice in a row.
+    ``stages_right`` : whether every line of the backend's own stages is right wherever the backend
+    fails.
+    ``layouts`` : the memory layouts that fail, if the same numbers pass in row-major order.
+    ``others_only`` : whether the first problem of every stack is right.
+    ``rank_only`` : whether only the rank is wrong, in every case that fails.
+    ``too_few`` : whether the rank is below min_rank, in every case that fails.
+    ``form_only`` : whether only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every
+    case that fails.
+    ``coarse`` : whether the failing results are right to single precision.
+    ``unread`` : without a match, the arguments for which other values were tried, and no answer changed.
+    """
+
+    matches: Sequence[tuple[Mutant, float]]
+    blocks: Sequence[str]
+    first_line: str = ""
+    unusable: str = ""
+    compared: int = 0
+    repeated: bool = True
+    instead: str = ""
+    layouts: Sequence[str] = ()
+    others_only: bool = False
+    rank_only: bool = False
+    too_few: bool = False
+    unsteady: bool = False
+    stages_right: bool = False
+    form_only: bool = False
+    coarse: bool = False
+    unread: Sequence[str] = ()
+
+    @property
+    def text(self) -> str:
+        """The diagnosis in words."""
+        if self.unsteady:
+            return (
+                "Asked twice with the same numbers, it answers differently: the backend keeps a state or is not deterministic, "
+                "and what it answers says nothing about its lines."
+            )
+        told = []
+        if self.first_line:
+            told.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
+        if self.others_only:
+            told.append(
+                "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
+            )
+            return " ".join(told)
+        if self.stages_right:
+            told.append("Every line of its own stages is right in every case that fails: the step returns something else.")
+        told += self._likeness()
+        if self.unread:
+            told.append(
+                f"Other values were tried for {', '.join(self.unread)}, and no answer changed: ignored, limited, or kept from an "
+                "earlier call."
+            )
+        if self.layouts:
+            read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
+            told.append(
+                f"What fails with arguments in other layouts ({', '.join(self.layouts)}) is right with the same numbers row by "
+                f"row in memory: it reads {read}."
+            )
+        elif not self.repeated:
+            told.append(
+                "Asked again with new arrays, the steps that failed are right: the backend keeps a state, "
+                "is not deterministic, or does not read its own results in their layout."
+            )
+        deviating = f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
+        told += [f"Where nothing is truncated, {deviating}."] if deviating and not (self.rank_only or self.form_only) else []
+        if self.blocks and not (self.matches or self.first_line or self.stages_right):
+            told.append("The line is named if the backend shows its stages (stages=…, --stages).")
+        if self.coarse:
+            told.append(
+                "What fails is right to single precision: something is computed in fewer bits, or a small number is added "
+                "(precision='float32', --precision float32, judges it by that)."
+            )
+        return " ".join(told)
+
+    def _likeness(self) -> list[str]:
+        """The mutant that the backend resembles, and the mutants that cannot be told from it."""
+        if not self.matches:
+            told = ["No known defect behaves like this backend."]
+            told += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
+            chosen = "which line 6 chooses, or line 4 gives too few columns" if self.too_few else "which line 6 chooses"
+            told += [f"In every case that fails the rank alone is wrong, {chosen}."] if self.rank_only else []
+            if self.form_only:
+                told.append(
+                    "In every case that fails S1 alone is wrong, which line 6 leaves diagonal, nonnegative and sorted; a step "
+                    "that promises a dense one is judged so (diagonal=False, --dense-core)."
+                )
+            return told
+        best, share = self.matches[0]
+        verb = "This is what happens" if share >= IS else "This resembles what happens"
+        steps = f"{self.compared} compared step{'s' * (self.compared != 1)}"
+        told = [f"{verb} when line {best.line} has this defect: {best.defect} ({best.id}; {share:.0%} of {steps} agree)."]
+        equal = [mutant for mutant, other in self.matches[1:] if other == share]
+        told += [f"The same happens when line {mutant.line} has this one: {mutant.defect} ({mutant.id})." for mutant in equal]
+        others = [f"{mutant.id} {other:.0%}" for mutant, other in self.matches[1:3] if mutant not in equal]
+        return told + ([f"Also close: {', '.join(others)}."] if others else [])
+
+    def as_data(self) -> dict[str, Any]:
+        """The diagnosis as plain JSON data, with exactly the findings that the text names.
+
+        Without a match, ``mutant`` is null and ``line`` is the line that the text names.
+        """
+        matches = [] if self.unsteady or self.others_only else self.matches
+        best, share = matches[0] if matches else (None, None)
+        passed_over = self.unsteady or self.others_only or self.rank_only or self.form_only
+        return {
+            "line": best.line if best else self._line_without_a_match(),
+            "mutant": best.id if best else None,
+            "agreement": share,
+            "compared": self.compared if matches else 0,
+            "others": {mutant.id: share for mutant, share in matches[1:]},
+            "blocks": [] if passed_over else list(self.blocks),
+            "instead_of_blocks": "" if passed_over else self.instead,
+            "first_line": "" if self.unsteady else self.first_line,
+            "unusable": self.unusable,
+            "repeated": self.repeated,
+            "layouts": list(self.layouts),
+            "others_only": self.others_only,
+            "rank_only": self.rank_only,
+            "too_few": self.too_few,
+            "unsteady": self.unsteady,
+            "stages_right": self.stages_right,
+            "form_only": self.form_only,
+            "coarse": self.coarse,
+            "unread": [] if self.unsteady or self.others_only else list(self.unread),
+        }
+
+    def _line_without_a_match(self) -> int | None:
+        """The line that the backend's stages name, or the only one that the other findings leave;
+        None if several are left.
+        """
+        if self.unsteady:
+            return None
+        if self.first_line:
+            return int(self.first_line[5])
+        if self.others_only:
+            return None
+        if self.rank_only or self.form_only:
+            return None if self.too_few else 6
+        return line_of(self.blocks, self.instead)
+
+
+def diagnose(
+    backend: Callable[[StepInputs], Found],
+    failing: Sequence[StepInputs],
+    passing: Sequence[StepInputs],
+    eps: float,
+    first_line: str = "",
+    *,
+    stages: OwnStages = lambda inputs: {},
+    diagonal: bool = True,
+    storage: Storage | None = None,
+    asked_again: bool = True,
+) -> Diagnosis:
+    """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
+
+    Agreement is counted on the steps on which the backend or the mutant deviates from the
+    reference, so that being right together is no resemblance.  Results that cannot be judged agree
+    if the reason is the same.  ``first_line`` : the first line that fails by the backend's own
+    ``stages``; only mutants of this line are compared, for line 3 by K_new, L_new and S_new in
+    place of the outputs.  ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and
+    sorted.  ``eps``, ``storage`` : as in :func:`geolora_ref.oracle.judges.criteria.judge`.
+    ``asked_again`` : whether failing steps can be asked again, untruncated.
+    """
+    sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
+    sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
+    fails = [not len(failing[:SAMPLE]) <= k < len(failing[:SAMPLE]) + len(passing[:SAMPLE]) for k in range(len(sample))]
+    double, as_given = (_Steps([_laid_out(inputs, convert) for inputs in sample]) for convert in (in_double, _of_linear_algebra))
+    reference = double.answers(REFERENCE.step, REFERENCE)
+    found = [_safely(backend, inputs) for inputs in sample]
+    compared = Comparison(eps, diagonal, storage)
+    tolerances = [compared.tolerance(inputs) for inputs in double.asked]
+    answers, right_answers = ([compared.answer(output) for output in outputs] for outputs in (found, reference))
+    line = first_line.partition(" (")[0]
+    own = [stages(inputs) for inputs in sample] if line == "line 3" else []
+    matches, counts = [], {}
+    for mutant in (mutant for mutant in MUTANTS.values() if mutant.visible_in != "kit" and line in ("", f"line {mutant.line}")):
+        if all(own) and own and mutant.stages:
+            mine = [tuple(named[name] for name in COEFFICIENTS) for named in own]
+            theirs, right = ([_coefficients(of, inputs) for inputs in double.asked] for of in (mutant.stages, REFERENCE))
+            votes = _votes(compared.alike_matrices, mine, theirs, right, tolerances)
+        else:
+            given = as_given if mutant.visible_in == "catalogue" else double  # rounding counts
+            mutants = [compared.answer(output) for output in given.answers(mutant.step, mutant.stages)]
+            votes = _votes(compared.alike, answers, mutants, right_answers, tolerances)
+        if votes and sum(votes):
+            matches.append((mutant, sum(votes) / len(votes)))
+            counts[mutant.id] = len(votes)
+    matches.sort(key=lambda match: -match[1])
+    kept = [match for match in matches if match[1] >= RESEMBLES][:5]
+    broken = next((output for output in found if isinstance(output, str)), "")
+    blocks, instead = deviating_blocks(found, reference, double.asked, compared, fails)
+    return Diagnosis(
+        kept, blocks, first_line, broken, counts[kept[0][0].id] if kept else 0, instead="" if first_line else instead
+    )
+
+
+def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
+    """The steps reordered so that the values of λ alternate: the first steps then tell a constant
+    factor from λ.
+    """
+    earlier: Counter[float] = Counter()
+    turns = []
+    for inputs in steps:
+        turns.append(earlier[inputs.learning_rate])
+        earlier[inputs.learning_rate] += 1
+    return [inputs for _, inputs in sorted(zip(turns, steps, strict=True), key=lambda pair: pair[0])]
+
+
+def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
+    """Whether the backend gives one answer to a question that is asked twice.  First another
+    question of the same shapes is asked, for −W/2, with twice the gradient in other bases and half
+    of λ, so that no argument is the same.
+
+    Results that cannot be judged count as steady.
+    """
+    U, S, V, dK, dL, dS = inputs.arrays
+    other = replace(inputs, U=-U, S=-0.5 * S, V=-V, dK=-2.0 * dK, dL=-2.0 * dL, dS=2.0 * dS)
+    _safely(backend, replace(other, learning_rate=0.5 * inputs.learning_rate))
+    first, second = _safely(backend, inputs), _safely(backend, inputs)
+    if isinstance(first, str) or isinstance(second, str):
+        return True
+    return compared.alike(compared.answer(first), compared.answer(second), compared.tolerance(inputs))
+
+
+def _votes(
+    alike: Callable[[Any, Any, float], bool],
+    mine: Sequence[Any],
+    theirs: Sequence[Any],
+    right: Sequence[Any],
+    tolerances: Sequence[float],
+) -> list[bool]:
+    """For each step on which either of two backends is not right, whether the two agree."""
+    answers = zip(mine, theirs, right, tolerances, strict=True)
+    return [alike(A, B, within) for A, B, C, within in answers if not (alike(A, C, within) and alike(B, C, within))]
+
+
+def _untruncated(inputs: StepInputs) -> StepInputs:
+    """The same step without any truncation: Ŵ itself comes back."""
+    return replace(inputs, tau=0.0, theta=None, min_rank=1, max_rank=None)
+
+
+def _laid_out(inputs: StepInputs, convert: Callable[[Matrix], Matrix]) -> StepInputs:
+    """A step whose NumPy arrays are converted and then laid out in memory as its ``layout`` says."""
+    named = zip(("U", "S", "V", "dK", "dL", "dS"), map(convert, inputs.arrays), layouts(inputs.layout), strict=True)
+    return replace(inputs, **{name: Conversion("numpy", X.dtype.name).laid_out(X, lying) for name, X, lying in named})
+
+
+def _of_linear_algebra(X: Matrix) -> Matrix:
+    """The array as it is, or in double for half precision, for which NumPy has no linear algebra."""
+    return in_double(X) if X.dtype == np.float16 else X
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps that the reference and the mutants are asked, with the shared first lines computed once."""
+
+    asked: Sequence[StepInputs]
+
+    @cached_property
+    def begun(self) -> Sequence[dict[str, Matrix]]:
+        """The reference's results after line 4."""
+        return [REFERENCE.begin(*x.arrays, learning_rate=x.learning_rate) for x in self.asked]
+
+    @np.errstate(all="ignore")
+    def answers(self, step: Backend, stages: Stages | None) -> list[Found]:
+        """The outputs of a reference or mutant; one that equals the reference up to line 4 starts
+        from the results there.
+        """
+        if stages is None or not stages.begins_like(REFERENCE):
+            return [_safely(lambda x: step(*x.arrays, **x.parameters), x) for x in self.asked]
+        return [_safely(_behind_line_4(stages, begun), x) for begun, x in zip(self.begun, self.asked, strict=True)]
+
+
+def _behind_line_4(stages: Stages, begun: Mapping[str, Matrix]) -> Callable[[StepInputs], Found]:
+    def step(inputs: StepInputs) -> Factors:
+        cut = {name: value for name, value in inputs.parameters.items() if name != "learning_rate"}
+        output: Factors = stages.finish(begun, **cut)["output"]
+        return output
+
+    return step
+
+
+def _coefficients(stages: Stages, inputs: StepInputs) -> tuple[Matrix, ...]:
+    """K_new, L_new, S_new of a reference or mutant."""
+    with np.errstate(all="ignore"):
+        return stages.coefficient_update(*inputs.arrays, inputs.learning_rate)
+
+
+def _safely(step: Callable[[StepInputs], Found], inputs: StepInputs) -> Found:
+    try:
+        factors = step(inputs)
+    except Exception as problem:
+        return f"raised {words(problem)}"
+    if isinstance(factors, str):
+        return factors
+    (m, r), n = inputs.U.shape, len(inputs.V)
+    return unusable(factors, m, n, min(2 * r, m, n)) or factors

@@ -1,0 +1,1 @@
+"""The judges: the dense step, the criteria, and the number formats that both judge in."""

@@ -1,0 +1,59 @@
+"""The environment on which a verdict depends, beside the backend: kit, questions, array library,
+BLAS, processor, device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from functools import cache
+
+import numpy as np
+
+from geolora_ref import __version__
+from geolora_ref.oracle.cases.catalogue import catalogue
+from geolora_ref.oracle.trial.conversion import Conversion
+from geolora_ref.support.files import digest
+from geolora_ref.support.machine import processor
+
+__all__ = ["catalogue_digest", "environment"]
+
+
+@cache
+def catalogue_digest() -> str:
+    """A digest of all questions, equal wherever the same questions are asked."""
+    return digest(repr(catalogue()))[:16]
+
+
+def environment(conversion: Conversion) -> dict[str, str]:
+    """By name: the version of the kit, the digest of its catalogue, library and version, BLAS,
+    processor, device.
+    """
+    library = importlib.import_module(conversion.array)
+    with conversion.scope():
+        device = str(getattr(conversion.to(np.ones((1, 1))), "device", "cpu"))
+    return {
+        "kit": __version__,
+        "catalogue": catalogue_digest(),
+        "library": f"{conversion.array} {getattr(library, '__version__', 'unknown')}",
+        "blas": _blas(conversion.array, device),
+        "processor": processor(),
+        "device": f"{device} ({library.cuda.get_device_name(device)})"
+        if conversion.array == "torch" and device.startswith("cuda")
+        else device,
+    }
+
+
+def _blas(array: str, device: str) -> str:
+    """The linear algebra library behind an array library; JAX and CuPy bring their own."""
+    library = importlib.import_module(array)
+    if array == "torch" and device.startswith("cuda"):
+        return f"CUDA {library.version.cuda}"
+    if array == "torch":
+        built = library.__config__.show()
+        found = (re.search(pattern, built) for pattern in (r"BLAS_INFO=(\w+)", r"Kernel Library Version ([\d.]+)"))
+        return " ".join(part[1] for part in found if part) or "unknown"
+    if array == "numpy":
+        blas = library.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
+        return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
+    return f"of {array}"

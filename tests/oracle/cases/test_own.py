@@ -1,0 +1,324 @@
+"""Cases beside the catalogue: own sizes, drawn ones and the smallest of them, a tenth of all, and
+scripts of failures.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import re
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref.cli import main
+from geolora_ref.oracle import check_step, summary
+from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.narrow_mutants import NARROW_MUTANTS
+from geolora_ref.oracle.broken.stages import Stages
+from geolora_ref.oracle.cases.catalogue import catalogue
+from geolora_ref.oracle.cases.own import drawn, shape
+from geolora_ref.oracle.cases.quick import QUICK
+from geolora_ref.oracle.check import Asked
+from geolora_ref.oracle.judges.wide import singular_values, spectral_norm
+from geolora_ref.oracle.reproduce import RUNNING, reproduction
+from geolora_ref.oracle.trial.choice import Choice
+from geolora_ref.oracle.trial.harness import Harness
+from tests.nightly import NIGHTLY
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+RIGHT = Stages().step
+SEEN = [mutant for mutant in MUTANTS.values() if mutant.visible_in != "stages"]
+
+
+def right(*arrays: Any, **parameters: Any) -> Any:
+    return RIGHT(*arrays, **parameters)
+
+
+def no_cap_above_40(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+    """Wrong at a size that the catalogue has not."""
+    if len(U) == 44:
+        parameters["max_rank"] = None
+    return RIGHT(U, S, V, *gradients, **parameters)
+
+
+def no_cap_in_fours(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+    if len(S) % 4 == 0:
+        parameters["max_rank"] = None
+    return RIGHT(U, S, V, *gradients, **parameters)
+
+
+def test_a_size_of_ones_own_is_asked_everything() -> None:
+    report = check_step(no_cap_above_40, shapes=[(44, 36, 6)], select={"group": "own"})
+    expected = {f"own-44x36x6-{limit}" for limit in ("max-below", "max-at", "max-above", "capped", "fixed", "still", "diagonal")}
+    assert expected | {"own-44x36x6-sequence"} == {row.id for row in report.failures}
+    assert check_step(RIGHT, shapes=[(44, 36, 6), (3, 3, 3)], select={"group": "own"})
+    assert "with group=own and 44x36x6" in summary(report)
+    assert report.as_data()["shapes"] == [[44, 36, 6]]
+
+
+@pytest.mark.parametrize("text", ["", "8x8", "8x8x9", "0x8x1", "8x8x8x8", "axbxc", "-8x8x1"])
+def test_a_size_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"^shape: expected MxNxR"):
+        shape(text)
+    with pytest.raises(SystemExit):
+        main(["check", "a:b", f"--shape={text}"])
+    assert "shape: expected MxNxR" in capsys.readouterr().err
+
+
+def test_large_sizes_are_judged_in_double_precision() -> None:
+    """What rounding takes from the judge is no part of what it measures; a defect is seen all the same."""
+    select = {"id": "own-1100x700x32-tau"}
+    report = check_step(RIGHT, shapes=[(1100, 700, 32)], select=select)
+    assert report.worst_ratio < 3.0
+    assert not check_step(MUTANTS["kept-value-perturbed"].step, shapes=[(1100, 700, 32)], select=select)
+
+
+def test_a_large_matrix_of_low_rank_has_the_singular_values_of_the_dense_one() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((700, 40)) * np.geomspace(1.0, 1e-9, 40) @ rng.standard_normal((40, 600))
+    sigma = np.linalg.svd(X, compute_uv=False)
+    assert np.max(np.abs(singular_values(X, 40) - sigma)) <= 1e-14 * sigma[0]
+    assert spectral_norm(X, 40) == pytest.approx(sigma[0], rel=1e-14)
+    assert np.max(np.abs(singular_values(X, 20) - sigma)) > 1e-9 * sigma[0]  # of too low a rank
+
+
+def test_what_is_drawn_depends_on_seed_and_number_alone() -> None:
+    cases = Choice(fuzz=40, seed=3, select={"group": "fuzz"}).cases(Harness.of(RIGHT))
+    assert cases[:10] == Choice(fuzz=10, seed=3, select={"group": "fuzz"}).cases(Harness.of(RIGHT))
+    assert cases[7] == drawn(3, 7, complex_data=False, layouts=["columns", "padded", "flat", "mixed", "swapped"])
+    assert {case.layout for case in cases} > {"rows", "padded"}
+    assert {case.steps > 1 for case in cases} == {True, False}
+    assert not {case.id for case in cases} & {case.id for case in Choice(fuzz=40, seed=4).cases(Harness.of(RIGHT))}
+
+
+def test_the_smallest_of_the_drawn_cases_that_fail_is_told() -> None:
+    report = check_step(no_cap_in_fours, fuzz=60, seed=3, select={"group": "fuzz"})
+    assert report.failures
+    told = report.failures[0].reason.partition("the smallest that fails: ")[2]
+    assert told == "drawn: 4 x 4, r = 4, spectrum = flat, gradient = tangent, max_rank = 1"
+
+
+def test_drawn_cases_find_mutants_and_make_them_small(record_property: Callable[[str, object], None]) -> None:
+    """Of those that the output shows every night ten others, each within a minute."""
+    seed = random.SystemRandom().randrange(2**32) if NIGHTLY else 1
+    shown = [mutant for mutant in SEEN if mutant.visible_in == "output"]
+    for mutant in random.Random(seed).sample(shown, 10 if NIGHTLY else 1):
+        asked: dict[str, Any] = {"fuzz": 2000, "seed": seed, "select": {"group": "fuzz"}, "dtype": "complex128"}
+        started = time.process_time()
+        report = check_step(mutant.step, fail_fast=True, **asked)
+        seconds, told = time.process_time() - started, report.failures[0].reason.partition("the smallest that fails: drawn: ")[2]
+        record_property("table", f"fuzz, seed {seed}: {len(report.rows):4d} cases, {seconds:4.1f} s: {mutant.id}: {told}")
+        assert told
+        assert seconds < 60.0
+
+
+def test_nothing_is_asked_behind_the_first_failure() -> None:
+    report = check_step(MUTANTS["k-step-sign"].step, fail_fast=True)
+    assert [row.outcome for row in report.rows].count("failed") == 1
+    assert report.rows[-1].outcome == "failed"
+    assert report.diagnosis is not None
+    assert not report.problems
+
+
+def test_the_quick_cases_are_about_a_tenth_and_conform() -> None:
+    assert {case.id for case in catalogue()} >= QUICK
+    report = check_step(RIGHT, quick=True)
+    assert report.passed
+    assert len(report.rows) <= 0.12 * len(Choice().cases(Harness.of(RIGHT)))
+    assert "cases with quick" in summary(report)
+
+
+@pytest.mark.parametrize("mutant", SEEN, ids=lambda mutant: mutant.id)
+def test_every_mutant_dies_of_a_tenth_of_the_cases(mutant: Mutant) -> None:
+    """In one of the dtypes; the narrow ones do by the cases that they name, which are all in it."""
+    options: dict[str, Any] = {"directions": mutant.visible_in == "catalogue"}
+
+    def dies(dtype: str) -> bool:
+        asked = Asked(Harness.of(mutant.step, dtype=dtype, **options))
+        return any(asked.ask(case).outcome == "failed" for case in Choice(quick=True).cases(asked.harness))
+
+    with np.errstate(all="ignore"):
+        assert any(map(dies, ("float64", "complex128", "float32")))
+    assert {case for narrow in NARROW_MUTANTS.values() for case in narrow.cases} <= QUICK
+
+
+BACKENDS = """\
+import numpy as np
+
+from geolora_ref.oracle.broken.mutants import MUTANTS
+from geolora_ref.oracle.broken.stages import Stages
+
+right, sign, cap = Stages().step, MUTANTS["k-step-sign"].step, MUTANTS["max-rank-ignored"].step
+
+
+def packed(U, S, V, dK, *others, **parameters):
+    return right(U, S, V, dK if dK.flags.c_contiguous else -dK, *others, **parameters)
+
+
+def turned(*arrays, **parameters):
+    U1, S1, V1 = right(*arrays, **parameters)
+    return -U1, -S1, V1
+
+
+def beside(*arrays, **parameters):
+    U1, S1, V1 = (X.astype("f2") for X in right(*(X.astype("f4") for X in arrays), **parameters))
+    S1[0, 1] += 3e-3 * abs(S1).max()
+    return U1, S1, V1
+
+
+def stacks(*arrays, **parameters):
+    return [sign(*one, **parameters) for one in zip(*arrays)]
+
+
+def whole(U, S, V, gradients, **parameters):
+    G = gradients(U @ S @ V.T)
+    return sign(U, S, V, G @ V, G.T @ U, U.T @ G @ V, **parameters)
+
+
+def elsewhere(U, S, V, gradients, **parameters):
+    G = gradients(U @ V.T)
+    return right(U, S, V, G @ V, G.T @ U, U.T @ G @ V, **parameters)
+
+
+def behind(*arrays, **parameters):
+    return [(sign if k else right)(*one, **parameters) for k, one in enumerate(zip(*arrays))]
+
+
+def both(U, S, V, gradients, **parameters):
+    G = [gradients(U @ S @ np.swapaxes(V, 1, 2))[k] for k in range(len(S))]
+    return [sign(u, s, v, g @ v, g.T @ u, u.T @ g @ v, **parameters) for u, s, v, g in zip(U, S, V, G)]
+
+
+def fails(*arrays, **parameters):
+    print("one moment")
+    raise np.linalg.LinAlgError("singular\\nor nearly so")
+
+
+def leaves(*arrays, **parameters):
+    raise SystemExit(0)
+
+
+def hides(*arrays, **parameters):
+    return tuple(np.ma.masked_array(X) for X in right(*arrays, **parameters))
+
+
+rates = {}
+
+
+def captured(U, *others, learning_rate, **parameters):
+    _, rate = rates.setdefault(id(U), (U, learning_rate))
+    return right(U, *others, learning_rate=rate, **parameters)
+"""
+SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "a limit": ("cap", "path-eights-max-below", {}),
+    "strides": ("packed", "layout-reversed-tall", {}),
+    "one array": ("packed", "array-dK-padded-tall", {}),
+    "complex, single precision": ("sign", "shape-tall-dense", {"dtype": "complex64"}),
+    "the end of the range": ("sign", "magnitude-1e-170-dense", {}),
+    "a sequence": ("sign", "sequence-capped-diagonal-trained", {"array": "torch", "dtype": "float32"}),
+    "a stack": ("stacks", "shape-tall-dense", {"batched": True}),
+    "a whole step": ("whole", "shape-tall-dense", {"whole": True}),
+    "a stack of whole steps": ("both", "shape-tall-dense", {"whole": True, "batched": True}),
+    "a conjugate": ("sign", "array-complex-lazy-V", {"array": "torch", "dtype": "complex128"}),
+    "an exception": ("fails", "shape-tall-dense", {}),
+    "drawn": ("cap", "fuzz-3-16", {}),
+    "the form of S1 alone": ("turned", "shape-tall-dense", {}),
+    "the form of S1 in storage": ("beside", "shape-square-dense", {"dtype": "float16"}),
+}
+
+
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "backends.py").write_text(BACKENDS, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "backends", raising=False)
+    return importlib.import_module("backends")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_failure_is_reproduced_without_the_kit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script ends with status 1, and with 0 if the step is exchanged for a right one; one of
+    them in a process of its own.
+    """
+    step, case, options = SCRIPTS[name]
+    if options.get("array") == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+    backends = imported(tmp_path, monkeypatch)
+    text = reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
+    assert "geolora_ref" not in text
+    for wanted, status in ((text, 1), (text.replace(f"import {step} as", "import right as"), 0)):
+        if status == 0 and step in ("stacks", "whole", "both", "beside", "fails"):
+            continue
+        (tmp_path / "script.py").write_text(wanted, "utf-8")
+        if name == "a limit":
+            ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+            found, printed = ended.returncode, ended.stdout + ended.stderr
+        else:
+            with pytest.raises((SystemExit, np.linalg.LinAlgError)) as stopped:
+                runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")
+            found, printed = int(getattr(stopped.value, "code", 1) or 0), capsys.readouterr().out
+        assert found == status, printed
+        assert ("WRONG" in printed) == bool(status)
+
+
+@pytest.mark.parametrize(
+    ("step", "case", "options", "told"),
+    [
+        ("captured", "sequence-scheduled-rate", {}, "finds nothing wrong (ratio "),
+        ("elsewhere", "shape-tall-dense", {"whole": True}, "finds nothing wrong (ratio "),
+        ("behind", "shape-tall-dense", {"batched": True}, "finds nothing wrong (ratio "),
+        ("leaves", "shape-tall-dense", {}, "finds nothing wrong (raised SystemExit"),
+        ("hides", "shape-tall-dense", {}, "finds nothing wrong (U1: expected an array of numpy"),
+    ],
+)
+def test_what_shows_in_the_kit_alone_is_not_reproduced(
+    step: str, case: str, options: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """λ is captured with the arrays; the gradient is taken at another W; the first problem of a stack
+    is right; the step ends its process; entries are hidden.
+    """
+    backends = imported(tmp_path, monkeypatch)
+    told = f"reproduce: expected a failure that shows without the kit, found that a script {told}"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
+
+
+def test_the_command_prints_the_script_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the backend prints goes elsewhere; a script that is tried does not try itself again."""
+    step = imported(tmp_path, monkeypatch).fails
+    assert main(["check", "backends:fails", "--reproduce", "shape-tall-dense"]) == 0
+    printed = capsys.readouterr()
+    compile(printed.out, "script", "exec")
+    assert "one moment" in printed.err
+    monkeypatch.setenv(RUNNING, "1")
+    with pytest.raises(ValueError, match=r"^reproduce: expected no call while a module is imported"):
+        reproduction(step, "shape-tall-dense")
+
+
+def test_a_step_that_no_script_can_import_is_refused() -> None:
+    for step in (partial(RIGHT), RIGHT, lambda *A, **p: None):
+        with pytest.raises(ValueError, match="reproduce: expected a step that can be imported as module:function, found "):
+            reproduction(step, "shape-tall-dense")
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [("shape-none", "expected the id of a case for float64"), ("shape-tall-dense", "expected a case that fails, found")],
+)
+def test_what_does_not_fail_is_not_reproduced(case: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f"^reproduce: {told}"):
+        reproduction(right, case)

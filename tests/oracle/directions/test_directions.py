@@ -1,0 +1,209 @@
+"""The oracle for directions: the rules of this package are right, and every defect and relative
+fails under its own name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref import optimizers
+from geolora_ref.cli import main
+from geolora_ref.optimizers import Bases, Moments, Optimizer
+from geolora_ref.oracle.directions import RULES, check_rule
+from geolora_ref.oracle.directions.definitions import Setting
+from geolora_ref.oracle.directions.variants import Variant, variants
+
+OURS: dict[str, Optimizer] = {
+    "gradient": optimizers.Sgd(),
+    "heavy-ball": optimizers.HeavyBall(0.9),
+    "normalised": optimizers.Normalised(0.9),
+    "spectral": optimizers.Spectral(0.9),
+    "preconditioned": optimizers.Preconditioned(),
+    "adam": optimizers.Adam(),
+}
+VARIANTS = {f"{rule}: {variant.name}": (rule, variant) for rule in RULES for variant in variants(rule)}
+COMPLEX_ONLY = ("transport without conjugates", "no conjugate in L")
+
+
+def as_asked(rule: Optimizer) -> Callable[..., Any]:
+    """A rule of the package as the kit calls one."""
+
+    def step(U: Any, V: Any, K: Any, L: Any, S: Any, memory: tuple[Bases, Moments] | None) -> Any:
+        bases = Bases(U, V)
+        moments = Moments() if memory is None else rule.transport(memory[0], memory[1], bases)
+        D, moments = rule.direction(bases, optimizers.Triple(K, L, S), moments)
+        return D, (bases, moments)
+
+    return step
+
+
+@pytest.mark.parametrize(("array", "dtype"), [("numpy", "float64"), ("numpy", "complex128"), ("torch", "float32")])
+@pytest.mark.parametrize("rule", RULES)
+def test_our_rules_are_right(rule: str, array: str, dtype: str) -> None:
+    """A tenth of the warn level would do: an oracle that shares no line with the rules comes to the
+    same directions.
+    """
+    report = check_rule(as_asked(OURS[rule]), rule, array=array, dtype=dtype)
+    assert report, report.summary()
+    assert report.worst_ratio < 1.0
+    assert len(report.rows) > 60
+
+
+FORGETS: dict[str, Callable[[Bases, Bases], bool]] = {
+    "at wide layers": lambda old, new: len(new.U) < len(new.V),
+    "at square layers": lambda old, new: len(new.U) == len(new.V) > 5,
+    "at large ranks": lambda old, new: new.U.shape[1] >= 6,
+    "when the rank doubles": lambda old, new: new.U.shape[1] >= old.U.shape[1] + 2,
+    "when V stays": lambda old, new: np.array_equal(old.V, new.V) and not np.array_equal(old.U, new.U),
+    "when U stays": lambda old, new: np.array_equal(old.U, new.U) and not np.array_equal(old.V, new.V),
+}
+
+
+@pytest.mark.parametrize("case", FORGETS)
+def test_a_memory_that_is_lost_in_one_case_is_missed(case: str) -> None:
+    rule = optimizers.HeavyBall(0.9)
+
+    def forgetful(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
+        lost = memory is not None and FORGETS[case](memory[0], Bases(U, V))
+        return as_asked(rule)(U, V, K, L, S, None if lost else memory)
+
+    report = check_rule(forgetful, "heavy-ball")
+    assert 0 < len([row for row in report.rows if not row.passed]) < 20
+
+
+def test_a_memory_that_is_not_the_one_given_is_found_out() -> None:
+    """One for all layers; a layer alone does not show it."""
+    kept: list[Any] = []
+
+    def of_all(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
+        D, new = as_asked(optimizers.HeavyBall(0.9))(U, V, K, L, S, memory and kept[-1])
+        kept.append(new)
+        return D, "mine"
+
+    report = check_rule(of_all, "heavy-ball")
+    assert [row.id for row in report.rows if not row.passed] == ["two-12x9x3"]
+
+
+@pytest.mark.parametrize("smoothing", [0.05, 0.5])
+def test_our_smooth_rule_is_right(smoothing: float) -> None:
+    report = check_rule(as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing)
+    assert report, report.summary()
+    assert not check_rule(as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing + 1e-6)
+    forgotten = check_rule(as_asked(optimizers.Spectral(0.9)), "spectral", smoothing=smoothing)
+    assert forgotten.diagnosis.startswith("the rule spectral with smoothing 0"), forgotten.summary()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_fails_and_is_named(name: str) -> None:
+    """With complex data, which show a missing conjugate, too."""
+    rule, variant = VARIANTS[name]
+    report = check_rule(variant.rule(Setting()), rule, dtype="complex128")
+    assert not report
+    assert report.diagnosis.startswith((f"{variant.name}:", f"{variant.name}, times")), report.summary()
+
+
+@pytest.mark.parametrize("name", [name for name, (_, variant) in VARIANTS.items() if variant.name in COMPLEX_ONLY])
+def test_a_missing_conjugate_is_no_defect_of_real_data(name: str) -> None:
+    rule, variant = VARIANTS[name]
+    assert check_rule(variant.rule(Setting()), rule)
+
+
+@pytest.mark.parametrize(
+    ("name", "criterion"),
+    [
+        ("no core in K", "views of one matrix"),
+        ("memory kept", "direction"),
+        ("cut too high", "inner product"),
+        ("overshoot", "spectral norm"),
+    ],
+)
+def test_each_criterion_alone_rejects_a_variant(name: str, criterion: str) -> None:
+    report = check_rule(VARIANTS[f"spectral: {name}"][1].rule(Setting()), "spectral")
+    assert {failed for row in report.rows for failed in row.failed} == {criterion}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (lambda K, L, S: ((2.0 * K, 2.0 * L, 2.0 * S), None), "right up to its length: times 2"),
+        (lambda K, L, S: ((-K, -L, -S), None), "no known defect"),
+        (lambda K, L, S: ((K, L), None), ""),
+        (lambda K, L, S: ((K, L, S[:0]), None), ""),
+        (lambda K, L, S: ((K * np.nan, L, S), None), ""),
+        (lambda K, L, S: K, ""),
+        (lambda K, L, S: 1 / 0, ""),
+        (lambda K, L, S: ((K.astype(object), L, S), None), ""),
+        (lambda K, L, S: ((K.astype(np.float32), L, S), None), ""),
+        (lambda K, L, S: ((np.ma.array(K), L, S), None), ""),
+        (lambda K, L, S: ((K, L, S * (1.0 + 1e-9)), None), "right up to an error below 1e-08 of its size"),
+        (lambda K, L, S: (np.add(K, 1.0, out=K), L, S), ""),
+    ],
+    ids=["length", "uphill", "two", "shape", "nan", "no memory", "raises", "objects", "single", "masked", "small", "changes"],
+)
+def test_whatever_a_rule_does_becomes_rows(answer: Callable[..., Any], expected: str) -> None:
+    report = check_rule(lambda U, V, K, L, S, memory: answer(K, L, S), "gradient")
+    assert not report
+    assert report.diagnosis == expected
+    assert json.loads(json.dumps(report.as_data()))["passed"] is False
+
+
+def test_a_rule_without_a_cut_is_told_where_it_is_wrong() -> None:
+    """The polar factor of all of the core, rounding included."""
+
+    def step(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
+        M = K @ V.T + U @ L.T - U @ S @ V.T
+        P, _, Qh = np.linalg.svd(M)
+        k = min(2 * U.shape[1], *M.shape)
+        D = P[:, :k] @ Qh[:k]
+        return (D @ V, D.T @ U, U.T @ D @ V), None
+
+    report = check_rule(step, "spectral", momentum=0.0)
+    assert report.diagnosis.startswith("wrong only where M is rank-deficient"), report.summary()
+
+
+def test_refused() -> None:
+    with pytest.raises(ValueError, match=r"^rule: expected one of gradient, .*, found 'muon'"):
+        check_rule(print, "muon")
+    with pytest.raises(ValueError, match=r"^dtype: .*'float16'"):
+        check_rule(print, "gradient", dtype="float16")
+    with pytest.raises(ValueError, match=r"^momentum: .* -1"):
+        check_rule(print, "gradient", momentum=-1.0)
+
+
+RELATIVE = """
+import numpy as np
+
+def apart(U, V, K, L, S, memory):
+    return [np.linalg.svd(X, full_matrices=False)[0] @ np.linalg.svd(X, full_matrices=False)[2] for X in (K, L, S)], None
+"""
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The relative is named on the terminal and in JSON; options of a step are refused."""
+    (tmp_path / "relative.py").write_text(RELATIVE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["check", "relative:apart", "--rule", "spectral", "--momentum", "0", "--json", "found.json"]) == 1
+    printed = capsys.readouterr().out
+    assert "diagnosis: polar of K, L and S apart" in printed
+    assert json.loads((tmp_path / "found.json").read_text())["diagnosis"] in printed
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "relative:apart", "--smoothing", "0.5"])
+    assert "--smoothing: expected --rule beside it" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "relative:apart", "--rule", "spectral", "--whole"])
+    assert "--whole: expected none beside --rule" in capsys.readouterr().err
+
+
+def test_variants_are_many_and_each_has_its_sentence() -> None:
+    found: list[Variant] = [variant for _, variant in VARIANTS.values()]
+    assert len({variant.name for variant in found}) >= 15
+    assert len({variant.says for variant in found}) == len({variant.name for variant in found})
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "backend.md").read_text(encoding="utf-8")
+    assert f"compared with {len({variant.name for variant in found})} defects and relatives" in page

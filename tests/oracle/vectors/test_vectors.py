@@ -1,0 +1,679 @@
+"""The vectors are what their generator makes, the reference passes them, mutants do not, and bad
+files are named.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import mpmath
+import numpy as np
+import pytest
+
+from geolora_ref.cli import main
+from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.stages import Backend, coefficient_update, truncated_rank
+from geolora_ref.oracle.judges.criteria import FAIL, WARN, Verdict, judge
+from geolora_ref.oracle.judges.dense import dense_oracle
+from geolora_ref.oracle.vectors import IDS, Vector, export, generate, judge_outputs, load_vectors, regenerate_and_compare
+from geolora_ref.oracle.vectors.diagnosis import diagnose_outputs
+from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, encode, matrix, number
+from geolora_ref.oracle.vectors.dyadic import EXACT, FOUR, ExactCase, build, stages
+from geolora_ref.oracle.vectors.judge import judge_vector
+from geolora_ref.oracle.vectors.target import SLACK, nearest_double
+from geolora_ref.oracle.vectors.vector import STAGES, load_vector
+from geolora_ref.support.files import write_atomically
+from tests.nightly import NIGHTLY
+from tests.oracle.drawn import REFERENCE, VARIANTS
+from tests.steps import Matrix
+from tests.test_independence import ALGORITHM, reached
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+VECTORS = load_vectors(DATA)
+EXACT_VECTORS = [vector for vector in VECTORS.values() if vector.exact]
+ORDINARY = [vector for vector in VECTORS.values() if not vector.exact]
+SMALL = {name: vector for name, vector in VECTORS.items() if max(vector.W_hat.shape) <= 16}
+Document = dict[str, Any]
+Edit = Callable[[Document], object]
+
+
+def _ids(vectors: list[Vector]) -> list[str]:
+    return [vector.id for vector in vectors]
+
+
+def _output(vector: Vector, step: Backend, dtype: Any = np.float64) -> Document:
+    """What a backend returns for a vector, as the document that an implementation writes."""
+    working = np.result_type(dtype, np.complex64) if vector.complex else dtype
+    with np.errstate(all="ignore"):
+        factors = step(*(X.astype(working) for X in vector.inputs.arrays), **vector.inputs.parameters)
+    return {"id": vector.id, **{name: encode(X) for name, X in zip(("U1", "S1", "V1"), factors, strict=True)}}
+
+
+def _stages(vector: Vector, run: Callable[..., Mapping[str, Any]], dtype: Any = np.float64) -> Document:
+    """The coefficient update and what follows from it without a decomposition, as an output document."""
+    working = np.result_type(dtype, np.complex64) if vector.complex else dtype
+    U, S, V, dK, dL, dS = (X.astype(working) for X in vector.inputs.arrays)
+    K, L, S_new = (run(U, S, V, dK, dL, dS, **vector.inputs.parameters)[name] for name in STAGES[:3])
+    UhK, VhL = U.conj().T @ K, V.conj().T @ L
+    W_hat = (U @ S_new + K - U @ UhK) @ V.conj().T + U @ (L - V @ VhL).conj().T
+    results = zip(STAGES, (K, L, S_new, UhK, VhL, W_hat), strict=True)
+    assert all(X.dtype == working for X in (K, L, S_new, UhK, VhL, W_hat))
+    return {"id": vector.id, **{name: encode(X) for name, X in results}}
+
+
+def _verdict(vector: Vector, step: Backend) -> Verdict:
+    """The verdict on a backend; one that raises returns nothing to judge."""
+    try:
+        return Verdict(judge_vector(vector, _output(vector, step)))
+    except ValueError as error:
+        return Verdict(error=str(error))
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[str, str]:
+    """What a program would write: the outputs of the reference for all vectors, by id."""
+    return {name: json.dumps(_output(vector, REFERENCE.step)) for name, vector in VECTORS.items()}
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, written: dict[str, str]) -> Path:
+    """A folder of them."""
+    for name, text in written.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    return tmp_path
+
+
+# --- what comes with the package -------------------------------------------------------------------------------------
+
+
+def test_the_stored_vectors_are_what_the_generator_makes() -> None:
+    """Those of large matrices, which take longer than all others, by night."""
+    assert regenerate_and_compare(ids=[name for name in IDS if NIGHTLY or name in SMALL]) == []
+
+
+def test_there_are_enough_of_them_of_all_kinds() -> None:
+    assert set(IDS) == set(VECTORS)
+    assert len(IDS) == len(set(IDS))
+    groups = Counter(vector.flags[0] for vector in VECTORS.values())
+    small = {"shape", "spectrum", "gradient", "magnitude", "truncation", "trap", "complex", "exact"}
+    assert set(groups) == small | {"path", "hard"}
+    assert min(groups[name] for name in small) >= 5
+    assert len(ORDINARY) >= 60
+    assert len(EXACT_VECTORS) >= 12
+    assert sum(vector.complex for vector in VECTORS.values()) >= 8
+
+
+def test_they_are_small() -> None:
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= 4_000_000
+    assert len(VECTORS) - len(SMALL) == 10
+    assert max(max(vector.W_hat.shape) for vector in VECTORS.values()) == 129
+    assert f"There are {len(VECTORS)} vectors." in (DATA / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("schema", [VECTOR, OUTPUT])
+def test_the_schemas_are_valid_and_strict(schema: str) -> None:
+    document = json.loads((DATA / schema).read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(document)
+    objects = [*_objects(document)]
+    assert len(objects) >= 2
+    assert all(found["additionalProperties"] is False for found in objects)
+
+
+def _objects(schema: Any) -> list[Document]:
+    """The subschemas of JSON objects."""
+    if isinstance(schema, list):
+        return [found for part in schema for found in _objects(part)]
+    if not isinstance(schema, dict):
+        return []
+    inside = [found for part in schema.values() for found in _objects(part)]
+    return [schema, *inside] if schema.get("type") == "object" else inside
+
+
+def test_the_expected_values_are_independent_of_what_is_judged() -> None:
+    assert reached("geolora_ref.oracle.vectors.target") == set()
+    assert ALGORITHM not in reached("geolora_ref.oracle.vectors")
+
+
+def test_the_slack_is_that_of_the_criteria() -> None:
+    assert SLACK == FAIL * 4.0
+
+
+# --- export and regeneration -----------------------------------------------------------------------------------------
+
+
+def test_an_export_is_complete(tmp_path: Path) -> None:
+    written = export(tmp_path / "new" / "folder")
+    assert sorted(written) == sorted(path for path in (tmp_path / "new").rglob("*") if path.is_file())
+    assert len(written) == len(IDS) + 3
+    assert regenerate_and_compare(tmp_path / "new" / "folder", ids=IDS[:2]) == []
+
+
+def test_an_export_replaces_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    """What it wrote before it may write again; of anything else it says the names, and writes nothing."""
+    export(tmp_path)
+    export(tmp_path)
+    mine = [tmp_path / "README.md", tmp_path / f"vectors/{IDS[3]}.json"]
+    for path in mine:
+        path.write_text("mine")
+    (tmp_path / VECTOR).unlink()
+    with pytest.raises(FileExistsError) as found:
+        export(tmp_path)
+    assert str(found.value) == (
+        f"{tmp_path}: expected a new folder, found other contents in README.md, vectors/{IDS[3]}.json; "
+        "export elsewhere or remove them"
+    )
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert not (tmp_path / VECTOR).exists()
+
+
+@pytest.mark.parametrize(("name", "target"), [("README.md", "nowhere"), ("vectors", "nowhere"), ("vectors", "/dev/null")])
+def test_an_export_goes_through_no_link_that_leads_nowhere(name: str, target: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(target)
+    with pytest.raises(FileExistsError, match=name):
+        export(tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", name]
+
+
+def test_an_export_that_is_broken_off_leaves_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, contents: bytes) -> None:
+        if path.name == f"{IDS[5]}.json":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_atomically(path, contents)
+
+    monkeypatch.setattr(generate, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(tmp_path)
+    differences = regenerate_and_compare(tmp_path, ids=IDS[:1])
+    assert differences == sorted(f"vectors/{name}.json: missing" for name in IDS[5:])
+
+
+def test_every_difference_is_named(tmp_path: Path) -> None:
+    export(tmp_path)
+    changed, missing = (tmp_path / f"vectors/{name}.json" for name in IDS[:2])
+    changed.write_bytes(changed.read_bytes().replace(b"p-2", b"p-3", 1))
+    missing.unlink()
+    (tmp_path / "vectors" / "more.json").write_text("{}")
+    (tmp_path / "README.md").write_text("Read me.")
+    assert regenerate_and_compare(tmp_path, ids=IDS[:3]) == [
+        f"vectors/{IDS[1]}.json: missing",
+        "vectors/more.json: no such file is generated",
+        "README.md: differs from a fresh generation",
+        f"vectors/{IDS[0]}.json: differs from a fresh generation",
+    ]
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(1.0 + 4e-16, True), (1.001, False)])
+def test_inputs_of_another_machine_are_kept_other_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, kept: bool
+) -> None:
+    export(tmp_path)
+    path = tmp_path / "vectors" / "shape-tall-dense.json"
+    document = json.loads(path.read_text("utf-8"))
+    old = document["inputs"]["dK"]["re"][0][0]
+    new = document["inputs"]["dK"]["re"][0][0] = (float.fromhex(old) * factor).hex()
+    path.write_text(json.dumps(document))
+    monkeypatch.setattr(generate, "DATA", tmp_path)
+    [(_, text)] = generate.generate(["shape-tall-dense"])
+    found = json.loads(text)["inputs"]["dK"]["re"][0][0]
+    assert old != new
+    assert (found == new) == kept
+    assert float.fromhex(found) == pytest.approx(float.fromhex(old), rel=1e-14)  # this machine may round otherwise
+
+
+# --- the expected values ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
+def test_they_agree_with_the_dense_oracle(vector: Vector) -> None:
+    x = vector.inputs
+    U, _, V, dK, dL, dS = (X.astype(vector.W_hat.dtype) for X in x.arrays)
+    G = U @ dS @ V.conj().T + (dK - U @ (U.conj().T @ dK)) @ V.conj().T + U @ (dL - V @ (V.conj().T @ dL)).conj().T
+    oracle = dense_oracle(x.U, x.S, x.V, G.astype(x.S.dtype), **x.parameters)
+    unit = 4.0 * np.sqrt(sum(vector.W_hat.shape)) * np.finfo(np.float64).eps * vector.scale
+    assert np.max(np.abs(vector.W_hat - oracle.W_hat)) <= WARN * unit
+    assert np.max(np.abs(vector.singular_values - oracle.singular_values)) <= WARN * unit
+    assert np.max(np.abs(vector.tails - oracle.tails)) <= WARN * unit
+    assert abs(vector.theta - oracle.theta) <= WARN * unit
+    assert vector.ranks == oracle.ranks
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "vectors").glob("*.json")), ids=lambda path: path.stem)
+def test_the_doubles_are_the_nearest_to_the_decimals(path: Path) -> None:
+    expected = json.loads(path.read_text("utf-8"))["expected"]
+    pairs = [expected[name] for name in ("W_hat", "singular_values", "tails", "theta", "scale")]
+    decimals, doubles = (_numbers([pair[form] for pair in pairs]) for form in ("decimal", "hex"))
+    for decimal, double in zip(decimals, map(float.fromhex, doubles), strict=True):
+        assert abs(Fraction(decimal) - Fraction(double)) <= Fraction(501, 1000) * Fraction(math.ulp(double))
+
+
+def _numbers(document: Any) -> list[str]:
+    """All strings in it, in order."""
+    if isinstance(document, str):
+        return [document]
+    return [text for part in (document.values() if isinstance(document, dict) else document) for text in _numbers(part)]
+
+
+@pytest.mark.parametrize("x", [5e-324, 1e-310, 2.0**-1074 * 3, 1.7976931348623157e308, 0.0, -1.0 / 3.0])
+def test_the_nearest_double_of_a_double_is_itself(x: float) -> None:
+    assert nearest_double(mpmath.mpf(x)).hex() == x.hex()
+
+
+def test_a_zero_matrix_has_one_rank_only() -> None:
+    """Nothing is rounded there, so that tail_0 = ϑ = 0 is no tie."""
+    assert VECTORS["gradient-zero-zero-rate-1"].ranks == range(1, 2)
+
+
+# --- who passes and who does not -------------------------------------------------------------------------------------
+
+
+def test_the_reference_passes_every_vector(outputs: Path) -> None:
+    judgement = judge_outputs(DATA, outputs)
+    assert judgement.passed
+    assert judgement.failures == ()
+    assert judgement.worst_ratio <= WARN
+    assert [row.id for row in judgement.rows] == sorted(IDS)
+
+
+@pytest.mark.parametrize("vector", ORDINARY, ids=_ids(ORDINARY))
+def test_the_ratios_are_those_of_the_criteria(vector: Vector) -> None:
+    """For the reference and for a mutant with an error far below the tail; up to the rounding of
+    the extended target.
+    """
+    for step in (REFERENCE.step, MUTANTS["kept-value-perturbed"].step):
+        output = _output(vector, step)
+        ratios = judge_vector(vector, output)
+        theirs = judge(vector.inputs, step(*vector.inputs.arrays, **vector.inputs.parameters)).ratios
+        for name in set(ratios) - {"rank"}:
+            assert ratios[name] == pytest.approx(theirs[name], rel=1e-3, abs=0.1) or min(ratios[name], theirs[name]) == np.inf
+
+
+@pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.diagonal and v.precision == "float64"])
+def test_a_right_step_that_is_computed_otherwise_passes(name: str) -> None:
+    asked = VECTORS if NIGHTLY else SMALL
+    verdicts = {vector.id: _verdict(vector, VARIANTS[name].step) for vector in asked.values()}
+    assert [found for found, verdict in verdicts.items() if not verdict.passed] == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_mutant_fails(mutant: Mutant) -> None:
+    """By its output, or by the coefficient update of an exact vector where the output cannot show it."""
+    by_output = any(not _verdict(vector, mutant.step).passed for vector in SMALL.values())
+    assert by_output == (mutant.visible_in == "output")
+    if mutant.visible_in == "stages":
+        assert mutant.stages is not None
+        run = mutant.stages.run
+        exact = [vector for vector in EXACT_VECTORS if vector.id in SMALL]
+        assert np.inf in [max(judge_vector(vector, _stages(vector, run)).values()) for vector in exact]
+
+
+# --- exact vectors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("vector", EXACT_VECTORS, ids=_ids(EXACT_VECTORS))
+def test_the_coefficient_update_agrees_bit_for_bit(vector: Vector, dtype: Any) -> None:
+    if vector.complex and dtype is np.float16:
+        pytest.skip("NumPy has no complex type of half precision")
+    ratios = judge_vector(vector, _stages(vector, _coefficients, dtype))
+    assert dict(ratios) == dict.fromkeys(STAGES, 0.0)
+
+
+def _coefficients(*arrays: Matrix, learning_rate: float, **_: Any) -> dict[str, Matrix]:
+    U, S, V, dK, dL, dS = arrays
+    return dict(zip(STAGES, coefficient_update(U, S, V, dK, dL, dS, learning_rate), strict=False))
+
+
+@pytest.mark.parametrize("vector", EXACT_VECTORS, ids=_ids(EXACT_VECTORS))
+def test_the_reference_passes_in_single_precision(vector: Vector) -> None:
+    output = _output(vector, REFERENCE.step, "float32") | {"dtype": "float32"}
+    assert max(judge_vector(vector, output).values()) <= WARN
+
+
+def test_single_precision_is_judged_by_its_own_eps() -> None:
+    vector = VECTORS["exact-four-values"]
+    output = _output(vector, REFERENCE.step)
+    output["S1"]["re"][0][0] = (4.0 * (1.0 + 1e-7)).hex()
+    assert max(judge_vector(vector, output).values()) > FAIL
+    assert max(judge_vector(vector, output | {"dtype": "float32"}).values()) <= WARN
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("vector", EXACT_VECTORS, ids=_ids(EXACT_VECTORS))
+def test_the_rank_decision_agrees_bit_for_bit(vector: Vector, dtype: Any) -> None:
+    x, sigma = vector.inputs, vector.exact["singular_values"].astype(dtype)
+    norm = sigma[0] * np.linalg.norm((sigma / sigma[0]).astype(np.float64)).astype(dtype)
+    theta = float(x.theta if x.tau is None else dtype(x.tau) * norm)  # type: ignore[arg-type]
+    rank = truncated_rank(sigma, x.tau, x.theta, x.min_rank, x.max_rank)
+    assert (theta, rank) == (vector.exact["theta"], vector.exact["rank"])
+    assert rank in vector.ranks
+    output = _stages(vector, REFERENCE.run) | {"theta": theta, "rank": rank}
+    assert max(judge_vector(vector, output).values()) == 0.0
+    assert judge_vector(vector, output | {"rank": rank + 1})["rank"] == np.inf
+    assert judge_vector(vector, output | {"theta": np.nextafter(theta, 9.0)})["theta"] == np.inf
+
+
+@pytest.mark.parametrize("vector", EXACT_VECTORS, ids=_ids(EXACT_VECTORS))
+def test_the_target_of_an_exact_vector_is_exact(vector: Vector) -> None:
+    assert np.array_equal(vector.W_hat, vector.exact["W_hat"])
+    padded = np.zeros(min(vector.W_hat.shape))
+    padded[: len(vector.exact["singular_values"])] = vector.exact["singular_values"]
+    assert np.array_equal(vector.singular_values, padded)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_last_bit_of_a_stage_counts(name: str) -> None:
+    vector = VECTORS["exact-four-values"]
+    output = _stages(vector, REFERENCE.run)
+    last = output[name]["re"][-1][-1]
+    output[name]["re"][-1][-1] = float(np.nextafter(float.fromhex(last), 9.0)).hex()
+    ratios = judge_vector(vector, output)
+    assert [stage for stage in STAGES if ratios[stage] != 0.0] == [name]
+
+
+def test_the_ties_of_exact_vectors_are_ties() -> None:
+    """The strict comparison keeps one direction more, in exact arithmetic; computed singular values
+    may do either.
+    """
+    for name in ("exact-tie", "exact-tie-relative", "exact-square"):
+        sigma = [Fraction(s) for s in VECTORS[name].exact["singular_values"]]
+        theta, rank = Fraction(VECTORS[name].exact["theta"]), VECTORS[name].exact["rank"]
+        assert sum(s * s for s in sigma[rank:]) == theta**2
+        assert VECTORS[name].ranks == range(rank, rank + 2)
+
+
+INEXACT = {
+    "rate": (replace(EXACT["tie"], learning_rate=0.3), "half precision"),
+    "large": (replace(EXACT["tie"], entries={(0, 0): 4096, (1, 1): 1}), "half precision"),
+    "small": (replace(EXACT["tie"], learning_rate=2.0**-14), "half precision"),
+    "norm": (replace(EXACT["tie"], entries={(0, 0): 2, (1, 1): 1}, tau=0.5, theta=None), "irrational"),
+    "scaled norm": (replace(EXACT["tie"], entries={(0, 0): 5, (1, 1): 1}), "half precision"),
+    "near tie": (replace(EXACT["tie"], entries=FOUR, theta=2.25), "too close"),
+}
+
+
+@pytest.mark.parametrize(("case", "reason"), INEXACT.values(), ids=INEXACT)
+def test_what_is_not_exact_is_refused(case: ExactCase, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        stages(build(case), case)
+
+
+def test_eleven_bits_are_exact() -> None:
+    """σ = 1 and 1/32, ‖Σ‖² = 1025/1024: the cube of 1/32 would want sixteen."""
+    case = replace(EXACT["tie"], entries={(0, 0): 1, (1, 1): 1 / 32})
+    assert stages(build(case), case)["singular_values"] == [1.0, 1 / 32, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("of", [(1, 0, 0), (0, 1, 0), (0, 0, 1)], ids=["dK", "dL", "dS"])
+def test_gradients_that_contradict_are_refused(of: tuple[int, int, int]) -> None:
+    x = build(EXACT["tie"])
+    K, L, S = of
+    with pytest.raises(ValueError, match=r"^dK, dL, dS: expected the projections of one gradient$"):
+        stages(replace(x, dK=x.dK + K * x.U, dL=x.dL + L * x.V, dS=x.dS + S), EXACT["tie"])
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------------
+
+
+def _set(document: Any, path: str, value: object) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        document = document[int(name) if isinstance(document, list) else name]
+    document[int(last) if isinstance(document, list) else last] = value
+
+
+DAMAGED_VECTORS: dict[str, tuple[Edit, str]] = {
+    "extra field": (lambda d: _set(d, "inputs.G", {"re": [["0x1.0p+0"]]}), "$.inputs.G"),
+    "extra field at the top": (lambda d: _set(d, "seed", 1), "$.seed"),
+    "missing field": (lambda d: d["parameters"].pop("tau"), "$.parameters.tau"),
+    "missing list": (lambda d: d["expected"].pop("tails"), "$.expected.tails"),
+    "wrong type": (lambda d: _set(d, "m", "13"), "$.m"),
+    "a fraction": (lambda d: _set(d, "r", 2.5), "$.r"),
+    "a boolean": (lambda d: _set(d, "parameters.min_rank", True), "$.parameters.min_rank"),
+    "a decimal for a hexadecimal float": (lambda d: _set(d, "inputs.U.re.1.0", 0.5), "$.inputs.U.re[1][0]"),
+    "bad hex": (lambda d: _set(d, "inputs.dL.re.2.1", "0x1.gp+0"), "$.inputs.dL.re[2][1]"),
+    "hex that overflows": (lambda d: _set(d, "inputs.S.re.0.0", "0x1.0p+2000"), "$.inputs.S.re[0][0]"),
+    "NaN": (lambda d: _set(d, "inputs.S.re.0.1", float("nan")), "$.inputs.S.re[0][1]"),
+    "infinity": (lambda d: _set(d, "parameters.learning_rate", float("inf")), "$.parameters.learning_rate"),
+    "NaN in words": (lambda d: _set(d, "expected.scale.hex", "nan"), "$.expected.scale.hex"),
+    "code": (lambda d: _set(d, "parameters.theta", "__import__('os')"), "$.parameters.theta"),
+    "both thresholds": (lambda d: _set(d, "parameters.theta", "0x1.0p+0"), "$.parameters.theta"),
+    "another version": (lambda d: _set(d, "format_version", 2), "$.format_version"),
+    "another id": (lambda d: _set(d, "id", "shape-tall-zero"), "$.id"),
+    "a row too few": (lambda d: d["inputs"]["V"]["re"].pop(), "$.inputs.V.re"),
+    "a short row": (lambda d: d["expected"]["W_hat"]["decimal"]["re"][3].pop(), "$.expected.W_hat.decimal.re[3]"),
+    "a tail too few": (lambda d: d["expected"]["tails"]["hex"].pop(), "$.expected.tails.hex"),
+    "imaginary parts of a real matrix": (lambda d: _set(d, "inputs.S.im", d["inputs"]["S"]["re"]), "$.inputs.S.im"),
+    "no imaginary parts of a complex matrix": (lambda d: _set(d, "dtype", "complex128"), "$.inputs.U.im"),
+    "a decimal out of range": (lambda d: _set(d, "expected.W_hat.decimal.re.0.0", "1.0e999999"), "$.expected.W_hat.decimal"),
+    "a rank above the size": (lambda d: _set(d, "r", 9), "$.r"),
+}
+
+
+@pytest.mark.parametrize(("damage", "path"), DAMAGED_VECTORS.values(), ids=DAMAGED_VECTORS)
+def test_a_damaged_vector_is_refused_and_the_field_is_named(tmp_path: Path, damage: Edit, path: str) -> None:
+    document = json.loads((DATA / "vectors" / "shape-tall-dense.json").read_text("utf-8"))
+    file = tmp_path / "vectors" / "shape-tall-dense.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(document))
+    assert load_vector(file).id == "shape-tall-dense"
+    damage(document)
+    file.write_text(json.dumps(document))
+    with pytest.raises(ValueError) as found:  # noqa: PT011  the path is compared literally
+        judge_outputs(tmp_path, tmp_path)
+    assert f"shape-tall-dense.json: {path}" in str(found.value)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    text = (DATA / "vectors" / "shape-tall-dense.json").read_text("utf-8")
+    file = tmp_path / "shape-tall-dense.json"
+    file.write_text(text.replace('"m": 13', '"m": 13, "m": 13'))
+    with pytest.raises(ValueError, match=r"shape-tall-dense.json: \$: .* stands twice"):
+        load_vector(file)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
+def test_a_number_is_finite(value: object) -> None:
+    """JSON's 1e999 is read as infinity."""
+    with pytest.raises(ValueError, match=f"^theta: expected a finite number, found {value}$"):
+        number(value, "theta")
+
+
+def test_imaginary_parts_are_there_if_and_only_if_they_are_wanted() -> None:
+    real, imaginary = {"re": [[1.0]]}, {"re": [[1.0]], "im": [[2.0]]}
+    assert matrix(real, "S", complex_data=False) == 1.0
+    assert matrix(imaginary, "S", complex_data=True) == 1.0 + 2.0j
+    with pytest.raises(ValueError, match=r"^S\.im: expected imaginary parts$"):
+        matrix(real, "S", complex_data=True)
+    with pytest.raises(ValueError, match=r"^S\.im: expected none, the vector is real$"):
+        matrix(imaginary, "S", complex_data=False)
+
+
+def test_nothing_to_judge_is_an_error_not_a_pass(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found none"):
+        judge_outputs(tmp_path, tmp_path)
+
+
+def _edited(edit: Edit) -> Callable[[Path], object]:
+    def damage(path: Path) -> None:
+        document = json.loads(path.read_text("utf-8"))
+        edit(document)
+        path.write_text(json.dumps(document))
+
+    return damage
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    """Which nobody writes to: who reads it waits for ever."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def test_a_pipe_in_the_place_of_a_vector_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "README.md")
+    with pytest.raises(OSError, match=r"README\.md: expected a regular file, found a pipe"):
+        export(tmp_path)
+
+
+DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "missing"),
+    "truncated": (lambda path: path.write_text(path.read_text("utf-8")[:100]), "$: not a JSON document"),
+    "empty": (lambda path: path.write_text(""), "$: not a JSON document"),
+    "not text": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "$: not a JSON document"),
+    "nested deeply": (lambda path: path.write_text("[" * 100_000), "$: not a JSON document"),
+    "a list": (lambda path: path.write_text("[1, 2]"), "$: "),
+    "a directory": (_directory, "directory"),
+    "a pipe": (_pipe, "expected a regular file, found a pipe"),
+    "too large": (lambda path: path.write_bytes(b" " * 2_000_000), "expected at most 1114376 bytes, found 2000000"),
+    "other rows": (_edited(lambda d: _set(d, "U1.re", [[0.0] * 4] * 5000)), "$.U1.re: expected 13 rows, found 5000"),
+    "another id": (_edited(lambda d: _set(d, "id", "shape-tall-zero")), "$.id"),
+    "extra field": (_edited(lambda d: _set(d, "time", 1.0)), "$.time"),
+    "no V1": (_edited(lambda d: d.pop("V1")), "V1"),
+    "no factors": (_edited(lambda d: [d.pop(name) for name in ("U1", "S1", "V1")]), "$: expected U1, S1, V1"),
+    "NaN": (_edited(lambda d: _set(d, "U1.re.0.0", float("nan"))), "$.U1.re[0][0]"),
+    "a large number": (_edited(lambda d: _set(d, "U1.re.0.0", 10**400)), "$.U1.re[0][0]"),
+    "bad hex": (_edited(lambda d: _set(d, "S1.re.0.0", "0x")), "$.S1.re[0][0]"),
+    "a row too few": (_edited(lambda d: d["U1"]["re"].pop()), "$.U1.re"),
+    "ragged": (_edited(lambda d: d["V1"]["re"][2].pop()), "$.V1.re[2]"),
+    "rank too large": (_edited(lambda d: _set(d, "S1.re", [[1.0] * 9] * 9)), "$.S1"),
+    "complex": (_edited(lambda d: _set(d, "S1.im", d["S1"]["re"])), "$.S1.im"),
+    "another precision": (_edited(lambda d: _set(d, "dtype", "float32")), "$.dtype"),
+    "half precision": (_edited(lambda d: _set(d, "dtype", "float16")), "$.dtype"),
+    "overflow": (_edited(lambda d: _set(d, "U1.re", [[1e308] * 4] * 13)), "ratio inf in orthonormal U"),
+}
+
+
+@pytest.fixture
+def vectors_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the outputs are read: to check all vectors against their schema takes seconds."""
+    monkeypatch.setattr("geolora_ref.oracle.vectors.judge.load_vectors", lambda _: VECTORS)
+
+
+@pytest.mark.usefixtures("vectors_read_once")
+@pytest.mark.parametrize(("damage", "message"), DAMAGED_OUTPUTS.values(), ids=DAMAGED_OUTPUTS)
+def test_a_damaged_output_fails_alone(outputs: Path, damage: Callable[[Path], object], message: str) -> None:
+    assert len(json.loads((outputs / "shape-tall-dense.json").read_text("utf-8"))["S1"]["re"]) == 4
+    damage(outputs / "shape-tall-dense.json")
+    judgement = judge_outputs(DATA, outputs)
+    [failure] = judgement.failures
+    assert not judgement.passed
+    assert judgement.worst_ratio == np.inf
+    assert failure.id == "shape-tall-dense"
+    assert message in failure.finding
+
+
+@pytest.mark.usefixtures("vectors_read_once")
+def test_an_output_whose_product_overflows_fails_alone(outputs: Path) -> None:
+    _edited(lambda d: d.update(U1={"re": [[1e308] * 4] * 13}, S1={"re": [[1e308] * 4] * 4}))(outputs / "shape-tall-dense.json")
+    [failure] = judge_outputs(DATA, outputs).failures
+    assert (failure.id, failure.finding) == ("shape-tall-dense", "U1 S1 V1ᴴ leaves the range of double precision")
+
+
+@pytest.mark.usefixtures("vectors_read_once")
+def test_right_files_have_status_0_and_no_diagnosis(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For which all vectors would be read once more."""
+    monkeypatch.setattr("geolora_ref.oracle.vectors.load_vectors", lambda _: pytest.fail("the vectors were read again"))
+    assert main(["vectors", "judge", str(DATA), str(outputs)]) == 0
+    assert capsys.readouterr().out.startswith(f"{len(IDS)} vectors, 0 failed, worst ratio ")
+    for folder in (outputs, DATA / "vectors"):  # the next run would read it as one
+        with pytest.raises(SystemExit, match="2"):
+            main(["vectors", "judge", str(DATA), str(outputs), "--json", str(folder / "report.json")])
+        assert f"--json: expected a file outside of {folder}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("vectors_read_once")
+def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a program of another language, which cannot be asked again."""
+    assert diagnose_outputs(VECTORS, judge_outputs(DATA, outputs)) is None
+    for name in ("upper-right-missing", "relative-to-largest"):
+        for vector in VECTORS.values():
+            (outputs / f"{vector.id}.json").write_text(json.dumps(_output(vector, MUTANTS[name].step)))
+        assert main(["vectors", "judge", str(DATA), str(outputs)]) == 1
+        printed = capsys.readouterr().out
+        assert f"when line {MUTANTS[name].line} has this defect: {MUTANTS[name].defect} ({name}; " in printed
+    assert re.search(r"^FAILED \S+: .*in rank \(rank 3; right: 2\)$", printed, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("vectors_read_once")
+def test_an_unknown_id_is_an_error(outputs: Path) -> None:
+    (outputs / "shape-tall-typo.json").write_text("{}")
+    (outputs / "notes.txt").write_text("not an output")
+    judgement = judge_outputs(DATA, outputs)
+    assert [(row.id, row.error) for row in judgement.failures] == [("shape-tall-typo", "no vector has this id")]
+    assert len(judgement.rows) == len(IDS) + 1
+
+
+@pytest.mark.usefixtures("vectors_read_once")
+def test_a_missing_folder_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(NotADirectoryError, match=r"nowhere: expected a folder of outputs, found none$"):
+        judge_outputs(DATA, tmp_path / "nowhere")
+    assert len(judge_outputs(DATA, tmp_path).failures) == len(IDS)
+
+
+def test_a_part_of_the_vectors_is_not_judged(tmp_path: Path, outputs: Path) -> None:
+    """A copy that was broken off; vectors of one's own may be few."""
+    export(tmp_path / "part")
+    for name in IDS[:2]:
+        (tmp_path / "part" / "vectors" / f"{name}.json").unlink()
+    with pytest.raises(ValueError) as found:  # noqa: PT011  the message is compared literally
+        judge_outputs(tmp_path / "part", outputs)
+    assert str(found.value) == (
+        f"{tmp_path / 'part'}: expected all {len(IDS)} vectors of the package, "
+        f"{', '.join(sorted(IDS[:2]))} missing: export it anew"
+    )
+    document = json.loads((DATA / "vectors" / "shape-tall-dense.json").read_text("utf-8")) | {"id": "mine"}
+    own = tmp_path / "own" / "vectors" / "mine.json"
+    own.parent.mkdir(parents=True)
+    own.write_text(json.dumps(document))
+    (tmp_path / "outputs").mkdir()
+    assert [row.error for row in judge_outputs(tmp_path / "own", tmp_path / "outputs").rows] == ["mine.json: missing"]
+
+
+@pytest.mark.usefixtures("vectors_read_once")
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda d: _set(d, "S1.re.0.0", "0x1p+9"), "ratio [0-9.e+]+ in stationarity, "),
+        (lambda d: d.update(theta=7.0), "ratio inf in theta$"),
+        (lambda d: d.update(rank=2), "ratio inf in rank$"),
+    ],
+)
+def test_a_failing_row_says_what_fails(outputs: Path, change: Edit, text: str) -> None:
+    path = outputs / "exact-tie.json"
+    document = json.loads(path.read_text("utf-8"))
+    change(document)
+    path.write_text(json.dumps(document))
+    [row] = judge_outputs(DATA, outputs).failures
+    assert re.match(text, row.finding)
+
+
+def test_decimal_numbers_are_read_as_well(outputs: Path) -> None:
+    """As a language writes them that has no hexadecimal floats: the shortest decimal that gives the
+    double back.
+    """
+    for path in outputs.glob("*.json"):
+        document = json.loads(path.read_text("utf-8"))
+        for name in ("U1", "S1", "V1"):
+            parts = document[name].items()
+            document[name] = {part: [[float.fromhex(x) for x in row] for row in rows] for part, rows in parts}
+        path.write_text(json.dumps(document))
+    assert judge_outputs(DATA, outputs).passed

@@ -1,0 +1,145 @@
+"""Claims, problems and integrators of others are judged from any folder: the files of
+docs/howto/extend.md, right and wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geolora_ref.support.files import read_json
+from verification.__main__ import main
+from verification.campaign.extensions import Extensions, added, extended, foreign_sources
+from verification.campaign.journal import fingerprint
+from verification.claim import Plan
+from verification.claims import CLAIMS
+from verification.claims.problems import ZOO
+from verification.instruments.gradient_flows import FLOWS
+from verification.instruments.integrator_family import FAMILY
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "howto" / "extend.md").read_text("utf-8")
+FILES: dict[str, str] = {name: text for text, name in re.findall(r"```python\n(# (my_\w+)\.py\n.*?)```", PAGE, re.DOTALL)}
+ASKED = {
+    "my_claim": ("--claim", "CLAIM", "short-step", "rate=0.1)", "rate=0.2)"),
+    "my_problem": ("--problem", "weighted", "problems", "weights.max()", "weights.max() / 3"),
+    "my_integrator": ("--integrator", "HALVES", "rank-behaviour", "adaptive=False", "adaptive=True"),
+}
+"""Of each file: the option, the object, a claim that judges it, and what to write in place of what
+to promise too much.
+"""
+
+
+def test_each_file_of_the_page_is_short_and_asked_for_on_it() -> None:
+    assert FILES.keys() == ASKED.keys()
+    for name, (option, attribute, *_) in ASKED.items():
+        assert FILES[name].count("\n") <= 40
+        assert f"python -m verification {option} {name}:{attribute}\n" in PAGE
+
+
+@pytest.mark.parametrize("status", [0, 1], ids=["right", "a wrong promise"])
+@pytest.mark.parametrize("name", ASKED)
+def test_a_file_in_an_empty_folder_is_judged(name: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them by the command; to import what it needs takes most of the time."""
+    option, attribute, claim, promise, too_much = ASKED[name]
+    assert FILES[name].count(promise) == 1
+    (tmp_path / f"{name}.py").write_text(FILES[name].replace(promise, too_much) if status else FILES[name], encoding="utf-8")
+    only = [] if option == "--claim" else ["--only", claim]
+    asked = [option, f"{name}:{attribute}", *only, "--jobs", "1", "--output", "out"]
+    if (name, status) == ("my_claim", 0):
+        command, environment = [sys.executable, "-m", "verification", *asked], os.environ | {"PYTHONPATH": str(ROOT)}
+        found = subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode
+    else:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        found = main(asked)
+    assert found == status
+    results = read_json(tmp_path / "out" / "results.json")
+    (found,) = results["claims"]
+    assert (found["id"], found["verdict"]) == (claim, "does not stand" if status else "holds, not on record")
+    assert all("record" not in problem for problem in found["problems"])
+    assert re.fullmatch("[0-9a-f]{16}", results["sources"][f"{name}:{attribute}"])
+    badge = '<span class="badge bad">does not stand' if status else '<span class="badge new">holds, not on record'
+    assert (tmp_path / "out" / "report.html").read_text("utf-8").count(badge) == 2
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files of the page, from which can be imported."""
+    for name, text in FILES.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_added_is_there_as_long_as_it_is_asked_for() -> None:
+    registries: tuple[dict[str, Any], ...] = (CLAIMS, ZOO, FLOWS, FAMILY)
+    before = [dict(registry) for registry in registries]
+    mine = Extensions(("my_claim:CLAIM",), ("my_problem:weighted",), ("my_integrator:HALVES",))
+    with added(mine), added(mine):  # as where the process that works is the one that asks
+        assert [len(registry) - len(then) for registry, then in zip(registries, before, strict=True)] == [1, 0, 1, 1]
+    assert [dict(registry) for registry in registries] == before
+    assert list(map(list, registries)) == list(map(list, before))
+    flows = {"descent", "convergence", "curvature-tail", "first-directions", "memory", "parallel-is-geolora", "problems"}
+    assert set(extended(Extensions(problems=("my_problem:weighted",)), Plan())) == flows
+    family = {"order", "exactness", "integrator-robustness", "rank-behaviour", "work-precision"}
+    assert set(extended(Extensions(integrators=("my_integrator:HALVES",)), Plan())) == family
+
+
+def test_a_journal_belongs_to_the_sources_of_what_is_added(here: Path) -> None:
+    mine = Extensions(claims=("my_claim:CLAIM",))
+    with added(mine):
+        first = fingerprint(Plan(), foreign_sources(mine))
+        (here / "my_claim.py").write_text(FILES["my_claim"] + "\n", encoding="utf-8")
+        assert len({fingerprint(Plan()), first, fingerprint(Plan(), foreign_sources(mine))}) == 3
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--claim", "my_claim"], "--claim: expected package.module:attribute, found 'my_claim'"),
+        (["--claim", "nowhere:CLAIM"], "--claim: no module 'nowhere'"),
+        (["--claim", "my_claim:check"], "--claim: expected a verification.claim.Claim, found function at 'my_claim:check'"),
+        (["--claim", "verification.claims:CLAIMS"], "--claim: expected a verification.claim.Claim, found dict"),
+        (
+            ["--integrator", "my_integrator:Halves"],
+            "--integrator: expected a verification.instruments.integrator_family.Member, found ABCMeta",
+        ),
+        (["--problem", "my_claim:CLAIM"], "a function of a random generator that returns a MatrixODE, 'my_claim:CLAIM' raised"),
+        (
+            ["--problem", "builtins:repr"],
+            "a function of a random generator that returns a MatrixODE, 'builtins:repr' returned str",
+        ),
+        (["--claim", "my_claim:CLAIM", "--backend", "dask", "--scheduler", "tcp://x:1"], "expected without --backend dask"),
+    ],
+)
+def test_what_is_no_extension_is_refused(asked: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(asked)
+    assert stopped.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_name_that_is_taken_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "my_claim.py").write_text(FILES["my_claim"].replace("short-step", "descent"), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["--claim", "my_claim:CLAIM", "--list"])
+    assert "--claim my_claim:CLAIM: expected a name of its own, 'descent' is taken" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_a_claim_of_no_section_is_listed_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--claim", "my_claim:CLAIM", "--list"]) == 0
+    assert capsys.readouterr().out.startswith("short-step (in no section of the theory) A step is no longer than the gradient\n")

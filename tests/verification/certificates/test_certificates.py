@@ -1,0 +1,288 @@
+"""Certificates: true statements are proved and mutants refuted; the checker follows them, but none
+that was tampered with.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tests.typechecking
+from geolora_ref.support.files import read_json
+
+flint = pytest.importorskip("flint", reason="ball arithmetic needs the extra 'rigor'")
+
+from verification.certificates import checker  # noqa: E402
+from verification.certificates.__main__ import BROKEN, CHANCES, main, prove, refute  # noqa: E402
+from verification.certificates.balls import matrix, off, precision, singular_values  # noqa: E402
+from verification.certificates.certificate import certify, outcomes  # noqa: E402
+from verification.certificates.instances import Instance, Output, draw, mutant, reference  # noqa: E402
+from verification.certificates.statements import STATEMENTS  # noqa: E402
+from verification.claims import HEADINGS  # noqa: E402
+from verification.report.rigor import MEASURED  # noqa: E402
+from verification.support.machine import provenance  # noqa: E402
+
+INSTANCES = list(draw(16, largest=9))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def untyped() -> Iterator[None]:
+    """Mutants break the shapes that the run-time type checker enforces."""
+    with tests.typechecking.unchecked():
+        yield
+
+
+@pytest.fixture(scope="module")
+def certificate() -> dict[str, Any]:
+    return through_json(certify(INSTANCES[1], reference(INSTANCES[1])))
+
+
+def through_json(certificate: dict[str, Any]) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads(json.dumps(certificate))
+    return stored
+
+
+def test_everything_is_certified_for_the_reference() -> None:
+    found = prove(INSTANCES)
+    assert found["objections"] == []
+    assert all(set(counts) <= {"certified", "void"} for counts in found["outcomes"].values()), found["outcomes"]
+    assert all(counts["certified"] >= 4 for counts in found["outcomes"].values()), found["outcomes"]
+
+
+CONTROLS = {  # of every statement, a broken step that it refutes
+    "orthonormal U": "u-rescaled",
+    "orthonormal V": "v-rescaled",
+    "diagonal core": "ascending-order",
+    "rank in range": "max-rank-ignored",
+    "conformance": "kept-value-perturbed",
+    "rank not too low": "off-by-one-low",
+    "rank not too high": "off-by-one-high",
+    "tangent step": "core-counted-twice",
+    "descent": "s-step-sign",
+    "error recursion": "swap-truncation-factors",
+    "tail bound": "cap-before-truncation",
+    "projection": "oblique-by-1e-11",
+    "projection idempotent": "leaking-1e-11",
+    "projection orthogonal": "projected-twice",
+}
+
+
+def test_statements_are_of_sections_of_the_theory() -> None:
+    assert {statement.section for statement in STATEMENTS.values()} <= HEADINGS
+
+
+def test_the_stored_run_is_of_the_statements_that_are_here() -> None:
+    stored = read_json(MEASURED / "results.json")["statements"]
+    assert stored == {name: {"section": one.section, "text": one.text} for name, one in STATEMENTS.items()}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_every_statement_is_refuted_for_something_wrong(statement: str) -> None:
+    name = CONTROLS[statement]
+    for x in INSTANCES:
+        with np.errstate(all="ignore"):
+            certificate = through_json(certify(x, BROKEN[name](x), (53, 106)))
+        if statement in outcomes(certificate, "refuted"):
+            assert checker.objections(certificate) == []
+            return
+    pytest.fail(f"{name} was not refuted by {statement!r} on any instance")
+
+
+@pytest.mark.parametrize("name", ["silent-regularisation", "single-pass-residual", "gram-singular-values", "divide-by-zero"])
+def test_mutants_that_only_one_kind_of_instance_shows(name: str) -> None:
+    (found,) = refute([name], list(draw(CHANCES, largest=9))).values()
+    assert found, f"{name} was not refuted"
+    assert found["followed"], found
+
+
+def test_more_bits_decide_what_double_precision_leaves_open() -> None:
+    """σ_min(S_new) = 1e-20 is not told from 0 by an SVD in double precision."""
+    x = next(x for x in draw(56, largest=9) if x.id.startswith("1e-14, fixed"))
+    tiny = replace(x, S=np.diag([*np.diag(x.S)[:-1], 1e-20]), learning_rate=1e-26)
+    coarse, fine = (certify(tiny, reference(tiny), bits)["statements"]["tail bound"] for bits in ((53,), (53, 106)))
+    assert (coarse["outcome"], fine["outcome"], fine["bits"]) == ("undecided", "certified", 106)
+
+
+def test_rounding_beats_descent_at_a_tiny_rate_and_that_is_refuted() -> None:
+    """Descent has no allowance for rounding: at λ = 1e-20 some computed steps go up by a rounding
+    error, provably.
+    """
+    tiny = [replace(x, learning_rate=1e-20) for x in draw(56, largest=9) if "nothing" in x.id]
+    refuted = [outcomes(certify(x, reference(x)), "refuted") for x in tiny]
+    assert ["descent"] in refuted
+    assert not any("conformance" in names for names in refuted)
+
+
+TAMPERED = {
+    "an entry of S1": lambda c: c["data"]["S1"][0].__setitem__(0, (1.0 + float.fromhex(c["data"]["S1"][0][0])).hex()),
+    "a bound that is too small": lambda c: c["bounds"]["W_hat"][0][1].__setitem__(0, c["bounds"]["W_hat"][0][1][0] // 2),
+    "a bound that is too large": lambda c: c["bounds"]["W_hat"][0][0].__setitem__(0, c["bounds"]["W_hat"][0][0][0] * 2),
+    "bounds left out": lambda c: c["bounds"].__setitem__("N", []),
+    "an outcome": lambda c: c["statements"]["descent"].__setitem__("outcome", "refuted"),
+    "a statement made void": lambda c: c["statements"]["conformance"].__setitem__("outcome", "void"),
+    "a statement left out": lambda c: c["statements"].pop("conformance"),
+    "a statement of its own": lambda c: c["statements"].__setitem__("beauty", {"outcome": "certified"}),
+    "called unusable": lambda c: c.__setitem__("unusable", "U1"),
+}
+
+
+@pytest.mark.parametrize("name", ["U1", "S1", "V1"])
+def test_checker_agrees_that_an_output_is_unusable(name: str) -> None:
+    """A column too many, or a number that is none."""
+    x = INSTANCES[1]
+    out = reference(x)
+    X = getattr(out, name)
+    for spoilt in (np.hstack([X, X[:, :1]]), np.full_like(X, np.nan)):
+        changed: dict[str, Any] = {name: spoilt}
+        made = through_json(certify(x, replace(out, **changed)))
+        assert made["unusable"].startswith(name)
+        assert outcomes(made, "refuted") == ["output"]
+        assert checker.objections(made) == []
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_checker_objects_to_what_was_tampered_with(certificate: dict[str, Any], what: str) -> None:
+    changed = through_json(certificate)
+    TAMPERED[what](changed)
+    assert checker.objections(changed)
+
+
+def test_bounds_that_say_next_to_nothing_prove_nothing() -> None:
+    """The honest outcome, "rank not too high" refuted, is turned round, and every singular value is
+    only said to be in [0, h].
+
+    Balls have radii of 30 bits: that of [0, h] reaches below 0 by a part of h, here for all of
+    them, and its square is no bound.
+    """
+    x = next(x for x in draw(112) if x.id == "order one, relative, 24x6, 0")
+    forged = through_json(certify(x, mutant("off-by-one-high")(x)))
+    assert forged["statements"]["rank not too high"]["outcome"] == "refuted"
+    assert len(forged["data"]["S1"]) == 2
+    h = (592066793699, 592066793699, 483361536473, 475917821181, 277237003329, 10536884837)
+    forged["bounds"]["W_hat"] = [[[0, 0], [mantissa, 20]] for mantissa in h]
+    for statement in forged["statements"].values():
+        statement["outcome"] = "undecided" if statement["outcome"] != "void" else "void"
+    assert checker.objections(forged) == []
+    forged["statements"]["rank not too high"]["outcome"] = "certified"
+    assert checker.objections(forged) == ["rank not too high: claimed certified, found undecided"]
+
+
+def test_checker_is_short_and_shares_nothing() -> None:
+    source = Path(checker.__file__).read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"json", "sys", "pathlib", "typing", "flint"}
+    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node)]
+    prose = {line for node in documented for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)}
+    code = [line for number, line in enumerate(source.splitlines(), 1) if line.strip() and number not in prose]
+    assert len(code) <= 100
+
+
+@pytest.mark.parametrize("bits", [53, 106])
+def test_singular_values_lie_within_their_bounds(bits: int) -> None:
+    """Against the known singular values of a Hadamard matrix times a diagonal one: equal, tiny and
+    zero ones.
+    """
+    H2 = np.array([[1.0, 1.0], [1.0, -1.0]])
+    H4 = np.kron(H2, H2)  # HᵀH = 4I
+    known = np.array([1.0, 1.0, 2.0**-40, 0.0])
+    with precision(4 * bits):
+        bounds = singular_values(matrix(H4 * known), bits)
+        for value, (low, high) in zip(2.0 * known, bounds, strict=True):
+            assert low <= flint.arb(value) <= high
+            assert high - low < 2.0 ** (6 - bits)
+
+
+def test_bounds_hold_however_bad_the_vectors_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    M = np.diag([3.0, 2.0, 1.0])
+    P, sigma, Qt = np.linalg.svd(M + 0.05 * np.ones((3, 3)))
+    monkeypatch.setattr(np.linalg, "svd", lambda X: (1.001 * P, sigma, Qt))
+    with precision(128):
+        for value, (low, high) in zip((3.0, 2.0, 1.0), singular_values(matrix(M), 53), strict=True):
+            assert low <= flint.arb(value) <= high
+
+
+def test_off_is_the_exact_projection_for_a_basis_that_is_not_orthonormal() -> None:
+    B, Z = np.array([[2.0], [0.0]]), np.array([[5.0], [7.0]])
+    with precision(128):
+        assert [float(x.mid()) for x in off(matrix(B), matrix(Z)).entries()] == [0.0, 7.0]
+    with pytest.raises(ZeroDivisionError):
+        off(matrix(0.0 * B), matrix(Z))
+
+
+def test_command_proves_and_the_checker_follows_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--count", "14", "--largest", "6", "--only", "s-step-sign", "--json", "--output", str(tmp_path)]
+    status = main(command)
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == read_json(tmp_path / "results.json")
+    assert summary["refuted"]["s-step-sign"]["followed"]
+    assert status == (0 if summary["passed"] else 1)
+    assert summary["unusable"] == {}
+    assert summary["sources"] == provenance()["sources"]
+    assert "commit" in summary["machine"]
+    files = [str(tmp_path / name) for name in ("certificates.json", "refutations.json")]
+    assert checked(*files) == (0, "15 certificates, 0 objections\n")
+
+
+def checked(*files: str) -> tuple[int, str]:
+    """Exit status and output of the checker's command."""
+    done = subprocess.run([sys.executable, checker.__file__, *files], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def test_the_checker_follows_nothing_without_certificates(certificate: dict[str, Any], tmp_path: Path) -> None:
+    assert checked() == (2, "FILE...: expected certificates, found none\n0 certificates, 0 objections\n")
+    one, none = str(tmp_path / "one.json"), str(tmp_path / "none.json")
+    Path(one).write_text(json.dumps({"certificates": [certificate]}), "utf-8")
+    Path(none).write_text(json.dumps({"certificates": []}), "utf-8")
+    assert checked(one, none) == (2, f"{none}: expected certificates, found none\n1 certificates, 0 objections\n")
+    assert checked(one) == (0, "1 certificates, 0 objections\n")
+
+
+def test_a_reference_that_gives_nothing_usable_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On one instance of 14, so that every statement is certified on others; the checker agrees
+    that it is unusable.
+    """
+    spoilt: list[str] = []
+
+    def once(x: Instance) -> Output:
+        out = reference(x)
+        spoilt.append(x.id)
+        return out if len(spoilt) != 3 else replace(out, S1=np.full_like(out.S1, np.nan))
+
+    monkeypatch.setattr("verification.certificates.__main__.reference", once)
+    command = ["--count", "14", "--largest", "6", "--only", "s-step-sign", "--output", str(tmp_path)]
+    assert main(command) == 1
+    found = read_json(tmp_path / "results.json")
+    assert list(found["unusable"]) == [spoilt[2]]
+    assert (found["objections"], found["not_refuted"]) == ([], [])
+    assert f"{spoilt[2]}: unusable: S1: expected finite entries" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_step_that_is_not_refuted_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BROKEN, "s-step-sign", reference)
+    assert main(["--count", "7", "--largest", "6", "--only", "s-step-sign", "--output", str(tmp_path)]) == 1
+    assert read_json(tmp_path / "results.json")["not_refuted"] == ["s-step-sign"]
+    assert mutant("s-step-sign") is not reference
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--count", "0"], ["--largest", "4"]])
+def test_arguments_that_can_prove_nothing_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main([*arguments, "--output", str(tmp_path)])
+    assert refused.value.code == 2
+    assert f"{arguments[0]}: expected an integer >= " in capsys.readouterr().err

@@ -1,0 +1,161 @@
+"""Every claim holds on its first case, every negative control fails, and no claim is without either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fnmatch import fnmatch
+from itertools import islice
+from types import ModuleType
+
+import matplotlib.figure
+import pytest
+
+from geolora_ref.problems import Schroedinger
+from tests.nightly import NIGHTLY
+from verification.campaign.outcomes import ControlOutcome
+from verification.campaign.runner import work
+from verification.claim import Case, CaseResult, Claim, Control, Plan
+from verification.claims import CLAIMS, HEADINGS, THEORY, checked, conservation, curvature_tail, physics
+from verification.support.machine import ROOT
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
+
+PLAN = Plan("quick", seed=7)  # another seed than the report's
+FULL = Plan("full", seed=0)
+BIBLIOGRAPHY = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE))
+TOO_SLOW = {
+    "stochastic: digits*": "32 runs of 400 steps, the exact variance at every one: more than a minute",
+    "descent: digits*": "300 steps on the digits: two seconds a case",
+    "convergence: *": "1000 steps a case: half a minute in all",
+    "physics: *": "up to twenty seconds a case, on the grids of the papers",
+    "oracles: *": "eight seconds a case, on many more states",
+    "memory: *": "300 steps a case: ten seconds in all",
+    "stochastic-memory: *": "128 runs of 200 steps a case: a minute in all",
+}
+"""Cases of the full plan, by claim and id, that take too long for every run of the tests, and why;
+by night all are done.
+"""
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
+def test_claim_holds_on_its_first_case(claim: Claim) -> None:
+    for case in islice(claim.cases(PLAN), 1):
+        result = claim.check(case)
+        assert result.worst <= claim.limit, f"{case.id}: {result.ratios}"
+        assert not result.violated_hypotheses
+
+
+@pytest.mark.parametrize(
+    ("claim", "control"),
+    [pytest.param(claim, control, id=f"{claim.id}: {control.id}") for claim in CLAIMS.values() for control in claim.controls],
+)
+def test_control_fails(claim: Claim, control: Control) -> None:
+    """At the latest in the second of its cases; by night in all of them, as in every report."""
+    results: list[CaseResult] = []
+    outcome = ControlOutcome(control, results, claim.limit)
+    for case in islice(control.cases(PLAN), None if NIGHTLY else 2):
+        results.append(control.check(case))
+        if outcome.failed and not NIGHTLY:
+            break
+    assert outcome.failed, outcome.shortfall
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
+def test_the_full_plan_begins_and_ends_as_the_quick_one(claim: Claim) -> None:
+    """The first and the last case hold, by night every control fails, where these are none of the
+    quick plan; nothing breaks.
+    """
+    for case in affordable(claim, ends(claim.cases)):
+        result = work((claim.id, "", case))
+        assert not result.error
+        assert result.worst <= claim.limit, f"{case.id}: {result.ratios}"
+        assert not result.violated_hypotheses
+    for control in claim.controls if NIGHTLY else ():
+        if some := affordable(claim, ends(control.cases)):
+            results = [work((claim.id, control.id, case)) for case in some]
+            outcome, others = ControlOutcome(control, results, claim.limit), iter(affordable(claim, control.cases(FULL)))
+            while not outcome.failed and control.share < 1.0 and (further := next(others, None)):
+                results.append(work((claim.id, control.id, further)))
+            assert outcome.failed, outcome.error or f"{control.id}: {outcome.shortfall}"
+
+
+def ends(cases: Callable[[Plan], Iterable[Case]]) -> list[Case]:
+    """The first and the last case of the full plan, but for what the quick one with this seed has
+    as well.
+    """
+    known = [(case.id, case.parameters) for case in cases(Plan(seed=FULL.seed))]
+    every = list(cases(FULL))
+    return [case for case in (every[:1] + every[1:][-1:]) if (case.id, case.parameters) not in known]
+
+
+def affordable(claim: Claim, cases: Iterable[Case]) -> list[Case]:
+    """Those of these cases that are not too slow."""
+    return [case for case in cases if NIGHTLY or not any(fnmatch(f"{claim.id}: {case.id}", slow) for slow in TOO_SLOW)]
+
+
+def test_what_is_too_slow_is_there() -> None:
+    """Or the list would outlive what it speaks of."""
+    names = [f"{claim.id}: {case.id}" for claim in CLAIMS.values() for case in claim.cases(FULL)]
+    assert [slow for slow in TOO_SLOW if not any(fnmatch(name, slow) for name in names)] == []
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
+def test_claim_is_complete(claim: Claim) -> None:
+    assert claim.statement
+    assert claim.sources
+    assert set(claim.sources) <= BIBLIOGRAPHY
+    assert claim.section in HEADINGS
+    assert claim.controls
+    assert claim.floor >= 50
+    ids = [case.id for case in claim.cases(PLAN)]
+    assert len(set(ids)) == len(ids) > 0
+
+
+def test_a_claim_under_another_name_is_refused_and_one_of_no_section_is_not() -> None:
+    """Every command imports all claims: a heading that was renamed must not end them."""
+    module = ModuleType("verification.claims.descent")
+    module.CLAIM = replace(CLAIMS["descent"], section="4.1", sources=("CKL2024",))  # type: ignore[attr-defined]
+    assert checked(module).section == "4.1"
+    module.CLAIM = replace(CLAIMS["descent"], id="decent")  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="named after its file, found 'decent'"):
+        checked(module)
+
+
+def test_the_section_of_a_claim_is_where_the_theory_shows_it() -> None:
+    shown = dict.fromkeys(CLAIMS, "Integrators: what was measured")
+    for page in THEORY.glob("*.md"):
+        heading = ""
+        for line in page.read_text("utf-8").splitlines():
+            heading = line.lstrip("# ") if line.startswith("#") else heading
+            if line.startswith(":::{measured} "):
+                shown[line.removeprefix(":::{measured} ")] = heading
+    assert {claim.id: claim.section for claim in CLAIMS.values()} == shown
+
+
+def test_the_rates_that_physics_states_are_the_roots_rounded() -> None:
+    damped, growing = (physics.dispersion_root(s["k"], s["beams"], s["guess"]) for s in physics.SETTINGS.values())
+    for value in (damped.imag, damped.real, growing.imag):
+        assert f"{value:.4f}".replace("-", "−") in CLAIMS["physics"].statement
+
+
+def test_the_curvature_tail_counts_what_a_singular_core_leaves_open() -> None:
+    """S = 0 and λ = 0: S_new is singular, and bounds nothing."""
+    result = curvature_tail.check(Case("singular", {"problem": "quadratic", "start": "zero", "rate": 0.0, "seed": 0}))
+    assert (result.undecided, result.ratios) == (30, {})
+
+
+def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def problem_of(seed: int, make: Callable[[int], Schroedinger] = conservation.problem_of) -> Schroedinger:
+        drawn.append(seed)
+        return make(seed)
+
+    monkeypatch.setattr(conservation, "problem_of", problem_of)
+    shown = next(case for case in conservation.cases(PLAN) if case["truncation"] == "fixed rank" and case["h"] == 0.1)
+    results = [conservation.check(shown)]
+    drawn.clear()
+    conservation.draw(matplotlib.figure.Figure().subplots(), results)
+    assert set(drawn) == {PLAN.seed}

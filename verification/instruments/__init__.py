@@ -1,0 +1,1 @@
+"""Instruments of the claims: steppers, trajectories, flows, observed slopes, families of integrators."""

@@ -1,0 +1,1 @@
+"""Reasons to trust the checks: mutants of the code, branch coverage, long runs, faults, kills."""
