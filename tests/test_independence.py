@@ -8,7 +8,7 @@ name everything.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,17 @@ PACKAGE = "geolora_ref"
 ROOT = Path(geolora_ref.__file__).parent
 CORE = ("arrays", "checks", "lowrank", "gradients", "algorithm", "budget", "optimizers", "training")
 """The lower floors of the house, each may import those before it only."""
+ROOMS = {
+    "geolora_ref.oracle": (
+        *("judges", "broken", "cases", "trial", "diagnosis", "reports", "directions", "vectors"),
+        *("check", "jobs", "reproduce", "pytest_plugin", "backend_suite", "suite", "command"),
+    ),
+    "verification": (
+        *("support", "claim", "instruments", "claims", "campaign", "certificates", "formal", "network_defects"),
+        *("parity", "peft_suite", "experiments", "report", "__main__", "trust", "release"),
+    ),
+}
+"""The files and folders of a package from the ground up, each may import those before it only."""
 UPSTAIRS = ("problems", "oracle", "integrators", "fast", "nn", "finetune", "cli")
 
 
@@ -39,17 +50,17 @@ def _absolute(node: ast.ImportFrom, module: str, path: Path) -> str:
 
 
 def imports(module: str, root: Path = ROOT) -> Iterator[str]:
-    """The modules of the package that this one imports, anywhere in its text, ``TYPE_CHECKING``
+    """The modules of its package that this one imports, anywhere in its text, ``TYPE_CHECKING``
     blocks included.
     """
-    path = _source(module, root)
+    path, package = _source(module, root), module.partition(".")[0]
     assert path is not None, f"no module {module}"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE)
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == package)
         elif isinstance(node, ast.ImportFrom):
             origin = _absolute(node, module, path)
-            if origin.split(".")[0] == PACKAGE:
+            if origin.split(".")[0] == package:
                 names = [f"{origin}.{alias.name}" for alias in node.names]
                 yield from (name if _source(name, root) else origin for name in names)
 
@@ -65,9 +76,20 @@ def reached(module: str, root: Path = ROOT) -> set[str]:
     return found
 
 
-def _modules() -> list[str]:
-    files = [path.relative_to(ROOT).with_suffix("") for path in sorted(ROOT.rglob("*.py"))]
-    return [".".join((PACKAGE, *file.parts)).removesuffix(".__init__") for file in files]
+def _modules(root: Path = ROOT) -> list[str]:
+    files = [path.relative_to(root).with_suffix("") for path in sorted(root.rglob("*.py"))]
+    return [".".join((root.name, *file.parts)).removesuffix(".__init__") for file in files]
+
+
+def upward(package: str, rooms: Sequence[str], root: Path) -> list[tuple[str, str]]:
+    """The imports between the rooms of a package that do not lead down, as pairs of modules."""
+
+    def floor(module: str) -> int:
+        return rooms.index(module.removeprefix(f"{package}.").partition(".")[0])
+
+    inside = [module for module in _modules(root) if module.startswith(f"{package}.")]
+    pairs = [(module, name) for module in inside for name in imports(module, root) if name.startswith(f"{package}.")]
+    return [(module, name) for module, name in pairs if floor(name) > floor(module)]
 
 
 ALGORITHM, DENSE, CRITERIA, CASES = (
@@ -122,6 +144,13 @@ def test_a_package_does_not_reach_those_above_it(floor: str, above: set[str]) ->
     found = {name.split(".")[1] for module in modules for name in reached(module)}
     assert len(modules) > 3
     assert not found & above
+
+
+@pytest.mark.parametrize(("package", "root"), [("geolora_ref.oracle", ROOT), ("verification", ROOT.parent / "verification")])
+def test_no_import_runs_up_between_the_rooms_of_a_package(package: str, root: Path) -> None:
+    rooms = ROOMS[package]
+    assert upward(package, rooms, root) == []
+    assert len(upward(package, rooms[::-1], root)) > 30  # the control: from the roof down, nearly all of them do
 
 
 def test_the_problems_do_not_reach_the_algorithm_or_the_oracle() -> None:

@@ -49,7 +49,7 @@ CASES = (PLAIN, RUN, TRAINED)
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three cases instead of hundreds, and three are enough for a whole run."""
-    for module in ("choice", "known_failures"):
+    for module in ("trial.choice", "cases.known_failures"):
         monkeypatch.setattr(f"geolora_ref.oracle.{module}.catalogue", lambda: CASES)
     monkeypatch.setattr("geolora_ref.oracle.check.FLOOR", 3)
 
@@ -770,7 +770,7 @@ def test_an_unknown_key_of_a_selection_is_refused() -> None:
 
 
 def test_few_cases_are_no_whole_run_but_may_be_a_selection(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("choice", "known_failures"):
+    for module in ("trial.choice", "cases.known_failures"):
         monkeypatch.setattr(f"geolora_ref.oracle.{module}.catalogue", lambda: CASES)
     for floor, problems in ((4, ["only 3 cases were run, a whole run has at least 4"]), (3, [])):
         monkeypatch.setattr("geolora_ref.oracle.check.FLOOR", floor)
