@@ -39,7 +39,6 @@ from verification.experiments.finetuning.analysis import (
     questions,
     rate_shares,
     read_campaign,
-    read_runs,
     time_ratios,
     wide_range,
 )
@@ -74,6 +73,7 @@ from verification.experiments.finetuning.methods import (
 )
 from verification.experiments.finetuning.page import asked, at_one_rate, markdown, of_other_models, page, summary
 from verification.experiments.finetuning.plain_text import read_blocks
+from verification.experiments.finetuning.stored import gather, main, read_runs
 from verification.experiments.finetuning.tasks import LIMITS, TEXTS, PlainText
 
 pytestmark = [
@@ -684,6 +684,49 @@ def test_a_damaged_run_is_named_and_nothing_is_made_of_it(
     assert not (tmp_path / "out" / "page.html").exists()
 
 
+def test_gathered_runs_are_read_like_single_files(
+    model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, corpus = tmp_path / "sst2", runs.corpus_of("sst2", str(model_folder), data)
+    store, drawn = runs.Store(folder, corpus), [Run("lora", 4, LoRAMethod(1e-3, rank=4), seed) for seed in range(3)]
+    for run in drawn[:2]:
+        store.put(run, outcome(run, 0.75), 1.0)
+    single = read_runs(folder)
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "sst2: 2 runs\n"
+    assert list(folder.glob("runs/*.json")) == []
+    again = runs.Store(folder, corpus)
+    assert read_runs(folder) == single == again.all()
+    assert [again.get(run) for run in drawn] == [*single, None]
+    assert again.missing(drawn) == drawn[2:]
+    again.put(drawn[2], outcome(drawn[2], 0.5), 1.0)
+    assert gather(folder) == 3
+    assert len(read_runs(folder)) == 3
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda lines: [lines[0], lines[1][:-9]], "line 2: expected a whole JSON document"),
+        (lambda lines: [lines[0].replace("0.75", "0.76"), lines[1]], "line 1: expected contents with the digest"),
+        (lambda lines: [*lines, lines[0]], "line 3: expected one line for each run, found a second one of lora-r4"),
+    ],
+    ids=["cut off", "a metric", "twice"],
+)
+def test_a_damaged_line_is_named(
+    damage: Callable[[list[str]], list[str]], found: str, model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    store = runs.Store(tmp_path, runs.corpus_of("sst2", str(model_folder), data))
+    for seed in range(2):
+        run = Run("lora", 4, LoRAMethod(1e-3, rank=4), seed)
+        store.put(run, outcome(run, 0.75), 1.0)
+    gather(tmp_path)
+    path = tmp_path / "runs.jsonl"
+    path.write_text("\n".join(damage(path.read_text("utf-8").splitlines())), "utf-8")
+    with pytest.raises(ValueError, match=found):
+        read_runs(tmp_path)
+
+
 def test_a_folder_that_another_campaign_uses_is_left_alone(
     model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -740,7 +783,7 @@ def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
 def test_documentation_has_the_table_of_the_rules() -> None:
     """Made of the stored runs, which are of the tasks and the design that the page tells."""
     text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
-    tasks = {folder.name: read_runs(folder) for folder in sorted(rules.MEASURED.iterdir())}
+    tasks = {folder.name: read_runs(folder) for folder in sorted(rules.MEASURED.iterdir()) if folder.is_dir()}
     assert rules.table(tasks) in text
     for rows in tasks.values():
         assert {row["family"] for row in rows} == set(rules.RATES)

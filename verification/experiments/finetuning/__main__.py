@@ -50,9 +50,9 @@ def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Exe
     while True:
         stored = read_campaign(options.output) | {task: store.all() for task, store in stores.items()}
         widths = dict.fromkeys(stored, 1) | {task: store.corpus.width for task, store in stores.items()}
-        taken = {stores[task].path(run) for task, run in running.values()}
-        asked = {stores[task].path(run): (task, run) for task, run in wanted(stored, widths) if task in stores}
-        missing = [found for path, found in asked.items() if path not in taken and not path.exists()]
+        taken = {(task, stores[task].name(run)) for task, run in running.values()}
+        asked = {(task, stores[task].name(run)): run for task, run in wanted(stored, widths) if task in stores}
+        missing = [(key[0], run) for key, run in asked.items() if key not in taken and stores[key[0]].get(run) is None]
         while missing and len(running) < options.jobs and next(left, None) is not None:
             task, run = missing.pop(0)
             running[pool.submit(work, task, run, options.model, options.data)] = task, run
@@ -63,7 +63,7 @@ def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Exe
             result, seconds = future.result()
             stores[task].put(run, result, seconds)
             told = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
-            name = f"{task} {run.family} {stores[task].path(run).stem.rpartition('-')[0]}"
+            name = f"{task} {run.family} {stores[task].name(run).rpartition('-')[0]}"
             console.print(f"{name}: {told}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from geolora_ref.support.files import read_json
 from verification.experiments.finetuning.design import (
     DEFAULT_RATE,
     FAMILIES,
@@ -37,6 +36,7 @@ from verification.experiments.finetuning.design import (
     seed_of,
     swept,
 )
+from verification.experiments.finetuning.stored import read_runs
 from verification.experiments.finetuning.tasks import TASKS, TEXTS
 
 __all__ = [
@@ -53,16 +53,13 @@ __all__ = [
     "rank_map",
     "rate_shares",
     "read_campaign",
-    "read_runs",
     "test_of",
     "time_ratios",
     "wide_range",
 ]
 
 MEASURED = Path(__file__).parent / "measured" / "campaign"
-"""One folder for each task, with its runs; a campaign with this folder as ``--output`` goes on with
-them.
-"""
+"""One folder for each task, with its runs; a campaign with this folder as ``--output`` continues them."""
 DRAWS = 10_000
 COMPARED = (
     ("geolora, budget", "geolora, uniform"),
@@ -90,11 +87,6 @@ def read_campaign(folder: Path = MEASURED) -> dict[str, list[Row]]:
         if times > 1:
             raise ValueError(f"{folder / task}: expected one run of each family, budget, rate and seed, found {times} of {name}")
     return campaign
-
-
-def read_runs(folder: Path) -> list[Row]:
-    """The runs of one task; ``ValueError`` that names a file which is damaged."""
-    return [read_json(path) for path in sorted((folder / "runs").glob("*.json"))]
 
 
 def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int, Row]:

@@ -24,11 +24,12 @@ from geolora_ref.finetune.methods import GeoLoRAMethod, Method
 from geolora_ref.support.files import locked
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
-from verification.experiments.finetuning.analysis import read_runs, test_of
+from verification.experiments.finetuning.analysis import test_of
 from verification.experiments.finetuning.design import Row, Run, dev_of, rate_of, seed_of
 from verification.experiments.finetuning.methods import LoRAMethod
 from verification.experiments.finetuning.page import cell, thousands
 from verification.experiments.finetuning.runs import Corpus, Store, execute
+from verification.experiments.finetuning.stored import read_runs
 from verification.support.shown import Rows, markdown_table
 
 __all__ = ["MEASURED", "RATES", "TEST_SENTENCES", "draw", "runs", "table"]
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 result = execute(missing[0], corpus)
                 store.put(missing[0], result, time.monotonic() - started)
                 told = result["diverged"] or result["metrics"]
-                console.print(f"{data.name} {store.path(missing[0]).stem}: {told}, {len(missing) - 1} left", soft_wrap=True)
+                console.print(f"{data.name} {store.name(missing[0])}: {told}, {len(missing) - 1} left", soft_wrap=True)
     console.print(
         table({data.name: read_runs(options.output / data.name) for data in options.data}), markup=False, soft_wrap=True
     )

@@ -1,11 +1,10 @@
-"""Runs and their results on disk: one JSON file a run, named after everything that determines it."""
+"""Train one run of the campaign, and store its result under the name of everything that determines it."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import hashlib
-import json
 import math
 import statistics
 import time
@@ -23,11 +22,11 @@ from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.metrics import default_kind, evaluate_metric
 from geolora_ref.finetune.model import Classifier, Decoder, Model, load_decoder, load_encoder, locate
-from geolora_ref.support.files import digest, read_json, write_json
-from verification.experiments.finetuning.analysis import read_runs
+from geolora_ref.support.files import read_json, write_json
 from verification.experiments.finetuning.design import WARMUP, Row, Run
 from verification.experiments.finetuning.images import efficientnet, read_images
 from verification.experiments.finetuning.plain_text import read_blocks
+from verification.experiments.finetuning.stored import SINGLE, rows_by_name, run_name
 from verification.experiments.finetuning.tasks import LIMITS, TASKS, Pictures, PlainText
 from verification.support.machine import CODE, installed, machine_facts, sources
 
@@ -166,19 +165,18 @@ def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
 
 
 class Store:
-    """The finished runs of one corpus and plan in a folder, each a sealed file; whoever adds to it
-    should have locked the folder.
+    """The finished runs of one corpus and plan in a folder; a new one becomes a sealed file.  A
+    process that adds runs should have locked the folder.
 
-    Raises ``ValueError`` that names a run, of whatever corpus, whose file is cut off, altered or
-    not sealed.
+    Raises ``ValueError`` that names a run, of whatever corpus, which is cut off, altered or not
+    sealed.
     """
 
     def __init__(self, folder: Path, corpus: Corpus) -> None:
-        self.folder, self.corpus = folder / "runs", corpus
+        self.folder, self.corpus = folder, corpus
         self.facts = machine_facts() | {library: installed(library) for library in ("peft", "transformers")}
         self.sources = sources(*CODE)
-        for path in sorted(self.folder.glob("*.json")):  # before hours of work, not after them
-            read_json(path)
+        self.kept = rows_by_name(folder)  # damage is found before hours of work, not after them
 
     def config(self, run: Run) -> dict[str, Any]:
         """Everything that determines a run, except the sources and libraries, which are recorded
@@ -187,17 +185,18 @@ class Store:
         plan = asdict(self.corpus.plan) | {"seed": run.seed}
         return {"format": FORMAT, "method": asdict(run.method), "plan": plan, **self.corpus.identity}  # type: ignore[call-overload]
 
-    def path(self, run: Run) -> Path:
-        """The file of a run: a readable name, and a digest of :meth:`config` that tells runs apart."""
-        text = json.dumps(self.config(run), sort_keys=True)
-        rate = getattr(run.method, "lr", 0.0)
-        name = f"{run.method.name}-r{run.budget}-lr{rate:g}-seed{run.seed}".replace(" ", "-")
-        return self.folder / f"{name}-{digest(text)[:10]}.json"
+    def name(self, run: Run) -> str:
+        """The name of a run."""
+        return run_name(self.config(run), run.budget)
 
-    def get(self, run: Run) -> dict[str, Any] | None:
+    def path(self, run: Run) -> Path:
+        """The file of a run that this campaign adds."""
+        return self.folder / SINGLE / f"{self.name(run)}.json"
+
+    def get(self, run: Run) -> Row | None:
         """The stored result, or None; ``ValueError`` that names its file if that is damaged."""
         path = self.path(run)
-        return read_json(path) if path.exists() else None
+        return read_json(path) if path.exists() else self.kept.get(path.stem)
 
     def all(self) -> list[Row]:
         """Every stored run of this corpus and plan, whatever its method."""
@@ -207,11 +206,11 @@ class Store:
             known = {name: value for name, value in config.items() if name != "method"}
             return known | {"plan": config["plan"] | {"seed": None}}
 
-        return [row for row in read_runs(self.folder.parent) if about(row["config"]) == wanted]
+        return [row for row in rows_by_name(self.folder).values() if about(row["config"]) == wanted]
 
     def missing(self, runs: Iterable[Run]) -> list[Run]:
         """The runs that are not stored yet, each once."""
-        return list({self.path(run): run for run in runs if self.get(run) is None}.values())
+        return list({self.name(run): run for run in runs if self.get(run) is None}.values())
 
     def put(self, run: Run, result: dict[str, Any], seconds: float) -> None:
         """Store a result, whole or not at all."""
