@@ -689,8 +689,9 @@ def test_gathered_runs_are_read_like_single_files(
 ) -> None:
     folder, corpus = tmp_path / "sst2", runs.corpus_of("sst2", str(model_folder), data)
     store, drawn = runs.Store(folder, corpus), [Run("lora", 4, LoRAMethod(1e-3, rank=4), seed) for seed in range(3)]
+    result = {"diverged": "", "metrics": {"dev": 0.75}}
     for run in drawn[:2]:
-        store.put(run, outcome(run, 0.75), 1.0)
+        store.put(run, result, 1.0)
     single = read_runs(folder)
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out == "sst2: 2 runs\n"
@@ -699,7 +700,7 @@ def test_gathered_runs_are_read_like_single_files(
     assert read_runs(folder) == single == again.all()
     assert [again.get(run) for run in drawn] == [*single, None]
     assert again.missing(drawn) == drawn[2:]
-    again.put(drawn[2], outcome(drawn[2], 0.5), 1.0)
+    again.put(drawn[2], result, 1.0)
     assert gather(folder) == 3
     assert len(read_runs(folder)) == 3
 
