@@ -85,9 +85,10 @@ def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> Cas
             slope=float(np.sum(G_hat * (W1 - W_hat))),
             lost=it.lost,
         )
-        made.record(out, rate, beta)
         losses.append(made.losses[0])
         bounds.append(made.losses[0] - made.guaranteed(rate, beta) + made.cost(beta))
+        if not made.record(out, rate, beta):
+            break
     out.series = {
         "problem": case["problem"],
         "start": case["start"],
@@ -123,14 +124,16 @@ class Descent:
         """‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²."""
         return self.gradient * self.lost + 0.5 * beta * self.lost**2
 
-    def record(self, out: Measurements, rate: float, beta: float) -> None:
+    def record(self, out: Measurements, rate: float, beta: float) -> bool:
         """Record the four inequalities, each written so that the measured value and its bound are
-        of one order of magnitude.
+        of one order of magnitude.  Returns whether one of them decides: the first step that decides
+        nothing ends a run, because it has converged to rounding.
 
         Rounding of a loss is at most a few dozen eps of it: the sums have at most some thousand
         terms, added pairwise.  Where the residual E is a small difference of large numbers, eps of
         ``cancelled`` is added.
         """
+        before = out.undecided
         L0, L_hat, L1 = self.losses
         expected = rate * self.tangential2
         rounding = 50.0 * EPS * (abs(L0) + abs(L_hat) + abs(L1) + expected + self.cancelled)
@@ -143,6 +146,7 @@ class Descent:
             out.undecided += 1
         out.at_most("cost of the truncation ≤ ‖∇L(Ŵ)‖ϑ₁ + β/2 ϑ₁²", L1 - L_hat, self.cost(beta), rounding)
         out.at_most("its remainder ≤ β/2 ϑ₁²", L1 - L_hat - self.slope, 0.5 * beta * self.lost**2, rounding)
+        return out.undecided < before + 4
 
 
 def check_two_layers(case: Case, step: Stepper, understate: float) -> CaseResult:
@@ -174,7 +178,8 @@ def check_two_layers(case: Case, step: Stepper, understate: float) -> CaseResult
             # ⟨E, δE⟩ with ‖δE‖ = eps ‖Y‖, E = W₂W₁X − Y
             cancelled=float(np.sqrt(2.0 * max(losses)) * np.linalg.norm(problem.Y)),
         )
-        made.record(out, rate, beta / understate)
+        if not made.record(out, rate, beta / understate):
+            break
         Ys = tuple(s.Y for s in steps)
     out.series = {"start": case["start"], "rate": rate}
     return out.result(case)
@@ -232,11 +237,15 @@ CLAIM = Claim(
     explanation=(
         "Checked at every step of whole trajectories, from starts of order one, with a singular value of 1e-12, and from S = 0, "
         "at λβ = 0.3, 1 and 1.9, and of two layers at once, also where their β is attained. The remainders are compared with "
-        "their bounds, so the ratios stay informative near the minimum."
+        "their bounds, so the ratios stay informative near the minimum. A run ends with the first step of which all that is "
+        "compared is rounding."
     ),
     cases=cases,
     check=check,
-    undecided=0.07,  # long runs end where all that is compared is rounding
+    # The saddle problem truncates nothing: half of what is compared there, 2 % of all.  Where a run converges, a quarter
+    # of the runs, ϑ₁ falls like ‖P∇L‖² and the bound β/2 ϑ₁² like its square: it is rounding from about the middle of
+    # the run on, so an eighth to a fifth of such a run decides nothing, 3 to 5 % of all.
+    undecided=0.07,
     floor=5000,
     controls=(
         mutant_control("s-step-sign", control_cases, check),

@@ -159,3 +159,17 @@ def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(monkey
     drawn.clear()
     conservation.draw(matplotlib.figure.Figure().subplots(), results)
     assert set(drawn) == {PLAN.seed}
+
+
+def test_a_run_of_descent_ends_with_the_first_step_that_decides_nothing() -> None:
+    def run(steps: int) -> CaseResult:
+        start = {"problem": "quadratic", "start": "order one", "rate": 1.9, "steps": steps, "seed": 0}
+        return CLAIMS["descent"].check(Case("", start))
+
+    whole = run(300)
+    steps = len(whole.series["loss"])
+    before = run(steps - 1)
+    assert steps < 300
+    assert len(before.series["loss"]) == steps - 1
+    assert whole.ratios == before.ratios
+    assert whole.undecided == before.undecided + 4
