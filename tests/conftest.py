@@ -24,6 +24,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "geolora_ref"
 install_import_hook(tests.typechecking.checked_modules(PACKAGE), "tests.typechecking.typechecked")
 
 from tests.libraries import DTYPES, LIBRARIES, load  # noqa: E402  the hook comes first
+from tests.memory import watched  # noqa: E402
 from tests.nightly import NIGHTLY  # noqa: E402
 
 if TYPE_CHECKING:
@@ -79,6 +80,16 @@ def module_unchecked() -> Iterator[None]:
     """Like ``unchecked``, for a whole module (mutants break the shapes that the type checker enforces)."""
     with tests.typechecking.unchecked():
         yield
+
+
+@pytest.fixture(autouse=True)
+def owned_memory() -> Iterator[list[str]]:
+    """No array of a test reaches beyond the memory that it is a view of: what lies there differs
+    from run to run.
+    """
+    with watched() as beyond:
+        yield beyond
+    assert not beyond
 
 
 @pytest.fixture(autouse=True)

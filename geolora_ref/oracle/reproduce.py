@@ -22,7 +22,7 @@ from geolora_ref.oracle.cases.own import Size
 from geolora_ref.oracle.check import run_case, smallest_failing
 from geolora_ref.oracle.judges.criteria import StepInputs, allowance
 from geolora_ref.oracle.trial.choice import Choice
-from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts
+from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts, memory_of
 from geolora_ref.oracle.trial.harness import Harness, Options
 
 __all__ = ["RUNNING", "reproduction"]
@@ -153,10 +153,7 @@ def _placed(name: str, X: Matrix, layout: str) -> str:
         return f"{name} = given(array({X.shape}, {stored.dtype.name!r},\n{_encoded(stored.conj())})).conj()"
     if layout != "rows":
         there = Conversion("numpy", stored.dtype.name).laid_out(stored, layout)
-        memory: Any = there
-        while memory.base is not None:
-            memory = memory.base
-        begin = (there.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) // there.itemsize
+        memory, begin = memory_of(there)
         strides = tuple(stride // there.itemsize for stride in there.strides)
         where = f", place=({memory.size}, {begin}, {strides})"
     return f"{name} = given(array({X.shape}, {stored.dtype.name!r},\n{_encoded(stored)}{where}))"

@@ -88,6 +88,20 @@ def test_a_mutant_is_seen_by_its_output_and_of_our_own_making_unless_it_says_oth
     assert (plain.published, plain.stages, plain.visible_in) == (False, None, "output")
 
 
+def test_a_view_that_leaves_its_memory_is_noticed(owned_memory: list[str]) -> None:
+    """As in every test: what a mutant finds there would differ from run to run."""
+    memory = np.zeros((3, 4))
+    np.lib.stride_tricks.as_strided(memory[1:], (2, 2, 2), (32, 8, 16))
+    np.lib.stride_tricks.as_strided(memory[::-1], (3, 4), (-32, 8))
+    np.lib.stride_tricks.as_strided(memory[2:], (9, 4), (0, 8))
+    np.lib.stride_tricks.as_strided(memory[2:], (0, 4), (32, 8))
+    assert owned_memory == []
+    np.lib.stride_tricks.as_strided(memory[2:], (2, 4), (32, 8))
+    np.lib.stride_tricks.as_strided(memory.T, (1, 2), (8, -32))
+    assert len(owned_memory) == 2
+    owned_memory.clear()
+
+
 def test_a_generator_that_is_seeded_is_in_the_same_state_every_time() -> None:
     x = questions("float64")[0]
     before, states = np.random.get_state(), list[Any]()  # noqa: NPY002

@@ -13,6 +13,7 @@ import pytest
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import LAYOUTS, catalogue
 from geolora_ref.oracle.check import check_step
+from geolora_ref.oracle.trial.conversion import misread
 from tests.nightly import NIGHTLY
 from tests.steps import Matrix
 
@@ -77,22 +78,16 @@ def test_who_looks_for_a_conjugate_in_another_argument_is_found(name: str) -> No
     assert {row.id for row in found.rows if row.outcome == "failed"} == {f"array-complex-lazy-{name}"}
 
 
-def with_strides(X: Matrix, *strides: int) -> Matrix:
-    return np.lib.stride_tricks.as_strided(X, X.shape, strides).copy()
-
-
 def unit_stride_is_packed(X: Matrix) -> Matrix:
-    size = X.itemsize
-    return with_strides(X, X.shape[1] * size, size) if X.strides[0] > X.strides[1] == size and X.shape[1] > 1 else X
+    return misread(X, (X.shape[1], 1)) if X.strides[0] > X.strides[1] == X.itemsize and X.shape[1] > 1 else X
 
 
 def leading_dimension_is_rows(X: Matrix) -> Matrix:
-    size = X.itemsize
-    return with_strides(X, size, X.shape[0] * size) if X.strides[0] == size and X.shape[1] > 1 else X
+    return misread(X, (1, X.shape[0])) if X.strides[0] == X.itemsize and X.shape[1] > 1 else X
 
 
 def one_column_is_packed(X: Matrix) -> Matrix:
-    return with_strides(X, X.itemsize, X.itemsize) if X.shape[1] == 1 and X.strides[0] > 0 else X
+    return misread(X, (1, 1)) if X.shape[1] == 1 and X.strides[0] > 0 else X
 
 
 def backwards_is_forwards(X: Matrix) -> Matrix:
@@ -101,8 +96,7 @@ def backwards_is_forwards(X: Matrix) -> Matrix:
 
 def vector_loads(X: Matrix) -> Matrix:
     """Rows of eight numbers and more are taken for packed."""
-    size = X.itemsize
-    return X if X.shape[1] % 8 or min(X.strides) < 0 else with_strides(X, X.shape[1] * size, size)
+    return X if X.shape[1] % 8 or min(X.strides) < 0 else misread(X, (X.shape[1], 1))
 
 
 def clears_the_remainder(X: Matrix) -> Matrix:
@@ -128,7 +122,8 @@ def conjugate_lost(*, dL: Matrix, **others: Any) -> Mapping[str, Any]:
 def stacks_are_packed(X: Matrix) -> Matrix:
     if X.strides[2] != X.itemsize or X.strides[1] < 0:
         return X
-    return np.lib.stride_tricks.as_strided(X, X.shape, (X.shape[1] * X.strides[1], *X.strides[1:])).copy()
+    ahead = X.strides[1] // X.itemsize
+    return misread(X, (X.shape[1] * ahead, ahead, 1))
 
 
 def batched(*arrays: Any, **parameters: Any) -> Any:

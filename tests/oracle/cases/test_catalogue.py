@@ -21,6 +21,7 @@ from geolora_ref.oracle.cases.step_case import TRAPS, CaseParameters
 from geolora_ref.oracle.check import check_step, run_case
 from geolora_ref.oracle.judges.criteria import FAIL
 from geolora_ref.oracle.trial.choice import questions
+from geolora_ref.oracle.trial.conversion import misread
 from geolora_ref.oracle.trial.harness import Harness
 from tests.libraries import load
 from tests.nightly import NIGHTLY
@@ -178,7 +179,7 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
 
     def contiguous_only(X: Any) -> Any:
         packed = X.flags.c_contiguous or X.flags.f_contiguous or min(X.strides) < 0
-        return X if packed else np.lib.stride_tricks.as_strided(X, X.shape, (X.shape[1] * X.itemsize, X.itemsize))
+        return X if packed else misread(X, (X.shape[1], 1))
 
     def rows_only(X: Any) -> Any:
         return X.T.reshape(X.shape) if X.flags.f_contiguous and not X.flags.c_contiguous else X
@@ -202,7 +203,7 @@ def test_gradients_that_are_read_with_the_strides_of_the_factors_are_seen() -> N
     """K = U S − λ∇_K by an elementwise kernel that is given one stride for both."""
 
     def read(X: Any, like: Any) -> Any:
-        return np.lib.stride_tricks.as_strided(X, X.shape, like.strides).copy() if min(X.strides) > 0 else X
+        return misread(X, [stride // X.itemsize for stride in like.strides]) if min(X.strides) > 0 else X
 
     def step(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
         return Stages().step(U, S, V, read(dK, U), read(dL, V), read(dS, S), **parameters)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle.cases.catalogue import LAYOUTS
-from geolora_ref.oracle.trial.conversion import EPS, Conversion, share_memory, taken_away
+from geolora_ref.oracle.trial.conversion import EPS, Conversion, misread, share_memory, taken_away
 from geolora_ref.support.options import DTYPES, LIBRARIES
 from tests.libraries import load
 
@@ -101,9 +101,21 @@ def test_a_stack_may_be_every_second_problem_of_a_longer_one() -> None:
 
 def test_who_reads_forwards_what_is_reversed_stays_in_its_memory() -> None:
     there = Conversion().laid_out(X, "reversed")
-    forwards = np.lib.stride_tricks.as_strided(there, X.shape, (X.shape[1] * X.itemsize, X.itemsize))
+    forwards = misread(there, (X.shape[1], 1))
     assert np.array_equal(forwards[0], X[0])
     assert np.all(np.isnan(forwards[1:]))
+
+
+def test_a_wrong_stride_finds_the_numbers_in_memory_and_nan_where_their_owner_ends() -> None:
+    whole = np.arange(12.0).reshape(3, 4)
+    inner = whole[1:, 1:3]
+    assert np.array_equal(misread(inner, (4, 1)), inner)
+    assert np.array_equal(misread(inner, (2, 1)), [[5.0, 6.0], [7.0, 8.0]])
+    assert np.array_equal(misread(inner, (-4, 1)), [[5.0, 6.0], [1.0, 2.0]])
+    assert np.array_equal(misread(inner, (7, -6)), [[5.0, np.nan], [np.nan, 6.0]], equal_nan=True)
+    assert np.array_equal(misread(inner.T, (2, 1)), [[5.0, 6.0], [7.0, 8.0]])
+    one = np.lib.stride_tricks.as_strided(whole[2], (2, 4), (0, 8))
+    assert np.array_equal(misread(one, (4, 1)), [whole[2], [np.nan] * 4], equal_nan=True)
 
 
 @pytest.mark.parametrize("array", ["numpy", "torch", "jax"])
