@@ -5,7 +5,7 @@ A ratio below its limit does not show that a bound has become loose, or that a c
 another reason; and no ratio shows that a case is gone, or that a table says "yes" where it said
 "no".  The record has the median and the largest ratios, the share of its cases in which a control
 fails, the numbers of cases and comparisons, and the words and numbers of the tables.  Whoever
-changes one of these sees which one, and records it anew on purpose (``tightness.py``).
+changes one of these sees which one, and records it on purpose (``tightness.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +25,10 @@ from geolora_ref.support.files import digest, read_json
 from verification.campaign.outcomes import ClaimOutcome
 from verification.claim import Results
 
-__all__ = ["LEDGER", "NOTHING", "SEED", "Record", "changes", "condensed", "measured", "recorded"]
+__all__ = ["ADVICE", "LEDGER", "NOTHING", "SEED", "Record", "changes", "condensed", "measured", "recorded", "unequal"]
 
 LEDGER = Path(__file__).with_name("tightness.json")
-ANEW = "python -m verification.campaign.tightness records it anew"
+ADVICE = "python -m verification.campaign.tightness records it if two runs agree"
 LEAST, MOST = 1e-3, 1e3
 """Ratios are clipped to this range, in units of the limit: smaller ones are noise, larger ones out
 of all bounds.
@@ -126,13 +126,36 @@ def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
         told.append(f"cases: {found.cases}, on record {record.cases}")
     if seed == SEED:
         told += _other_counts(found, record) + _other_numbers(found.numbers, record.numbers)
-    return [f"{change} ({ANEW})" for change in told] + [
+    return told + [
         f"{f'control {who}, ' if who else ''}{name}: {what} ratio {_shown(now.get(key))} of the limit, "
-        f"on record {_shown(then.get(key))} ({ANEW})"
+        f"on record {_shown(then.get(key))}"
         for key in sorted(now.keys() | then.keys())
         for who, name, what in [key]
         if key not in now or key not in then or not _alike(now[key], then[key], rounding, bool(who), seed == SEED)
     ]
+
+
+def unequal(one: Record, two: Record) -> list[str]:
+    """Every entry in which two records of one machine differ at all, in words."""
+    first, second = dict(_entries(one)), dict(_entries(two))
+    return [
+        f"{name}: {first.get(name, 'none')}, then {second.get(name, 'none')}"
+        for name in (first | second)
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _entries(record: Record) -> Iterator[tuple[str, object]]:
+    """The entries of a record, each with its name."""
+    yield "cases", record.cases
+    yield from zip(("comparisons", "comparisons that decide nothing"), record.comparisons, strict=True)
+    for who, share in record.shares.items():
+        yield f"control {who}: the share of its cases in which it fails", share
+    for (who, name, what), ratio in _ratios(record).items():
+        yield f"{f'control {who}, ' if who else ''}{name}: {what} ratio", ratio
+    for kind, entries in (("word", record.words), ("number", record.numbers)):
+        for i, entry in enumerate(entries):
+            yield f"{kind} {i} of the tables", entry
 
 
 def _ratios(record: Record) -> dict[tuple[str, str, str], float]:

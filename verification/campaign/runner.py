@@ -17,7 +17,7 @@ from verification.campaign.backends import in_processes, on_dask
 from verification.campaign.extensions import NONE, Extensions, added
 from verification.campaign.journal import Journal
 from verification.campaign.outcomes import ClaimOutcome, ControlOutcome
-from verification.campaign.record import Record, changes, recorded
+from verification.campaign.record import ADVICE, Record, changes, recorded
 from verification.claim import Case, CaseResult, Claim, Plan, Results
 from verification.claims import CLAIMS
 
@@ -151,7 +151,7 @@ def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_rec
     if bare.problems or record is None:
         return bare
     try:
-        return replace(bare, changes=changes(bare, record, plan.seed))
+        return replace(bare, changes=[f"{change} ({ADVICE})" for change in changes(bare, record, plan.seed)])
     except Exception as error:  # of a table, which the report tries again and tells by its name
         return replace(bare, broken=[f"what it measured cannot be held against the record: {in_a_line(error)}"])
 

@@ -4,8 +4,10 @@ from it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from geolora_ref.support.files import read_json, write_json
 from tests.verification.campaign.test_runner import GOOD
 from verification.campaign import record, tightness
 from verification.campaign.outcomes import ClaimOutcome, ControlOutcome
-from verification.campaign.record import LEAST, MOST, changes, condensed, measured, recorded
+from verification.campaign.record import LEAST, MOST, Record, changes, condensed, measured, recorded, unequal
 from verification.claim import CaseResult, Table
 from verification.claims import CLAIMS
 
@@ -226,6 +228,52 @@ def test_a_claim_that_does_not_stand_is_not_recorded(monkeypatch: pytest.MonkeyP
     printed = capsys.readouterr().out
     assert "broke: ValueError: no" in printed
     assert "nothing was recorded" in printed
+
+
+@pytest.mark.parametrize("surroundings", ["MALLOC_PERTURB_", "PYTHONHASHSEED"])
+def test_what_depends_on_memory_or_on_the_order_of_sets_is_not_recorded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], surroundings: str
+) -> None:
+    def found(*_: object, **__: object) -> list[ClaimOutcome]:
+        row = ["a word", f"{4 + int(os.environ[surroundings])} of 9"]
+        return [replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [row]),)))]
+
+    monkeypatch.setattr(tightness, "run", found)
+    monkeypatch.setattr(tightness, "write_json", lambda *_: pytest.fail("recorded"))
+    monkeypatch.delenv(surroundings, raising=False)
+    assert tightness.main(["--only", "curvature-tail"]) == 1
+    other = {"MALLOC_PERTURB_": 174, "PYTHONHASHSEED": 5}[surroundings]
+    expected = f"made-up: two runs differ: number 0 of the tables: 4, then {other}\nnothing was recorded\n"
+    assert capsys.readouterr().out == expected
+    assert surroundings not in os.environ
+
+
+def test_every_entry_in_which_two_records_differ_is_named() -> None:
+    told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["yes", "4"]]),)))
+    record = measured(told)
+    assert unequal(record, record) == []
+    fields: dict[str, Any] = {
+        "medians": {"": {"1 ≤ 2": 0.501}},
+        "largest": {"1 < 2": 0.9},
+        "shares": {"bad": 0.5},
+        "cases": "2 (01234567)",
+        "comparisons": [3, 1],
+        "words": ["no"],
+        "numbers": [],
+    }
+    assert set(fields) == set(Record._fields)
+    found = [entry for name, value in fields.items() for entry in unequal(record, record._replace(**{name: value}))]
+    assert found == [
+        "1 ≤ 2: median ratio: 0.5, then 0.501",
+        "control bad, 1 ≤ 2: median ratio: 2.0, then none",
+        "1 ≤ 2: largest ratio: 0.9, then none",
+        "1 < 2: largest ratio: none, then 0.9",
+        "control bad: the share of its cases in which it fails: 1.0, then 0.5",
+        f"cases: {record.cases}, then 2 (01234567)",
+        "comparisons that decide nothing: 0, then 1",
+        "word 0 of the tables: yes, then no",
+        "number 0 of the tables: 4, then none",
+    ]
 
 
 def test_a_claim_is_recorded_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
