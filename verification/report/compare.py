@@ -72,7 +72,8 @@ def _facts(claim: Results | None) -> dict[str, str]:
     if claim is None:
         return {"verdict": GONE}
     facts = {"verdict": str(claim.get("verdict") or ("holds" if claim["holds"] else "does not stand"))}
-    facts |= {"cases": str(claim["cases"]), "comparisons": str(claim["compared"])}
+    named = {"cases": "cases", "comparisons": "compared", "comparisons that decide nothing": "undecided"}
+    facts |= {name: str(claim[entry]) for name, entry in named.items()}
     facts |= {f"{which} ratio": number(float(claim[which]), 4) for which in ("worst", "median")}
     facts |= {f"of case {case}": number(_largest(of), 4) for case, of in claim["ratios"].items()}
     return facts | {f"control {c['id']}": "fails" if c["fails"] else "passes" for c in claim["controls"]}

@@ -33,6 +33,13 @@ def results(name: str = "mine", ratio: float = 0.5, cases: int = 3, bad: float =
     return as_data([ClaimOutcome(claim, of(ratio, cases), [ControlOutcome(control, of(bad, 1), 1.0)])], Plan(), 1.0)
 
 
+def undecided(count: int) -> dict[str, Any]:
+    """The same, with so many comparisons that decide nothing."""
+    found = results()
+    found["claims"][0]["undecided"] = count
+    return found
+
+
 Changed = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -42,6 +49,7 @@ Changed = Callable[[dict[str, Any]], dict[str, Any]]
         (results(), results(), 0, ["every claim that stood stands (0 claims have changes)"]),
         (results(), results(ratio=0.25), 0, ["worst ratio 0.5 0.25", "of case [0] 0.5 0.25", "(1 claims have changes)"]),
         (results(), results(cases=4), 0, ["cases 3 4", "comparisons 3 4", "of case [3] none 0.5"]),
+        (results(), undecided(2), 0, ["comparisons that decide nothing 0 2", "(1 claims have changes)"]),
         (results(), results(cases=19), 0, ["of case [7] none 0.5", "mine: 11 cases more have another ratio"]),
         (results(), results(ratio=1.5), 1, ["verdict holds does not stand", "1 claims stood and do not any more: mine"]),
         (results(ratio=1.5), results(), 0, ["verdict does not stand holds"]),
@@ -71,7 +79,10 @@ def test_what_has_changed_is_told(
         ({"claims": 3}, "found another form (TypeError: "),
         ({"claims": [3]}, "found another form (TypeError: "),
         (results() | {"machine": None}, "found another form (TypeError: "),
-        (results() | {"claims": [{"id": "x", "holds": True, "cases": 1, "compared": 1, "worst": "much"}]}, "form (ValueError: "),
+        (
+            results() | {"claims": [{"id": "x", "holds": True, "cases": 1, "compared": 1, "undecided": 0, "worst": "much"}]},
+            "form (ValueError: ",
+        ),
     ],
 )
 def test_what_are_no_results_is_status_2(
