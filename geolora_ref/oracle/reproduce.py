@@ -22,8 +22,9 @@ from geolora_ref.oracle.cases.own import Size
 from geolora_ref.oracle.check import run_case, smallest_failing
 from geolora_ref.oracle.judges.criteria import StepInputs, allowance
 from geolora_ref.oracle.trial.choice import Choice
-from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts, memory_of
+from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts
 from geolora_ref.oracle.trial.harness import Harness, Options
+from geolora_ref.support.memory import memory_of
 
 __all__ = ["RUNNING", "reproduction"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import H, tail_norms
 from geolora_ref.oracle.broken.stages import Backend, Factors, Stages, coefficient_update, truncate, truncated_rank
-from geolora_ref.oracle.trial.conversion import misread
+from geolora_ref.support.memory import misread
 
 __all__ = ["MUTANTS", "Mutant"]
 

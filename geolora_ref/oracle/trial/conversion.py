@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array, to_numpy
 from geolora_ref.support.foreign import words
+from geolora_ref.support.memory import owner_of
 from geolora_ref.support.options import LIBRARIES
 
-__all__ = ["EPS", "Conversion", "layouts", "memory_of", "misread", "share_memory", "taken_away"]
+__all__ = ["EPS", "Conversion", "layouts", "share_memory", "taken_away"]
 
 Matrix = NDArray[Any]
 
@@ -145,7 +145,7 @@ class Conversion:
         if self.array == "torch":
             around, strides = X.as_strided((X.untyped_storage().nbytes() // X.element_size(),), (1,), 0), X.stride()
         else:
-            strides, around = X.strides, _owner(X)
+            strides, around = X.strides, owner_of(X)
         around = self.back(around)
         numbers = math.prod(count for count, stride in zip(X.shape, strides, strict=True) if stride)  # each one once
         return bool(np.isnan(around).sum() == around.size - numbers)
@@ -201,34 +201,6 @@ def layouts(layout: str) -> tuple[str, ...]:
         return tuple(how if name == alone else "rows" for name in ARGUMENTS)
     rows, columns, repeated = ("rows",) * 3, ("columns",) * 3, ("expanded", "expanded", "rows")
     return {"mixed": rows + columns, "swapped": columns + rows, "expanded": rows + repeated}.get(layout, (layout,) * 6)
-
-
-def memory_of(X: Matrix) -> tuple[Matrix, int]:
-    """All numbers of the array that owns the memory of X, as a vector in the order of their
-    addresses, and the place of X's first number among them.
-    """
-    owner = _owner(X)
-    begin = X.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-    return owner.ravel(order="K"), begin // X.itemsize
-
-
-def _owner(X: Array) -> Array:
-    """The array of NumPy or CuPy whose memory X is a view of; X itself if it owns its memory."""
-    while X.base is not None:
-        X = X.base
-    return X
-
-
-def misread(X: Matrix, strides: Sequence[int]) -> Matrix:
-    """What code finds that takes these strides, in numbers, for those of X: NaN where the owner of
-    X has no memory, because a read outside of it would find what the heap happens to hold.
-    """
-    memory, begin = memory_of(X)
-    places = begin + np.tensordot(strides, np.indices(X.shape), 1)
-    found = np.full(X.shape, np.nan, X.dtype)
-    owned = (places >= 0) & (places < memory.size)
-    found[owned] = memory[places[owned]]
-    return found
 
 
 def taken_away(X: Array) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import LAYOUTS, catalogue
 from geolora_ref.oracle.check import check_step
-from geolora_ref.oracle.trial.conversion import misread
+from geolora_ref.support.memory import misread
 from tests.nightly import NIGHTLY
 from tests.steps import Matrix
 

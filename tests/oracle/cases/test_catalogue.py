@@ -21,8 +21,8 @@ from geolora_ref.oracle.cases.step_case import TRAPS, CaseParameters
 from geolora_ref.oracle.check import check_step, run_case
 from geolora_ref.oracle.judges.criteria import FAIL
 from geolora_ref.oracle.trial.choice import questions
-from geolora_ref.oracle.trial.conversion import misread
 from geolora_ref.oracle.trial.harness import Harness
+from geolora_ref.support.memory import misread
 from tests.libraries import load
 from tests.nightly import NIGHTLY
 

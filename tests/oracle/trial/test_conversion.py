@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle.cases.catalogue import LAYOUTS
-from geolora_ref.oracle.trial.conversion import EPS, Conversion, misread, share_memory, taken_away
+from geolora_ref.oracle.trial.conversion import EPS, Conversion, share_memory, taken_away
+from geolora_ref.support.memory import misread
 from geolora_ref.support.options import DTYPES, LIBRARIES
 from tests.libraries import load
 
