@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite release clean long-tests long-runs faults kills totals
+.PHONY: help verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite release clean long-tests long-runs faults totals
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,8 +37,8 @@ test-lowest:  ## the tests (TESTS=… some) with the lowest versions that pyproj
 test-newest:  ## the tests (TESTS=… some) with the newest versions there are, on Python 3.13; needs uv, downloads gigabytes
 	$(call bound,3.13,highest)
 
-nightly: $(READY)  ## the long form of the tests, every guarantee at full length, PEFT's checks, proofs, long runs, kills, coverage, mutants (a night); prints its totals
-	$(MAKE) --keep-going long-tests long-runs faults kills verify-full peft-suite rigor formal coverage mutation totals
+nightly: $(READY)  ## the long form of the tests, every guarantee at full length, PEFT's checks, proofs, long runs, faults, coverage, mutants (a night); prints its totals
+	$(MAKE) --keep-going long-tests long-runs faults verify-full peft-suite rigor formal coverage mutation totals
 
 long-tests: $(READY)
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -48,9 +48,6 @@ long-runs: $(READY)
 
 faults: $(READY)
 	$(BIN)/python -m verification.trust.faults
-
-kills: $(READY)
-	$(BIN)/python -m verification.trust.random_kills
 
 totals: $(READY)
 	$(BIN)/python -m verification.report.totals

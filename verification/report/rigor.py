@@ -94,27 +94,14 @@ def _faults(data: dict[str, Any]) -> Shown:
         counts = [sum(found[kind].values()) for found in verdicts.values()]
         rest = sum(counts) - sum(found[kind].get("fine", 0) for found in verdicts.values())
         table.append([kind, *map(str, counts), str(rest)])
-    left_out = [[without or "nothing", ", ".join(words)] for without, words in data["controls"].items()]
     findings = [[one["word"], one["program"], one["kind"], one["reason"]] for one in data["findings"]]
     words = Counter(one["word"] for one in data["findings"])
     told = ", ".join(f"{words[word]} {what}" for word, what in VERDICTS.items())
     line = f"{data['faults']} faults of {len(kinds)} kinds in {len(verdicts)} programs: {told}."
-    tables = {"Faults": table, "Precautions left out, and the verdicts": [["Left out", "Verdicts"], *left_out]}
+    tables = {"Faults": table}
     if findings:
         tables["Not fine"] = [["Verdict", "Program", "Fault", "Reason"], *findings]
     return Shown(data["passed"], line, tables)
-
-
-def _kills(data: dict[str, Any]) -> Shown:
-    signals = ", ".join(f"{count} {name}" for name, count in data["signals"].items())
-    rows = [
-        ["Kills that hit", "Campaigns", "Cases in one", "Taken up", "Cases lost", "Counted twice", "As undisturbed"],
-        [str(data[key]) for key in ("kills", "campaigns", "cases", "resumed", "lost", "doubled")] + [_yes(data["identical"])],
-    ]
-    same = "as of an undisturbed run" if data["identical"] else "NOT those of an undisturbed run"
-    outcome = f"{data['lost']} cases lost, {data['doubled']} counted twice, results {same}"
-    line = f"{data['kills']} kills ({signals}): {outcome}; claims: {', '.join(data['claims'])}."
-    return Shown(data["passed"], line, {"Kills": rows})
 
 
 def _fuzzing(data: dict[str, Any]) -> Shown:
@@ -190,18 +177,9 @@ _ITEMS = (
         "Faults",
         "faults.json",
         "python -m verification.trust.faults",
-        "What goes wrong on machines, done to small runs of every command that keeps something.",
+        "What goes wrong on machines, done to small runs of the commands that keep files.",
         _faults,
         MEASURED / "faults.json",
-    ),
-    Item(
-        "kills",
-        "Kills",
-        "kills.json",
-        "python -m verification.trust.random_kills",
-        "Campaigns of the real command line, killed at random moments and started again.",
-        _kills,
-        MEASURED / "kills.json",
     ),
     Item(
         "fuzzing",

@@ -1,202 +1,214 @@
-"""``python -m verification.trust.faults``: inject what goes wrong on machines into the command
-lines; writes faults.json.
+"""``python -m verification.trust.faults``: disturb the commands that keep files; writes faults.json.
 
-Drawn by a seed, hundreds of faults are done one at a time to small runs of fine-tuning,
-verification and vectors: kills and interruptions at a file operation or within a write, power
-failures (unsynced data is gone), full disks, a second run, flipped bits, files cut off, and
-folders, links, pipes or unreadable files in the place of files.  After each fault the command goes
-on, or is run anew where it has refused a file (:mod:`verification.trust.fault_trials`).  A program
-with precautions left out, one at a time, is the negative control.
+Faults drawn by a seed are done one at a time to small runs.  The power fails before a file
+operation (data that were not synced are gone), the kernel kills within a write, the disk is full, a
+second run starts, a bit flips, a file is missing or replaced by a folder, a pipe or other contents.
+After each fault that ends it the command runs again.
 
-It needs Linux.  Finished trials are kept: after a kill the same command goes on.  The sources must
-not change meanwhile.
+*lost*: finished work is gone, or the command cannot continue; *damaged*: other results than those
+of an undisturbed run, with the same exit status; *hang*: not done after a minute; *traceback*: a
+traceback, another exit status, or a refusal that names no file; *fine*: none of these.  It needs
+Linux.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
+import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from geolora_ref.support.files import locked, read_json, write_json
+from geolora_ref.support.files import write_json
 from geolora_ref.support.terminal import Terminal
 from verification.support.command_line import ProgressBar, integer_from, writable_folder
 from verification.support.machine import provenance
-from verification.trust.fault_injection import AT_A_BYTE, AT_AN_OPERATION
-from verification.trust.fault_programs import PRECAUTIONS, planted, preload, programs
-from verification.trust.fault_trials import PLANTS, Bench, Fault, Verdict, trial
+from verification.trust.fault_injection import BROKE, Ended, disturbed
+from verification.trust.fault_programs import Program, preload, programs
 
-__all__ = ["controls", "draw", "main", "totals"]
+__all__ = ["KINDS", "PLANTS", "Bench", "Fault", "draw", "main", "trial"]
 
-COUNTS = {
-    "kill": 34,
-    "power failure": 18,
-    "kill in a write": 10,
-    "full disk": 14,
-    "file size limit": 6,
-    "interrupt": 8,
-    "terminate": 8,
-    "stop": 6,
-    "two at once": 2,
-    "flip": 20,
-    "cut": 8,
-    "name": 24,
-}
-"""How many faults of each kind are drawn for a program; fewer where it has fewer operations, files
-or names.
-"""
-FEW = {"kill": 6, "power failure": 6, "kill in a write": 4, "stop": 2, "flip": 12, "name": 20}
-"""The same for the planted program."""
+KINDS = {"power failure": 18, "kill in a write": 8, "full disk": 12, "stop": 6, "flip": 16, "name": 20}
+"""How many faults of each kind are drawn for a program; fewer where it has fewer operations or files."""
+ALLOWED = {"power failure": -signal.SIGKILL, "kill in a write": -signal.SIGXFSZ, "full disk": 2}
+"""The exit status of a run that the fault ends."""
 LOCKED = 6
 """The number of file operations after which a program has locked its folder."""
+PLANTS: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda path: None,
+    "a folder": Path.mkdir,
+    "other contents": lambda path: path.write_bytes(b"other"),
+    "a pipe": os.mkfifo,
+}
+"""What is put in the place of a file."""
 
-Tell = Callable[[str, int, int], None]
+
+class Fault(NamedTuple):
+    """A fault: its kind; at which operation, byte or bit; on which file, and what is put there."""
+
+    kind: str
+    at: int = 0
+    name: str = ""
+    plant: str = ""
 
 
-def draw(bench: Bench, counts: Mapping[str, int], seed: str, part: float = 1.0) -> list[Fault]:
-    """Draw faults of each kind, as many as ``counts`` says times the share of the program and
-    ``part``, or all there are.
+class _Wrong(Exception):  # noqa: N818  (a verdict on another program)
+    """A verdict that is not fine: the word, and the reason."""
+
+
+class Bench:
+    """A program in a folder, with a copy of the folder half-way, and the results of an undisturbed run."""
+
+    def __init__(self, program: Program, place: Path, patience: float = 60.0) -> None:
+        self.program, self.work, self.patience = program, place / "work", patience
+        shutil.rmtree(place, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        program.prepare(self.work)
+        given = shutil.copytree(self.work, place / "given")
+        self.undisturbed = self.run()
+        if self.undisturbed.status:  # a program that refuses its own files would notice no damage
+            raise RuntimeError(f"{self.work}: expected status 0, found {self.undisturbed.status}: {self.undisturbed.said[-300:]}")
+        self.result = program.result(self.work)
+        self.largest = max(path.stat().st_size for path in self.work.rglob("*") if path.is_file())
+        shutil.rmtree(self.work)
+        shutil.copytree(given, self.work)
+        self.run("kill", self.undisturbed.operations // 2)
+        self.half = shutil.copytree(self.work, place / "half")
+        self.operations = self.run().operations
+
+    def run(self, kind: str = "", at: int = 0, when_stopped: Callable[[], None] = lambda: None) -> Ended:
+        """Run the program to its end."""
+        return disturbed(lambda: self.program.run(self.work), self.work, kind, at, self.patience, when_stopped)
+
+    def same(self) -> bool:
+        """Whether the results are those of an undisturbed run."""
+        try:
+            return bool(self.program.result(self.work) == self.result)
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+
+    def ended(self, ended: Ended, *allowed: int, names: Sequence[str] = ()) -> bool:
+        """Whether a run ended like an undisturbed one.  Raise a verdict unless it ended in time,
+        without a traceback, with this or an ``allowed`` status, and refused one of ``names``.
+        """
+        said = ended.said.strip()[-300:]
+        if ended.hung:
+            raise _Wrong("hang", f"not done after {self.patience:.0f} s")
+        if ended.status == BROKE or "Traceback (most recent call last)" in said or ended.status not in (0, *allowed):
+            raise _Wrong("traceback", f"status {ended.status}: {said}")
+        if ended.status == 2 and not any(name in ended.said for name in names or (str(self.work),)):
+            raise _Wrong("traceback", f"names no file: {said}")
+        return ended.status == 0
+
+    def completed(self, ended: Ended) -> None:
+        """Require that a run ended like an undisturbed one, with its results."""
+        if not self.ended(ended, 2):
+            raise _Wrong("lost", f"status {ended.status}: {ended.said.strip()[-300:]}")
+        if not self.same():
+            raise _Wrong("damaged", "other results than those of an undisturbed run")
+
+
+def trial(bench: Bench, fault: Fault) -> tuple[str, str]:
+    """Try one fault on a run that is half-way; the verdict in a word, and the reason."""
+    shutil.rmtree(bench.work)
+    shutil.copytree(bench.half, bench.work)
+    try:
+        {"flip": _replaced, "name": _replaced, "stop": _second}.get(fault.kind, _ended_early)(bench, fault)
+    except _Wrong as wrong:
+        return wrong.args[0], wrong.args[1]
+    return "fine", ""
+
+
+def _ended_early(bench: Bench, fault: Fault) -> None:
+    """End one run, and require that the next one continues."""
+    before = set(bench.program.kept(bench.work))
+    if bench.ended(bench.run(fault.kind, fault.at), ALLOWED[fault.kind]) and not bench.same():
+        raise _Wrong("lost", "it had ended with success")
+    try:
+        gone = before - set(bench.program.kept(bench.work))
+    except (OSError, ValueError, LookupError) as error:
+        raise _Wrong("lost", str(error)[-300:]) from error
+    if gone:
+        raise _Wrong("lost", f"{len(gone)} of {len(before)} finished steps")
+    bench.completed(bench.run())
+
+
+def _second(bench: Bench, fault: Fault) -> None:
+    """Stop one run while a second one tries to start in its folder."""
+    others: list[Ended] = []
+    ended = bench.run(fault.kind, fault.at, lambda: others.append(bench.run()))
+    if others and bench.ended(others[0], 2) and bench.program.locks:
+        raise _Wrong("lost", "a second run was let in")
+    bench.completed(ended)
+
+
+def _replaced(bench: Bench, fault: Fault) -> None:
+    """Flip a bit of a file, or put something else in its place: the run gives the same results or
+    refuses the file by its name.
     """
-    clock = random.Random(seed)  # noqa: S311  (no secrets)
-    drawn: list[Fault] = []
-    for kind, number in counts.items():
-        count = math.ceil(number * bench.program.share * part)
-        found = list(_possible(bench, kind, count, clock))
-        drawn += clock.sample(found, min(count, len(found)))
-    return drawn
+    path = bench.work / fault.name
+    if fault.kind == "flip":
+        contents = bytearray(path.read_bytes())
+        contents[fault.at // 8] ^= 1 << fault.at % 8
+        with path.open("r+b") as file:
+            file.write(contents)
+    else:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        PLANTS[fault.plant](path)
+    top = Path(fault.name).parts[0]
+    done = bench.ended(bench.run(), 1, 2, names=(path.name, str(bench.work / top), f"{top} was "))
+    if done and not bench.same():
+        raise _Wrong("damaged", "other results than those of an undisturbed run")
 
 
-def _possible(bench: Bench, kind: str, count: int, clock: random.Random) -> Sequence[Fault]:
-    """All faults of a kind; of faults at a byte or bit, which are too many to list, ``count`` drawn
-    ones.
-    """
-    program, late = bench.program, bench.program.resumes
-    start = bench.folder(late)
-    if kind in ("flip", "cut"):
-        files = [path for pattern in program.damaged for path in sorted(start.glob(pattern))]
-        unit = 8 if kind == "flip" else 1
-        paths = [clock.choice(files) for _ in range(count if files else 0)]
-        return [Fault(kind, clock.randrange(unit * p.stat().st_size), str(p.relative_to(start)), late=late) for p in paths]
-    if kind == "name":
-        there = [str(path.relative_to(start)) for name in program.names for path in start.glob(name)]
-        missing = [name for name in program.names if "*" not in name and name not in there]
-        found = [Fault(kind, 0, name, plant, late) for name in (*there, *missing) for plant in PLANTS]
-        return [*found, *(Fault(kind, 0, name, "unreadable", late) for name in there)]
-    if not program.writes:
-        return []
-    if kind in AT_AN_OPERATION:
-        first, behind = LOCKED if kind == "stop" else 1, kind == "power failure"
-        return [Fault(kind, at, late=half) for half, last in bench.operations.items() for at in range(first, last + behind + 1)]
-    at_a_byte = kind in AT_A_BYTE
-    return [Fault(kind, clock.randrange(bench.largest) if at_a_byte else 0, late=late and k % 2 == 1) for k in range(count)]
-
-
-def controls(place: Path, seed: int) -> dict[str, list[str]]:
-    """The verdicts on the planted program, whole ("") and without each of its precautions."""
-    found = {}
-    for without in ("", *PRECAUTIONS):
-        bench = Bench(planted(without), place / "control", least=1.0)
-        found[without] = sorted({trial(bench, fault).word for fault in draw(bench, FEW, f"{seed} {without}")})
-    return found
-
-
-def totals(found: Mapping[str, Sequence[tuple[Fault, Verdict]]]) -> dict[str, Any]:
-    """How often each verdict was given, by program and kind of fault; every verdict that is not
-    fine, with its reason.
-    """
-    verdicts = {
-        name: {kind: dict(Counter(verdict.word for fault, verdict in rows if fault.kind == kind)) for kind in COUNTS}
-        for name, rows in found.items()
+def draw(bench: Bench, seed: str) -> list[Fault]:
+    """Draw faults of each kind, as many as :data:`KINDS` says or all there are."""
+    clock, half = random.Random(seed), bench.half  # noqa: S311  (no secrets)
+    damaged = [path for pattern in bench.program.damaged for path in sorted(half.glob(pattern))]
+    names = [str(path.relative_to(half)) for pattern in bench.program.names for path in sorted(half.glob(pattern))]
+    names += [name for name in bench.program.names if "*" not in name and name not in names]
+    possible = {
+        "power failure": [Fault("power failure", at) for at in range(1, bench.operations + 2)],
+        "full disk": [Fault("full disk", at) for at in range(1, bench.operations + 1)],
+        "stop": [Fault("stop", at) for at in range(LOCKED, bench.operations + 1)],
+        "kill in a write": [Fault("kill in a write", at) for at in range(bench.largest)],
+        "flip": [Fault("flip", bit, str(p.relative_to(half))) for p in damaged for bit in range(8 * p.stat().st_size)],
+        "name": [Fault("name", 0, name, plant) for name in names for plant in PLANTS],
     }
-    rest = [(name, fault, verdict) for name, rows in found.items() for fault, verdict in rows if verdict.word != "fine"]
-    findings = [{"program": name, **fault._asdict(), **verdict._asdict()} for name, fault, verdict in rest]
-    return {"faults": sum(map(len, found.values())), "verdicts": verdicts, "findings": findings}
-
-
-def _injected(place: Path, seed: int, part: float, state: Path, tell: Tell) -> dict[str, list[tuple[Fault, Verdict]]]:
-    """All faults of all programs; a fault that an earlier run with the same sources and seed has
-    tried is not tried again.
-    """
-    about = {"sources": provenance()["sources"], "seed": seed}
-    kept = read_json(state) if state.exists() else {}
-    done: dict[str, list[str]] = kept["done"] if kept.get("about") == about else {}
-    found: dict[str, list[tuple[Fault, Verdict]]] = {}
-    for name, program in programs().items():
-        bench, found[name] = Bench(program, place / "bench"), []
-        faults = draw(bench, COUNTS, f"{seed} {name}", part)
-        for number, fault in enumerate(faults, 1):
-            key = json.dumps([name, *fault])
-            if key not in done:
-                done[key] = [*trial(bench, fault)]
-                write_json(state, {"about": about, "done": done})
-            found[name].append((fault, Verdict(*done[key])))
-            tell(name, number, len(faults))
-    return found
+    return [fault for kind, found in possible.items() for fault in clock.sample(found, min(KINDS[kind], len(found)))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every verdict is fine and every control is caught; 1: not so; 2: cannot go on;
-    130: interrupted.
-    """
+    """Exit status 0: every verdict is fine; 1: not so."""
     parser = argparse.ArgumentParser(prog="python -m verification.trust.faults", description="Disturb programs and compare.")
-    parser.add_argument("--part", type=_fraction, default=1.0, help="of the faults, for whoever has less time (default: all, 1)")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
-    options = parser.parse_args(argv)
-    about = provenance()
-    for stop in (signal.SIGTERM, signal.SIGINT):  # a shell may have this in the background, with SIGINT ignored
-        signal.signal(stop, signal.default_int_handler)
-    console = Terminal(stderr=True)
-    try:
-        with locked(options.output / "faults"), tempfile.TemporaryDirectory() as folder, ProgressBar(console, width=22) as bar:
-            tasks = {name: bar.add_task(name, total=None) for name in programs()}
-            Path(folder).chmod(0o755)  # one fault needs another user
-            found = _all(options, Path(folder), lambda name, done, of: bar.update(tasks[name], completed=done, total=of))
-    except KeyboardInterrupt:
-        console.print("interrupted: the same command goes on from here")
-        return 130
-    except (OSError, ValueError) as error:
-        console.print(f"cannot go on: {error}", markup=False, soft_wrap=True)
-        return 2
-    write_json(options.output / "faults.json", found | about)
-    _print(found)
-    return 0 if found["passed"] else 1
-
-
-def _fraction(text: str) -> float:
-    """A type for argparse: a number in (0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a number in (0, 1], found {text!r}")
-    return value
-
-
-def _all(options: argparse.Namespace, place: Path, tell: Tell) -> dict[str, Any]:
-    """Run the controls and the faults; returns the results."""
-    caught = controls(place, options.seed)  # first, while this process is still small and quick to fork
+    options, about = parser.parse_args(argv), provenance()
+    found: dict[str, Any] = {"format": 3, "faults": 0, "verdicts": {}, "findings": []}
     preload()
-    found = totals(_injected(place, options.seed, options.part, options.output / "faults" / "state.json", tell))
-    held = caught[""] == ["fine"] and all(word in caught[without] for without, word in PRECAUTIONS.items())
-    return {"format": 2, **found, "controls": caught, "passed": held and not found["findings"]}
-
-
-def _print(found: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder, ProgressBar(Terminal(stderr=True), width=22) as bar:
+        for name, program in programs().items():
+            bench, counts = Bench(program, Path(folder) / "bench"), {kind: Counter[str]() for kind in KINDS}
+            faults = draw(bench, f"{options.seed} {name}")
+            for fault in bar.track(faults, description=name):
+                word, reason = trial(bench, fault)
+                counts[fault.kind][word] += 1
+                if word != "fine":
+                    found["findings"].append({"program": name, **fault._asdict(), "word": word, "reason": reason})
+            found["faults"] += len(faults)
+            found["verdicts"][name] = {kind: dict(count) for kind, count in counts.items()}
+    write_json(options.output / "faults.json", found | {"passed": not found["findings"]} | about)
     print(f"{found['faults']} faults, {len(found['findings'])} of them not fine")
     for one in found["findings"]:
         print(f"  {', '.join(f'{key}: {value}' for key, value in one.items())}")
-    for without, words in found["controls"].items():
-        print(f"  control, {without or 'nothing left out'}: {', '.join(words)}")
+    return 1 if found["findings"] else 0
 
 
 if __name__ == "__main__":

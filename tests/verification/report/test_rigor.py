@@ -1,5 +1,5 @@
 """The page "Rigor": what is there is shown with its verdict, else what is stored; damage is named;
-the judge of kills.
+the nightly run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from verification.report.rigor import MEASURED, PAGE
 from verification.report.totals import main
 from verification.support.machine import sources
 from verification.support.shown import overview
-from verification.trust.random_kills import judge, units
 
 ROOT = Path(__file__).parents[3]
 draw = functools.cache(lambda text: ladder_figure.figure(json.loads(text)))
@@ -40,7 +39,6 @@ CHANGED: dict[str, dict[str, Any]] = {  # what is not there as long as all is we
         "faults": 4,
         "verdicts": {"finetune": {"kill": {"fine": 2, "lost": 1}, "flip": {"fine": 1}}},
         "findings": [{"word": "lost", "program": "finetune", "kind": "kill", "reason": "2 of 5 finished steps"}],
-        "controls": {"": ["fine"], "not synced": ["fine", "lost"]},
     },
     "mutation.json": {
         "scopes": [
@@ -72,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {item.file for item in PAGE.items} == set(GOOD)
     assert main(["--results", str(folder)]) == 0
-    proofs, ladder, kills, fuzzing = (GOOD[f"{name}.json"] for name in ("results", "ladder", "kills", "fuzzing"))
+    proofs, ladder, fuzzing = (GOOD[f"{name}.json"] for name in ("results", "ladder", "fuzzing"))
     counted = f"{fuzzing['operations']:,} operations, {fuzzing['steps']:,} of them steps"
     assert counted in capsys.readouterr().out
     html = (folder / "rigor-report.html").read_text("utf-8")
@@ -83,10 +81,8 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
         "1 of 3 broken steps refuted by proof",
         "1 objections of the independent checker",
         "descent: claimed certified, found undecided",
-        f"{kills['signals']['SIGKILL']} SIGKILL",
         "4 faults of 2 kinds in 1 programs: 1 lost, 0 accepted damaged, 0 hangs, 0 tracebacks",
         "2 of 5 finished steps",
-        "not synced",
         "float64",
         'src="data:image/svg',
         f"{100.0 * CORE['score']:.1f} %",
@@ -145,9 +141,9 @@ def test_what_was_never_run_says_so_and_how(tmp_path: Path) -> None:
 
 
 def test_a_damaged_stored_file_is_named(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "stored.json", (MEASURED / "kills.json").read_text("utf-8").replace('"lost": 0', '"lost": 1'))
-    (kills,) = (item for item in PAGE.items if item.id == "kills")
-    ((_, shown),) = overview([replace(kills, stored=tmp_path / "stored.json")], tmp_path)
+    write_atomically(tmp_path / "stored.json", (MEASURED / "faults.json").read_text("utf-8").replace('"faults": ', '"faults": 1'))
+    (faults,) = (item for item in PAGE.items if item.id == "faults")
+    ((_, shown),) = overview([replace(faults, stored=tmp_path / "stored.json")], tmp_path)
     assert shown.passed is False
     assert "stored.json cannot be shown" in shown.line
     assert "altered or damaged" in shown.line
@@ -179,16 +175,6 @@ def test_a_page_that_cannot_be_written_is_no_failure_of_what_it_shows(tmp_path: 
     assert "error: [Errno" in capsys.readouterr().err
 
 
-def test_the_judge_of_kills_sees_what_is_lost_changed_and_doubled(tmp_path: Path) -> None:
-    before, after = [("a", "1"), ("b", "2")], [("a", "1"), ("b", "2"), ("c", "3")]
-    assert judge(before, after) == (0, 0)
-    assert judge(before, after[1:]) == (1, 0)
-    assert judge(before, [("a", "other"), ("b", "2")]) == (1, 0)
-    assert judge(before, [*after, ("a", "again")]) == (0, 1)
-    write_atomically(tmp_path / "journal-1.jsonl", '{"unit": "a"}\n{"unit": "b"}\n{"un')
-    assert [unit for unit, _ in units(tmp_path)] == ["a", "b"]
-
-
 # --- who runs all of it ----------------------------------------------------------------------------------------------
 
 
@@ -197,7 +183,7 @@ def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
     """One command an item, but for the fuzzing, which is a test; and the page."""
     done = subprocess.run(["make", "-n", "nightly"], cwd=ROOT, capture_output=True, text=True, check=True)
     called = set(re.findall(r"-m verification\.((?:certificates|trust|report)\S*)", done.stdout))
-    trust = ("long_runs", "faults", "random_kills", "branch_coverage", "mutation")
+    trust = ("long_runs", "faults", "branch_coverage", "mutation")
     assert called == {"certificates", "certificates.ladder", "report.totals", *(f"trust.{program}" for program in trust)}
     assert len(PAGE.items) == len(called)
     assert "verification/certificates/checker.py build/rigor/certificates.json build/rigor/refutations.json" in done.stdout
@@ -209,7 +195,7 @@ def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
 
 def documented(stored: dict[str, Any]) -> list[str]:
     """What docs/rigor.md says of the stored files, piece by piece."""
-    proofs, ladder, kills, fuzzing = (stored[name] for name in ("results", "ladder", "kills", "fuzzing"))
+    proofs, ladder, fuzzing = (stored[name] for name in ("results", "ladder", "fuzzing"))
     broken, refuted = len(proofs["refuted"]), len(proofs["refuted"]) - len(proofs["not_refuted"])
     slope = {name: f"{value:.3f}".replace("-", "−") for name, value in ladder["slopes"].items()}
     named = {"W_hat": "Ŵ", "W_1": "W₁"}
@@ -219,17 +205,12 @@ def documented(stored: dict[str, Any]) -> list[str]:
     fast = ", ".join(f"{off[f'fast, {dtype}']} ({dtype})" for dtype in ("bfloat16", "float16", "float32", "float64"))
     beyond = {name: one["error"] / one["allowed"] for name, one in ladder["lossy steps"].items()}
     fine = [beyond[f"{step}, {dtype}"] for step in ("reference", "fast") for dtype in ("float32", "float64")]
-    signals = ", ".join(f"{count} {name}" for name, count in kills["signals"].items())
     (run,) = stored["long_runs"]["runs"]
     defect = max(tenth["defect"] for tenth in run["tenths"]) / run["eps"]
     (core,) = stored["mutation"]["scopes"]
     killed = f"{core['killed']} of {core['killed'] + core['survived']} killed"
     a_step = [1e3 * tenth["seconds"] / tenth["steps"] for tenth in run["tenths"]]
-    faults = stored["faults"]
-    words = {word for program in faults["verdicts"].values() for kind in program.values() for word in kind}
-    none = "0 lost, 0 accepted damaged, 0 hangs, 0 tracebacks" if words == {"fine"} and not faults["findings"] else "some"
     return [
-        f"Measured: {faults['faults']} faults of 12 kinds in {len(faults['verdicts'])} programs: {none}.",
         f"{proofs['instances']} instances every statement is certified or void, none undecided at 53 bits, no objection;",
         f"{refuted} of {broken} broken steps and projections are refuted by proof.",
         f"{stages}; every error is below 3 u.",
@@ -238,7 +219,6 @@ def documented(stored: dict[str, Any]) -> list[str]:
         f"the fast path {fast}.",
         f"exceeds the allowance by a factor of at least {math.floor(10.0 * min(fine)) / 10.0};",
         f"three bits less exceed it by {beyond['fast, float16']:.1f}.",
-        f"{kills['kills']} kills ({signals}) of {kills['campaigns']} campaigns with {kills['cases']} cases each, none lost,",
         f"{fuzzing['operations']:,} operations, {fuzzing['steps']:,} of them steps, no violation, {fuzzing['seconds']:.0f} s",
         f"at most {defect:.1f} eps in {run['steps']:,} steps of {run['dtype']},",
         f"{min(a_step):.2f} to {max(a_step):.2f} ms a step. Only this run is stored:",
@@ -262,8 +242,6 @@ def test_the_documentation_has_the_stored_figures() -> None:
     assert max(units) < 3.0
     proofs |= {"instances": 111, "not_refuted": ["one"]}
     ladder["slopes"] = {name: value + 1e-2 for name, value in ladder["slopes"].items()}
-    stored["kills"]["campaigns"] += 1
-    stored["faults"]["faults"] += 1
     fuzzing["steps"] += 1
     stored["coverage"]["total"] -= 1.0
     stored["mutation"]["scopes"][0]["killed"] -= 1

@@ -23,6 +23,7 @@ import pytest
 from geolora_ref.oracle.vectors import export, judge_outputs
 from geolora_ref.support.files import locked, read_json, seal
 from tests.forks import in_child, status_of
+from tests.verification.trust.planted import planted
 from verification.__main__ import main
 from verification.campaign.journal import Journal
 from verification.campaign.runner import run
@@ -30,9 +31,8 @@ from verification.claim import Case, CaseResult, Claim, Control, Measurements, P
 from verification.claims import CLAIMS
 from verification.report.report import as_data
 from verification.support.machine import ROOT, provenance
-from verification.trust import faults, random_kills
-from verification.trust.fault_programs import PRECAUTIONS, planted
-from verification.trust.fault_trials import Bench, Fault, Verdict, trial
+from verification.trust import faults
+from verification.trust.faults import Bench, Fault, trial
 
 PLAN = Plan("full")
 CASES = 30
@@ -86,10 +86,14 @@ def finish(folder: Path) -> dict[str, Any]:
     return claims
 
 
+def lines(folder: Path) -> list[bytes]:
+    """The whole lines of the journal, one for each finished unit."""
+    return [line for path in folder.glob("journal-*.jsonl") for line in path.read_bytes().split(b"\n") if line.endswith(b"}")]
+
+
 def units(folder: Path) -> list[str]:
-    """The unit of every line that the journal has."""
-    (path,) = folder.glob("journal-*.jsonl")
-    return [json.loads(line)["unit"] for line in path.read_bytes().split(b"\n") if line.endswith(b"}")]
+    """The unit of every line of the journal."""
+    return [json.loads(line)["unit"] for line in lines(folder)]
 
 
 def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
@@ -105,7 +109,7 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
         time.sleep(clock.uniform(0.0, 0.02))
         os.kill(pid, clock.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
         hits += status_of(pid) != 0
-        there = units(folder) if list(folder.glob("journal-*")) else []
+        there = units(folder)
         assert len(there) >= finished, "finished cases were lost"
         assert len(set(there)) == len(there), "a case was counted twice"
         finished = len(there)
@@ -120,93 +124,81 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
-    """Two kills of the real command line, and everything around them, on a claim with few cases
-    that take little time.
-    """
-    told: list[int] = []
-    found = random_kills.campaign(2, tmp_path, claims=["local-error"], seed=1, report=told.append)
-    assert told == [1, found["kills"]] == [1, 2]
-    assert "SIGKILL" in found["signals"]  # this seed draws it first, then SIGINT
-    assert found["resumed"] > 0
-    assert (found["lost"], found["doubled"], found["identical"], found["passed"]) == (0, 0, True, True)
-    assert found["cases"] == len(units(tmp_path / "undisturbed")) > 0
-
-
-def test_the_command_writes_what_a_campaign_found_and_of_which_sources(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = {"kills": 1, "signals": {"SIGKILL": 1}, "campaigns": 1, "cases": 9, "lost": 0, "doubled": 0}
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # not in the process of the tests
-    for holds in (True, False):
-        monkeypatch.setattr(random_kills, "campaign", lambda *_, holds=holds, **__: found | {"identical": holds, "passed": holds})
-        assert random_kills.main(["--kills", "1", "--output", str(tmp_path)]) == (0 if holds else 1)
-        assert ("NOT those of" in capsys.readouterr().out) != holds
-    written = read_json(tmp_path / "kills.json")
-    assert written == found | {"identical": False, "passed": False} | {name: written[name] for name in ("machine", "sources")}
-    assert written["sources"] == provenance()["sources"]
+def test_a_killed_command_resumes_with_its_finished_cases(tmp_path: Path) -> None:
+    """The real command line in a process group of its own, killed twice in the middle."""
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    command = [sys.executable, "-m", "verification", "--full", "--only", "local-error", "--jobs", "1", "--json", "--output"]
+    before: list[bytes] = []
+    for sent in (signal.SIGKILL, signal.SIGINT):
+        with subprocess.Popen([*command, str(killed)], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and len(lines(killed)) < len(before) + 10:
+                time.sleep(0.02)
+            os.killpg(process.pid, sent)
+            assert process.wait() != 0, "it was done before the kill"
+        after = lines(killed)
+        assert set(before) <= set(after), "finished cases were lost or done again"
+        assert len(set(after)) == len(after), "a case was counted twice"
+        before = after
+    for folder in (killed, undisturbed):
+        subprocess.run([*command, str(folder)], cwd=ROOT, check=True, capture_output=True)
+    assert set(before) <= set(lines(killed))
+    found, expected = (read_json(folder / "results.json")["claims"][0] for folder in (killed, undisturbed))
+    assert [found[key] for key in ("ratios", "controls")] == [expected[key] for key in ("ratios", "controls")]
+    assert sorted(units(killed)) == sorted(units(undisturbed))
 
 
 CAUGHT = {
-    "written in place": Fault("kill in a write", 5000),
-    "not synced": Fault("power failure", 20),
-    "not locked": Fault("stop", 20),
-    "not sealed": Fault("flip", 8 * 500, "state.json", late=True),
-    "pipes opened": Fault("name", 0, "state.json", "a pipe", late=True),
-    "errors raised": Fault("full disk", 12),
+    "written in place": (Fault("kill in a write", 5000), "lost"),
+    "not synced": (Fault("power failure", 12), "lost"),
+    "not locked": (Fault("stop", 12), "lost"),
+    "not sealed": (Fault("flip", 8 * 500, "state.json"), "damaged"),
+    "pipes opened": (Fault("name", 0, "state.json", "a pipe"), "hang"),
+    "errors raised": (Fault("full disk", 12), "traceback"),
 }
+"""For each precaution the fault that shows that it was left out, and the verdict."""
 FORKED = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning", "ignore:.*fork.*:DeprecationWarning")
 
 
 @FORKED
 def test_a_precaution_left_out_is_caught_by_its_fault(tmp_path: Path) -> None:
     """And nothing is said of the same faults where none is left out."""
-    whole = Bench(planted(""), tmp_path / "whole", least=0.3)
-    assert {name: trial(whole, fault) for name, fault in CAUGHT.items()} == dict.fromkeys(CAUGHT, ("fine", ""))
-    words = {name: trial(Bench(planted(name), tmp_path / "broken", least=0.3), fault).word for name, fault in CAUGHT.items()}
-    assert words == PRECAUTIONS
+    whole = Bench(planted(""), tmp_path / "whole", patience=2.0)
+    assert {name: trial(whole, fault) for name, (fault, _) in CAUGHT.items()} == dict.fromkeys(CAUGHT, ("fine", ""))
+    for name, (fault, verdict) in CAUGHT.items():
+        assert trial(Bench(planted(name), tmp_path / "broken", patience=2.0), fault)[0] == verdict
 
 
 @FORKED
-def test_faults_are_drawn_over_all_that_there_is(tmp_path: Path) -> None:
-    bench = Bench(planted(""), tmp_path, least=0.3)
-    drawn = faults.draw(bench, faults.COUNTS | {"kill": 1000}, "0")
-    assert drawn == faults.draw(bench, faults.COUNTS | {"kill": 1000}, "0") != faults.draw(bench, faults.COUNTS, "1")
-    kills = [(fault.late, fault.at) for fault in drawn if fault.kind == "kill"]
-    assert sorted(kills) == [(late, at) for late, last in bench.operations.items() for at in range(1, last + 1)]
-    assert {fault.kind for fault in drawn} == set(faults.COUNTS)
+def test_faults_are_drawn_over_all_that_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(planted(""), tmp_path, patience=2.0)
+    monkeypatch.setitem(faults.KINDS, "power failure", 1000)
+    drawn = faults.draw(bench, "0")
+    assert drawn == faults.draw(bench, "0") != faults.draw(bench, "1")
+    failures = [fault.at for fault in drawn if fault.kind == "power failure"]
+    assert sorted(failures) == list(range(1, bench.operations + 2))
+    assert {fault.kind for fault in drawn} == set(faults.KINDS)
 
 
-def test_the_command_writes_what_it_found_and_goes_on_where_it_was(
+def test_the_command_writes_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done: list[Fault] = []
-
-    def broken_off(bench: object, fault: Fault) -> Verdict:
-        done.append(fault)
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        return Verdict("hang", "for ever") if fault.at == 9 else Verdict("fine")
-
-    words = {"": ["fine"]} | {name: ["fine", word] for name, word in PRECAUTIONS.items()}
-    drawn = [Fault("kill", at) for at in range(1, 5)]
-    stand_ins = {"preload": lambda: None, "programs": lambda: {"p": planted("")}, "draw": lambda *_: drawn, "trial": broken_off}
-    stand_ins |= {"Bench": lambda *_: None, "controls": lambda *_: words}
+    drawn = [Fault("flip", at) for at in range(1, 5)]
+    stand_ins = {
+        "preload": lambda: None,
+        "programs": lambda: {"p": planted("")},
+        "draw": lambda *_: drawn,
+        "Bench": lambda *_: None,
+    }
+    stand_ins["trial"] = lambda bench, fault: ("hang", "for ever") if fault.at == 9 else ("fine", "")
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(faults, name, stand_in)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # not in the process of the tests
-    assert faults.main(["--output", str(tmp_path)]) == 130
     assert faults.main(["--output", str(tmp_path)]) == 0
-    assert done == [*drawn[:3], *drawn[2:]]
     written = read_json(tmp_path / "faults.json")
-    assert written["verdicts"]["p"]["kill"] == {"fine": 4}
+    assert written["verdicts"]["p"]["flip"] == {"fine": 4}
     assert written["sources"] == provenance()["sources"]
-    drawn.append(Fault("kill", 9))
+    drawn.append(Fault("flip", 9))
     assert faults.main(["--output", str(tmp_path)]) == 1
-    assert "kind: kill, at: 9, name: , plant: , late: False, word: hang, reason: for ever" in capsys.readouterr().out
-    drawn.pop()
-    words["not synced"] = ["fine"]
-    assert faults.main(["--output", str(tmp_path)]) == 1
+    assert "program: p, kind: flip, at: 9, name: , plant: , word: hang, reason: for ever" in capsys.readouterr().out
 
 
 def test_a_line_cut_off_anywhere_costs_one_case(tmp_path: Path) -> None:
