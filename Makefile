@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+QUICK := build/quick
 # Bytecode is kept in the environment, whatever the shell says: without any, every process compiles torch anew.
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite release clean long-tests long-runs faults totals
+.PHONY: help quick verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite release clean long-tests long-runs faults totals
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,6 +18,13 @@ verify: $(READY)  ## check every guarantee and write the report (the quick plan:
 
 verify-full: $(READY)  ## the same with more sizes and seeds (the full plan: an hour of CPU time, half of it on two quiet cores); an interrupted run resumes
 	$(BIN)/python -m verification --full
+
+CORE := algorithm arrays bad_input budget checks gradients independence lowrank optimizers training
+KIT := judges diagnosis/test_comparison.py diagnosis/test_shared.py cases/test_cases.py cases/test_spectra.py test_check.py
+
+quick: $(QUICK)/.ready  ## test core and oracle on NumPy alone: no torch, no jax, a minute after a light set-up
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(QUICK)/bin/python -m pytest -n auto --dist worksteal -k 'not torch' \
+		$(CORE:%=tests/test_%.py) $(KIT:%=tests/oracle/%)
 
 test: lint typecheck  ## lint, check types, run all tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto --dist worksteal
@@ -131,6 +139,13 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(BIN)/python -m pip install --help | grep -q -e --group || { echo "pip >= 25.1 is needed, and no package index can be reached to fetch it from"; exit 1; }
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[torch,verify,oracle,finetune,rigor]' --group dev
+	@touch $@
+
+# The same for `make quick`, without the libraries that are large.
+$(QUICK)/.ready: pyproject.toml
+	@$(PYTHON) -m venv --clear $(QUICK)
+	@$(QUICK)/bin/python -m pip install --quiet --upgrade pip
+	$(QUICK)/bin/python -m pip install --quiet --no-compile --editable '.[oracle]' --group light
 	@touch $@
 
 clean:  ## remove the environment and everything that was built
