@@ -36,6 +36,7 @@ extensions = [
     "pages",
     "line_by_line",
     "register",
+    "rendered",
     "notation",
     "import_picture",
     "fonts",

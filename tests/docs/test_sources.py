@@ -54,6 +54,16 @@ def test_there_are_pages_with_examples() -> None:
     assert len([page for page in PAGES if ">>>" in text_of(page)]) >= 2
 
 
+RENDERED = sorted({name for page in PAGES for name in re.findall(r"^:{3,}\{rendered\} (\S+)$", text_of(page), re.MULTILINE)})
+
+
+@pytest.mark.parametrize("target", RENDERED)
+def test_a_page_renders_whole_tables(target: str, extension: Extension) -> None:
+    lines = [line for line in extension("rendered").rendered(target).splitlines() if line]
+    assert len(lines) > 5
+    assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+
+
 def test_every_claim_that_a_page_names_exists() -> None:
     text = "\n".join(map(text_of, PAGES))
     named = set(re.findall(r"^:{3,}\{measured\} (\S+)$", text, re.MULTILINE)) | set(re.findall(r"\{worst\}`([^`]+)`", text))

@@ -61,15 +61,6 @@ def test_the_command_writes_what_it_measured(
         assert said in capsys.readouterr().err
 
 
-def test_documentation_has_the_exponents_of_the_stored_run() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "integrators.md").read_text(encoding="utf-8")
-    found = read_json(cost.MEASURED)
-    assert cost.table(found) in text
-    assert found["machine"]["processor"] in text
-    found["integrators"][0]["exponent of m"] += 0.01
-    assert cost.table(found) not in text
-
-
 def test_the_stored_run_is_whole_and_far_from_a_dense_field() -> None:
     """Nearer to the m of the statement than to the m² of a field that is formed densely, for every
     member.

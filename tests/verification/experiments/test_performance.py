@@ -141,11 +141,5 @@ def test_the_command_writes_when_all_is_measured_and_says_what_failed(tmp_path: 
     assert text.index("### GeoLoRA beside LoRA") < text.index("### a network, r = 8")
 
 
-@pytest.mark.skipif(not MEASURED.exists(), reason="no figures are stored")
-def test_the_documentation_has_the_stored_figures() -> None:
-    """Line by line, in the order of the file."""
-    found = read_json(MEASURED)
-    page = (Path(__file__).parents[3] / "docs" / "fast_path.md").read_text(encoding="utf-8")
-    lines = ["| " + " | ".join(row) + " |" for row in tables(found)["GeoLoRA beside LoRA"]]
-    assert [line for line in page.splitlines() if line in lines] == lines
-    assert not found["quick"]
+def test_the_stored_figures_are_of_a_whole_run() -> None:
+    assert not read_json(MEASURED)["quick"]

@@ -23,6 +23,7 @@ from verification.experiments.finetuning.analysis import (
     least_share,
     questions,
     rate_shares,
+    read_campaign,
     test_of,
     wide_range,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "markdown",
     "of_other_models",
     "page",
+    "stored_tables",
     "summary",
     "thousands",
     "write_page",
@@ -219,6 +221,11 @@ def markdown(stored: Stored) -> str:
         for table in (by_task(stored), of_other_models(stored), at_one_rate(stored), summary(stored), asked(stored))
         if len(table) > 1
     )
+
+
+def stored_tables() -> str:
+    """The tables of the stored campaign."""
+    return markdown(read_campaign())
 
 
 def thousands(rows: Sequence[Row]) -> str:

@@ -32,7 +32,7 @@ from verification.experiments.finetuning.runs import Corpus, Store, execute
 from verification.experiments.finetuning.stored import read_runs
 from verification.support.shown import Rows, markdown_table
 
-__all__ = ["MEASURED", "RATES", "TEST_SENTENCES", "draw", "runs", "table"]
+__all__ = ["MEASURED", "RATES", "TEST_SENTENCES", "draw", "runs", "stored_table", "table"]
 
 MEASURED = Path(__file__).parent / "measured" / "rules"
 """One folder a task, which holds its runs."""
@@ -96,6 +96,11 @@ def table(tasks: Mapping[str, Sequence[Row]]) -> str:
                     cells = ", ".join(f"{swept[rate]:.1f}" if rate in swept else "–" for rate in rates)
                     shown.append([task, rule, str(rank), cells, cell(seeds, best), thousands(seeds)])
     return markdown_table(shown)
+
+
+def stored_table() -> str:
+    """The table of the stored runs."""
+    return table({folder.name: read_runs(folder) for folder in sorted(MEASURED.iterdir()) if folder.is_dir()})
 
 
 def draw(axes: Axes, rows: Sequence[Row], sentences: int) -> None:

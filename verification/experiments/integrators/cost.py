@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator
 from geolora_ref.problems import Lyapunov
-from geolora_ref.support.files import locked, write_atomically, write_json
+from geolora_ref.support.files import locked, read_json, write_atomically, write_json
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
 from verification.instruments.integrator_family import FAMILY, member
@@ -36,7 +36,7 @@ from verification.support.command_line import ProgressBar, integer_from
 from verification.support.machine import provenance
 from verification.support.shown import markdown_table
 
-__all__ = ["MEASURED", "campaign", "exponents", "fit", "main", "measure", "summary", "table"]
+__all__ = ["MEASURED", "campaign", "exponents", "fit", "main", "measure", "stored_table", "summary", "table"]
 
 MEASURED = Path(__file__).parent / "measured" / "cost.json"
 """A stored run of the whole command."""
@@ -143,6 +143,11 @@ def table(found: Mapping[str, Any]) -> str:
         shown = [_with_range(one[key], one["rounds"][key]) for key in ("exponent of m", "exponent of r")]
         rows.append([one["integrator"], *shown, f"{1e3 * one['seconds'][sizes.index(m)][ranks.index(r)]:.1f}"])
     return markdown_table(rows)
+
+
+def stored_table() -> str:
+    """The table of the stored measurements."""
+    return table(read_json(MEASURED))
 
 
 def _with_range(value: float, values: Sequence[float]) -> str:

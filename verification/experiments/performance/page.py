@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from geolora_ref.support.files import read_json
 from verification.support.shown import Rows, markdown_table
 
-__all__ = ["MEASURED", "drawn", "machine", "markdown", "tables"]
+__all__ = ["MEASURED", "drawn", "machine", "markdown", "stored_table", "tables"]
 
 MEASURED = Path(__file__).parent / "measured" / "results.json"
 """The stored measurements; they name their hardware."""
@@ -42,6 +43,11 @@ def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
         for point in found["training"]
     }
     return {"GeoLoRA beside LoRA": _beside_lora(found), **of_points}
+
+
+def stored_table() -> str:
+    """The ratios of the stored measurements, in Markdown."""
+    return markdown_table(_beside_lora(read_json(MEASURED)))
 
 
 def _beside_lora(found: Mapping[str, Any]) -> Rows:
