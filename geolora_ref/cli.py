@@ -44,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=int, default=0, metavar="S", help="of the cases that are drawn (default: 0)")
     check.add_argument("--repeat", type=int, default=1, metavar="N", help="ask each case so many times: once wrong is wrong")
     check.add_argument("--jobs", type=int, default=1, metavar="N", help="ask in so many processes (default: 1)")
+    check.add_argument(
+        "--timeout", type=float, metavar="S", help="run in processes of their own; a crash or S seconds without answer is a row"
+    )
     check.add_argument("--fail-fast", action="store_true", help="stop behind the first case that fails")
     check.add_argument("--reproduce", metavar="ID", help="print a script that asks this failing case without the kit")
     check.add_argument("--name", metavar="TEXT", help="what reports call the backend (default: package.module:function)")
@@ -95,8 +98,10 @@ def _refuse_what_has_no_part(top: argparse.ArgumentParser, options: argparse.Nam
     """
     plain = vars(top.parse_args(["check", options.backend]))
     given = [name for name, value in vars(options).items() if value != plain[name]]
-    rule = ("rule", "momentum", "smoothing", "name", "json", "array", "dtype", "device")
-    report = ("tests", "quick", "fuzz", "seed", "repeat", "jobs", "fail_fast", "name", "json", "junit", "xfail", "threads")
+    rule: tuple[str, ...] = ("rule", "momentum", "smoothing", "name", "json", "array", "dtype", "device")
+    rule += ("tests", "fail_fast", "reproduce")
+    report: tuple[str, ...] = ("tests", "quick", "fuzz", "seed", "repeat", "jobs", "timeout", "fail_fast")
+    report += ("name", "json", "junit", "xfail", "threads")
     parts = {"momentum": ("heavy-ball", "normalised", "spectral"), "smoothing": ("spectral",)}
     if options.json is not None and options.json == options.junit:
         top.error(f"--junit: expected another file than that of --json, found {options.junit}")

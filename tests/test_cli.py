@@ -18,12 +18,12 @@ import pytest
 
 import geolora_ref
 from geolora_ref.cli import main
-from geolora_ref.oracle import command
+from geolora_ref.oracle import command, jobs
 from geolora_ref.oracle.broken.stages import Stages
-from geolora_ref.oracle.check import check_step
+from geolora_ref.oracle.check import check_step, questions
 from geolora_ref.oracle.reports.scoreboard import read_report
 from geolora_ref.oracle.reports.text import junit
-from geolora_ref.oracle.trial.choice import Choice, questions
+from geolora_ref.oracle.trial.choice import Choice
 from geolora_ref.oracle.trial.harness import Harness
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
@@ -33,6 +33,7 @@ COUNT = len(questions(Harness.of(Stages().step)))
 QUICK = len(Choice(quick=True).cases(Harness.of(Stages().step)))
 TRAPS, FEW = ("--tests", "group=trap"), ("--tests", "id=shape-s")
 BACKENDS = """
+import ctypes
 import io
 import os
 import sys
@@ -44,15 +45,23 @@ from geolora_ref.oracle.broken.stages import Stages
 right = Stages().step
 wrong = MUTANTS["swap-truncation-factors"].step
 
+def here(parameters):
+    return (parameters["theta"], parameters["min_rank"], parameters["max_rank"]) == (0.0, 1, None)
+
 def sleeping(*arrays, **parameters):
-    if parameters["theta"] == 0.0:
+    if here(parameters):
         print("asleep", flush=True)
         time.sleep(60.0)
     return right(*arrays, **parameters)
 
 def ending(*arrays, **parameters):
-    import os
-    return os._exit(3)
+    return os._exit(3) if here(parameters) else right(*arrays, **parameters)
+
+def crashing(*arrays, **parameters):
+    return ctypes.string_at(0) if here(parameters) else right(*arrays, **parameters)
+
+def gone(*arrays, **parameters):
+    os._exit(0)
 
 def stopping(*arrays):
     calls.append(arrays)
@@ -339,23 +348,52 @@ def test_ctrl_c_tells_what_was_found_of_a_rule(folder: Path, capsys: pytest.Capt
     assert (told["passed"], len(told["rows"]), len(told["problems"])) == (False, 7, 1)
 
 
+def test_a_crash_and_a_hang_are_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run continues with the next case, in a new process, and calls no such backend here."""
+    selected = ("--tests", "id=truncation-theta-0-", "--json", "report.json")
+    for backend, told in (
+        ("ending", "ended its process with exit status 3"),
+        ("crashing", "ended its process by SIGSEGV"),
+        ("sleeping", "gave no answer within"),
+    ):
+        assert main(["check", f"backend:{backend}", "--timeout", "1.5", *selected]) == 1
+        rows = json.loads(Path("report.json").read_text())["rows"]
+        lost = [row["id"] for row in rows if row["error"].startswith(told)]
+        assert lost == ["truncation-theta-0-unclipped"]
+        assert len(rows) == 8
+        assert "diagnosis" not in capsys.readouterr().out
+
+
+def test_a_backend_that_always_crashes_is_given_up(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "MOST", 2)
+    assert main(["check", "backend:gone", "--jobs", "2", *TRAPS]) == 1
+    printed = capsys.readouterr().out
+    assert "ended its process with exit status 0" in printed
+    assert "PROBLEM stopped after" in printed
+
+
+def test_a_crash_in_c_names_the_case(folder: Path) -> None:
+    command = [sys.executable, "-m", "geolora_ref.cli", "check", "backend:crashing", "--tests", "id=truncation-theta-0"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGSEGV
+    assert "in case truncation-theta-0-unclipped\n" in run.stderr
+
+
 def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In its order, with the diagnosis; a process that the backend ends is told, and so is a call
-    that makes no sense.
-    """
+    """In its order, with the diagnosis; a call that makes no sense is refused."""
     rows = []
-    for jobs in ("1", "2"):
-        assert main(["check", WRONG, "--tests", "group=truncation", "--jobs", jobs, "--json", "report.json"]) == 1
+    for count in ("1", "2"):
+        assert main(["check", WRONG, "--tests", "group=truncation", "--jobs", count, "--json", "report.json"]) == 1
         report = json.loads(Path("report.json").read_text())
         rows.append([{name: value for name, value in row.items() if name != "seconds"} for row in report["rows"]])
         assert report["defect"]["mutant"] == "swap-truncation-factors"
     assert rows[0] == rows[1]
     assert len(rows[0]) == 87
     for arguments, told in (
-        (
-            ["backend:ending", "--jobs", "2", *TRAPS],
-            "jobs: a process ended before it had answered, around the cases trap-many-small",
-        ),
+        (["backend:right", "--timeout", "0"], "timeout: expected seconds > 0, found 0.0"),
+        (["backend:right", "--timeout", "1", "--rule", "adam"], "--timeout: expected none beside --rule"),
         (["backend:right", "--jobs", "0"], "jobs: expected a number >= 1, found 0"),
         (["backend:right", "--jobs", "2", "--reproduce", "x"], "--jobs: expected none beside --reproduce"),
         (["backend:right", "--repeat", "2", "--rule", "adam"], "--repeat: expected none beside --rule"),

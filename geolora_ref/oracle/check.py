@@ -28,10 +28,10 @@ from geolora_ref.oracle.diagnosis.comparison import Comparison
 from geolora_ref.oracle.diagnosis.diagnosis import IS, Diagnosis, diagnose, spread, steady
 from geolora_ref.oracle.diagnosis.shared import shared
 from geolora_ref.oracle.diagnosis.unread import unread
-from geolora_ref.oracle.judges.criteria import StepInputs, Verdict, judge, judge_stages, resolution
+from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, Verdict, judge, judge_stages, resolution
 from geolora_ref.oracle.judges.storage import norm
 from geolora_ref.oracle.reports.report import Interrupted, Report, Row
-from geolora_ref.oracle.trial.choice import Choice, applicable
+from geolora_ref.oracle.trial.choice import Choice, applicable, representable
 from geolora_ref.oracle.trial.conversion import ARGUMENTS, EPS, taken_away
 from geolora_ref.oracle.trial.environment import environment
 from geolora_ref.oracle.trial.harness import LONGEST, Harness, Held, Options, Outcome
@@ -50,6 +50,10 @@ Answers = Generator[Answer, None, None]
 
 FORM = ("S diagonal", "S nonnegative", "S sorted")
 """The criteria of the form of S₁."""
+DRIFT = 2.0
+"""A defect of bases that grows by less than ``FAIL`` units a step is below so many times ``FAIL`` when
+it is found.
+"""
 AGAIN = 5
 """The number of failed steps that are asked once more."""
 HELD = 4
@@ -152,12 +156,22 @@ def answered(harness: Harness, case: ConformanceCase, before: list[Held], repeat
 def _once(harness: Harness, case: ConformanceCase, before: list[Held]) -> Answer:
     """Judge a case, whatever the backend has left behind."""
     try:
-        return run_case(harness, case, before)
+        return _named(case.id)(harness, case, before)
     except MemoryError:  # the kit's own: its matrices are larger than the backend's
         raise
     except Exception as problem:
         told = f"left something behind with which the kit cannot go on: {words(problem, LONGEST)}"
         return Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=told, where=place(problem)), None
+
+
+def _named(name: str) -> Callable[..., Answer]:
+    """``run_case`` by the id of a case, which a crash in C then has in its traceback."""
+
+    def begin(*arguments: Any) -> Answer:
+        return run_case(*arguments)
+
+    begin.__code__ = begin.__code__.replace(co_name=f"case {name}")
+    return begin
 
 
 _drawn = functools.cache(StepCase.build)
@@ -184,6 +198,8 @@ def run_case(
     for k in range(case.steps):
         inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems)
         inputs = replace(inputs, **dict(case.last if k + 1 == case.steps else ()))
+        if k and not inputs.representable(harness.conversion.largest):
+            break  # drawn: what is right in this step may be infinite in the dtype
         if k and case.trained:
             own = _overwritten(harness, held[-1], own if case.returned else (), harness.meant(inputs, drawn.gradient))
         elif harness.batched:  # the next problems are mirror images of the first result, and no results
@@ -349,16 +365,21 @@ def check_step(
             for done, case in enumerate(cases):
                 progress(done, len(cases))
                 doing = f"case {case.id}"
-                row = asked.take(case, next(coming), xfail.get(case.id))
+                answer = next(coming, None)
+                if answer is None:
+                    return report([f"stopped after {len(rows)} of {len(cases)} cases: too many crashes and hangs"])
+                row = asked.take(case, answer, xfail.get(case.id))
                 if fail_fast and row.outcome == "failed":
                     break
         progress(len(cases), len(cases))
+        if any(row.lost for row in rows):  # here it would end this process, or hang again
+            return report(_problems(rows, xfail, whole=choice.whole))
         doing = "the search for the smallest of the drawn cases that fail"
         _shrink(harness, cases, rows)
         doing = "the diagnosis"
         diagnosis = asked.diagnosis()
-    except KeyboardInterrupt:
-        problem = f"interrupted in {doing}, after {len(rows)} of {len(cases)} cases"
+    except KeyboardInterrupt as stopped:
+        problem = f"interrupted in {str(stopped) or doing}, after {len(rows)} of {len(cases)} cases"
         raise Interrupted(report([problem])) from None
     except MemoryError as problem:
         raise MemoryError(f"not enough memory for {doing}: {words(problem)}") from problem
@@ -387,7 +408,11 @@ def _shrink(harness: Harness, cases: Sequence[ConformanceCase], rows: list[Row])
 
 def smallest_failing(harness: Harness, case: ConformanceCase) -> ConformanceCase:
     """The smallest case found, on the way down from this failing case, that the backend fails too."""
-    return smallest(case, lambda smaller: run_case(harness, smaller)[0].outcome == "failed")
+
+    def fails(smaller: ConformanceCase) -> bool:
+        return representable(smaller, harness) and run_case(harness, smaller)[0].outcome == "failed"
+
+    return smallest(case, fails)
 
 
 def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> list[str]:
@@ -400,8 +425,14 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
 
 
 def _in_common(failed: Sequence[Row]) -> dict[str, Any]:
-    """For each of four fields of :class:`Diagnosis`, whether it holds in every case that fails."""
-    asked = {"others_only": _in_others_alone, "rank_only": _in_rank_alone, "too_few": _has_too_few, "form_only": _in_form_alone}
+    """For each of five fields of :class:`Diagnosis`, whether it holds in every case that fails."""
+    asked: dict[str, Callable[[Row], bool]] = {
+        "others_only": _in_others_alone,
+        "rank_only": _in_rank_alone,
+        "too_few": _has_too_few,
+        "form_only": _in_form_alone,
+        "drifts": _by_drift_alone,
+    }
     return {name: all(map(holds, failed)) for name, holds in asked.items()}
 
 
@@ -431,6 +462,12 @@ def _in_form_alone(row: Row) -> bool:
     nothing else is wrong.
     """
     return not row.error and all(criterion.rpartition(": ")[2] in FORM for criterion in row.criteria)
+
+
+def _by_drift_alone(row: Row) -> bool:
+    """Whether a case fails in the bases alone, in a later step, and by so little that it has grown over several steps."""
+    bases = all(criterion.rpartition(": ")[2].startswith("orthonormal") for criterion in row.criteria)
+    return not row.error and bases and row.step > 0 and row.ratio <= DRIFT * FAIL
 
 
 def _first_line(row: Row) -> str:

@@ -5,6 +5,7 @@ because that takes a second.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from geolora_ref.oracle.reports.report import Interrupted, Report
 from geolora_ref.oracle.reports.scoreboard import read_report, scoreboard
 from geolora_ref.oracle.reports.text import junit, summary
 from geolora_ref.oracle.reproduce import reproduction
+from geolora_ref.oracle.reproduce_rule import rule_reproduction
 from geolora_ref.oracle.trial.load import harness_options, load_backend, load_harness
 from geolora_ref.support.files import require_writable, write_atomically
 from geolora_ref.support.options import BACKEND_OPTIONS, INTERRUPTED
@@ -34,6 +36,8 @@ def check(options: argparse.Namespace) -> int:
     """``geolora-ref check``; an interrupted run reports its results so far."""
     _require_writable(options, "json", "junit")
     sys.path.insert(0, os.getcwd())
+    with suppress(ValueError, OSError, AttributeError):  # standard error is no file
+        faulthandler.enable()  # a crash in C prints the case that was running
     asked, verdict, status = _check_step if options.rule is None else _check_rule, "", None
     try:
         with kept():
@@ -51,7 +55,8 @@ def check(options: argparse.Namespace) -> int:
 def _check_step(options: argparse.Namespace) -> Report | str:
     """``geolora-ref check`` on a step: its report, or with ``--reproduce`` the script."""
     given = {name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)}
-    shapes, jobs = tuple(map(shape, options.shape)), Jobs(options.jobs, partial(load_harness, given))
+    shapes = tuple(map(shape, options.shape))
+    jobs = Jobs(options.jobs, partial(load_harness, given), options.timeout)
     backend, asked = load_backend(options.backend), harness_options(given.__getitem__)
     if options.reproduce is not None:
         with redirect_stdout(sys.stderr):  # a backend may print, and the script is to be read by Python
@@ -67,16 +72,25 @@ def _check_step(options: argparse.Namespace) -> Report | str:
         seed=options.seed,
         repeat=options.repeat,
         fail_fast=options.fail_fast,
-        answers=jobs if jobs.count > 1 else None,
+        answers=jobs if jobs.count > 1 or jobs.timeout else None,
         xfail=checked(read_known_failures(options.xfail), str(options.xfail)) if options.xfail else None,
         progress=_progress,
     )
 
 
-def _check_rule(options: argparse.Namespace) -> RuleReport:
-    """``geolora-ref check --rule``: the report on an optimizer's directions."""
+def _check_rule(options: argparse.Namespace) -> RuleReport | str:
+    """``geolora-ref check --rule``: the report on an optimizer's directions, or with ``--reproduce`` the
+    script.
+    """
     settings = {name: getattr(options, name) for name in ("momentum", "smoothing", "array", "dtype", "device")}
-    return check_rule(load_backend(options.backend), options.rule, **settings, name=options.name or options.backend)
+    rule, selected = load_backend(options.backend), _selection(options.tests)
+    if options.reproduce is not None:
+        with redirect_stdout(sys.stderr):  # a rule may print, and the script is to be read by Python
+            return rule_reproduction(rule, options.backend, options.reproduce, options.rule, **settings)
+    if set(selected) - {"id"}:
+        raise ValueError(f"--tests: expected id=… for a rule, found {', '.join(selected)}")
+    settings |= {"select": selected.get("id", ""), "fail_fast": options.fail_fast}
+    return check_rule(rule, options.rule, **settings, name=options.name or options.backend)
 
 
 def _require_writable(options: argparse.Namespace, *names: str) -> None:

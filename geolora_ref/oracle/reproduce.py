@@ -26,10 +26,12 @@ from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts
 from geolora_ref.oracle.trial.harness import Harness, Options
 from geolora_ref.support.memory import memory_of
 
-__all__ = ["RUNNING", "reproduction"]
+__all__ = ["NO_RESULT", "RUNNING", "adapters", "array_of", "ended", "import_of", "plain", "reproduction"]
 
 Matrix = NDArray[Any]
 WIDTH = 120
+NO_RESULT = "the step has no result to judge"
+"""What a script prints for an exception."""
 RUNNING = "GEOLORA_REF_REPRODUCES"
 """In the environment of a script that is tried: it imports the step's module, which might ask for it
 again.
@@ -52,7 +54,7 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     if RUNNING in os.environ:
         raise ValueError("reproduce: expected no call while a module is imported, found one in the module of the step")
     harness = Harness.of(step, **options)
-    imported = _import_of(harness)
+    imported = import_of(harness.step, harness.name)
     case = _case(harness, case_id, shapes)
     if case.group == "fuzz":
         case = smallest_failing(harness, case)
@@ -60,31 +62,36 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     if row.outcome != "failed" or inputs is None:
         raise ValueError(f"reproduce: expected a case that fails, found that {case_id} passes if it is asked alone")
     text = _script(harness, f"{case_id}: {row.finding}", case.reason, inputs, case, imported)
-    if ended := _ended(text):
-        raise ValueError(f"reproduce: expected a failure that shows without the kit, found that a script {ended} ({row.finding})")
+    if problem := ended(text, judged=not row.error):
+        raise ValueError(
+            f"reproduce: expected a failure that shows without the kit, found that a script {problem} ({row.finding})"
+        )
     return text
 
 
-def _import_of(harness: Harness) -> str:
-    """The line of code that imports the step."""
-    module, _, function = harness.name.partition(":")
+def import_of(step: Callable[..., Any], name: str) -> str:
+    """The line of code that imports a step by its name, module:function."""
+    module, _, function = name.partition(":")
     try:
         found = None if module == "__main__" else attrgetter(function)(importlib.import_module(module))
     except (ImportError, AttributeError, TypeError, ValueError):
         found = None
-    if found != harness.step:
-        raise ValueError(f"reproduce: expected a step that can be imported as module:function, found {harness.name}")
+    if found != step:
+        raise ValueError(f"reproduce: expected a step that can be imported as module:function, found {name}")
     begin, _, inner = function.partition(".")
     return f"from {module} import {begin}\n\nstep = {function}" if inner else f"from {module} import {begin} as step"
 
 
-def _ended(text: str) -> str:
-    """The end of the script, which shows not what the kit has found; '' if it does."""
+def ended(text: str, *, judged: bool) -> str:
+    """The end of a script that does not show what the kit has found; '' if it does.  A result that
+    the kit has ``judged`` has to be judged there, too.
+    """
     done = subprocess.run([sys.executable, "-"], input=text.encode(), capture_output=True, env=os.environ | {RUNNING: "1"})
     if not done.returncode:
         return "finds nothing wrong"
     last = (done.stderr.decode(errors="replace").splitlines() or [""])[-1]
-    return "" if b"WRONG" in done.stdout else f"ends with {last!r}"
+    shown = b"WRONG" in done.stdout and not (judged and NO_RESULT.encode() in done.stdout)
+    return "" if shown else f"ends with {last!r}"
 
 
 def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceCase:
@@ -110,12 +117,12 @@ def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: Co
     gradients = f"lambda W: given(dense){one}" if harness.whole else f"dK{one}, dL{one}, dS{one}"
     call = f"step(U{one}, S{one}, V{one}, {gradients}, **parameters)"
     if harness.batched:
-        call = f"[X[0] for X in first({call})]"
+        call = f"first({call})"
     text = TEMPLATE.format(
-        finding=_plain(finding),
-        reason=_plain(reason),
+        finding=plain(finding),
+        reason=plain(reason),
         imported=imported,
-        adapters=_adapters(conversion),
+        adapters=adapters(conversion),
         arrays="\n".join(arrays),
         parameters=f"dict({parameters})",
         call=call,
@@ -125,6 +132,7 @@ def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: Co
         least=x.min_rank,
         most=min(2 * r, m, n) if x.max_rank is None else min(2 * r, m, n, x.max_rank),
         columns=min(2 * r, m, n),
+        no_result=NO_RESULT,
         allowed=allowed,
         orthonormal=orthonormal,
         form=FORM.replace("allowed", repr(of_form)) if harness.diagonal else "",
@@ -134,9 +142,14 @@ def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: Co
     return text.replace("DENSE\n", _dense(x) if harness.whole else "")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text without characters that would end or change a docstring."""
     return text.replace("\\", "/").replace('"""', "'''")
+
+
+def array_of(X: Matrix, more: str = "") -> str:
+    """Code for an array in NumPy, its numbers bit by bit; ``more`` : further arguments of ``array``."""
+    return f"array({X.shape}, {X.dtype.name!r},\n{_encoded(X)}{more})"
 
 
 def _encoded(X: Matrix) -> str:
@@ -151,13 +164,15 @@ def _placed(name: str, X: Matrix, layout: str) -> str:
     stored = X.astype(np.float32) if X.dtype.name not in EXACT else X
     where = ""
     if layout == "lazy":
-        return f"{name} = given(array({X.shape}, {stored.dtype.name!r},\n{_encoded(stored.conj())})).conj()"
+        return f"{name} = given({array_of(stored.conj())}).conj()"
+    if layout == "negated":
+        return f"{name} = torch._neg_view(given({array_of(-stored)}))"
     if layout != "rows":
         there = Conversion("numpy", stored.dtype.name).laid_out(stored, layout)
         memory, begin = memory_of(there)
         strides = tuple(stride // there.itemsize for stride in there.strides)
         where = f", place=({memory.size}, {begin}, {strides})"
-    return f"{name} = given(array({X.shape}, {stored.dtype.name!r},\n{_encoded(stored)}{where}))"
+    return f"{name} = given({array_of(stored, where)})"
 
 
 def _dense(x: StepInputs) -> str:
@@ -168,7 +183,7 @@ def _dense(x: StepInputs) -> str:
     )
 
 
-def _adapters(conversion: Conversion) -> str:
+def adapters(conversion: Conversion) -> str:
     """Code that converts to the backend's library and back."""
     if conversion.array == "torch":
         return (
@@ -191,8 +206,8 @@ def _adapters(conversion: Conversion) -> str:
 
 EXACT = ("float16", "float32", "float64", "complex64", "complex128")
 FIRST = '''def first(found):
-    """(U1, S1, V1) of a stack as stacks, also of a list of results."""
-    return [np.stack([np.asarray(back(X))]) for X in found[0]] if isinstance(found, list) else [back(X) for X in found]
+    """(U1, S1, V1) of the first problem of a stack, or of a list of results."""
+    return found[0] if isinstance(found, list) else [X[0] for X in found]
 
 
 '''
@@ -275,7 +290,7 @@ before = [back(X).copy() for X in (U, S, V, dK, dL, dS)]
 try:
     U1, S1, V1 = (wide(X) for X in {call})
 except Exception:
-    print("the step has no result to judge  WRONG")
+    print("{no_result}  WRONG")
     raise
 D = W_hat - U1 @ S1 @ H(V1)
 normal = off(U1, H(off(V1, H(D))))

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.oracle.cases.case import ConformanceCase, question
+from geolora_ref.oracle.cases.covering import covering_cases
+from geolora_ref.oracle.cases.layers import layer_cases
 from geolora_ref.oracle.cases.paths import path_cases
 from geolora_ref.oracle.cases.spectra import SPECTRA
 from geolora_ref.oracle.cases.step_case import CORES, GRADIENTS, ONE_SIDED, SIGNS, TRAPS, CaseParameters
@@ -299,6 +301,25 @@ LAYOUTS = {
     "reversed": "the arguments are views of arrays whose rows are in reverse order: strides are negative",
     "flat": "the arguments are packed and begin behind the first number of a buffer, as parameters in a flat one do",
 }
+BACKWARDS = {
+    "backwards": "the arguments are views of arrays whose columns are in reverse order, as those of eigh are turned",
+    "turned": "the arguments are views of arrays whose rows and columns are in reverse order",
+}
+"""Further layouts with negative strides."""
+NEGATED = "the arguments have their negative bit set, as the imaginary part of a conjugate has in torch"
+SUBNORMAL: dict[str, tuple[float, float, str, str]] = {
+    "subnormal-double": (1e-310, 0.1, "double-range", "all numbers are subnormal in double precision"),
+    "subnormal-single": (1e-40, 0.1, "wide-range", "all numbers are subnormal in single precision"),
+    "smallest-double": (2e-307, 0.01, "double-range", "λ∇ is subnormal in double precision, and W is not"),
+    "smallest-single": (1e-37, 0.01, "wide-range", "λ∇ is subnormal in single precision, and W is not"),
+}
+"""The size of all numbers, λ, the range needed, the reason."""
+SMALL: dict[str, tuple[dict[str, Any], str]] = {
+    "theta-0": ({"tau": None, "theta": 0.0}, "ϑ = 0, and the last singular value is 9e-13: it is no exact zero"),
+    "theta-tiny": ({"tau": None, "theta": 4e-12}, "ϑ = 4e-12 lets the last singular value go, which is 9e-13: ϑ is not 0"),
+    "tau-tiny": ({"tau": 3e-12}, "τ = 3e-12 lets the last singular value go, which is 9e-13: τ is not 0"),
+}
+"""Thresholds near 0, for the spectrum "small"."""
 CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
     "unclipped": ({}, "no cap"),
     "min-below": ({"min_rank": 2}, "min_rank < r"),
@@ -345,6 +366,14 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_complex_gradients(),
         *_crossed(),
         *path_cases(),
+        *_backwards(),
+        *_complex_layouts(),
+        *_subnormal(),
+        *_small(),
+        *_long_trained(),
+        *_negated(),
+        *layer_cases(),
+        *covering_cases(),
     )
     return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
 
@@ -615,3 +644,53 @@ def _crossed() -> Iterator[ConformanceCase]:
             parameters = replace(CaseParameters(m, n, r, "algebraic", "dense"), **options[path])
             more = {"steps": 10, "trained": True} if path == "sequence" else {}
             yield question("crossed", f"{shape}-{path}", (shape, path, *needed), f"{shape_reason}: {reason}", parameters, **more)
+
+
+def _backwards() -> Iterator[ConformanceCase]:
+    for layout, reason in BACKWARDS.items():
+        for name in (*LAYOUT_SHAPES, *STRIDED, *LARGER):
+            m, n, r, _ = SHAPES[name]
+            parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
+            flags, why = (layout, name), f"{reason}: strides have to be read"
+            yield question("layout", f"{layout}-{name}", flags, why, parameters, layout=layout)
+
+
+def _complex_layouts() -> Iterator[ConformanceCase]:
+    for layout, reason in (LAYOUTS | BACKWARDS).items():
+        for name in (*LAYOUT_SHAPES, *LARGER):
+            m, n, r, _ = SHAPES[name]
+            parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
+            flags, why = (layout, "complex", name), f"complex numbers; {reason}"
+            yield question("layout", f"{layout}-complex-{name}", flags, why, parameters, layout=layout)
+
+
+def _subnormal() -> Iterator[ConformanceCase]:
+    for name, (size, rate, needed, reason) in SUBNORMAL.items():
+        for core in ("dense", "zero"):
+            parameters = CaseParameters(9, 7, 3, "algebraic", core, learning_rate=rate, tau=0.05, magnitude=size)
+            yield question("magnitude", f"{name}-{core}", (core, needed), reason, parameters)
+
+
+def _negated() -> Iterator[ConformanceCase]:
+    for name in ("tall", "larger"):
+        m, n, r, _ = SHAPES[name]
+        parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
+        yield question("array", f"negated-{name}", ("negated", name), NEGATED, parameters, layout="negated")
+    m, n, r, _ = SHAPES["tall"]
+    for name in ("U", "S", "V", "dK", "dL", "dS"):
+        parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
+        reason = f"{name} alone has its negative bit set, as the imaginary part of a conjugate has in torch"
+        yield question("array", f"negated-{name}", ("negated", name), reason, parameters, layout=f"negated:{name}")
+
+
+def _small() -> Iterator[ConformanceCase]:
+    for name, (threshold, reason) in SMALL.items():
+        for core in ("diagonal", "dense"):
+            parameters = CaseParameters(12, 9, 4, "small", core, "zero", **threshold)
+            yield question("threshold", f"small-{name}-{core}", ("small", name, core), reason, parameters)
+
+
+def _long_trained() -> Iterator[ConformanceCase]:
+    parameters = CaseParameters(12, 9, 3, "algebraic", "diagonal", learning_rate=0.02, tau=1e-3, max_rank=3)
+    reason = "60 steps, S is trained in place: what is kept with arrays for some steps is wrong in later ones"
+    yield question("long-run", "trained", ("trained",), reason, parameters, steps=60, trained=True)

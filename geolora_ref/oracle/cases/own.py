@@ -18,7 +18,7 @@ from geolora_ref.oracle.cases.case import ConformanceCase, question
 from geolora_ref.oracle.cases.paths import at_size
 from geolora_ref.oracle.cases.step_case import CaseParameters, draw_parameters
 
-__all__ = ["Size", "drawn", "drawn_cases", "of_size", "shape", "smallest"]
+__all__ = ["Size", "drawn", "drawn_cases", "in_words", "of_size", "shape", "smallest"]
 
 Size = tuple[int, int, int]
 LAYOUTS = ("columns", "padded", "flat", "mixed", "swapped")
@@ -72,7 +72,7 @@ def drawn(seed: int, number: int, *, complex_data: bool, layouts: Sequence[str])
     if layout == "rows" and rng.random() < 0.2:
         more = {"steps": int(rng.integers(2, 6)), "trained": bool(rng.random() < 0.5)}
     flags = ("drawn", *(["complex"] if parameters.complex else []), *(["wide-range"] if _wide(parameters) else []))
-    return question("fuzz", f"{seed}-{number}", flags, _words(parameters, more), parameters, **more)
+    return question("fuzz", f"{seed}-{number}", flags, in_words(parameters, more), parameters, **more)
 
 
 def drawn_cases(seed: int, count: int, *, complex_data: bool, layouts: Sequence[str]) -> list[ConformanceCase]:
@@ -100,7 +100,7 @@ def smallest(case: ConformanceCase, fails: Callable[[ConformanceCase], bool]) ->
                 break
             if asked >= MOST:
                 break
-    return replace(case, reason=_words(case.parameters, {"layout": case.layout, "steps": case.steps, "trained": case.trained}))
+    return replace(case, reason=in_words(case.parameters, {"layout": case.layout, "steps": case.steps, "trained": case.trained}))
 
 
 def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
@@ -126,8 +126,8 @@ def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
         yield replace(case, parameters=replace(p, **change))
 
 
-def _words(p: CaseParameters, more: dict[str, Any]) -> str:
-    """The text of a case: its sizes, and every parameter that is not the default."""
+def in_words(p: CaseParameters, more: dict[str, Any]) -> str:
+    """The text of a drawn case: its sizes, and every parameter that is not the default."""
     plain = {field.name: field.default for field in fields(CaseParameters)} | {"layout": "rows", "steps": 1, "trained": False}
     told = {name: value for name, value in (asdict(p) | more).items() if name not in ("m", "n", "r", "seed", "bases")}
     other = ", ".join(f"{name} = {value}" for name, value in told.items() if value != plain[name])

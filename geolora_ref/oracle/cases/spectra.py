@@ -7,7 +7,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EXTREME", "SPECTRA", "algebraic", "clustered", "denormal", "flat", "geometric", "one_tiny", "to_size", "zero_tail"]
+__all__ = [
+    *("EXTREME", "SPECTRA"),
+    *("algebraic", "clustered", "denormal", "dominant", "flat", "gaps", "geometric", "one_tiny", "to_size", "zero_tail"),
+]
 
 Spectrum = NDArray[np.float64]
 
@@ -60,7 +63,17 @@ def small(r: int) -> Spectrum:
     return np.append(np.ones(r - 1), 9e-13)
 
 
-EXTREME = {"denormal": denormal, "small": small}
-"""Profiles near the ends of range and precision of double numbers, for the conformance cases."""
+def gaps(r: int) -> Spectrum:
+    """Nearly flat: relative gaps of 1e-9, which an iteration resolves only slowly."""
+    return 1.0 - 1e-9 * np.arange(float(r))
+
+
+def dominant(r: int) -> Spectrum:
+    """One, and all others between 1e-11 and 5e-12: small, but well above rounding."""
+    return np.append(1.0, np.linspace(1e-11, 5e-12, r - 1))
+
+
+EXTREME = {"denormal": denormal, "small": small, "gaps": gaps, "dominant": dominant}
+"""Further profiles, for the conformance cases; what ``--fuzz`` draws would change with ``SPECTRA``."""
 
 SPECTRA = {f.__name__: f for f in (flat, geometric, algebraic, clustered, one_tiny, zero_tail)}

@@ -34,6 +34,11 @@ Matrix = NDArray[Any]
 CORES = ("diagonal", "dense", "unsorted", "negative", "zero")
 """How S is given: diag(σ), Q₁ diag(σ) Q₂ᴴ, permuted diagonal, diag(−σ), or 0 (the usual start)."""
 
+NEAR_CORES = ("nearly diagonal", "nearly symmetric")
+"""Further cores, which ``--fuzz`` does not draw: 1e-9 beside a diagonal matrix, or beside a Hermitian
+indefinite one.
+"""
+
 GRADIENTS = ("quadratic", "zero", "tangent", "normal", "rank one", "nearly in the range", "huge", "tiny")
 """The gradient G: that of ½⟨W − A, H₁(W − A)H₂⟩, which depends on the state, or a constant one that
 sets a trap.
@@ -62,9 +67,12 @@ CONSTANT = "constant"
 so are those of GᴴU.
 """
 
-BASES = ("random", "unit", "padded", "thin")
+EXACTLY = ("left alone", "right alone")
+"""Gradients, not drawn: "left" and "right" without rounding, so that dL and dS, or dK and dS, are 0."""
+
+BASES = ("random", "unit", "padded", "thin", "same")
 """How U and V are given: Haar distributed, columns of the identity, or Haar distributed below rows
-of zeros.  "thin" bases are Haar distributed too, but drawn from an m x r matrix, because a square
+of zeros.  "same" : V = U, for m = n.  "thin" bases are Haar distributed too, but drawn from an m x r matrix, because a square
 one is too large for large m.
 """
 
@@ -117,13 +125,17 @@ class StepCase:
     def build(cls, parameters: CaseParameters) -> StepCase:
         """Make the matrices; the same parameters give the same matrices.
 
-        Raises ``ValueError`` for r > min(m, n), and for a spectrum, core, gradient or bases not
+        Raises ``ValueError`` for r > min(m, n), for the same bases with m ≠ n, and for a spectrum, core, gradient or bases not
         known by this name.
         """
         p, rng = parameters, np.random.default_rng(parameters.seed)
         if not 1 <= p.r <= min(p.m, p.n):
             raise ValueError(f"r: expected between 1 and min(m, n) = {min(p.m, p.n)}, found {p.r}")
+        if p.bases == "same" and p.m != p.n:
+            raise ValueError(f"bases: expected m = n for the same ones, found {p.m} and {p.n}")
         U, V = _basis(rng, p.m, p), _basis(rng, p.n, p)
+        if p.bases == "same":
+            V = U.copy()
         S = p.magnitude * _core(rng, p)
         return cls(p, U, S, V, _gradient(rng, p, U, V))
 
@@ -150,6 +162,10 @@ class StepCase:
         projected = (dK, G.conj().T @ U, U.conj().T @ dK)
         if self.parameters.gradient == CONSTANT:  # the sums of different rows may be rounded differently
             projected = (np.repeat(dK[:1], len(dK), axis=0), np.repeat(projected[1][:1], len(V), axis=0), projected[2])
+        if self.parameters.gradient == "left alone":
+            projected = (projected[0], np.zeros_like(projected[1]), np.zeros_like(projected[2]))
+        if self.parameters.gradient == "right alone":
+            projected = (np.zeros_like(projected[0]), projected[1], np.zeros_like(projected[2]))
         return tuple(map(np.sign, projected)) if self.parameters.gradient == SIGNS else projected
 
 
@@ -258,8 +274,13 @@ def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
         return np.diag(-sigma)
     if p.core == "unsorted":
         return np.diag(rng.permutation(sigma))
+    if p.core == "nearly diagonal":
+        return np.diag(sigma) + 1e-9 * _gaussian(rng, (p.r, p.r), p.complex)
+    if p.core == "nearly symmetric":
+        Q = _unitary(rng, p.r, p.complex)
+        return (Q * (sigma * rng.choice([-1.0, 1.0], p.r))) @ Q.conj().T + 1e-9 * _gaussian(rng, (p.r, p.r), p.complex)
     if p.core not in CORES:
-        raise ValueError(f"core: expected one of {CORES}, found {p.core!r}")
+        raise ValueError(f"core: expected one of {(*CORES, *NEAR_CORES)}, found {p.core!r}")
     if p.core == "dense":
         return _unitary(rng, p.r, p.complex) * sigma @ _unitary(rng, p.r, p.complex)
     return np.diag(sigma)
@@ -294,13 +315,13 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
         CONSTANT: np.full_like(Z, Z[0, 0]),
         "padded": np.where((np.arange(len(U)) >= PADDING)[:, None] & (np.arange(len(V)) >= PADDING), Z, 0.0),
     }
+    constants |= {f"{side} alone": constants[side] for side in ("left", "right")}
     constants["off core"] = constants["left"] + constants["right"]
     if kind in GRADED:
         return _graded(constants["left"] @ V, constants["right"].conj().T @ U, U, V, GRADED[kind])
     if kind not in constants:
-        raise ValueError(
-            f"gradient: expected one of {(*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, CONSTANT, NEAR, SIGNS)}, found {kind!r}"
-        )
+        known = (*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, *EXACTLY, CONSTANT, NEAR, SIGNS)
+        raise ValueError(f"gradient: expected one of {known}, found {kind!r}")
     return constants[kind]
 
 

@@ -57,6 +57,8 @@ class Diagnosis:
     ``too_few`` : whether the rank is below min_rank, in every case that fails.
     ``form_only`` : whether only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every
     case that fails.
+    ``drifts`` : whether the bases alone are wrong, in every case that fails, and only by a little in
+    a later step of a sequence.
     ``coarse`` : whether the failing results are right to single precision.
     ``unread`` : without a match, the arguments for which other values were tried, and no answer changed.
     """
@@ -75,6 +77,7 @@ class Diagnosis:
     unsteady: bool = False
     stages_right: bool = False
     form_only: bool = False
+    drifts: bool = False
     coarse: bool = False
     unread: Sequence[str] = ()
 
@@ -94,6 +97,11 @@ class Diagnosis:
                 "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
             )
             return " ".join(told)
+        if self.drifts:
+            return (
+                "In every case that fails the bases alone are wrong, in a later step and by little: their defect grows from "
+                "step to step. Orthonormalise U and V again."
+            )
         if self.stages_right:
             told.append("Every line of its own stages is right in every case that fails: the step returns something else.")
         told += self._likeness()
@@ -151,9 +159,10 @@ class Diagnosis:
 
         Without a match, ``mutant`` is null and ``line`` is the line that the text names.
         """
-        matches = [] if self.unsteady or self.others_only else self.matches
+        nothing = self.unsteady or self.others_only or self.drifts
+        matches = [] if nothing else self.matches
         best, share = matches[0] if matches else (None, None)
-        passed_over = self.unsteady or self.others_only or self.rank_only or self.form_only
+        passed_over = nothing or self.rank_only or self.form_only
         return {
             "line": best.line if best else self._line_without_a_match(),
             "mutant": best.id if best else None,
@@ -172,8 +181,9 @@ class Diagnosis:
             "unsteady": self.unsteady,
             "stages_right": self.stages_right,
             "form_only": self.form_only,
+            "drifts": self.drifts,
             "coarse": self.coarse,
-            "unread": [] if self.unsteady or self.others_only else list(self.unread),
+            "unread": [] if nothing else list(self.unread),
         }
 
     def _line_without_a_match(self) -> int | None:
@@ -184,7 +194,7 @@ class Diagnosis:
             return None
         if self.first_line:
             return int(self.first_line[5])
-        if self.others_only:
+        if self.others_only or self.drifts:
             return None
         if self.rank_only or self.form_only:
             return None if self.too_few else 6

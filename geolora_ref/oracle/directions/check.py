@@ -13,21 +13,25 @@ import numpy as np
 
 from geolora_ref import checks
 from geolora_ref.oracle.directions.definitions import RULES, Expected, H, Matrix, Setting, Step, projected
-from geolora_ref.oracle.directions.sequences import Sequence, sequences
+from geolora_ref.oracle.directions.sequences import HOMOGENEOUS, Sequence, sequences
 from geolora_ref.oracle.directions.variants import Triple, Variant, variants
-from geolora_ref.oracle.judges.criteria import FAIL
 from geolora_ref.oracle.reports.report import Interrupted
-from geolora_ref.oracle.trial.conversion import EPS, Conversion
+from geolora_ref.oracle.trial.manners import spoil
 from geolora_ref.support.foreign import place, words
 
-__all__ = ["RuleReport", "RuleRow", "check_rule"]
+__all__ = ["RuleReport", "RuleRow", "check_rule", "given", "questions", "reproduced"]
 
 KAPPA = 2.0 / 3.0**0.5
 """The bound on the spectral norm of a projected polar factor."""
 NAMED = 0.8
 """The share of the failing answers that a variant must reproduce to be named."""
+FURTHER = 3
+"""The steps after a failing one in which a variant has to agree as well: without them, a rule that is
+wrong from its first step on looks like one without memory.
+"""
 TELLING = 12
 """The most failing sequences that are compared with the variants."""
+INFINITE = "returned numbers that are not finite"
 NAMES = ("U", "V", "grad_K", "grad_L", "grad_S")
 Rule = Callable[..., Any]
 """``rule(U, V, grad_K, grad_L, grad_S, memory)`` returns (D_K, D_L, D_S) and its memory, which is
@@ -59,11 +63,11 @@ class RuleRow:
 
 
 class _Failing(NamedTuple):
-    """The first wrong answer of a sequence."""
+    """The first wrong answer of a sequence, given in this step, and the answers in the next steps."""
 
     asked: Sequence
     step: int
-    answer: Triple
+    answers: list[Triple]
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ def check_rule(
     *,
     momentum: float = 0.9,
     smoothing: float = 0.0,
+    select: str = "",
+    fail_fast: bool = False,
     array: str = "numpy",
     dtype: str = "float64",
     device: str | None = None,
@@ -138,10 +144,14 @@ def check_rule(
         call has returned; bases and their rank r may have changed since.
     definition : one of ``RULES``: gradient, heavy-ball, normalised, spectral, preconditioned, adam.
     momentum, smoothing : options of the definition, if it has them.
+    select : the beginning of the ids of the sequences that are run, by default of all.
+    fail_fast : stop after the first sequence that fails.
 
-    Raises ``ValueError`` for an unknown definition, unless 0 ≤ momentum < 1 and the smoothing is finite and ≥ 0, and
-    like ``Conversion``, and :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the
-    rule itself become rows.
+    After each call the arguments are overwritten, as optimizers do with theirs.
+
+    Raises ``ValueError`` for an unknown definition, for a selection without a sequence, and unless
+    0 ≤ momentum < 1 and the smoothing is finite and ≥ 0.  Raises like ``Conversion``, and
+    :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the rule itself become rows.
     """
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
@@ -159,15 +169,19 @@ def check_rule(
     def report(told: str, *problems: str) -> RuleReport:
         return RuleReport(name, definition, array, dtype, tuple(rows), told, time.perf_counter() - started, problems)
 
-    everything = [*sequences(is_complex=conversion.is_complex, wide_range=dtype in ("float64", "complex128"))]
+    everything = [sequence for sequence in questions(definition, conversion) if sequence.id.startswith(select)]
+    if not everything:
+        raise ValueError(f"select: expected the beginning of the id of a sequence, found {select!r}")
     doing = ""
     try:
         for asked in everything:
             doing = f"sequence {asked.id}"
-            row, answer = _judged(rule, asked, definition, setting, conversion)
+            row, answers = _judged(rule, asked, definition, setting, conversion)
             rows.append(row)
-            if not row.passed and answer is not None:
-                failing.append(_Failing(asked, row.step, answer))
+            if not row.passed and answers:
+                failing.append(_Failing(asked, row.step, answers))
+            if fail_fast and not row.passed:
+                break
         doing = "the diagnosis"
         return report(_diagnosis(rows, failing, definition, setting))
     except KeyboardInterrupt:
@@ -175,38 +189,71 @@ def check_rule(
         raise Interrupted(report("", told)) from None
 
 
-def _given(step: Step) -> tuple[Matrix, ...]:
+def reproduced(
+    rule: Rule, name: str, definition: str, setting: Setting, conversion: Conversion
+) -> tuple[RuleRow, Sequence, Expected]:
+    """The failing row of the sequence with this id, the sequence, and the expectation in the failing step.
+
+    Raises ``ValueError`` for an id that no sequence has, and for a sequence that passes.
+    """
+    asked = next((sequence for sequence in questions(definition, conversion) if sequence.id == name), None)
+    if asked is None:
+        raise ValueError(f"reproduce: expected the id of a sequence for {conversion.dtype}, found {name!r}")
+    row, _ = _judged(rule, asked, definition, setting, conversion)
+    if row.passed:
+        raise ValueError(f"reproduce: expected a sequence that fails, found that {name} passes")
+    return row, asked, [*RULES[definition](asked.steps, setting)][row.step]
+
+
+def questions(definition: str, conversion: Conversion) -> list[Sequence]:
+    """The sequences for a rule with these arrays."""
+    wide = conversion.dtype in ("float64", "complex128")
+    return [*sequences(is_complex=conversion.is_complex, wide_range=wide, homogeneous=definition in HOMOGENEOUS)]
+
+
+def given(step: Step, scale: float = 1.0) -> tuple[Matrix, ...]:
     """U, V and the gradients of K, L and S."""
     U, V, G = step
-    return U, V, G @ V, H(G) @ U, H(U) @ G @ V
+    return U, V, scale * (G @ V), scale * (H(G) @ U), scale * (H(U) @ G @ V)
 
 
 def _judged(
     rule: Rule, asked: Sequence, definition: str, setting: Setting, conversion: Conversion
-) -> tuple[RuleRow, Triple | None]:
-    """The row of a sequence, up to the first step that fails, and the failing answer if there is one."""
+) -> tuple[RuleRow, list[Triple]]:
+    """The row of a sequence, up to the first step that fails, and the answers from there on, if there
+    are any.
+    """
     ratios: dict[str, float] = {}
     memory: Any = None
     of_another: Any = None
+    found: RuleRow | None = None
+    answers: list[Triple] = []
+    unit = asked.scale ** HOMOGENEOUS.get(definition, 0)
     for number, (step, expected) in enumerate(zip(asked.steps, RULES[definition](asked.steps, setting), strict=True)):
         if asked.between:
-            _, of_another, _ = _called(rule, asked.between[number], of_another, conversion)
-        D, memory, error = _called(rule, step, memory, conversion)
-        found = _ratios(D, step, expected, setting.rounding, first=number == 0, rule=definition) if D else {}
-        ratios |= {name: float(np.maximum(ratio, ratios.get(name, 0.0))) for name, ratio in found.items()}
-        row = RuleRow(asked.id, asked.reason, dict(ratios), number, error)
-        if not row.passed:
-            return row, D
-    return RuleRow(asked.id, asked.reason, ratios), None
+            _, of_another, _ = _called(rule, given(asked.between[number]), of_another, conversion)
+        D, memory, error = _called(rule, given(step, asked.scale), memory, conversion)
+        if number and error.startswith(INFINITE):
+            error += ": the arguments of earlier calls are overwritten with NaN"
+        D = D and Triple(*(X / unit for X in D))
+        if found is None:
+            now = _ratios(D, step, expected, setting.rounding, first=number == 0, rule=definition) if D else {}
+            ratios |= {name: float(np.maximum(ratio, ratios.get(name, 0.0))) for name, ratio in now.items()}
+            row = RuleRow(asked.id, asked.reason, dict(ratios), number, error)
+            found = None if row.passed else row
+        if found is not None:
+            answers += [] if D is None else [D]
+            if D is None or number == found.step + FURTHER:
+                break
+    return found or RuleRow(asked.id, asked.reason, ratios), answers
 
 
-def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tuple[Triple | None, Any, str]:
+def _called(rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conversion) -> tuple[Triple | None, Any, str]:
     """The direction in double precision, the memory, and an error text; None and a text if there is
     nothing to judge.
     """
-    given = _given(step)
     with conversion.scope():
-        arguments = [conversion.to(X) for X in given]
+        arguments = [conversion.to(X) for X in now]
         before = [conversion.back(X) for X in arguments]
         try:
             answer = rule(*arguments, memory)
@@ -214,7 +261,7 @@ def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tupl
             raise
         except BaseException as problem:  # sys.exit is no Exception
             at = place(problem)
-            return None, memory, f"raised {words(problem)}{at and f' (at {at})'}"
+            return None, memory, f"raised {words(problem)}{at and f' (at {at})'}{_changed(arguments, before, conversion)}"
         try:
             D, memory = answer
             other = [X for X in D if not _alike(X, arguments[2])]
@@ -228,15 +275,20 @@ def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tupl
             D = Triple(*(np.array(conversion.back(X)) for X in D))
         except Exception:
             return None, memory, f"expected ((D_K, D_L, D_S), memory) of arrays, found {type(answer).__name__}"
-        changed = [name for name, X, Y in zip(NAMES, arguments, before, strict=True) if not np.array_equal(conversion.back(X), Y)]
-    shapes = [X.shape for X in given[2:]]
+        changed = _changed(arguments, before, conversion)
+        spoil(arguments)
+    shapes = [X.shape for X in now[2:]]
     if [X.shape for X in D] != shapes:
-        return None, memory, f"expected D_K, D_L and D_S of the shapes {shapes}, found {[X.shape for X in D]}"
-    if changed:
-        return D, memory, f"changed its argument {', '.join(changed)}"
+        return None, memory, f"expected D_K, D_L and D_S of the shapes {shapes}, found {[X.shape for X in D]}{changed}"
     if not all(np.all(np.isfinite(X)) for X in D):
-        return None, memory, "returned numbers that are not finite"
-    return _each_wide(D), memory, ""
+        return None, memory, f"{INFINITE}{changed}"
+    return _each_wide(D), memory, changed.removeprefix("; ")
+
+
+def _changed(arguments: list[Any], before: list[Matrix], conversion: Conversion) -> str:
+    """The changed arguments in words, or an empty string."""
+    changed = [name for name, X, Y in zip(NAMES, arguments, before, strict=True) if not np.array_equal(conversion.back(X), Y)]
+    return f"; changed its argument {', '.join(changed)}" if changed else ""
 
 
 def _alike(X: Any, given: Any) -> bool:
@@ -291,7 +343,7 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     if 2 * len(failing) < sum(not row.passed for row in rows) or not failing:
         return ""  # mostly errors, which need no diagnosis
     generic = [one for one in failing if one.asked.generic]
-    telling = (generic or failing)[:TELLING]
+    telling = sorted(generic or failing, key=lambda one: len(one.answers) == 1)[:TELLING]  # with a memory first
     defined = [
         (f"the rule {name}", "", _defined(name, telling, setting)) for name in sorted(RULES, key=lambda name: name != definition)
     ]
@@ -318,40 +370,52 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     return told if share == 1.0 else f"{told} (in {share:.0%} of the sequences compared)"
 
 
-def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> list[Triple]:
-    """The answers of a variant in the failing steps."""
+def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> list[list[Triple]]:
+    """The answers of a variant in the failing steps and those after them."""
     found = []
     for one in failing:
-        rule, memory, D = variant.rule(setting), None, one.answer
-        for step in one.asked.steps[: one.step + 1]:
-            D, memory = rule(*_given(step), memory)
-        found.append(D)
+        rule, memory, answers = variant.rule(setting), None, []
+        for step in one.asked.steps[: one.step + len(one.answers)]:
+            D, memory = rule(*given(step), memory)
+            answers.append(D)
+        found.append(answers[one.step :])
     return found
 
 
-def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[Triple]:
-    """The answers of a definition in the failing steps."""
+def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[list[Triple]]:
+    """The answers of a definition in the failing steps and those after them."""
     found = []
     for one in failing:
-        U, V, _ = one.asked.steps[one.step]
-        D = list(RULES[name](one.asked.steps[: one.step + 1], setting))[-1].D
-        found.append(Triple(D @ V, H(D) @ U, H(U) @ D @ V))
+        steps = one.asked.steps[: one.step + len(one.answers)]
+        answers = [
+            Triple(D @ V, H(D) @ U, H(U) @ D @ V) for (U, V, _), (D, _, _) in zip(steps, RULES[name](steps, setting), strict=True)
+        ]
+        found.append(answers[one.step :])
     return found
 
 
-def _agreement(answers: list[Triple], failing: list[_Failing], setting: Setting) -> tuple[float, list[float]]:
-    """The share of failing answers that ``answers`` equal up to a positive factor, and the factors;
-    zero answers do not count.
+def _agreement(answers: list[list[Triple]], failing: list[_Failing], setting: Setting) -> tuple[float, list[float]]:
+    """The share of failing sequences whose answers these equal up to positive factors, and the
+    factors; zero answers do not count.
     """
-    told, factors = 0, []
+    told, agreeing, factors = 0, 0, []
     for ours, one in zip(answers, failing, strict=True):
-        X, Y = (np.concatenate([part.ravel() for part in D]) for D in (ours, one.answer))
-        told += bool(np.any(Y))
-        if not np.any(X) or not np.any(Y):
-            continue
-        of_X, of_Y = np.max(np.abs(X)), np.max(np.abs(Y))
-        X, Y = X / of_X, Y / of_Y
-        c = float(np.real(np.vdot(X, Y)) / np.real(np.vdot(X, X)))
-        if c > 0.0 and np.linalg.norm(Y - c * X) <= setting.rounding**0.5 * np.linalg.norm(Y):
-            factors.append(c * float(of_Y / of_X))
-    return (len(factors) / told if told else 0.0), factors
+        known = [_factor(X, Y, setting) for X, Y in zip(ours, one.answers, strict=True) if any(map(np.any, Y))]
+        told += bool(known)
+        if known and all(known):
+            agreeing += 1
+            factors += [factor for factor in known if factor]
+    return (agreeing / told if told else 0.0), factors
+
+
+def _factor(ours: Triple, answer: Triple, setting: Setting) -> float | None:
+    """The positive factor by which an answer differs from ours; None if it differs otherwise."""
+    X, Y = (np.concatenate([part.ravel() for part in D]) for D in (ours, answer))
+    if not np.any(X):
+        return None
+    of_X, of_Y = np.max(np.abs(X)), np.max(np.abs(Y))
+    X, Y = X / of_X, Y / of_Y
+    c = float(np.real(np.vdot(X, Y)) / np.real(np.vdot(X, X)))
+    if c > 0.0 and np.linalg.norm(Y - c * X) <= setting.rounding**0.5 * np.linalg.norm(Y):
+        return c * float(of_Y / of_X)
+    return None

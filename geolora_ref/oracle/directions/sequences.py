@@ -11,11 +11,20 @@ import numpy as np
 
 from geolora_ref.oracle.directions.definitions import H, Matrix, Step, projected
 
-__all__ = ["Sequence", "sequences"]
+__all__ = ["HOMOGENEOUS", "Sequence", "sequences"]
 
 STEPS = 20
-SIZES = ((9, 7, 2), (12, 9, 3), (9, 12, 3), (6, 5, 4), (5, 4, 4), (1, 1, 1), (8, 1, 1), (33, 40, 8), (64, 48, 16))
-"""m, n, r: tall and wide, 2r > min(m, n), r = min(m, n), one column, sizes of tiles and one past them."""
+SIZES = (
+    *((9, 7, 2), (12, 9, 3), (9, 12, 3), (6, 5, 4), (5, 4, 4), (1, 1, 1), (8, 1, 1), (33, 40, 8), (64, 48, 16)),
+    *((4, 5, 4), (1, 8, 1), (4, 4, 4), (768, 512, 2)),
+)
+"""m, n, r: tall and wide, 2r > min(m, n), r = n < m and r = m < n, one column or row, sizes of tiles and
+one past them, and of a layer.
+"""
+LONG = 60
+"""The steps of the longest sequence."""
+HOMOGENEOUS = {"gradient": 1, "heavy-ball": 1, "normalised": 0, "spectral": 0}
+"""Rules for which c·G in place of G, for all steps and c > 0, gives c·D or D: the exponent of c."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,7 @@ class Sequence:
 
     ``generic`` : whether every singular value of the memory is above the rounding of the largest.
     ``between`` : steps of another layer, asked in turn with these; their answers are not judged.
+    ``scale`` : a power of 2 by which the rule's gradients are multiplied, for homogeneous rules.
     """
 
     id: str
@@ -31,6 +41,7 @@ class Sequence:
     steps: tuple[Step, ...]
     generic: bool = True
     between: tuple[Step, ...] = ()
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,9 +98,9 @@ KINDS: dict[str, tuple[str, Kind]] = {
 }
 
 
-def sequences(*, is_complex: bool, wide_range: bool) -> Iterator[Sequence]:
+def sequences(*, is_complex: bool, wide_range: bool, homogeneous: bool = False) -> Iterator[Sequence]:
     """All sequences; ``wide_range`` : with numbers of size 1e±100, for double precision, in place
-    of 1e±12.
+    of 1e±12; ``homogeneous`` : also with numbers whose squares leave the range of the dtype.
     """
     draw = _Draw(np.random.default_rng(20251130), is_complex)
     for m, n, r in SIZES:
@@ -101,7 +112,11 @@ def sequences(*, is_complex: bool, wide_range: bool) -> Iterator[Sequence]:
         yield Sequence(
             f"size-{size:.0e}", "the size of a gradient, its squares included", (Step(U, V, size * draw.matrix(12, 9)),)
         )
-    for m, n, r in ((12, 9, 3), (9, 7, 2), (5, 4, 4), (9, 12, 3), (8, 8, 3), (33, 40, 8)):
+    for exponent in ((-660, 660) if wide_range else (-80, 80)) if homogeneous else ():
+        steps = tuple(_walk(draw, (12, 9), (0.1, 0.1), (3, 4, 2)))[:5]
+        reason = f"gradients of size 2^{exponent}, whose squares leave the range of the dtype, in 5 steps"
+        yield Sequence(f"squares-2^{exponent}", reason, steps, scale=2.0**exponent)
+    for m, n, r in ((12, 9, 3), (9, 7, 2), (5, 4, 4), (9, 12, 3), (8, 8, 3), (33, 40, 8), (4, 5, 4), (1, 8, 1)):
         for name, reason, far, ranks in (
             ("near", "bases that turn slowly", (0.1, 0.1), (r,)),
             ("far", "bases that turn fast: half of a transport shows", (1.0, 1.0), (r,)),
@@ -112,17 +127,21 @@ def sequences(*, is_complex: bool, wide_range: bool) -> Iterator[Sequence]:
             ("still", "bases that stay: memory alone", (0.0, 0.0), (r,)),
         ):
             yield Sequence(f"{name}-{m}x{n}x{r}", reason, tuple(_walk(draw, (m, n), far, ranks)))
+    steps = tuple(_walk(draw, (12, 9), (0.1, 0.1), (3,), LONG))
+    yield Sequence("long-12x9x3", f"{LONG} steps: a memory that is cut off or started again late shows late", steps)
     one, other = (tuple(_walk(draw, (12, 9), (0.1, 0.1), (3,))) for _ in range(2))
     yield Sequence("two-12x9x3", "two layers in turn: each has the memory that it is given", one, between=other)
 
 
-def _walk(draw: _Draw, shape: tuple[int, int], far: tuple[float, float], ranks: tuple[int, ...]) -> Iterator[Step]:
+def _walk(
+    draw: _Draw, shape: tuple[int, int], far: tuple[float, float], ranks: tuple[int, ...], count: int = STEPS
+) -> Iterator[Step]:
     """Gradients with a mean that lasts; the last four are smaller by a factor of 1000, so that
     memory decides.
     """
     U, V, mean = draw.basis(shape[0], ranks[0]), draw.basis(shape[1], ranks[0]), draw.matrix(*shape)
-    for t in range(STEPS):
-        small = 1e-3 if t >= STEPS - 4 else 1.0
+    for t in range(count):
+        small = 1e-3 if t >= count - 4 else 1.0
         yield Step(U, V, small * (mean + draw.matrix(*shape)))
         r = ranks[(t // 3) % len(ranks)]
         U, V = (draw.moved(B, turn, r) if turn else B for B, turn in zip((U, V), far, strict=True))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geolora_ref.oracle.directions.definitions import H, Matrix, Setting
+from geolora_ref.oracle.judges.storage import norm
 
 __all__ = ["Triple", "Variant", "variants"]
 
@@ -56,7 +57,7 @@ class Variant:
         """The variant as a rule that the kit can ask."""
 
         def step(U: Matrix, V: Matrix, K: Matrix, L: Matrix, S: Matrix, memory: Memory) -> tuple[Triple, Memory]:
-            bases, gradients = _Bases(U, V), Triple(K, L, S)
+            bases, gradients = _Bases(U.copy(), V.copy()), Triple(K.copy(), L.copy(), S.copy())
             carried = None if memory is None else self.carry(memory[1], memory[0], bases)
             M = self.add(carried, gradients, setting.momentum)
             D = self.direct(bases, M, setting)
@@ -207,7 +208,7 @@ def _weighted(weights: Callable[[Matrix], Matrix]) -> Direct:
 def _spectral(bases: _Bases, M: Triple, setting: Setting) -> Triple:
     """The correct spectral direction."""
     core = _Core.of(bases, M)
-    delta = setting.smoothing * float(np.linalg.norm(core.C)) / max(1, min(core.C.shape)) ** 0.5
+    delta = setting.smoothing * norm(core.C) / max(1, min(core.C.shape)) ** 0.5
     return core.triple(bases, _by_weights(core.C, lambda sigma: sigma / np.hypot(sigma, delta)))
 
 
@@ -216,13 +217,14 @@ def _same(bases: _Bases, M: Triple, setting: Setting) -> Triple:
 
 
 def _of_length_one(bases: _Bases, M: Triple, setting: Setting) -> Triple:
-    K, L, S = (float(np.linalg.norm(X)) for X in M)
-    length = max(K**2 + L**2 - S**2, 0.0) ** 0.5
+    K, L, S = map(norm, M)
+    largest = max(K, L) or 1.0
+    length = largest * max((K / largest) ** 2 + (L / largest) ** 2 - (S / largest) ** 2, 0.0) ** 0.5
     return _each(lambda X: X / length if length else X, M)
 
 
 def _of_length_one_apart(bases: _Bases, M: Triple, setting: Setting) -> Triple:
-    return _each(lambda X: X / (np.linalg.norm(X) or 1.0), M)
+    return _each(lambda X: X / (norm(X) or 1.0), M)
 
 
 def _blockwise(bases: _Bases, M: Triple, setting: Setting) -> Triple:
@@ -264,7 +266,7 @@ def _iterated(steps: int, a: float, b: float, c: float) -> Direct:
 
     def direct(bases: _Bases, M: Triple, setting: Setting) -> Triple:
         core = _Core.of(bases, M)
-        X = core.C / (np.linalg.norm(core.C) or 1.0)
+        X = core.C / (norm(core.C) or 1.0)
         for _ in range(steps):
             XX = X @ H(X)
             X = a * X + (b * XX + c * XX @ XX) @ X

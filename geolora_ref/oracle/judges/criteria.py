@@ -59,7 +59,7 @@ NAMED = 3
 """The number of criteria that fit into a line of a report."""
 EXACT = Storage(0.0, 0.0)
 """Storage without rounding."""
-TOO_LARGE = 2**24
+TOO_LARGE = 2**20
 """The number m·n·r of products from which on double precision arrays are judged in double
 precision.  The next wider precision has no BLAS and would take minutes, and the rounding of sums of
 r products is a fraction of a unit 4√(m + n)·eps.
@@ -120,6 +120,14 @@ class StepInputs:
         """
         (m, r), n = self.U.shape, len(self.V)
         return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else wider, self.arrays))
+
+    def representable(self, largest: float) -> bool:
+        """Whether no argument and, in whatever gauge, no right result has a number above ``largest``:
+        ‖Ŵ‖ ≤ ‖W‖ + λ(‖dK‖ + ‖dL‖).
+        """
+        gradients = norm(in_double(self.dK)), norm(in_double(self.dL))
+        step = norm(in_double(self.S)) + self.learning_rate * sum(gradients)
+        return max(step, *gradients) <= largest
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -13,10 +13,14 @@ from geolora_ref.oracle.judges.criteria import WARN, finding
 from geolora_ref.oracle.trial.choice import Choice
 from geolora_ref.oracle.trial.conversion import EPS
 
-__all__ = ["FORMAT", "Interrupted", "Report", "Row"]
+__all__ = ["FORMAT", "LOST", "Interrupted", "Report", "Row"]
 
 FORMAT = 3
 """The format number of a report's JSON."""
+
+
+LOST = ("ended its process", "gave no answer within")
+"""The beginnings of an error after which there is no backend to ask again."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Row:
         found = finding(self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None)
         found = f"{found} (at {self.where})" if self.where else found
         return f"{found}; in {self.failed} of {self.asked} times" if self.asked > 1 else found
+
+    @property
+    def lost(self) -> bool:
+        """Whether the backend has ended its process, or was stopped."""
+        return self.error.startswith(LOST)
 
     @property
     def text(self) -> str:

@@ -13,11 +13,11 @@ from geolora_ref.oracle.cases.case import ConformanceCase
 from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.cases.own import LAYOUTS, Size, drawn_cases, of_size
 from geolora_ref.oracle.cases.quick import QUICK
-from geolora_ref.oracle.cases.step_case import SIGNS
+from geolora_ref.oracle.cases.step_case import SIGNS, StepCase
 from geolora_ref.oracle.trial.harness import Harness
 from geolora_ref.support.machine import memory
 
-__all__ = ["Choice", "applicable", "questions"]
+__all__ = ["Choice", "applicable", "questions", "representable"]
 
 MATRICES = 15
 """The number of m x n matrices of doubles in memory at once while a step in real numbers is judged."""
@@ -88,7 +88,8 @@ class Choice:
         layouts = [layout for layout in LAYOUTS if harness.conversion.has_layout(layout)] or ["rows"]
         known = [case for case in questions(harness) if not self.quick or case.id in QUICK]
         more = [case for size in self.shapes for case in of_size(size)]
-        more += drawn_cases(self.seed, self.fuzz, complex_data=harness.conversion.is_complex, layouts=layouts)
+        drawn = drawn_cases(self.seed, self.fuzz, complex_data=harness.conversion.is_complex, layouts=layouts)
+        more += [case for case in drawn if representable(case, harness)]
         cases = [*known, *(case for case in more if _asked(case, harness))]
         matching = [case for case in cases if self._matches(case)]
         if not matching:
@@ -115,6 +116,13 @@ def _asked(case: ConformanceCase, harness: Harness) -> bool:
     taken = (harness.directions or case.parameters.gradient != SIGNS) and (harness.batched or not case.problems)
     held = harness.conversion.has_layout(case.layout) and applicable(case, harness.conversion.dtype, harness.precision)
     return taken and held
+
+
+def representable(case: ConformanceCase, harness: Harness) -> bool:
+    """Whether the numbers of a drawn case, in its first step, are finite in the dtype of a backend."""
+    if harness.conversion.dtype != "float16":
+        return True
+    return StepCase.build(case.parameters).inputs("float32").representable(harness.conversion.largest)
 
 
 def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:

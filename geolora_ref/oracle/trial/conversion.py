@@ -29,6 +29,10 @@ EPS = {
     "complex64": 2.0**-23,
 }
 """The distance from 1 to the next number, by dtype."""
+LARGEST = {"float16": 65504.0, "float64": float(np.finfo(np.float64).max), "complex128": float(np.finfo(np.float64).max)}
+"""The largest number, by dtype; for all others it is that of float32, nearly."""
+NEGATIVE = ("reversed", "backwards", "turned")
+"""Layouts with negative strides."""
 ARGUMENTS = ("U", "S", "V", "dK", "dL", "dS")
 
 
@@ -64,6 +68,11 @@ class Conversion:
         """Whether the dtype is complex."""
         return self.dtype.startswith("complex")
 
+    @property
+    def largest(self) -> float:
+        """The largest number of the dtype."""
+        return LARGEST.get(self.dtype, 3.38e38)
+
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which the dtype exists.  JAX silently makes 32-bit arrays unless 64 bits are
         enabled, here without changing its global setting; other libraries need nothing.
@@ -75,12 +84,12 @@ class Conversion:
 
     def has_layout(self, layout: str) -> bool:
         """Whether the library has arrays of this memory layout: JAX has no choice, torch has no
-        negative strides, and torch alone has complex numbers whose conjugation is still to be done.
+        negative strides, and torch alone has numbers whose conjugation or sign is still to be applied.
         """
         how = layout.partition(":")[0]
-        if how == "lazy":
-            return self.array == "torch" and self.is_complex
-        return how == "rows" or (self.array != "jax" and not (self.array == "torch" and how == "reversed"))
+        if how in ("lazy", "negated"):
+            return self.array == "torch" and (self.is_complex or how == "negated")
+        return how == "rows" or (self.array != "jax" and not (self.array == "torch" and how in NEGATIVE))
 
     def laid_out(self, X: Matrix, layout: str) -> Array:
         """A new array of the library in a memory layout, "rows" or one of ``catalogue.LAYOUTS``.
@@ -103,6 +112,13 @@ class Conversion:
         if layout == "reversed":
             rows = X.shape[-2]  # as many NaN rows behind, for code that reads forwards
             return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, :]
+        if layout == "backwards":
+            columns = X.shape[-1]
+            return self.to(np.concatenate([X[..., ::-1], np.full_like(X, np.nan)], axis=-1))[..., columns - 1 :: -1]
+        if layout == "turned":
+            return self.to(X[..., ::-1, ::-1])[..., ::-1, ::-1]
+        if layout == "negated":
+            return importlib.import_module(self.array)._neg_view(self.to(-X))
         if layout == "lazy" and self.has_layout(layout):
             return self.to(X.conj()).conj()
         if layout == "flat":

@@ -32,6 +32,8 @@ Held = tuple[str, Array, Matrix]
 LONGEST = 200
 """The number of characters of an exception's message that fit into a row of the report."""
 
+HANDLING = "left NumPy with another handling of floating-point errors (np.seterr): it belongs to the caller"
+
 STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
 
 
@@ -232,7 +234,7 @@ class Harness:
             return [(inputs, gradient)]
         m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
         count = inputs.problems or STACKED[(m + 2 * n + r) % len(STACKED)]
-        mirrored = (_mirrored(inputs, gradient, self.conversion.rounded, *_mirror(k)) for k in range(count - 1))
+        mirrored = (_mirrored(inputs, gradient, self.conversion, *_mirror(k)) for k in range(count - 1))
         return [(inputs, gradient), *mirrored]
 
     def meant(self, inputs: StepInputs, gradient: Gradient) -> list[Matrix]:
@@ -246,7 +248,7 @@ class Harness:
         """
         others, over = self.threads - 1, threading.Event()
         errors: list[tuple[str, str]] = []
-        problems = [_mirrored(*problem, self.conversion.rounded, *_mirror(0)) for problem in problems] if others else []
+        problems = [_mirrored(*problem, self.conversion, *_mirror(0)) for problem in problems] if others else []
         begun = threading.Barrier(1 + others)
 
         def ask() -> None:
@@ -331,7 +333,7 @@ class Harness:
             with np.errstate(**self.errors):
                 returned = function(*arguments, **parameters)
                 self.conversion.wait()
-                return returned, "", ""
+                return returned, "" if np.geterr() == self.errors else HANDLING, ""
         except KeyboardInterrupt:
             raise
         except BaseException as problem:
@@ -406,7 +408,7 @@ def _mirror(k: int) -> tuple[int, int, int, int]:
 
 
 def _mirrored(
-    inputs: StepInputs, gradient: Gradient, rounded: Gradient, rows: int, columns: int, basis: int, exponent: int
+    inputs: StepInputs, gradient: Gradient, conversion: Conversion, rows: int, columns: int, basis: int, exponent: int
 ) -> tuple[StepInputs, Gradient]:
     """Another problem as hard as this one: −c W and −c G, with rows, columns or the basis U in
     reverse order.
@@ -416,7 +418,8 @@ def _mirrored(
     still be lost or the threshold is absolute.
     """
     sizes = [2.0**power for power in (exponent, round(exponent / 10)) if inputs.theta is None]
-    keeps = (size for size in sizes if all(np.array_equal(rounded(size * X) / size, X) for X in inputs.arrays))
+    held = (size for size in sizes if inputs.representable(conversion.largest / size))
+    keeps = (size for size in held if all(np.array_equal(conversion.rounded(size * X) / size, X) for X in inputs.arrays))
     size = next(keeps, 1.0)
     U, S, V, dK, dL, dS = inputs.arrays
     other = replace(inputs, U=U[::rows, ::basis], S=-size * S[::basis], V=V[::columns])

@@ -5,10 +5,12 @@ returned.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +79,12 @@ class _Setting(NamedTuple):
 MARK = 1729
 FURTHER = 100
 """The number of generations, of 624 numbers each, in which a state of Python's generator is looked for."""
+ONES = (1.0, -1.0)
+HALF, NORMAL, SUBNORMAL = 2.0**-53, 2.0**-1022, 2.0**-1074
+"""Half of eps, and the smallest normal and subnormal numbers."""
+ENVIRONMENT = 512
+"""More bytes than the floating-point environment of any processor has."""
+PROCESSOR = "left the processor with another {}: it belongs to the caller"
 SEEDED = "seeded Python's global random generator: the caller's randomness changes"
 RANDOMNESS = "seeded or used {} global random generator: the caller's randomness changes"
 
@@ -89,6 +97,8 @@ def _settings() -> list[_Setting]:
         _Setting(RANDOMNESS.format("NumPy's"), _state_of_numpy, _put_back_to_numpy, _next_of_numpy),
         _Setting(SEEDED, random.getstate, random.setstate, same=_drawn_from),
         _Setting("changed a number of threads in the environment: it belongs to the caller", _threads, _put_back_threads),
+        _Setting(PROCESSOR.format("rounding mode"), _mode, _put_back_mode, _rounding),
+        _Setting(PROCESSOR.format("treatment of subnormal numbers"), _mode, _put_back_mode, _flushes),
     ]
     if "torch" in sys.modules:
         torch, said = sys.modules["torch"], "left torch with another {}: it belongs to the caller"
@@ -103,7 +113,6 @@ def _settings() -> list[_Setting]:
             _Setting(said.format("choice of deterministic algorithms"), *deterministic),
             _Setting(said.format("number of threads"), torch.get_num_threads, torch.set_num_threads),
             _Setting(said.format("precision of float32 products"), *_products(torch)),
-            _Setting(said.format("treatment of subnormal numbers"), _flushes, torch.set_flush_denormal),
             _Setting(said.format("default device"), *_default_device(torch)),
         ]
     return settings
@@ -234,9 +243,37 @@ def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     return read, write
 
 
-def _flushes() -> bool:
-    """Whether this thread flushes subnormal numbers to 0."""
-    return bool(np.multiply(np.float64(5e-324), 1.0) == 0.0)
+def _rounding() -> tuple[float, ...]:
+    """Sums by which the four rounding modes of this thread differ."""
+    return tuple(one + small for one in ONES for small in (0.5 * HALF, 1.5 * HALF, -0.5 * HALF, -1.5 * HALF))
+
+
+def _flushes() -> tuple[bool, bool]:
+    """Whether this thread flushes subnormal arguments to 0, and subnormal results."""
+    return SUBNORMAL * ONES[0] == 0.0, NORMAL * (0.5 * ONES[0]) == 0.0
+
+
+@cache
+def _libm() -> Any:
+    """The C library with fegetenv and fesetenv, or None if there is none, as on Windows."""
+    try:
+        library = ctypes.CDLL(None)
+        return library if library.fegetenv and library.fesetenv else None
+    except (TypeError, AttributeError, OSError):
+        return None
+
+
+def _mode() -> bytes:
+    """The floating-point environment of this thread: its rounding mode and treatment of subnormal numbers."""
+    environment = ctypes.create_string_buffer(ENVIRONMENT)
+    if _libm() is not None:
+        _libm().fegetenv(environment)
+    return environment.raw
+
+
+def _put_back_mode(before: bytes) -> None:
+    if _libm() is not None:
+        _libm().fesetenv(ctypes.create_string_buffer(before, ENVIRONMENT))
 
 
 def _on_cuda(torch: Any) -> list[_Setting]:

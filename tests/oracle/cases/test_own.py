@@ -25,12 +25,13 @@ from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.broken.narrow_mutants import NARROW_MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import catalogue
-from geolora_ref.oracle.cases.own import drawn, shape
+from geolora_ref.oracle.cases.own import LAYOUTS, drawn, shape
 from geolora_ref.oracle.cases.quick import QUICK
-from geolora_ref.oracle.check import Asked
+from geolora_ref.oracle.check import Asked, run_case
+from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.judges.wide import singular_values, spectral_norm
-from geolora_ref.oracle.reproduce import RUNNING, reproduction
-from geolora_ref.oracle.trial.choice import Choice
+from geolora_ref.oracle.reproduce import NO_RESULT, RUNNING, reproduction
+from geolora_ref.oracle.trial.choice import Choice, representable
 from geolora_ref.oracle.trial.harness import Harness
 from tests.nightly import NIGHTLY
 
@@ -99,6 +100,24 @@ def test_what_is_drawn_depends_on_seed_and_number_alone() -> None:
     assert {case.layout for case in cases} > {"rows", "padded"}
     assert {case.steps > 1 for case in cases} == {True, False}
     assert not {case.id for case in cases} & {case.id for case in Choice(fuzz=40, seed=4).cases(Harness.of(RIGHT))}
+
+
+def stored_in_16_bits(*arrays: Any, **parameters: Any) -> Any:
+    return tuple(X.astype(np.float16) for X in RIGHT(*(X.astype(np.float32) for X in arrays), **parameters))
+
+
+@pytest.mark.parametrize(("seed", "number"), [(1, 537), (3, 239)])
+def test_drawn_numbers_are_finite_in_float16(seed: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a limit of the numbers the first case is infinite in its first step, and the other one
+    in a later step.
+    """
+    harness = Harness.of(stored_in_16_bits, dtype="float16")
+    case = drawn(seed, number, complex_data=False, layouts=LAYOUTS)
+    assert representable(case, harness) == (case.steps > 1)
+    if case.steps > 1:
+        assert run_case(harness, case)[0].outcome == "passed"
+        monkeypatch.setattr(StepInputs, "representable", lambda inputs, largest: True)
+        assert run_case(harness, case)[0].outcome == "failed"
 
 
 def test_the_smallest_of_the_drawn_cases_that_fail_is_told() -> None:
@@ -199,6 +218,11 @@ def both(U, S, V, gradients, **parameters):
     return [sign(u, s, v, g @ v, g.T @ u, u.T @ g @ v, **parameters) for u, s, v, g in zip(U, S, V, G)]
 
 
+def tensors(*arrays, **parameters):
+    import torch
+    return tuple(torch.stack(X) for X in zip(*(sign(*one, **parameters) for one in zip(*arrays))))
+
+
 def fails(*arrays, **parameters):
     print("one moment")
     raise np.linalg.LinAlgError("singular\\nor nearly so")
@@ -227,6 +251,7 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "the end of the range": ("sign", "magnitude-1e-170-dense", {}),
     "a sequence": ("sign", "sequence-capped-diagonal-trained", {"array": "torch", "dtype": "float32"}),
     "a stack": ("stacks", "shape-tall-dense", {"batched": True}),
+    "a stack of tensors": ("tensors", "shape-tall-dense", {"array": "torch", "batched": True}),
     "a whole step": ("whole", "shape-tall-dense", {"whole": True}),
     "a stack of whole steps": ("both", "shape-tall-dense", {"whole": True, "batched": True}),
     "a conjugate": ("sign", "array-complex-lazy-V", {"array": "torch", "dtype": "complex128"}),
@@ -259,7 +284,7 @@ def test_a_failure_is_reproduced_without_the_kit(
     text = reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
     assert "geolora_ref" not in text
     for wanted, status in ((text, 1), (text.replace(f"import {step} as", "import right as"), 0)):
-        if status == 0 and step in ("stacks", "whole", "both", "beside", "fails"):
+        if status == 0 and step in ("stacks", "tensors", "whole", "both", "beside", "fails"):
             continue
         (tmp_path / "script.py").write_text(wanted, "utf-8")
         if name == "a limit":
@@ -271,6 +296,7 @@ def test_a_failure_is_reproduced_without_the_kit(
             found, printed = int(getattr(stopped.value, "code", 1) or 0), capsys.readouterr().out
         assert found == status, printed
         assert ("WRONG" in printed) == bool(status)
+        assert (NO_RESULT in printed) == (step == "fails")
 
 
 @pytest.mark.parametrize(

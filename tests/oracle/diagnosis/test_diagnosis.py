@@ -746,6 +746,18 @@ def test_a_step_that_answers_in_two_ways_has_no_line(make: Callable[[], Step]) -
     assert (diagnosis.unsteady, diagnosis.as_data()["line"]) == (True, None)
 
 
+def test_bases_that_lose_their_orthonormality_slowly_have_no_line() -> None:
+    """They need no more than to be orthonormalised again: not line 6, and not fewer bits."""
+    diagnosis = diagnosed(_with(right, lambda U, S, V: (U, S, V * (1.0 + 8.0 * EPS))), select={"group": "long-run"})
+    assert diagnosis.text == (
+        "In every case that fails the bases alone are wrong, in a later step and by little: their defect grows from step to "
+        "step. Orthonormalise U and V again."
+    )
+    assert (diagnosis.drifts, diagnosis.as_data()["line"]) == (True, None)
+    at_once = diagnosed(_with(right, lambda U, S, V: (U, S, V * (1.0 + 1e-9))), select={"group": "long-run"})
+    assert not at_once.drifts
+
+
 def test_a_dense_core_that_is_not_declared_is_told_how_to() -> None:
     def turned(U: Any, S: Any, V: Any) -> Any:
         Q = np.linalg.qr(np.random.default_rng(len(S)).standard_normal(S.shape))[0]

@@ -1,0 +1,51 @@
+"""Cases at the sizes of layers: multiples of 512, more numbers in a factor than 16 bits count, and
+cores above 144.
+
+The cases are data only and belong to the catalogue.  Gradients lie in the tangent space and ranks
+are small, so that a case takes some 0.1 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from geolora_ref.oracle.cases.case import ConformanceCase, question
+from geolora_ref.oracle.cases.step_case import CaseParameters
+
+__all__ = ["layer_cases"]
+
+SIZES: dict[str, tuple[int, int, int, str, dict[str, dict[str, Any]]]] = {
+    "attention": (
+        *(768, 768, 4, "m = n = 768, the usual width of a layer"),
+        {"tau": {"tau": 0.3}, "max-at": {"max_rank": 4}, "theta": {"tau": None, "theta": 2.0}},
+    ),
+    "tall": (
+        *(1024, 512, 4, "m and n are multiples of 512, m > n"),
+        {"min-above": {"tau": 1.0, "min_rank": 6}, "max-above": {"max_rank": 5}},
+    ),
+    "wide": (
+        *(512, 1024, 4, "m and n are multiples of 512, m < n"),
+        {"theta": {"tau": None, "theta": 2.0}, "max-below": {"max_rank": 3}},
+    ),
+    "square": (1024, 1024, 2, "m·n = 2²⁰", {"none": {}}),
+    "long": (4096, 512, 2, "m = 4096", {"max-at": {"max_rank": 2}}),
+    "long-wide": (512, 4096, 2, "n = 4096", {"max-at": {"max_rank": 2}}),
+    "index": (8192, 16, 9, "m·r > 65536: an index of 16 bits into dK, U or K_new wraps", {"tau": {"tau": 0.1}}),
+    "index-wide": (16, 8192, 9, "n·r > 65536: an index of 16 bits into dL, V or L_new wraps", {"tau": {"tau": 0.1}}),
+    "vocabulary": (65664, 3, 2, "m > 65536, as in an embedding: an index of 16 bits of a row wraps", {"none": {}}),
+    "vocabulary-wide": (3, 65664, 2, "n > 65536: an index of 16 bits of a column wraps", {"none": {}}),
+    "core": (170, 165, 80, "Ŝ is 160 x 160", {"tau": {"tau": 0.01}}),
+    "core-200": (205, 202, 100, "Ŝ is 200 x 200", {"none": {}}),
+    "rank-96": (200, 200, 96, "r = 96: 32 and 64, and 2r = 192", {"theta": {"tau": None, "theta": 0.1}}),
+}
+"""m, n, r, the reason, and the limits of the rank."""
+
+
+def layer_cases() -> Iterator[ConformanceCase]:
+    """All cases of this module."""
+    for shape, (m, n, r, why, limits) in SIZES.items():
+        plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", bases="thin")
+        for name, limit in limits.items():
+            yield question("layer", f"{shape}-{name}", (shape, name), f"the size of a layer: {why}", replace(plain, **limit))
