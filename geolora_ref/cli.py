@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--rule", metavar="NAME", help="judge an optimizer's directions by this rule: spectral, adam, …")
     check.add_argument("--momentum", type=float, default=0.9, help="of the rule, if it has one (default: 0.9)")
     check.add_argument("--smoothing", type=float, default=0.0, help="of the spectral rule (default: 0)")
-    check.add_argument("--quick", action="store_true", help="about a tenth of the cases, which is enough for every known defect")
+    check.add_argument(
+        "--quick", action="store_true", help="about a quarter of the cases, which is enough for every known defect"
+    )
     check.add_argument(
         "--shape",
         action="append",

@@ -322,7 +322,7 @@ def check_step(
         S_hat and output by name; every line is judged in every case.
     select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning
         of one).
-    quick : a tenth of the catalogue, which is enough for every mutant.
+    quick : a quarter of the catalogue, which is enough for every mutant.
     shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is asked, in
         addition.
     fuzz, seed : the number of further drawn cases, and their seed; the reasons of the first three

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geolora_ref.oracle.broken.narrow_places import NAMES
+from geolora_ref.oracle.broken.narrow_places import BACKWARDS, LAYOUTS, NAMES, SHAPES, THRESHOLDS, TINY
 
 __all__ = ["FAMILIES", "STACKS"]
 
@@ -181,6 +181,56 @@ FAMILIES: dict[str, dict[str, str]] = {
         "conjugate-lost": "array-complex-padded-eights",
         "upper-right-unconjugated": "array-complex-padded-eights",
     },
+    "layer-attention": {
+        "relative-to-largest": "layer-attention-tau",
+        "cap-before-truncation": "layer-attention-max-at",
+        "theta-taken-relative": "layer-attention-theta",
+    },
+    "layer-tall": {"min-rank-ignored": "layer-tall-min-above", "cap-off-by-one": "layer-tall-max-above"},
+    "layer-wide": {"theta-taken-relative": "layer-wide-theta", "max-rank-ignored": "layer-wide-max-below"},
+    "layer-square": {"s-step-missing": "layer-square-none"},
+    "layer-long": {"cap-before-truncation": "layer-long-max-at"},
+    "layer-long-wide": {"cap-before-truncation": "layer-long-wide-max-at"},
+    "layer-index": {"index-of-16-bits": "layer-index-tau"},
+    "layer-index-wide": {"index-of-16-bits": "layer-index-wide-tau"},
+    "layer-vocabulary": {"index-of-16-bits": "layer-vocabulary-none"},
+    "layer-vocabulary-wide": {"index-of-16-bits": "layer-vocabulary-wide-none"},
+    "layer-core": {"l1-tail": "layer-core-tau"},
+    "layer-core-200": {"room-for-150": "layer-core-200-none"},
+    "layer-rank-96": {"theta-taken-relative": "layer-rank-96-theta"},
+    **{f"{layout}-{name}": {"strides-assumed": f"layout-{layout}-{name}"} for layout in BACKWARDS for name in SHAPES},
+    **{
+        f"{layout}-complex-{name}": {"conjugate-lost": f"layout-{layout}-complex-{name}"}
+        for layout in LAYOUTS
+        for name in SHAPES
+        if name != "rank-one"
+    },
+    **{
+        f"{kind}-{precision}-{core}": {"k-step-missing": f"magnitude-{kind}-{precision}-{core}"}
+        for kind in ("subnormal", "smallest")
+        for precision in TINY
+        for core in ("dense", "zero")
+    },
+    **{
+        f"small-{name}-{core}": {"rounding-cut" if name == "theta-0" else "tiny-is-zero": f"threshold-small-{name}-{core}"}
+        for name in THRESHOLDS
+        for core in ("diagonal", "dense")
+    },
+    **{f"negated-{name}": {"sign-of-the-memory": f"array-negated-{name}"} for name in ("tall", "larger", *NAMES)},
+    "theta-capped": {"theta-ignored": "covering-4"},
+    "theta-min-above": {"min-rank-ignored": "covering-24"},
+    "theta-still": {"theta-taken-relative": "covering-69"},
+    "theta-wide": {"theta-taken-relative": "covering-59"},
+    "zero-capped": {"max-rank-ignored": "covering-13"},
+    "same-bases": {"symmetrised": "covering-7"},
+    "nearly-diagonal": {"diagonal-alone": "covering-5"},
+    "nearly-symmetric": {"symmetrised": "covering-2"},
+    "one-left": {"k-step-missing": "covering-20"},
+    "dL-alone-0": {"rank-never-grows": "covering-27"},
+    "dK-alone-0": {"rank-never-grows": "covering-3"},
+    "cap-1": {"power-iteration": "covering-43"},
+    "columns-capped": {"max-rank-ignored": "covering-0"},
+    "complex-theta": {"theta-taken-relative": "covering-complex-44"},
 }
 """By place and defect: the case."""
 

@@ -10,7 +10,7 @@ reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from geolora_ref.oracle.broken.mutants import MUTANTS, REFERENCE
 from geolora_ref.oracle.broken.narrow_families import FAMILIES, STACKS
-from geolora_ref.oracle.broken.narrow_places import NAMES, PLACES, Given, Place
+from geolora_ref.oracle.broken.narrow_places import NAMES, PLACES, Given, Place, negated
 
 __all__ = ["NARROW_MUTANTS", "NarrowMutant"]
 
@@ -75,6 +75,35 @@ def _completed_by_conjugates(*arrays: Matrix, **parameters: Any) -> Any:
     return np.where(there, U1, U1.conj()), S1, V1
 
 
+def _wrapped(x: Given) -> Mapping[str, Any]:
+    """dK and dL as they are read with an index of 16 bits: numbers from 65536 on are the first ones again."""
+
+    def read(X: Matrix) -> Matrix:
+        return X.ravel()[np.arange(X.size) % 2**16].reshape(X.shape)
+
+    return {"dK": read(x.arrays["dK"]), "dL": read(x.arrays["dL"])}
+
+
+def _largest_alone(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **limits: Any) -> Any:
+    """The largest singular value by 20 steps of a power iteration."""
+    v = np.ones(S_hat.shape[1], S_hat.dtype)
+    for _ in range(20):
+        v = S_hat.conj().T @ (S_hat @ (v / np.linalg.norm(v)))
+    v = (v / np.linalg.norm(v))[:, None]
+    u = S_hat @ v
+    sigma = np.linalg.norm(u)
+    return U_hat @ (u / sigma), np.array([[sigma]]).astype(S_hat.dtype), V_hat @ v
+
+
+def _symmetrised(x: Given) -> Mapping[str, Any]:
+    S = x.arrays["S"] - x.parameters["learning_rate"] * x.arrays["dS"]
+    return {"S": 0.5 * (S + S.conj().T), "dS": np.zeros_like(S)}
+
+
+def _zero_for_tiny(x: Given) -> Mapping[str, Any]:
+    return {name: 0.0 for name in ("tau", "theta") if 0.0 < (x.parameters[name] or 0.0) < 1e-10}
+
+
 WRONG: dict[str, tuple[int, str, Step]] = {
     "strides-assumed": (3, "every argument is read as if it lay row by row", MUTANTS["strides-ignored"].step),
     "rows-of-k-lost": (3, "the rows of ∇_K behind whole tiles of 32 are not read", _first_rows("dK", 32)),
@@ -91,6 +120,19 @@ WRONG: dict[str, tuple[int, str, Step]] = {
     "rank-never-grows": (6, "there is room for r directions", _changed(_no_more_than_r)),
     "completed-by-conjugates": (6, "directions that nothing chooses are conjugated", _completed_by_conjugates),
     "completed-by-zeros": (6, "directions that nothing chooses are columns of zeros", _completed_by_zeros),
+    "index-of-16-bits": (3, "∇_K and ∇_L are read with an index of 16 bits", _changed(_wrapped)),
+    "symmetrised": (3, "S_new is taken to be Hermitian", _changed(_symmetrised)),
+    "diagonal-alone": (3, "S is taken to be diagonal", _changed(lambda x: {"S": np.diag(np.diag(x.arrays["S"]))})),
+    "sign-of-the-memory": (
+        3,
+        "arguments are read from their memory, without the sign",
+        _changed(lambda x: {name: -X for name, X in x.arrays.items() if negated(X)}),
+    ),
+    "room-for-150": (6, "there is room for 150 directions", _first_ranks(lambda rank: 150)),
+    "power-iteration": (6, "20 steps of a power iteration", replace(REFERENCE, truncation=_largest_alone).step),
+    "theta-ignored": (6, "ϑ is taken for 0", _changed(lambda x: {"theta": 0.0})),
+    "rounding-cut": (6, "ϑ = 0 cuts what is below 1e-10 of the norm", _changed(lambda x: {"tau": 1e-10, "theta": None})),
+    "tiny-is-zero": (6, "a threshold below 1e-10 is taken for 0", _changed(_zero_for_tiny)),
 }
 """Defects that occur on a separate path only, not as mutants of the whole step: the line, the
 words, the step.
@@ -196,6 +238,22 @@ def _again(change: Callable[[Given], Mapping[str, Any]]) -> Callable[[], Step]:
     return made
 
 
+def _late(change: Callable[[Given], Mapping[str, Any]], calls: int) -> Callable[[], Step]:
+    """A step that changes arguments from this call on with the same array S."""
+
+    def made() -> Step:
+        seen: dict[object, list[Given]] = {}
+
+        def late(x: Given) -> Mapping[str, Any]:
+            earlier = seen.setdefault(_address("S")(x), [])
+            earlier.append(x)
+            return change(x) if len(earlier) >= calls else {}
+
+        return _changed(late)
+
+    return made
+
+
 def _workspace() -> Step:
     """A step that returns views of a workspace for each shape, which the next call of this shape
     overwrites.
@@ -282,6 +340,11 @@ KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
         _again(lambda x: {"dL": x.arrays["dL"].conj()}),
         ("complex-sequence",),
     ),
+    "after-30-calls": (
+        "from the 30th call with the same arrays on, ∇_K is not read",
+        _late(lambda x: {"dK": np.zeros_like(x.arrays["dK"])}, 30),
+        ("long-run-trained",),
+    ),
     "workspace": (
         "results are views of a workspace, to which the next ones are written",
         _workspace,
@@ -343,7 +406,8 @@ def _of_families() -> Iterator[NarrowMutant]:
 
 def _options(case: str) -> Mapping[str, Any]:
     """The dtype and the promise that the case needs."""
-    dtype = {"dtype": "complex128"} if "complex" in case else {}
+    dtype: dict[str, Any] = {"dtype": "complex128"} if "complex" in case else {}
+    dtype |= {"array": "torch"} if case.startswith("array-negated") else {}
     return dtype | ({"directions": True} if case.startswith("directions-") else {})
 
 

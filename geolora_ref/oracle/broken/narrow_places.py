@@ -9,11 +9,34 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NAMES", "PLACES", "Given", "Place"]
+__all__ = ["BACKWARDS", "LAYOUTS", "NAMES", "PLACES", "SHAPES", "THRESHOLDS", "TINY", "Given", "Place", "negated"]
 
 Matrix = NDArray[Any]
 NAMES = ("U", "S", "V", "dK", "dL", "dS")
 """The arguments of a step."""
+LAYERS = {
+    "attention": (768, 768, 4),
+    "tall": (1024, 512, 4),
+    "wide": (512, 1024, 4),
+    "square": (1024, 1024, 2),
+    "long": (4096, 512, 2),
+    "long-wide": (512, 4096, 2),
+    "index": (8192, 16, 9),
+    "index-wide": (16, 8192, 9),
+    "vocabulary": (65664, 3, 2),
+    "vocabulary-wide": (3, 65664, 2),
+    "core": (170, 165, 80),
+    "core-200": (205, 202, 100),
+    "rank-96": (200, 200, 96),
+}
+"""m, n and r of layers."""
+SHAPES = {"square": (8, 8, 3), "tall": (13, 5, 2), "wide": (5, 13, 2), "rank-one": (9, 6, 1), "larger": (48, 33, 8)}
+BACKWARDS = ("backwards", "turned")
+LAYOUTS = ("columns", "spaced", "mixed", "padded", "long", "reversed", "flat", *BACKWARDS)
+"""Memory layouts of the kit."""
+THRESHOLDS = ("theta-0", "theta-tiny", "tau-tiny")
+TINY = {"double": (2.0**-1074, 2.0**-1022), "single": (2.0**-149, 2.0**-126)}
+"""The smallest subnormal and normal numbers."""
 
 
 class Given(NamedTuple):
@@ -34,7 +57,7 @@ class Given(NamedTuple):
     @property
     def strided(self) -> set[str]:
         """The names of the arguments that are not C-contiguous."""
-        return {name for name, X in self.arrays.items() if not X.flags.c_contiguous}
+        return {name for name, X in self.arrays.items() if isinstance(X, np.ndarray) and not X.flags.c_contiguous}
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,97 @@ def _nearly(x: Given, basis: str, name: str) -> bool:
     B, X = x.arrays[basis], x.arrays[name]
     size = float(np.linalg.norm(X))
     return np.iscomplexobj(B) and bool(1e-12 * size < np.linalg.norm(X - B @ (B.conj().T @ X)) < 1e-6 * size)
+
+
+def _sizes(m: int, n: int, r: int) -> Place:
+    return Place(f"m = {m}, n = {n} and r = {r}", lambda x: (x.m, x.n, x.r) == (m, n, r))
+
+
+def _lying(X: Matrix) -> str:
+    """The layout of an array by its strides, by the names of the kit; one column or row has none."""
+    rows, columns = (stride // X.itemsize for stride in X.strides)
+    by_signs = {(True, False): "reversed", (False, True): "backwards", (True, True): "turned"}
+    if min(rows, columns) < 0:
+        return by_signs[rows < 0, columns < 0]
+    if columns == 1:
+        inner = X.base is not None and np.asarray(X.base).size == X.size + 2
+        return "padded" if rows > X.shape[1] else "flat" if inner else "rows"
+    return "spaced" if rows > columns else "long" if columns > len(X) else "columns"
+
+
+def _layout(layout: str, m: int, n: int, r: int, *, complex_data: bool) -> Place:
+    """Arguments in a layout of the kit at one size."""
+    expected = {"mixed": ("rows", "columns")}.get(layout, (layout, layout))
+
+    def holds(x: Given) -> bool:
+        found = _lying(x.arrays["U"]), _lying(x.arrays["dK"])
+        return (x.m, x.n, x.r) == (m, n, r) and np.iscomplexobj(x.arrays["S"]) == complex_data and found == expected
+
+    return Place(f"{'complex' if complex_data else 'real'} arguments in the layout {layout}, {m} x {n} of rank {r}", holds)
+
+
+def _largest(X: Matrix) -> float:
+    return float(np.max(np.abs(X), initial=0.0))
+
+
+def _subnormal(smallest: float, tiny: float, *, zero: bool) -> Place:
+    """All numbers are subnormal in a precision; S = 0 or not."""
+    name = "dK" if zero else "S"
+    where = f"{'S = 0 and ' if zero else ''}all entries of {name} are below {tiny:.2g}"
+    return Place(where, lambda x: smallest < _largest(x.arrays[name]) < tiny and x.arrays["S"].any() != zero)
+
+
+def _near_subnormal(tiny: float, *, zero: bool) -> Place:
+    """λ∇_K is subnormal in a precision, and ∇_K is not; S = 0 or not."""
+
+    def holds(x: Given) -> bool:
+        size = _largest(x.arrays["dK"])
+        return x.parameters["learning_rate"] * size < tiny <= size < 1e4 * tiny and x.arrays["S"].any() != zero
+
+    return Place(f"{'S = 0 and ' if zero else ''}λ∇_K is below {tiny:.2g}, ∇_K is not", holds)
+
+
+def _tiny_threshold(name: str, core: str) -> Place:
+    """A threshold of 0 for ϑ, or one below 1e-10, with no gradient and a diagonal or dense S."""
+
+    def holds(x: Given) -> bool:
+        kind = name.partition("-")[0]
+        value = x.parameters[kind]
+        S = x.arrays["S"]
+        is_diagonal = not np.any(S - np.diag(np.diag(S)))
+        here = value is not None and (value == 0.0 if name == "theta-0" else 0.0 < value < 1e-10)
+        return here and is_diagonal == (core == "diagonal") and bool(S.any()) and not x.arrays["dK"].any()
+
+    return Place(f"{name} with a {core} S and no gradient", holds)
+
+
+def negated(X: Any) -> bool:
+    """Whether a tensor of torch has its negative bit set."""
+    return bool(getattr(X, "is_neg", bool)())
+
+
+def _negated(names: set[str], r: int) -> Place:
+    return Place(
+        f"{', '.join(sorted(names))} with a negative bit, r = {r}",
+        lambda x: {name for name in NAMES if negated(x.arrays[name])} == names and x.r == r,
+    )
+
+
+def _beside_diagonal(x: Given) -> float:
+    """The part of S beside its diagonal, relative to S."""
+    S = x.arrays["S"]
+    return float(np.linalg.norm(S - np.diag(np.diag(S))) / (np.linalg.norm(S) or 1.0))
+
+
+def _nearly_symmetric(x: Given) -> bool:
+    S = x.arrays["S"]
+    size = float(np.linalg.norm(S))
+    return 0.0 < np.linalg.norm(S - S.conj().T) < 1e-7 * size and _beside_diagonal(x) > 1e-8
+
+
+def _one_sided(x: Given, there: str, missing: str) -> bool:
+    above = x.parameters["min_rank"] > x.r
+    return above and x.arrays[there].any() and not x.arrays[missing].any()
 
 
 def _zero(x: Given) -> set[str]:
@@ -114,6 +228,47 @@ PLACES: dict[str, Place] = {
     "gradient-expanded": Place("dK or dL has a stride of 0", lambda x: any(0 in x.arrays[name].strides for name in ("dK", "dL"))),
     "complex-strided": Place(
         "complex numbers do not lie row by row", lambda x: np.iscomplexobj(x.arrays["S"]) and bool(x.strided)
+    ),
+    **{f"layer-{shape}": _sizes(*sizes) for shape, sizes in LAYERS.items()},
+    **{f"{layout}-{name}": _layout(layout, *size, complex_data=False) for layout in BACKWARDS for name, size in SHAPES.items()},
+    **{
+        f"{layout}-complex-{name}": _layout(layout, *size, complex_data=True)
+        for layout in LAYOUTS
+        for name, size in SHAPES.items()
+        if name != "rank-one"
+    },
+    **{
+        f"subnormal-{precision}-{core}": _subnormal(smallest, tiny, zero=core == "zero")
+        for precision, (smallest, tiny) in TINY.items()
+        for core in ("dense", "zero")
+    },
+    **{
+        f"smallest-{precision}-{core}": _near_subnormal(tiny, zero=core == "zero")
+        for precision, (_, tiny) in TINY.items()
+        for core in ("dense", "zero")
+    },
+    **{f"small-{name}-{core}": _tiny_threshold(name, core) for name in THRESHOLDS for core in ("diagonal", "dense")},
+    **{f"negated-{name}": _negated({*NAMES}, SHAPES[name][2]) for name in ("tall", "larger")},
+    **{f"negated-{name}": _negated({name}, SHAPES["tall"][2]) for name in NAMES},
+    "theta-capped": Place("ϑ and a cap", lambda x: x.parameters["theta"] is not None and x.parameters["max_rank"] is not None),
+    "theta-min-above": Place(
+        "ϑ and min_rank > r", lambda x: x.parameters["theta"] is not None and x.parameters["min_rank"] > x.r
+    ),
+    "theta-still": Place("ϑ and λ = 0", lambda x: x.parameters["theta"] is not None and x.parameters["learning_rate"] == 0.0),
+    "theta-wide": Place("ϑ and m < n", lambda x: x.parameters["theta"] is not None and x.m < x.n),
+    "zero-capped": Place("S = 0 and a cap", lambda x: not x.arrays["S"].any() and x.parameters["max_rank"] is not None),
+    "same-bases": Place("U = V", lambda x: x.m == x.n and bool(np.array_equal(x.arrays["U"], x.arrays["V"]))),
+    "nearly-diagonal": Place("S is diagonal up to 1e-8 of its size", lambda x: 0.0 < _beside_diagonal(x) < 1e-8),
+    "nearly-symmetric": Place("S is Hermitian up to 1e-7 of its size, and not diagonal", _nearly_symmetric),
+    "one-left": Place("m − r = 1 or n − r = 1", lambda x: 1 in (x.m - x.r, x.n - x.r)),
+    "dL-alone-0": Place("∇_L is 0, ∇_K is not, and min_rank > r", lambda x: _one_sided(x, "dK", "dL")),
+    "dK-alone-0": Place("∇_K is 0, ∇_L is not, and min_rank > r", lambda x: _one_sided(x, "dL", "dK")),
+    "cap-1": Place("max_rank = 1 < r", lambda x: x.parameters["max_rank"] == 1 < x.r),
+    "columns-capped": Place(
+        "S lies column by column, and there is a cap", lambda x: "S" in x.strided and bool(x.parameters["max_rank"])
+    ),
+    "complex-theta": Place(
+        "complex numbers and ϑ", lambda x: np.iscomplexobj(x.arrays["S"]) and x.parameters["theta"] is not None
     ),
 }
 """The places by name; the predicates use sizes, arrays and parameters, as the branches of real

@@ -2,8 +2,9 @@
 
 Defects live where two or three options meet, such as an absolute threshold and a cap for m < n.
 Independent draws meet few such combinations.  These cases are drawn from a fixed seed, one after the
-other: of ``CANDIDATES`` random combinations of options the one is taken that has the most triples
-which no earlier case has (a greedy covering array).  The first cases therefore cover the most.
+other: of ``CANDIDATES`` random combinations of options the one is taken that has the most pairs, and
+among those the most triples, which no earlier case has (a greedy covering array).  The first cases
+therefore cover the most.
 
 Like all cases, these keep their meaning by id.  More options need another group with a seed of its own.
 """
@@ -85,15 +86,17 @@ def drawn_options(numbers: str) -> list[Options]:
     rng = np.random.default_rng([SEED, len(COUNTS) + [*COUNTS].index(numbers)])
     values = [*OPTIONS.values()]
     counts = np.array([len(names) for names in values])
-    places, size = _places(counts)
-    seen = np.zeros(size, bool)
+    kinds = [_places(counts, together) for together in (2, 3)]
+    seen = [np.zeros(size, bool) for _, size in kinds]
     found = []
     for _ in range(COUNTS[numbers]):
         drawn = rng.integers(0, counts, (CANDIDATES, len(counts)))
         drawn = drawn[[_possible(_named(row, values)) for row in drawn]]
-        codes = places(drawn)
-        best = int(np.argmax(np.count_nonzero(~seen[codes], axis=1)))
-        seen[codes[best]] = True
+        codes = [places(drawn) for places, _ in kinds]
+        pairs, triples = (np.count_nonzero(~known[code], axis=1) for known, code in zip(seen, codes, strict=True))
+        best = int(np.argmax(1000 * pairs + triples))
+        for known, code in zip(seen, codes, strict=True):
+            known[code[best]] = True
         found.append(_named(drawn[best], values))
     return found
 
@@ -102,17 +105,19 @@ def _named(row: NDArray[np.int64], values: list[tuple[str, ...]]) -> Options:
     return tuple(names[k] for names, k in zip(values, row, strict=True))
 
 
-def _places(counts: NDArray[np.int64]) -> tuple[Any, int]:
-    """A function from combinations (k, options) to numbers (k, triples), one number for every triple
-    of values, and how many numbers there are.
+def _places(counts: NDArray[np.int64], together: int) -> tuple[Any, int]:
+    """A function from options (k, options) to numbers (k, combinations), one number for every
+    combination of so many values, and how many numbers there are.
     """
-    triples = np.array([*combinations(range(len(counts)), 3)])
-    sizes = np.prod(counts[triples], axis=1)
+    columns = np.array([*combinations(range(len(counts)), together)])
+    sizes = np.prod(counts[columns], axis=1)
     begin = np.concatenate([[0], np.cumsum(sizes)])
 
     def places(drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        i, j, k = (drawn[:, column] for column in triples.T)
-        return np.asarray(begin[:-1] + (i * counts[triples[:, 1]] + j) * counts[triples[:, 2]] + k)
+        number = np.zeros((len(drawn), len(columns)), np.int64)
+        for column in columns.T:
+            number = number * counts[column] + drawn[:, column]
+        return np.asarray(begin[:-1] + number)
 
     return places, int(begin[-1])
 
@@ -168,7 +173,8 @@ def _case(name: str, options: Options, rng: np.random.Generator, *, complex_data
 
 def _ranges(named: dict[str, str]) -> Iterator[str]:
     """The exponents that the numbers need."""
-    if named["magnitude"] == "double":
+    squared = named["magnitude"] == "single" and named["gradient"] == "rank one"  # a product of two drawn vectors
+    if named["magnitude"] == "double" or squared:
         yield "double-range"
     elif named["magnitude"] == "single" or named["gradient"] in ("huge", "tiny") or named["rate"] in ("tiny", "large"):
         yield "wide-range"

@@ -342,6 +342,8 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     """
     if 2 * len(failing) < sum(not row.passed for row in rows) or not failing:
         return ""  # mostly errors, which need no diagnosis
+    if all(row.passed for row in rows if not row.id.startswith("two-")):
+        return "wrong only where two layers take turns: the rule uses the memory of another layer, not the one it is given"
     generic = [one for one in failing if one.asked.generic]
     telling = sorted(generic or failing, key=lambda one: len(one.answers) == 1)[:TELLING]  # with a memory first
     defined = [

@@ -395,15 +395,28 @@ def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: in
     """
     U1, S1, V1 = (np.asarray(X) for X in outputs)
     if S1.ndim != 2:
-        return f"S1: expected a square matrix, found shape {S1.shape}"
+        like = ", as if its diagonal alone was returned" if S1.ndim == 1 else ""
+        return f"S1: expected a square matrix, found shape {S1.shape}{like}"
     rank = S1.shape[0]
     expected = {"U1": (U1, (m, rank)), "S1": (S1, (rank, rank)), "V1": (V1, (n, rank))}
     for name, (X, shape) in expected.items():
         if X.shape != shape:
-            return f"{name}: expected shape {shape}, found {X.shape}"
+            return f"{name}: expected shape {shape}, found {X.shape}{_resembles(name, X.shape, shape, columns)}"
         if not np.all(np.isfinite(X)):
             return f"{name}: {np.count_nonzero(~np.isfinite(X))} of {X.size} entries are not finite"
     return "" if 1 <= rank <= columns else f"rank: expected 1 to {columns} = min(2r, m, n), found {rank}"
+
+
+def _resembles(name: str, found: tuple[int, ...], expected: tuple[int, int], columns: int) -> str:
+    """What a wrong shape looks like, in words; empty if it looks like nothing known."""
+    letter = name[0]
+    if found == expected[::-1]:
+        return f", as if {letter}ᴴ was returned"
+    if found[:1] == expected[:1] and len(found) == 1:
+        return ", as if a basis of one column was flattened"
+    if found == (expected[0], columns) and name != "S1":
+        return f", as if {letter} was not cut to the new rank"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)

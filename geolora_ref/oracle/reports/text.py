@@ -34,8 +34,10 @@ def summary(report: Report, verdict: str = "") -> str:
         lines.append(f"  … and {len(failed) - 10} more (--json FILE has them all)")
     lines += [f"  PROBLEM {problem}" for problem in report.problems]
     if report.warnings:
-        worst = max(row.ratio for row in report.warnings)
-        lines.append(f"  {len(report.warnings)} cases pass above the warn level, worst {worst:.3g}")
+        worst = max(report.warnings, key=lambda row: row.ratio)
+        criterion = max(worst.ratios, key=lambda name: worst.ratios[name], default="")
+        told = f"worst {worst.ratio:.3g} in {criterion} of {worst.id}"
+        lines.append(f"  {len(report.warnings)} cases pass above the warn level, {told}")
     if report.shared:
         lines.append(f"  {report.shared}")
     if report.diagnosis:

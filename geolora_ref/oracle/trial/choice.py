@@ -27,7 +27,7 @@ MATRICES = 15
 class Choice:
     """A selection from the catalogue, and cases in addition to it.
 
-    ``select`` : {"group": …, "flag": …, "id": …}, which cases have to match.  ``quick`` : about a tenth
+    ``select`` : {"group": …, "flag": …, "id": …}, which cases have to match.  ``quick`` : about a quarter
     of the catalogue.
     ``shapes`` : sizes m, n, r at which everything is asked in addition.  ``fuzz``,
     ``seed`` : number and seed of further cases.

@@ -116,7 +116,8 @@ class Conversion:
             columns = X.shape[-1]
             return self.to(np.concatenate([X[..., ::-1], np.full_like(X, np.nan)], axis=-1))[..., columns - 1 :: -1]
         if layout == "turned":
-            return self.to(X[..., ::-1, ::-1])[..., ::-1, ::-1]
+            rows = X.shape[-2]
+            return self.to(np.concatenate([X[..., ::-1, ::-1], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, ::-1]
         if layout == "negated":
             return importlib.import_module(self.array)._neg_view(self.to(-X))
         if layout == "lazy" and self.has_layout(layout):

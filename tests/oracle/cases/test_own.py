@@ -1,4 +1,4 @@
-"""Cases beside the catalogue: own sizes, drawn ones and the smallest of them, a tenth of all, and
+"""Cases beside the catalogue: own sizes, drawn ones and the smallest of them, a quarter of all, and
 scripts of failures.
 """
 
@@ -26,7 +26,7 @@ from geolora_ref.oracle.broken.narrow_mutants import NARROW_MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.cases.own import LAYOUTS, drawn, shape
-from geolora_ref.oracle.cases.quick import QUICK
+from geolora_ref.oracle.cases.quick import QUICK, SLOW
 from geolora_ref.oracle.check import Asked, run_case
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.judges.wide import singular_values, spectral_norm
@@ -149,16 +149,16 @@ def test_nothing_is_asked_behind_the_first_failure() -> None:
     assert not report.problems
 
 
-def test_the_quick_cases_are_about_a_tenth_and_conform() -> None:
+def test_the_quick_cases_are_about_a_quarter_and_conform() -> None:
     assert {case.id for case in catalogue()} >= QUICK
     report = check_step(RIGHT, quick=True)
     assert report.passed
-    assert len(report.rows) <= 0.12 * len(Choice().cases(Harness.of(RIGHT)))
+    assert len(report.rows) <= 0.3 * len(Choice().cases(Harness.of(RIGHT)))
     assert "cases with quick" in summary(report)
 
 
 @pytest.mark.parametrize("mutant", SEEN, ids=lambda mutant: mutant.id)
-def test_every_mutant_dies_of_a_tenth_of_the_cases(mutant: Mutant) -> None:
+def test_every_mutant_dies_of_the_quick_cases(mutant: Mutant) -> None:
     """In one of the dtypes; the narrow ones do by the cases that they name, which are all in it."""
     options: dict[str, Any] = {"directions": mutant.visible_in == "catalogue"}
 
@@ -168,7 +168,7 @@ def test_every_mutant_dies_of_a_tenth_of_the_cases(mutant: Mutant) -> None:
 
     with np.errstate(all="ignore"):
         assert any(map(dies, ("float64", "complex128", "float32")))
-    assert {case for narrow in NARROW_MUTANTS.values() for case in narrow.cases} <= QUICK
+    assert {case for narrow in NARROW_MUTANTS.values() for case in narrow.cases} <= QUICK | {*SLOW}
 
 
 BACKENDS = """\

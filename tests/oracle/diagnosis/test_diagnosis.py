@@ -215,7 +215,7 @@ FORMS = {
     "NaN in U": "U1: 8 of 8 entries are not finite",
     "infinite S": "S1: 1 of 1 entries are not finite",
     "NaN in V": "V1: 8 of 8 entries are not finite",
-    "S is a vector": "S1: expected a square matrix, found shape (1,)",
+    "S is a vector": "S1: expected a square matrix, found shape (1,), as if its diagonal alone was returned",
     "a row of U is missing": "U1: expected shape (8, 1), found (7, 1)",
     "a row of V is missing": "V1: expected shape (8, 1), found (7, 1)",
     "a column of U is missing": "U1: expected shape (8, 1), found (8, 0)",

@@ -883,7 +883,7 @@ def test_the_words_for_a_terminal() -> None:
         "  FAILED d, step 2: broken",
         "      because",
         "  PROBLEM a problem",
-        "  1 cases pass above the warn level, worst 10.1",
+        "  1 cases pass above the warn level, worst 10.1 in  of c",
         "DOES NOT CONFORM: 6 cases, 1 known to fail, worst ratio of the others 40 (fail above 30), 1.0 s",
         "resolution: errors below 1.2e-13 s may pass, s = ‖W‖ + λ‖P(W)G‖₊ (30 units of float64)",
     ]
