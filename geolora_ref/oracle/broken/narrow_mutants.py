@@ -130,6 +130,7 @@ WRONG: dict[str, tuple[int, str, Step]] = {
     ),
     "room-for-150": (6, "there is room for 150 directions", _first_ranks(lambda rank: 150)),
     "power-iteration": (6, "20 steps of a power iteration", replace(REFERENCE, truncation=_largest_alone).step),
+    "clipped-at-0.99": (6, "τ is clipped at 0.99", _changed(lambda x: {"tau": 0.99})),
     "theta-ignored": (6, "ϑ is taken for 0", _changed(lambda x: {"theta": 0.0})),
     "rounding-cut": (6, "ϑ = 0 cuts what is below 1e-10 of the norm", _changed(lambda x: {"tau": 1e-10, "theta": None})),
     "tiny-is-zero": (6, "a threshold below 1e-10 is taken for 0", _changed(_zero_for_tiny)),

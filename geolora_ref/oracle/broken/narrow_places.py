@@ -19,8 +19,14 @@ LAYERS = {
     "tall": (1024, 512, 4),
     "wide": (512, 1024, 4),
     "square": (1024, 1024, 2),
-    "long": (4096, 512, 2),
+    "long": (4096, 512, 3),
     "long-wide": (512, 4096, 2),
+    "mlp": (3072, 768, 2),
+    "mlp-wide": (768, 3072, 2),
+    "power": (2048, 256, 2),
+    "power-wide": (256, 2048, 2),
+    "skinny": (2304, 16, 4),
+    "skinny-wide": (16, 2304, 4),
     "index": (8192, 16, 9),
     "index-wide": (16, 8192, 9),
     "vocabulary": (65664, 3, 2),
@@ -250,6 +256,7 @@ PLACES: dict[str, Place] = {
     **{f"small-{name}-{core}": _tiny_threshold(name, core) for name in THRESHOLDS for core in ("diagonal", "dense")},
     **{f"negated-{name}": _negated({*NAMES}, SHAPES[name][2]) for name in ("tall", "larger")},
     **{f"negated-{name}": _negated({name}, SHAPES["tall"][2]) for name in NAMES},
+    "nearly-all-cut": Place("0.99 < τ < 1", lambda x: 0.99 < (x.parameters["tau"] or 0.0) < 1.0),
     "theta-capped": Place("ϑ and a cap", lambda x: x.parameters["theta"] is not None and x.parameters["max_rank"] is not None),
     "theta-min-above": Place(
         "ϑ and min_rank > r", lambda x: x.parameters["theta"] is not None and x.parameters["min_rank"] > x.r

@@ -694,3 +694,6 @@ def _long_trained() -> Iterator[ConformanceCase]:
     parameters = CaseParameters(12, 9, 3, "algebraic", "diagonal", learning_rate=0.02, tau=1e-3, max_rank=3)
     reason = "60 steps, S is trained in place: what is kept with arrays for some steps is wrong in later ones"
     yield question("long-run", "trained", ("trained",), reason, parameters, steps=60, trained=True)
+    reason = "64 equal values: τ = 0.995 lets all but one go, and 0.99 only 62"
+    parameters = CaseParameters(64, 64, 64, "flat", "dense", "zero", learning_rate=0.0, tau=0.995, bases="thin")
+    yield question("threshold", "near-one", ("tau", "near-one"), reason, parameters)

@@ -30,8 +30,12 @@ SIZES: dict[str, tuple[int, int, int, str, dict[str, dict[str, Any]]]] = {
         {"theta": {"tau": None, "theta": 2.0}, "max-below": {"max_rank": 3}},
     ),
     "square": (1024, 1024, 2, "m·n = 2²⁰", {"none": {}}),
-    "long": (4096, 512, 2, "m = 4096", {"max-at": {"max_rank": 2}}),
+    "long": (4096, 512, 3, "m = 4096, and m·n·r > 2²²", {"max-at": {"max_rank": 3}}),
     "long-wide": (512, 4096, 2, "n = 4096", {"max-at": {"max_rank": 2}}),
+    "mlp": (3072, 768, 2, "m = 3072, as in a multilayer perceptron", {"theta": {"tau": None, "theta": 1.0}}),
+    "mlp-wide": (768, 3072, 2, "n = 3072, as in a multilayer perceptron", {"theta": {"tau": None, "theta": 1.0}}),
+    "power": (2048, 256, 2, "m = 2048", {"tau": {"tau": 0.3}}),
+    "power-wide": (256, 2048, 2, "n = 2048", {"tau": {"tau": 0.3}}),
     "index": (8192, 16, 9, "m·r > 65536: an index of 16 bits into dK, U or K_new wraps", {"tau": {"tau": 0.1}}),
     "index-wide": (16, 8192, 9, "n·r > 65536: an index of 16 bits into dL, V or L_new wraps", {"tau": {"tau": 0.1}}),
     "vocabulary": (65664, 3, 2, "m > 65536, as in an embedding: an index of 16 bits of a row wraps", {"none": {}}),
@@ -43,9 +47,20 @@ SIZES: dict[str, tuple[int, int, int, str, dict[str, dict[str, Any]]]] = {
 """m, n, r, the reason, and the limits of the rank."""
 
 
+HARD = {
+    "skinny": (2304, 16, 4, "m is more than a hundred times n"),
+    "skinny-wide": (16, 2304, 4, "n is more than a hundred times m"),
+}
+"""Sizes at which the residual is 1e-9 of the gradient."""
+
+
 def layer_cases() -> Iterator[ConformanceCase]:
     """All cases of this module."""
     for shape, (m, n, r, why, limits) in SIZES.items():
         plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", bases="thin")
         for name, limit in limits.items():
             yield question("layer", f"{shape}-{name}", (shape, name), f"the size of a layer: {why}", replace(plain, **limit))
+    for shape, (m, n, r, why) in HARD.items():
+        parameters = CaseParameters(m, n, r, "algebraic", "dense", "nearly in the range", learning_rate=1.0, bases="thin")
+        reason = f"the size of a layer: {why}; one pass of orthogonalisation is not enough"
+        yield question("layer", f"{shape}-nearly-in-the-range", (shape,), reason, parameters)
