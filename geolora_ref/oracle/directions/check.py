@@ -15,7 +15,9 @@ from geolora_ref import checks
 from geolora_ref.oracle.directions.definitions import RULES, Expected, H, Matrix, Setting, Step, projected
 from geolora_ref.oracle.directions.sequences import HOMOGENEOUS, Sequence, sequences
 from geolora_ref.oracle.directions.variants import Triple, Variant, variants
+from geolora_ref.oracle.judges.criteria import FAIL
 from geolora_ref.oracle.reports.report import Interrupted
+from geolora_ref.oracle.trial.conversion import EPS, Conversion
 from geolora_ref.oracle.trial.manners import spoil
 from geolora_ref.support.foreign import place, words
 
