@@ -47,14 +47,13 @@ class ProjectedRK(Integrator):
                 cut = self.truncate(combine([(1.0, start), *terms]), h)
                 stage, discarded = cut.Y, discarded + cut.discarded
             if len(slopes) < len(self.tableau.b):
-                slopes.append(tangent_field(field, t + c * h, stage))
+                slopes.append(self.tangent_field(field, t + c * h, stage))
         assert cut is not None
         return replace(Step.truncated(cut), discarded=discarded)
 
-
-def tangent_field(field: Field, t: float, Y: LowRank) -> Product:
-    """P(Y)F(t, Y) = (FV − U UᴴFV) Vᴴ + U (FᴴU)ᴴ, of rank 2r, without forming F."""
-    U, _, V = Y
-    xp, at = namespace(U), Factors(*Y).product()
-    FV, FhU = field.apply_right(t, at, V), field.apply_left(t, at, U)
-    return Product(xp.concat([FV - U @ (H(U) @ FV), U], axis=1), xp.concat([V, FhU], axis=1))
+    def tangent_field(self, field: Field, t: float, Y: LowRank) -> Product:
+        """P(Y)F(t, Y) = (FV − U UᴴFV) Vᴴ + U (FᴴU)ᴴ, of rank 2r, without forming F."""
+        U, _, V = Y
+        xp, at = namespace(U), Factors(*Y).product()
+        FV, FhU = field.apply_right(t, at, V), field.apply_left(t, at, U)
+        return Product(xp.concat([FV - U @ (H(U) @ FV), U], axis=1), xp.concat([V, FhU], axis=1))

@@ -27,7 +27,7 @@ SHAPE, RANK, T, GENERAL = (60, 50), 4, 1.0, 0.3
 SHORT = 0.25
 SPECTRUM = (1.0, 0.8, 0.6, 0.5)
 LEVELS = 5
-SHOWN = 256
+SHOWN = 64
 TOLERANCE = TruncationRule(theta=1e-2, per_time=True)
 TOLERANCE_STEPS = (4, 8, 16, 32, 64)
 EPSILONS = (0.32, 0.16, 0.08, 0.04, 0.02)

@@ -18,17 +18,21 @@ from geolora_ref.integrators import (
     BUG,
     RK4,
     AugmentedBUG,
+    AugmentedSplitting,
+    GeneralisedNystroem,
     Integrator,
     MidpointBUG,
     NaiveFactorEuler,
+    ObliqueRK,
     ParallelBUG,
     ProjectedRK,
     ProjectorSplitting,
+    RungeKuttaBUG,
     SecondOrderParallel,
     StrangSplitting,
     TruncationRule,
 )
-from geolora_ref.integrators.sub_solvers import SubSolver
+from geolora_ref.integrators.sub_solvers import RK4_TABLEAU, SubSolver
 from geolora_ref.problems import MatrixODE, Product
 
 __all__ = ["FAMILY", "Member", "member", "projected_flow"]
@@ -41,7 +45,7 @@ class Member:
     """One integrator and its promises.
 
     ``tangential``, ``general`` : its order against the projected flow for a tangential field and
-    for one with a normal part.
+    for one with a normal part; 0 for a method that follows another flow, at a distance of O(ε).
     ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away
     by ε.  ``exact`` : whether it reproduces a given curve of its rank.  ``half_exact`` : whether it
     does so if the curve has no normal part at the beginning of the step, as if one of its two
@@ -100,6 +104,20 @@ FAMILY = {
         Member("midpoint BUG, 3r", lambda rule, s: MidpointBUG(rule, s, wide=False), 2, 1, dial=True, conservative=True),
         Member("second-order parallel", SecondOrderParallel, 2, 1, dial=True, half_exact=True),
         Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2, stalls=True, solves=False),
+        Member("augmented splitting (abc-PSI)", AugmentedSplitting, 2, 1, dial=True, exact=True, conservative=True),
+        # the slope of h⁴ is that of RK4: the splitting itself shows no error on a tangential field
+        Member("generalised Nyström", GeneralisedNystroem, 4, 1, dial=True, exact=True, coarsest=4),
+        Member("Runge–Kutta BUG, Heun", lambda rule, _: RungeKuttaBUG(rule), 2, 1, solves=False, coarsest=32),
+        Member(
+            "Runge–Kutta BUG, RK4",
+            lambda rule, _: RungeKuttaBUG(rule, RK4_TABLEAU, wide=True),
+            4,
+            1,
+            dial=True,
+            solves=False,
+            coarsest=4,
+        ),
+        Member("oblique Runge–Kutta", lambda rule, _: ObliqueRK(rule), 2, 0, dial=True, stalls=True, solves=False),
         Member("naive factor Euler", lambda *_: NaiveFactorEuler(), 1, 1, robust=False, adaptive=False, solves=False),
     )
 }
