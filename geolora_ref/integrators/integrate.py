@@ -59,7 +59,8 @@ class Record:
     see :class:`Step`.
 
     ``refused`` : how often step size control tried another h first that was too large or failed;
-    ``evaluations`` include these attempts.
+    ``evaluations`` include these attempts.  ``estimate`` : the difference of one step and two halves
+    that step size control accepted, NaN for steps of a given size.
     """
 
     t: float
@@ -74,6 +75,7 @@ class Record:
     resolved: bool
     refused: int = 0
     discarded_inside: float = 0.0
+    estimate: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,7 +296,7 @@ def _controlled_step(
         if difference <= allowed:
             clock.advance()
             clock.change(max(following, smallest))
-            return second.Y, _record(clock.t, size, [first, second], spent, refused)
+            return second.Y, _record(clock.t, size, [first, second], spent, refused, difference)
         if min(size, clock.h) <= smallest:  # t + h − t may round up
             relative = "; rtol alone, from Y = 0" if Y.norm() == 0.0 and control.atol == 0.0 else ""
             raise StepError(f"the tolerance asks for a step below {smallest:.1e}{relative}", t, size, evaluations=spent)
@@ -302,7 +304,9 @@ def _controlled_step(
         clock.change(max(following, smallest))
 
 
-def _record(t: float, h: float, steps: list[Step], evaluations: Evaluations, refused: int = 0) -> Record:
+def _record(
+    t: float, h: float, steps: list[Step], evaluations: Evaluations, refused: int = 0, estimate: float = math.nan
+) -> Record:
     return Record(
         t=t,
         h=h,
@@ -316,6 +320,7 @@ def _record(t: float, h: float, steps: list[Step], evaluations: Evaluations, ref
         resolved=all(step.resolved for step in steps),
         refused=refused,
         discarded_inside=math.fsum(step.discarded_inside for step in steps),
+        estimate=estimate,
     )
 
 

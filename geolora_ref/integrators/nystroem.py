@@ -1,4 +1,4 @@
-"""Randomised dynamical low-rank approximation by the generalised Nyström method [CV24b]."""
+"""Randomised dynamical low-rank approximation by the generalised Nyström method [C24]."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class GeneralisedNystroem(Integrator):
     RK4 sub-solver.  With a normal part ε the error is O(εh).
 
     ``oversampling`` : the columns of a sketch beyond r.  ``seed`` : the sketches of a step depend
-    on it and on t alone.  Source: [CV24b], without power iterations.
+    on it and on t alone.  Source: [C24], without power iterations.
 
     =======================================================  ================================
-    [CV24b]                                                  here
+    [C24]                                                  here
     =======================================================  ================================
     dynamical rangefinder: B' = F(BΩᴴ)Ω from Y₀Ω, orth       ``K_step`` in Ω, ``augmented``
     dynamical corangefinder: C' = F(ΨCᴴ)ᴴΨ from Y₀ᴴΨ, orth   ``L_step`` in Ψ, ``augmented``

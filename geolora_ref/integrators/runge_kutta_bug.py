@@ -1,5 +1,5 @@
 """Runge–Kutta BUG of any order: an augmented Galerkin step at every stage of an explicit
-Runge–Kutta method [NR25].
+Runge–Kutta method [R25].
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class RungeKuttaBUG(Integrator):
     double at each of them, and the order holds for every σ_min.  Explicit: the stiffness of F
     limits the step size.
 
-    Source: [NR25]; its stages are truncated.
+    Source: [R25]; its stages are truncated.
 
     ====================================================  ===================================
-    [NR25], stage i                                       here
+    [R25], stage i                                       here
     ====================================================  ===================================
     basis update: range of U_j and F(Y_j)V_j for j < i    ``augmented``
     Galerkin: Ûᴴ(Y₀ + h Σ a_ij F(Y_j))V̂                   ``start.in_bases``, :func:`slope`

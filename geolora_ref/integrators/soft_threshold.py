@@ -1,4 +1,4 @@
-"""Rank control by soft thresholding: each singular value is lowered by ϑ, to 0 at least [BUZ25]."""
+"""Rank control by soft thresholding: each singular value is lowered by ϑ, to 0 at least [ITL25]."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SoftThreshold(TruncationRule):
     The price is a bias: ϑ is taken off the singular values that stay.  ``discarded`` is ‖Ŷ − Y₁‖,
     at most ϑ times the root of the rank of Ŷ.
 
-    Source: [BUZ25], which uses it inside of an iteration that reduces ϑ; here it is the rule alone.
+    Source: [ITL25], which uses it inside of an iteration that reduces ϑ; here it is the rule alone.
     """
 
     def __call__(self, Y: Factors, h: float) -> Truncation:

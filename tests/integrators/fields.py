@@ -13,18 +13,23 @@ from geolora_ref import LowRank
 from geolora_ref.integrators import (
     BUG,
     AugmentedBUG,
+    AugmentedSplitting,
+    GeneralisedNystroem,
     Integrator,
     MidpointBUG,
     NaiveFactorEuler,
+    ObliqueRK,
     ParallelBUG,
     ProjectedRK,
     ProjectorSplitting,
     RungeKutta,
+    RungeKuttaBUG,
     SecondOrderParallel,
     SolveIVP,
     StrangSplitting,
     TruncationRule,
 )
+from geolora_ref.integrators.sub_solvers import RK4_TABLEAU
 from geolora_ref.problems import Product
 
 __all__ = ["ALL", "WITHOUT_SUB_SOLVER", "DenseField", "Matrix", "complex_low_rank", "linear"]
@@ -43,9 +48,20 @@ ALL: dict[str, Callable[[TruncationRule, Solver], Integrator]] = {
     "midpoint BUG, 3r": lambda rule, s: MidpointBUG(rule, s, wide=False),
     "second-order parallel": SecondOrderParallel,
     "projected Runge–Kutta": lambda rule, _: ProjectedRK(rule),
+    "augmented splitting": AugmentedSplitting,
+    "generalised Nyström": GeneralisedNystroem,
+    "Runge–Kutta BUG": lambda rule, _: RungeKuttaBUG(rule),
+    "Runge–Kutta BUG, RK4": lambda rule, _: RungeKuttaBUG(rule, RK4_TABLEAU, wide=True),
+    "oblique Runge–Kutta": lambda rule, _: ObliqueRK(rule),
     "naive": lambda *_: NaiveFactorEuler(),
 }
-WITHOUT_SUB_SOLVER = ("projected Runge–Kutta", "naive")
+WITHOUT_SUB_SOLVER = (
+    "projected Runge–Kutta",
+    "Runge–Kutta BUG",
+    "Runge–Kutta BUG, RK4",
+    "oblique Runge–Kutta",
+    "naive",
+)
 
 
 @dataclass(frozen=True, eq=False)

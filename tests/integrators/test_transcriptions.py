@@ -13,16 +13,22 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.linalg
 from numpy.linalg import norm
 
 from geolora_ref.integrators import (
     BUG,
     AugmentedBUG,
+    AugmentedSplitting,
+    GeneralisedNystroem,
     MidpointBUG,
     NaiveFactorEuler,
+    ObliqueRK,
     ParallelBUG,
+    ProjectedExponential,
     ProjectedRK,
     ProjectorSplitting,
+    RungeKuttaBUG,
     SecondOrderParallel,
     StrangSplitting,
     TruncationRule,
@@ -179,6 +185,63 @@ def dense_second_order(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flo
     return dense_parallel(f, t, Y, h, rank, flow, P, Q)
 
 
+def dense_augmented_splitting(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """Y' = F(Y)Q gives the range, in which Y' = P F(Y) starts from Y₀ itself."""
+    P, Q = ranges(Y, rank)
+    P = projector(Y, flow(lambda s, X: f(s, X) @ Q, t, Y, h))
+    return best(flow(lambda s, X: P @ f(s, X), t, Y, h), rank)
+
+
+def dense_nystroem(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """Y_K (Y_S)⁺ Y_L with the solutions of Y' = F(Y)Q, P F(Y)Q and P F(Y) from Y₀Q, PY₀Q and PY₀."""
+    rng = np.random.default_rng([0, *np.float64(t).tobytes()])
+    m, n = Y.shape
+    Omega, Psi = (projector(rng.standard_normal((k, min(k, rank + 5)))) for k in (n, m))
+    P = projector(Y, flow(lambda s, X: f(s, X) @ Omega, t, Y @ Omega, h))
+    Q = projector(Y.conj().T, flow(lambda s, X: Psi @ f(s, X), t, Psi @ Y, h).conj().T)
+    Y_K = flow(lambda s, X: f(s, X) @ Q, t, Y @ Q, h)
+    Y_L = flow(lambda s, X: P @ f(s, X), t, P @ Y, h)
+    Y_S = flow(lambda s, X: P @ f(s, X) @ Q, t, P @ Y @ Q, h)
+    return np.asarray(Y_K @ np.linalg.pinv(best(Y_S, rank), rcond=1e-12) @ Y_L)
+
+
+def dense_runge_kutta_bug(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """Heun: the spaces of Y₀ and F(Y₀), of the truncated stage and its F."""
+    P0, Q0 = ranges(Y, rank)
+    first = f(t, Y)
+    P, Q = projector(Y, first @ Q0), projector(Y.conj().T, first.conj().T @ P0)
+    stage = best(Y + h * P @ first @ Q, rank)
+    P1, Q1 = ranges(stage, rank)
+    last = f(t + h, stage)
+    P, Q = projector(P, stage, last @ Q1), projector(Q, stage.conj().T, last.conj().T @ P1)
+    return best(Y + 0.5 * h * P @ (first + last) @ Q, rank)
+
+
+def dense_runge_kutta_bug_wide(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """Classical RK4 with stages that are not truncated, in spaces that hold F of each."""
+    (P, Q), stage, slopes = ranges(Y, rank), Y, list[Matrix]()
+    for c, weights in ((0.0, (0.5,)), (0.5, (0.0, 0.5)), (0.5, (0.0, 0.0, 1.0)), (1.0, (1 / 6, 1 / 3, 1 / 3, 1 / 6))):
+        slopes.append(f(t + c * h, stage))
+        P, Q = projector(P, slopes[-1] @ Q), projector(Q, slopes[-1].conj().T @ P)
+        stage = Y + h * P @ sum(w * k for w, k in zip(weights, slopes, strict=True)) @ Q
+    return best(stage, rank)
+
+
+def oblique(Y: Matrix, Z: Matrix, rank: int) -> Matrix:
+    """Interpolation at the rows and columns that a pivoted QR decomposition of LAPACK chooses."""
+    U, _, Vh = np.linalg.svd(Y)
+    U, V = U[:, :rank], Vh[:rank].conj().T
+    rows, columns = (scipy.linalg.qr(B.conj().T, pivoting=True)[2][:rank] for B in (U, V))
+    M, N = U @ np.linalg.inv(U[rows]), V @ np.linalg.inv(V[columns])
+    return np.asarray(M @ Z[rows] + Z[:, columns] @ N.conj().T - M @ Z[np.ix_(rows, columns)] @ N.conj().T)
+
+
+def dense_oblique(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    first = oblique(Y, f(t, Y), rank)
+    stage = best(Y + h * first, rank)
+    return best(Y + 0.5 * h * (first + oblique(stage, f(t + h, stage), rank)), rank)
+
+
 PAIRS: dict[str, tuple[Callable[..., Integrator], Callable[..., Matrix]]] = {
     "parallel BUG": (ParallelBUG, dense_parallel),
     "augmented BUG": (AugmentedBUG, dense_augmented),
@@ -190,6 +253,11 @@ PAIRS: dict[str, tuple[Callable[..., Integrator], Callable[..., Matrix]]] = {
     "midpoint BUG, 3r": (lambda rule, s: MidpointBUG(rule, s, wide=False), dense_midpoint_3r),
     "projected Heun": (lambda rule, _: ProjectedRK(rule), dense_heun),
     "projected RK4": (lambda rule, _: ProjectedRK(rule, RK4_TABLEAU), dense_rk4),
+    "augmented splitting": (AugmentedSplitting, dense_augmented_splitting),
+    "generalised Nyström": (GeneralisedNystroem, dense_nystroem),
+    "Runge–Kutta BUG": (lambda rule, _: RungeKuttaBUG(rule), dense_runge_kutta_bug),
+    "Runge–Kutta BUG, RK4": (lambda rule, _: RungeKuttaBUG(rule, RK4_TABLEAU, wide=True), dense_runge_kutta_bug_wide),
+    "oblique Runge–Kutta": (lambda rule, _: ObliqueRK(rule), dense_oblique),
     "naive": (lambda *_: NaiveFactorEuler(), dense_naive),
 }
 
@@ -212,6 +280,42 @@ def test_a_step_is_what_its_definition_says(name: str, complex_data: bool, solve
     assert norm(step.Y.full() - expected) <= (1e-13 if solver == "Euler" else 1e-9)
     wrong = transcription(field.F, 0.3, np.asarray(Y0.full()), 0.21, 3, flow)
     assert norm(step.Y.full() - wrong) > 1e-4, "another step size must be seen"
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("complex_data", [False, True], ids=["real", "complex"])
+def test_an_exponential_step_is_what_its_definition_says(stages: int, complex_data: bool) -> None:
+    """φ of L by quadrature of e^{sA}Xe^{sB} in place of eigenvectors; G depends on time."""
+    rng = np.random.default_rng(7)
+    field = linear(9, 7, rng, complex_data=complex_data, normal=0.5)
+    Y0 = complex_low_rank(9, 7, (1.0, 0.6, 0.2), rng, complex_data=complex_data)
+    A, B = (X + X.conj().T for X in (linear(k, k, rng, complex_data=complex_data).F(0.0, np.eye(k)) for k in (9, 7)))
+    t, h, Y = 0.3, 0.2, np.asarray(Y0.full())
+
+    def moved(s: float, X: Matrix) -> Matrix:
+        return np.asarray(scipy.linalg.expm(s * A) @ X @ scipy.linalg.expm(s * B))
+
+    def rest(s: float, X: Matrix) -> Matrix:
+        return tangential(X, field.F(s, X) - A @ X - X @ B, 3)
+
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    nodes, weights = 0.5 * (nodes + 1.0), 0.5 * weights
+    first = rest(t, Y)
+    expected = moved(h, Y) + h * sum(w * moved((1.0 - s) * h, first) for s, w in zip(nodes, weights, strict=True))
+    if stages == 2:
+        change = rest(t + h, best(expected, 3)) - first
+        expected = expected + h * sum(w * s * moved((1.0 - s) * h, change) for s, w in zip(nodes, weights, strict=True))
+    step = ProjectedExponential(TruncationRule.fixed_rank(3), A, B, stages).step(field, t, Y0, h)
+    assert norm(step.Y.full() - best(expected, 3)) <= 1e-13
+
+
+def test_without_a_linear_part_the_exponential_methods_are_projected_runge_kutta() -> None:
+    rng = np.random.default_rng(8)
+    field, Y0 = linear(9, 7, rng, normal=0.5), complex_low_rank(9, 7, (1.0, 0.6, 0.2), rng, complex_data=False)
+    rule, zero = TruncationRule.fixed_rank(3), (np.zeros((9, 9)), np.zeros((7, 7)))
+    heun = ProjectedRK(rule).step(field, 0.3, Y0, 0.2).Y
+    # projected Heun projects the sum of both slopes from Y₀, as the exponential form does
+    assert norm(ProjectedExponential(rule, *zero).step(field, 0.3, Y0, 0.2).Y.full() - heun.full()) <= 1e-13
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -106,7 +106,7 @@ FAMILY = {
         Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2, stalls=True, solves=False),
         Member("augmented splitting (abc-PSI)", AugmentedSplitting, 2, 1, dial=True, exact=True, conservative=True),
         # the slope of h⁴ is that of RK4: the splitting itself shows no error on a tangential field
-        Member("generalised Nyström", GeneralisedNystroem, 4, 1, dial=True, exact=True, coarsest=4),
+        Member("generalised Nyström", GeneralisedNystroem, 4, 1, dial=True, exact=True, coarsest=8),
         Member("Runge–Kutta BUG, Heun", lambda rule, _: RungeKuttaBUG(rule), 2, 1, solves=False, coarsest=32),
         Member(
             "Runge–Kutta BUG, RK4",
@@ -115,7 +115,7 @@ FAMILY = {
             1,
             dial=True,
             solves=False,
-            coarsest=4,
+            coarsest=8,
         ),
         Member("oblique Runge–Kutta", lambda rule, _: ObliqueRK(rule), 2, 0, dial=True, stalls=True, solves=False),
         Member("naive factor Euler", lambda *_: NaiveFactorEuler(), 1, 1, robust=False, adaptive=False, solves=False),
