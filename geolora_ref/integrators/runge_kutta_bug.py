@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, H, namespace
+from geolora_ref.arrays import Array, H
 from geolora_ref.integrators.augmented_bug import augmented
 from geolora_ref.integrators.integrator import Integrator, Step, TruncationRule
 from geolora_ref.integrators.sub_equations import Factors
@@ -22,8 +22,8 @@ __all__ = ["RungeKuttaBUG"]
 class RungeKuttaBUG(Integrator):
     """Stages Y_i = R(Π_i(Y₀ + h Σ_{j<i} a_ij F(Y_j))), and Y₁ likewise with the weights b_j.
 
-    Π_i projects onto the bases Û = [U_j | F(Y_j)V_j]_{j<i} and V̂ = [V_j | F(Y_j)ᴴU_j]_{j<i}, which
-    begin with those of Y₀: Y₀ is kept, and so is a tangential F.  R is the truncation, at the end
+    Π_i projects onto the bases Û = [U₀ | F(Y_j)V_j]_{j<i} and V̂ = [V₀ | F(Y_j)ᴴU_j]_{j<i}, which
+    hold those of all stages before: Y₀ is kept, and so is a tangential F.  R is the truncation, at the end
     and, unless ``wide``, of each stage.
 
     The order is p, that of the tableau: error O(h^p) + O(εh), ε the normal part of F.  On a
@@ -60,14 +60,12 @@ class RungeKuttaBUG(Integrator):
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step; ``discarded_inside`` is the sum over the stages."""
-        start, concat, inside = Factors(*Y), namespace(Y.S).concat, 0.0
+        start, inside = Factors(*Y), 0.0
         stage, U_hat, V_hat, stages = start, start.U, start.V, list[tuple[float, Factors]]()
         for c, weights in zip(self.tableau.c, (*self.tableau.a[1:], self.tableau.b), strict=True):
             time, at = t + c * h, stage.product()
             FV, FhU = field.apply_right(time, at, stage.V), field.apply_left(time, at, stage.U)
-            known = not stages or self.wide  # the bases hold those of the stage
-            U_hat = augmented(U_hat, FV if known else concat([stage.U, FV], axis=1))
-            V_hat = augmented(V_hat, FhU if known else concat([stage.V, FhU], axis=1))
+            U_hat, V_hat = augmented(U_hat, FV), augmented(V_hat, FhU)  # which hold those of the stage
             stages.append((time, stage))
             stage = start.in_bases(U_hat, V_hat)
             stage = stage._replace(S=stage.S + h * slope(field, stages, weights, stage))

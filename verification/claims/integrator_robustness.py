@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.integrators import RK4, integrate
-from geolora_ref.integrators.sub_solvers import SubSolver
+from geolora_ref.integrators import RK4, Integrator, RungeKuttaBUG, TruncationRule, integrate
+from geolora_ref.integrators.sub_solvers import RK4_TABLEAU, SubSolver
 from geolora_ref.oracle.cases.spectra import to_size
 from geolora_ref.problems import RankPreservingRiccati
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
@@ -41,7 +41,7 @@ def cases_of(name: str, plan: Plan) -> Iterator[Case]:
                 )
 
 
-def check(case: Case, sub_solver: SubSolver = RK4) -> CaseResult:
+def check(case: Case, sub_solver: SubSolver = RK4, integrator: Integrator | None = None) -> CaseResult:
     """Errors against the full flow for every σ_min over the error for σ_min = 0.1, and over the way
     of the solution.
 
@@ -51,7 +51,7 @@ def check(case: Case, sub_solver: SubSolver = RK4) -> CaseResult:
     survives: it divides by S, and (I − UUᵀ)FV = (I − UUᵀ)AUS has the factor S.
     """
     out, errors, best = Measurements(), [], []
-    integrator = member(case["integrator"], RANK, sub_solver)
+    integrator = integrator or member(case["integrator"], RANK, sub_solver)
     for sigma in SIGMA_MIN:
         rng = np.random.default_rng([case["seed"], 54])
         problem = RankPreservingRiccati.random(SHAPE, rng, case["epsilon"])
@@ -102,7 +102,7 @@ CLAIM = Claim(
         "the error at fixed h for σ_min = 1e-2 … 1e-14 is at most 3 times the error for σ_min = 0.1, and a twentieth of the way"
     ),
     hypotheses=("the same problem; only the smallest singular value of the start changes", "fixed rank"),
-    sources=("LO14", "KLW16", "CL22", "CKL22", "CKL24", "CEKL24", "K24", "KV19"),
+    sources=("LO14", "KLW16", "CL22", "CKL22", "CKL24", "CEKL24", "K24", "KV19", "R25", "KSW25", "C24", "CKLV25"),
     explanation="Explicit Euler on the factor equations divides by S and breaks down as soon as the field has a normal part.",
     cases=cases,
     check=check,
@@ -120,6 +120,12 @@ CLAIM = Claim(
             "sub-equations that are not solved: the error is flat too",
             lambda plan: cases_of("augmented BUG", plan),
             lambda case: check(case, lambda f, t, X, h: X),
+        ),
+        Control(
+            "truncated stages",
+            "Runge–Kutta BUG by RK4 with stages of rank r: the error of the stages grows with 1/σ_min, and shows where ε is small",
+            lambda plan: list(cases_of("Runge–Kutta BUG, RK4", plan))[:1],
+            lambda case: check(case, integrator=RungeKuttaBUG(TruncationRule.fixed_rank(RANK), RK4_TABLEAU)),
         ),
     ),
     figures=(Figure("Error over σ_min", "ε = 0.01, h = 0.1; dotted: the best rank-4 approximation of the full flow.", draw),),

@@ -67,5 +67,5 @@ def test_the_stored_run_is_whole_and_far_from_a_dense_field() -> None:
     """
     found = read_json(cost.MEASURED)
     assert (tuple(found["sizes"]), tuple(found["ranks"])) == (cost.SIZES, cost.RANKS)
-    assert [one["integrator"] for one in found["integrators"]] == list(FAMILY)
+    assert [one["integrator"] for one in found["integrators"]] == [name for name in FAMILY if name not in cost.LATER]
     assert all(one["exponent of m"] < 1.5 and one["exponent of r"] < 3.0 for one in found["integrators"])

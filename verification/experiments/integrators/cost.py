@@ -36,10 +36,18 @@ from verification.support.command_line import ProgressBar, integer_from
 from verification.support.machine import provenance
 from verification.support.shown import markdown_table
 
-__all__ = ["MEASURED", "campaign", "exponents", "fit", "main", "measure", "stored_table", "summary", "table"]
+__all__ = ["LATER", "MEASURED", "campaign", "exponents", "fit", "main", "measure", "stored_table", "summary", "table"]
 
 MEASURED = Path(__file__).parent / "measured" / "cost.json"
 """A stored run of the whole command."""
+LATER = (
+    "augmented splitting (abc-PSI)",
+    "generalised Nyström",
+    "Runge–Kutta BUG, Heun",
+    "Runge–Kutta BUG, RK4",
+    "oblique Runge–Kutta",
+)
+"""Members that the stored run lacks; their operations are counted in the tests."""
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 RANKS = (4, 8, 16, 32, 64)
 REPEATS = 5
