@@ -65,9 +65,11 @@ class GeneralisedNystroem(Integrator):
         B, C, D = (substep(*how, hat) for substep in (K_step, L_step, S_step))
         cut = self.truncate(hat._replace(S=D), h)
         xp, sigma = namespace(D), namespace(D).linalg.diagonal(cut.Y.S)
-        inverse = xp.where(xp.abs(sigma) > eps(D) * xp.abs(sigma[0]), 1.0 / sigma, 0.0 * sigma)
-        left, right = B @ (H(V_hat) @ cut.Y.V), C @ (H(U_hat) @ cut.Y.U)
-        return replace(Step.truncated(cut), Y=LowRank(*combine([(1.0, Product(left * inverse[None, :], right))])))
+        kept = xp.abs(sigma) > eps(D) * xp.abs(sigma[0])
+        divisor = xp.where(kept, sigma, 0.0 * sigma + 1.0)  # not 1/σ, which may overflow
+        left, right = B @ (H(V_hat) @ cut.Y.V) / divisor[None, :], C @ (H(U_hat) @ cut.Y.U)
+        left = xp.where(kept[None, :], left, 0.0 * left)
+        return replace(Step.truncated(cut), Y=LowRank(*combine([(1.0, Product(left, right))])))
 
     def _sketch(self, rng: np.random.Generator, B: Array) -> Array:
         """Orthonormal columns in a random direction, more by the oversampling than B has."""

@@ -135,7 +135,7 @@ def test_what_was_discarded_does_not_bound_the_error_of_a_stall() -> None:
     assert norm(ends[1e-3].Y.full() - ends[0.0].Y.full()) > 50 * ends[1e-3].discarded
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "naive"])  # which divides by S
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("naive", "generalised Nyström")])  # which divide by S
 def test_subnormal_complex_states_have_bases(name: str) -> None:
     """MKL's complex QR makes NaN of columns of subnormal numbers: in torch all failed but those
     that augment the old bases.

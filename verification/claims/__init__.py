@@ -42,6 +42,7 @@ NAMES = (
     "stiff_order",
     "accumulated_estimate",
     "soft_threshold",
+    "significant_digits",
     "golden_figures",
     "physics",
     "work_precision",

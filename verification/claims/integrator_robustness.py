@@ -123,7 +123,7 @@ CLAIM = Claim(
         ),
         Control(
             "truncated stages",
-            "Runge–Kutta BUG by RK4 with stages of rank r: the error of the stages grows with 1/σ_min, and shows where ε is small",
+            "Runge–Kutta BUG by RK4 with stages of rank r: their error grows with 1/σ_min, and shows where ε is small",
             lambda plan: list(cases_of("Runge–Kutta BUG, RK4", plan))[:1],
             lambda case: check(case, integrator=RungeKuttaBUG(TruncationRule.fixed_rank(RANK), RK4_TABLEAU)),
         ),

@@ -115,7 +115,7 @@ def _qr(X: Rounded) -> tuple[Rounded, Rounded]:
     Q = np.eye(m, min(m, s), dtype=X.dtype).view(Rounded)
     for j, v, factor in reversed(reflections):
         Q[j:] = Q[j:] - v @ (factor * (v.T @ Q[j:]))
-    return Q, np.triu(R[: min(m, s)])
+    return Q, np.triu(R[: min(m, s)]).view(Rounded)
 
 
 def _svd(A: Rounded) -> tuple[Rounded, Rounded, Rounded]:
@@ -142,9 +142,9 @@ def _svd(A: Rounded) -> tuple[Rounded, Rounded, Rounded]:
                     Z[:, i], Z[:, j] = left, right
         if not rotated:
             break
-    sigma = np.sqrt(np.sum(X * X, axis=0))
-    order = np.argsort(-np.asarray(sigma))
-    sigma, X, Q = sigma[order], X[:, order], Q[:, order]
-    P, _ = _qr(X)  # completes zero columns
+    sizes = np.sqrt(np.sum(X * X, axis=0)).view(Rounded)
+    order = np.argsort(-np.asarray(sizes))
+    X, Q = X[:, order], Q[:, order]
+    P = _qr(X)[0]  # completes zero columns
     signs = np.where(np.sum(np.asarray(P) * np.asarray(X), axis=0) < 0.0, -1.0, 1.0).astype(A.dtype)
-    return P * signs, sigma, Q.T
+    return P * signs, sizes[order], Q.T
