@@ -14,6 +14,7 @@ with noting_how_to_install():
     )
     from geolora_ref.nn.layers.adapted import AdaptedLayer
     from geolora_ref.nn.layers.adapter import LowRankAdapter
+    from geolora_ref.nn.layers.orient import orient
     from geolora_ref.nn.optim.geolora import GeoLoRA
     from geolora_ref.nn.optim.report import TruncationReport
 
@@ -27,6 +28,7 @@ __all__ = [
     "disabled",
     "foreign_optimizer",
     "merge",
+    "orient",
     "parameter_count",
     "unmerge",
 ]

@@ -43,6 +43,7 @@ NAMES = (
     "accumulated_estimate",
     "soft_threshold",
     "significant_digits",
+    "gradient_start",
     "golden_figures",
     "physics",
     "work_precision",

@@ -144,7 +144,7 @@ def _svd(A: Rounded) -> tuple[Rounded, Rounded, Rounded]:
             break
     sizes = np.sqrt(np.sum(X * X, axis=0)).view(Rounded)
     order = np.argsort(-np.asarray(sizes))
-    X, Q = X[:, order], Q[:, order]
+    X, Q = X[:, order].view(Rounded), Q[:, order].view(Rounded)
     P = _qr(X)[0]  # completes zero columns
     signs = np.where(np.sum(np.asarray(P) * np.asarray(X), axis=0) < 0.0, -1.0, 1.0).astype(A.dtype)
     return P * signs, sizes[order], Q.T
