@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import array_api_compat
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Inexact
@@ -37,6 +38,7 @@ __all__ = [
     "Float",
     "H",
     "Inexact",
+    "Matrix",
     "Values",
     "diagonal_matrix",
     "eps",
@@ -55,6 +57,9 @@ __all__ = [
 
 Array: TypeAlias = Any
 """Any array of a library that follows the array API standard."""
+
+Matrix: TypeAlias = NDArray[Any]
+"""A NumPy matrix of any floating dtype.  The judges of the oracle, which share no code, have their own alias."""
 
 Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 """Real numbers in a row, such as singular values that a caller chooses."""

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geolora_ref import GeoLoRAStep, LowRank, ProjectedGradients, geolora_step
-from geolora_ref.arrays import Array, to_numpy
+from geolora_ref.arrays import Array, Matrix, to_numpy
 from geolora_ref.oracle.cases.step_case import StepCase
 from geolora_ref.oracle.judges.criteria import StepInputs, Verdict, judge, judge_stages
 from tests.libraries import Library
@@ -18,8 +17,6 @@ from tests.typechecking import unchecked
 __all__ = ["STAGES", "Matrix", "dense", "judged", "judged_by_line", "output", "ratio", "run_case", "state_and_gradients"]
 
 STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
-
-Matrix = NDArray[Any]
 
 
 def ratio(error: float | np.floating[Any], scale: float | np.floating[Any], shape: tuple[int, int], eps: float) -> float:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
-from geolora_ref.arrays import Array
+from geolora_ref.arrays import Array, Matrix
 from geolora_ref.oracle.broken.stages import Backend
 from geolora_ref.oracle.cases.case import ConformanceCase
 from geolora_ref.oracle.cases.catalogue import FLOOR
@@ -40,7 +39,6 @@ from geolora_ref.support.foreign import place, words
 
 __all__ = ["Answer", "Answers", "Asked", "answered", "check_step", "run_case", "smallest_failing"]
 
-Matrix = NDArray[Any]
 Answer = tuple[Row, StepInputs | None]
 """The row of a backend in a case, and the inputs of the last step there; None if the backend gave
 no answer.

@@ -15,8 +15,8 @@ from operator import attrgetter
 from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.cases.case import ConformanceCase
 from geolora_ref.oracle.cases.own import Size
 from geolora_ref.oracle.check import run_case, smallest_failing
@@ -28,7 +28,6 @@ from geolora_ref.support.memory import memory_of
 
 __all__ = ["NO_RESULT", "RUNNING", "adapters", "array_of", "ended", "import_of", "plain", "reproduction"]
 
-Matrix = NDArray[Any]
 WIDTH = 120
 NO_RESULT = "the step has no result to judge"
 """What a script prints for an exception."""

@@ -11,16 +11,13 @@ from typing import Any
 
 import numpy as np
 import scipy.integrate
-from numpy.typing import NDArray
 
 from geolora_ref import checks
-from geolora_ref.arrays import H, Values
+from geolora_ref.arrays import H, Matrix, Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Product
 
 __all__ = ["FactoredODE", "GradientFlow", "Matrix", "MatrixODE", "StartedODE"]
-
-Matrix = NDArray[Any]
 
 
 class MatrixODE(ABC):

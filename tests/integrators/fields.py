@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geolora_ref import LowRank
+from geolora_ref.arrays import Matrix
 from geolora_ref.integrators import (
     BUG,
     AugmentedBUG,
@@ -34,7 +33,6 @@ from geolora_ref.problems import Product
 
 __all__ = ["ALL", "WITHOUT_SUB_SOLVER", "DenseField", "Matrix", "complex_low_rank", "linear"]
 
-Matrix = NDArray[Any]
 Solver = RungeKutta | SolveIVP
 
 ALL: dict[str, Callable[[TruncationRule, Solver], Integrator]] = {

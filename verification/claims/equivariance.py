@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
-from geolora_ref.arrays import H
+from geolora_ref.arrays import H, Matrix
 from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
 from geolora_ref.oracle.judges.criteria import FAIL, unit_of
@@ -19,7 +18,6 @@ from geolora_ref.oracle.judges.dense import dense_oracle
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 
 DRAWS = 40
-Matrix = NDArray[Any]
 Step = Callable[..., tuple[Matrix, Matrix, Matrix]]
 Question = tuple[LowRank, Matrix]
 SYMMETRIES = ("gauge", "orthogonal", "transposition", "scaling", "padding")

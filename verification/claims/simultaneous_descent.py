@@ -10,9 +10,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_step
+from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.cases.spectra import SPECTRA, geometric
 from geolora_ref.oracle.judges.criteria import FAIL, unit_of
 from geolora_ref.problems import Quadratic
@@ -20,7 +20,6 @@ from verification.claim import Case, CaseResult, Claim, Control, Figure, Measure
 from verification.instruments.steppers import simultaneous_descent
 
 EPS = float(np.finfo(float).eps)
-Matrix = NDArray[Any]
 SHAPE, RANK = (7, 6), 3
 BETA, RATE = 2.25, 0.3
 """β, and a λ other than 1/β: with β = 1 or λβ = 1 a formula that lacks them would pass."""

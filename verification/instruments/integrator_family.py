@@ -6,14 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.integrate
-from numpy.typing import NDArray
 
 from geolora_ref import LowRank
-from geolora_ref.arrays import H
+from geolora_ref.arrays import H, Matrix
 from geolora_ref.integrators import (
     BUG,
     RK4,
@@ -36,8 +34,6 @@ from geolora_ref.integrators.sub_solvers import RK4_TABLEAU, SubSolver
 from geolora_ref.problems import MatrixODE, Product
 
 __all__ = ["FAMILY", "Member", "member", "projected_flow"]
-
-Matrix = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import truncation
-from geolora_ref.arrays import H
+from geolora_ref.arrays import H, Matrix
 from geolora_ref.integrators import EXPLICIT_EULER, NaiveFactorEuler
 from geolora_ref.integrators.augmented_bug import augmented_bug_step
 from geolora_ref.integrators.sub_equations import Factors
@@ -35,8 +33,6 @@ __all__ = [
     "simultaneous_descent",
     "standing_still",
 ]
-
-Matrix = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

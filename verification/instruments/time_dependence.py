@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geolora_ref import LowRank
+from geolora_ref.arrays import Matrix
 from geolora_ref.integrators import Integrator, Step
 from geolora_ref.problems import Field, Product
 from verification.instruments.acting import Acting
 
 __all__ = ["AtOneTime", "Later", "TurningFrame", "turned"]
-
-Matrix = NDArray[Any]
 
 
 def turned(t: float, X: Matrix) -> Matrix:

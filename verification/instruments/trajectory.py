@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geolora_ref import LowRank, tangent_projection
+from geolora_ref.arrays import Matrix
 from geolora_ref.problems.problem import GradientFlow
 from verification.instruments.steppers import Outcome, Stepper, reference
 
 __all__ = ["Iterate", "tail", "trajectory"]
-
-Matrix = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

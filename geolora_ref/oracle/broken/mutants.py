@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from geolora_ref.arrays import H, tail_norms
+from geolora_ref.arrays import H, Matrix, tail_norms
 from geolora_ref.oracle.broken.stages import Backend, Factors, Stages, coefficient_update, truncate, truncated_rank
 from geolora_ref.support.memory import misread
 
 __all__ = ["MUTANTS", "Mutant"]
 
-Matrix = NDArray[Any]
 REFERENCE = Stages()
 Visible = Literal["output", "stages", "kit", "catalogue"]
 

@@ -15,15 +15,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.broken.mutants import MUTANTS, REFERENCE
 from geolora_ref.oracle.broken.narrow_families import FAMILIES, STACKS
 from geolora_ref.oracle.broken.narrow_places import NAMES, PLACES, Given, Place, negated
 
 __all__ = ["NARROW_MUTANTS", "NarrowMutant"]
 
-Matrix = NDArray[Any]
 Step = Callable[..., Any]
 
 

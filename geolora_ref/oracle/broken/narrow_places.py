@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from geolora_ref.arrays import Matrix
 
 __all__ = ["BACKWARDS", "LAYOUTS", "NAMES", "PLACES", "SHAPES", "THRESHOLDS", "TINY", "Given", "Place", "negated"]
 
-Matrix = NDArray[Any]
 NAMES = ("U", "S", "V", "dK", "dL", "dS")
 """The arguments of a step."""
 LAYERS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.cases.spectra import EXTREME, SPECTRA
 from geolora_ref.oracle.judges.criteria import StepInputs
 
@@ -29,7 +29,6 @@ __all__ = [
     "draw_parameters",
 ]
 
-Matrix = NDArray[Any]
 
 CORES = ("diagonal", "dense", "unsorted", "negative", "zero")
 """How S is given: diag(σ), Q₁ diag(σ) Q₂ᴴ, permuted diagonal, diag(−σ), or 0 (the usual start)."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.judges.criteria import StepInputs, resolution
 from geolora_ref.oracle.judges.storage import Storage, norm
 from geolora_ref.oracle.judges.wide import in_double
 
 __all__ = ["Answer", "Comparison", "Factors", "Found", "Matrix", "product"]
 
-Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
 Found = Factors | str
 """The output of a step, or the reason why it cannot be judged."""

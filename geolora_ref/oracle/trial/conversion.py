@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.arrays import Array, to_numpy
+from geolora_ref.arrays import Array, Matrix, to_numpy
 from geolora_ref.support.foreign import words
 from geolora_ref.support.memory import owner_of
 from geolora_ref.support.options import LIBRARIES
 
 __all__ = ["EPS", "Conversion", "layouts", "share_memory", "taken_away"]
 
-Matrix = NDArray[Any]
 
 EPS = {
     "float64": 2.0**-52,

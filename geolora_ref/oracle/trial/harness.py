@@ -13,10 +13,9 @@ from itertools import combinations
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array
+from geolora_ref.arrays import Array, Matrix
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.judges.storage import Storage
 from geolora_ref.oracle.trial.conversion import EPS, Conversion, layouts, share_memory, taken_away
@@ -25,7 +24,6 @@ from geolora_ref.support.foreign import place, words
 
 __all__ = ["STAGES", "Harness", "Held", "Options", "Outcome"]
 
-Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
 Gradient = Callable[[Matrix], Matrix]
 Held = tuple[str, Array, Matrix]

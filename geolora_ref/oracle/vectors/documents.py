@@ -17,13 +17,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 from jsonschema.exceptions import ValidationError, best_match
-from numpy.typing import NDArray
 
+from geolora_ref.arrays import Matrix
 from geolora_ref.support.files import read_regular
 
 __all__ = ["DATA", "OUTPUT", "VECTOR", "dump", "encode", "matrix", "number", "numbers", "read"]
 
-Matrix = NDArray[Any]
 DATA = Path(__file__).parent / "data"
 """The schemas, the README and the vectors, as they come with the package."""
 VECTOR, OUTPUT = "vector.schema.json", "output.schema.json"

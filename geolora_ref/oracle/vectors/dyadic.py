@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.judges.criteria import StepInputs
 
 __all__ = ["EXACT", "ExactCase", "build", "stages"]
 
-Matrix = NDArray[Any]
 Rational = NDArray[Any]  # of Fractions
 
 SIGNIFICAND, SMALLEST, LARGEST = 2**11, Fraction(1, 2**24), Fraction(65504)

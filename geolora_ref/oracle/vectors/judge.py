@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.diagnosis.comparison import Factors
 from geolora_ref.oracle.judges.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
 from geolora_ref.oracle.trial.conversion import EPS
@@ -23,8 +23,6 @@ from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vect
 from geolora_ref.support.files import digest, read_regular
 
 __all__ = ["Judgement", "VectorVerdict", "judge_outputs", "judge_vector"]
-
-Matrix = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.vectors.documents import VECTOR, matrix, number, numbers, read
 
 __all__ = ["FORMAT_VERSION", "STAGES", "Vector", "load_vector", "load_vectors", "vector_files"]
 
-Matrix = NDArray[Any]
 FORMAT_VERSION = 1
 STAGES = ("K_new", "L_new", "S_new", "UhK_new", "VhL_new", "W_hat")
 """The matrices that are compared bit for bit in exact vectors."""
