@@ -20,10 +20,10 @@ import geolora_ref
 from geolora_ref.cli import main
 from geolora_ref.oracle import command, jobs
 from geolora_ref.oracle.broken.stages import Stages
-from geolora_ref.oracle.check import check_step, questions
+from geolora_ref.oracle.check import check_step
 from geolora_ref.oracle.reports.scoreboard import read_report
 from geolora_ref.oracle.reports.text import junit
-from geolora_ref.oracle.trial.choice import Choice
+from geolora_ref.oracle.trial.choice import Choice, questions
 from geolora_ref.oracle.trial.harness import Harness
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it

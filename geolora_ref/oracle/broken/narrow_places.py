@@ -134,7 +134,7 @@ def _near_subnormal(tiny: float, *, zero: bool) -> Place:
 
     def holds(x: Given) -> bool:
         size = _largest(x.arrays["dK"])
-        return x.parameters["learning_rate"] * size < tiny <= size < 1e4 * tiny and x.arrays["S"].any() != zero
+        return bool(x.parameters["learning_rate"] * size < tiny <= size < 1e4 * tiny and x.arrays["S"].any() != zero)
 
     return Place(f"{'S = 0 and ' if zero else ''}λ∇_K is below {tiny:.2g}, ∇_K is not", holds)
 
@@ -174,12 +174,12 @@ def _beside_diagonal(x: Given) -> float:
 def _nearly_symmetric(x: Given) -> bool:
     S = x.arrays["S"]
     size = float(np.linalg.norm(S))
-    return 0.0 < np.linalg.norm(S - S.conj().T) < 1e-7 * size and _beside_diagonal(x) > 1e-8
+    return 0.0 < float(np.linalg.norm(S - S.conj().T)) < 1e-7 * size and _beside_diagonal(x) > 1e-8
 
 
 def _one_sided(x: Given, there: str, missing: str) -> bool:
     above = x.parameters["min_rank"] > x.r
-    return above and x.arrays[there].any() and not x.arrays[missing].any()
+    return above and bool(x.arrays[there].any()) and not x.arrays[missing].any()
 
 
 def _zero(x: Given) -> set[str]:

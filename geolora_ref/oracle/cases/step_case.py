@@ -277,7 +277,8 @@ def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
         return np.diag(sigma) + 1e-9 * _gaussian(rng, (p.r, p.r), p.complex)
     if p.core == "nearly symmetric":
         Q = _unitary(rng, p.r, p.complex)
-        return (Q * (sigma * rng.choice([-1.0, 1.0], p.r))) @ Q.conj().T + 1e-9 * _gaussian(rng, (p.r, p.r), p.complex)
+        S: Matrix = (Q * (sigma * rng.choice([-1.0, 1.0], p.r))) @ Q.conj().T
+        return S + 1e-9 * _gaussian(rng, (p.r, p.r), p.complex)
     if p.core not in CORES:
         raise ValueError(f"core: expected one of {(*CORES, *NEAR_CORES)}, found {p.core!r}")
     if p.core == "dense":

@@ -50,7 +50,7 @@ def test_every_case_has_a_triple_of_options_that_no_other_has(numbers: str) -> N
 
 def test_the_first_cases_cover_more_than_independent_draws() -> None:
     rng, values = np.random.default_rng(2), [*OPTIONS.values()]
-    drawn = []
+    drawn: list[tuple[str, ...]] = []
     while len(drawn) < COUNTS["real"]:
         options = tuple(names[rng.integers(len(names))] for names in values)
         drawn += [options] if _possible(options) else []

@@ -29,7 +29,7 @@ from geolora_ref.oracle import check_step, conformance_suite
 from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import catalogue
-from geolora_ref.oracle.check import questions
+from geolora_ref.oracle.trial.choice import questions
 from geolora_ref.oracle.trial.harness import HANDLING, Harness, _unchanged
 from geolora_ref.oracle.trial.manners import watched
 from tests.libraries import load
