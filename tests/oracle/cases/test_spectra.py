@@ -13,7 +13,9 @@ from geolora_ref.oracle.cases.spectra import (
     algebraic,
     clustered,
     denormal,
+    dominant,
     flat,
+    gaps,
     geometric,
     one_tiny,
     small,
@@ -39,7 +41,7 @@ def test_the_names_are_those_of_the_functions() -> None:
     assert {f: SPECTRA[f.__name__] for f in (flat, geometric, algebraic, clustered, one_tiny, zero_tail)} == {
         f: f for f in SPECTRA.values()
     }
-    assert {"denormal": denormal, "small": small} == EXTREME
+    assert {"denormal": denormal, "small": small, "gaps": gaps, "dominant": dominant} == EXTREME
 
 
 def test_flat_and_algebraic() -> None:
