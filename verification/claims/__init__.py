@@ -51,9 +51,9 @@ NAMES = (
     "problems",
 )
 
-THEORY = ROOT / "docs" / "theory"
-HEADINGS = {text for page in THEORY.glob("*.md") for text in re.findall("^##? (.+)$", page.read_text("utf-8"), re.MULTILINE)}
-"""The headings of the theory pages.  A claim may belong to none of them, and is listed as such."""
+PAGES = [*(ROOT / "docs" / "theory").glob("*.md"), ROOT / "docs" / "read" / "line_by_line.md"]
+HEADINGS = {text for page in PAGES for text in re.findall("^##? (.+)$", page.read_text("utf-8"), re.MULTILINE)}
+"""The headings of the pages that show claims.  A claim may belong to none of them, and is listed as such."""
 
 
 def checked(module: ModuleType) -> Claim:

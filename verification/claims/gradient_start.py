@@ -109,7 +109,7 @@ def table(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="gradient-start",
     title="A start from the gradient",
-    section="",
+    section="A start from the gradient",
     statement=(
         "at S = 0: U = u_1…u_r and V = v_{r+1}…v_{2r} of G give P G = G_2r and a first plain step −λG_r; U ← orth(GV), "
         "V ← orth(GᴴU) is subspace iteration; one round of polar, then project, reaches √3/2 of the optimum, five reach less"

@@ -34,7 +34,7 @@ OWN = {
 def cases(plan: Plan) -> Iterator[Case]:
     for name in FAMILY:
         for solver in SOLVERS if name not in OWN else ("Euler",):
-            for seed in range(plan.pick(1, 5)):
+            for seed in range(plan.pick(3, 5)):
                 yield Case(f"{name}-{solver}-{seed}", {"integrator": name, "solver": solver, "seed": plan.seed + seed})
 
 
@@ -142,7 +142,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
-    floor=20,
+    floor=60,
     controls=(
         Control(
             "no backward step",

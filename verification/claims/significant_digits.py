@@ -170,7 +170,7 @@ def constants(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="significant-digits",
     title="Digits of each line of Algorithm 1",
-    section="",
+    section="Digits, line by line",
     statement=(
         "under random rounding the outputs of lines 3, 5 and 6 spread by at most 2c·eps, c = 4√(m + n), the ranges of line 4 by "
         "2c·eps·κ with κ = ‖US‖/(λσ_min((I − UUᵀ)∇_K)), and the oracle's ratios stay below a quarter of its warning"

@@ -93,7 +93,8 @@ def test_what_is_added_is_there_as_long_as_it_is_asked_for() -> None:
     assert list(map(list, registries)) == list(map(list, before))
     flows = {"descent", "convergence", "curvature-tail", "first-directions", "memory", "parallel-is-geolora", "problems"}
     assert set(extended(Extensions(problems=("my_problem:weighted",)), Plan())) == flows
-    family = {"order", "exactness", "integrator-robustness", "rank-behaviour", "work-precision"}
+    measured = {"accumulated-estimate", "linear-stability"}
+    family = {"order", "exactness", "integrator-robustness", "rank-behaviour", "work-precision"} | measured
     assert set(extended(Extensions(integrators=("my_integrator:HALVES",)), Plan())) == family
 
 

@@ -17,7 +17,7 @@ from tests.nightly import NIGHTLY
 from verification.campaign.outcomes import ControlOutcome
 from verification.campaign.runner import work
 from verification.claim import Case, CaseResult, Claim, Control, Plan
-from verification.claims import CLAIMS, HEADINGS, THEORY, checked, conservation, curvature_tail, physics
+from verification.claims import CLAIMS, HEADINGS, PAGES, checked, conservation, curvature_tail, physics
 from verification.support.machine import ROOT
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
@@ -125,7 +125,7 @@ def test_a_claim_under_another_name_is_refused_and_one_of_no_section_is_not() ->
 
 def test_the_section_of_a_claim_is_where_the_theory_shows_it() -> None:
     shown = dict.fromkeys(CLAIMS, "Integrators: what was measured")
-    for page in THEORY.glob("*.md"):
+    for page in PAGES:
         heading = ""
         for line in page.read_text("utf-8").splitlines():
             heading = line.lstrip("# ") if line.startswith("#") else heading
