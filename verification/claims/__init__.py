@@ -19,6 +19,7 @@ NAMES = (
     "convergence",
     "stochastic",
     "error_bound",
+    "noisy_error_bound",
     "robustness",
     "curvature_tail",
     "rank_stall",
