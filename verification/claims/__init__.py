@@ -30,6 +30,7 @@ NAMES = (
     "first_directions",
     "memory",
     "stochastic_memory",
+    "priced",
     "parallel_is_geolora",
     "order",
     "local_error",

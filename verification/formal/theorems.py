@@ -131,6 +131,12 @@ BOXES = {
         claim="rank-budget",
         broken="allocations",
     ),
+    "priced-cut": Box("priced", "What a cut costs at any rank", claim="priced", broken="bounds"),
+    "priced": Box("priced", "What a priced truncation leaves of the decrease", claim="priced", broken="bounds"),
+    "priced-convergence": Box("priced", "Convergence with priced truncation"),
+    "relative": Box("priced", "What a relative threshold can hold"),
+    "relative-convergence": Box("priced", "Convergence with a fixed relative threshold"),
+    "tied": Box("priced", "Momentum tied to the rate"),
     "simultaneous": Box("factors", "Descending in all factors at once", claim="simultaneous-descent", broken="operators"),
     "directions": Box(
         "directions",

@@ -91,7 +91,8 @@ def test_what_is_added_is_there_as_long_as_it_is_asked_for() -> None:
         assert [len(registry) - len(then) for registry, then in zip(registries, before, strict=True)] == [1, 0, 1, 1]
     assert [dict(registry) for registry in registries] == before
     assert list(map(list, registries)) == list(map(list, before))
-    flows = {"descent", "convergence", "curvature-tail", "first-directions", "memory", "parallel-is-geolora", "problems"}
+    directions = {"first-directions", "memory", "priced"}
+    flows = {"descent", "convergence", "curvature-tail", "parallel-is-geolora", "problems"} | directions
     assert set(extended(Extensions(problems=("my_problem:weighted",)), Plan())) == flows
     measured = {"accumulated-estimate", "linear-stability"}
     family = {"order", "exactness", "integrator-robustness", "rank-behaviour", "work-precision"} | measured
