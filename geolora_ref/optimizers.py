@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from geolora_ref import checks
 from geolora_ref.algorithm import assemble, basis_augmentation
-from geolora_ref.arrays import Array, H, Inexact, eps, identity, namespace, svd
+from geolora_ref.arrays import Array, H, Inexact, eps, identity, is_complex, namespace, svd
 
 __all__ = [
     "Adam",
@@ -39,9 +39,11 @@ __all__ = [
     "Triple",
     "UpdateRule",
     "continued",
+    "core_alone",
     "inherited",
     "moved_apart",
     "norm_squared",
+    "price",
     "transported",
 ]
 
@@ -126,6 +128,24 @@ def norm_squared(M: Triple) -> Array:
     xp = namespace(M.S)
     of_K, of_L, of_S = (xp.sum(xp.abs(X) ** 2, axis=(-2, -1)) for X in M)
     return of_K + of_L - of_S
+
+
+def core_alone(M: Triple) -> Triple:
+    """The tangent triple of U M_S Vᴴ in the coordinates of the core: K = S and L = Sᴴ."""
+    return Triple(M.S, H(M.S), M.S)
+
+
+def price(M: Triple, D: Triple) -> Array:
+    """⟨M, D⟩₊/‖M‖, one number for each layer of a stack; 0 for M = 0.
+
+    With λ it is the first-order decrease λ⟨M, D⟩ of a loss whose gradient is M, in units of ‖M‖: the
+    norm that a truncation may discard before it can cost the whole decrease.  At most ‖D‖.
+    Source: docs/theory/priced.md.
+    """
+    M = _of_size_one(M)
+    xp = namespace(M.S)
+    of_K, of_L, of_S = (xp.sum(_real(xp.conj(X) * Y), axis=(-2, -1)) for X, Y in zip(M, D, strict=True))
+    return xp.clip(of_K + of_L - of_S, min=0.0) / _nonzero(xp.sqrt(xp.clip(norm_squared(M), min=0.0)))
 
 
 @dataclass(frozen=True)
@@ -448,6 +468,12 @@ def _nonzero(X: Array) -> Array:
     """X, and 1 in the place of 0."""
     xp = namespace(X)
     return xp.where(X > 0.0, X, xp.ones_like(X))
+
+
+def _real(X: Array) -> Array:
+    """The real part; X itself if it is real."""
+    xp = namespace(X)
+    return xp.real(X) if is_complex(xp, X.dtype) else X
 
 
 def _weighted(X: Array, weights: Array, Y: Array) -> Array:

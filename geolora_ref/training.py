@@ -22,11 +22,11 @@ from geolora_ref.arrays import Array, Inexact, namespace
 from geolora_ref.budget import Unit, truncate_to_budget
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank
-from geolora_ref.optimizers import Bases, Moments, Optimizer, Sgd, Triple
+from geolora_ref.optimizers import Bases, Moments, Optimizer, Sgd, Triple, core_alone, price
 
 __all__ = [
     "DEFAULT_LEARNING_RATE",
-    "DEFAULT_TAU",
+    "DEFAULT_SHARE",
     "Cut",
     "Layer",
     "LayerStep",
@@ -46,10 +46,10 @@ DEFAULT_LEARNING_RATE = 0.0063
 of the best of three rates, by the mean of the development metric.  At three times that
 one of five seeds of STS-B failed.  With alpha = 1 shorter trainings wanted more (docs/finetuning.md).
 """
-DEFAULT_TAU = 0.35
-"""τ of networks where nothing else is chosen: with the default rule ranks then end near four, LoRA's usual
-rank, and on no task of texts does the test metric differ from LoRA's by more than the noise
-(docs/finetuning.md).
+DEFAULT_SHARE = 0.7
+"""The share of networks where nothing else is chosen.  With it, and a spare direction, quadratics end at their
+minimum with its rank, which a share of 0.8 misses on flat spectra; smaller shares keep more ranks
+(docs/theory/priced.md).
 """
 
 
@@ -58,7 +58,10 @@ class Settings:
     """How a group of layers is trained.
 
     ``learning_rate`` λ; ``tau``, ``theta``, ``min_rank``, ``max_rank`` as in
-    :func:`geolora_ref.geolora_step`; ``budget`` in ``unit`` over all layers takes the place of the
+    :func:`geolora_ref.geolora_step`; ``share``, in place of them, the share of the first-order
+    decrease of the step that a truncation may cost: ϑ = share·λ⟨M, D⟩/‖M‖ in each layer
+    (:func:`geolora_ref.optimizers.price`); ``spare`` whether the bases then keep one more
+    direction, with singular value 0; ``budget`` in ``unit`` over all layers takes the place of the
     threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S (U and V are bases: to
     shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate``
     the schedule; ``optimizer`` the direction of K, L and S.
@@ -69,6 +72,8 @@ class Settings:
     learning_rate: float
     tau: float | None = None
     theta: float | None = None
+    share: float | None = None
+    spare: bool = True
     min_rank: int = 1
     max_rank: int | None = None
     budget: int | None = None
@@ -82,10 +87,14 @@ class Settings:
         checked: dict[str, Any] = {  # scalars of NumPy would promote arrays of single precision, and overflow as integers
             name: checks.nonnegative_number(name, getattr(self, name)) for name in ("learning_rate", "weight_decay")
         }
+        limits = {name: getattr(self, name) for name in ("tau", "theta", "share", "budget")}
+        given = {name: value for name, value in limits.items() if value is not None}
+        if len(given) != 1:
+            raise ValueError(f"{', '.join(limits)}: expected exactly one of them, found {given or 'none'}")
         if self.budget is None:
-            checks.threshold(self.tau, self.theta)
-        elif self.tau is not None or self.theta is not None:
-            raise ValueError(f"budget: expected no threshold beside it, found tau={self.tau}, theta={self.theta}")
+            checks.nonnegative_number(*next(iter(given.items())))
+        if self.share is not None:
+            checked["share"] = checks.below_one("share", self.share)
         checked["min_rank"], checked["max_rank"] = checks.ranks(self.min_rank, self.max_rank)
         if self.budget is not None:
             checked["budget"] = checks.integer("budget", self.budget, 1)
@@ -146,24 +155,33 @@ class Untruncated(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Line 6 for several layers: a threshold for each or a ``budget`` in ``unit`` over all, and the
-    range of the new ranks.
+    """Line 6 for several layers: a relative threshold, one threshold ``theta`` for each, or a
+    ``budget`` in ``unit`` over all; the range of the new ranks; whether the bases keep a spare direction.
     """
 
     tau: float | None
-    theta: float | None
+    theta: list[float] | None
     budget: int | None
     unit: Unit
     min_rank: int
     max_rank: list[int]
+    spare: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, phase: Phase, capacities: Sequence[int]) -> Cut:
-        """The cut by the settings; in a phase without truncation only the capacities limit the ranks."""
+    def of(cls, settings: Settings, phase: Phase, capacities: Sequence[int], prices: Sequence[float]) -> Cut:
+        """The cut by the settings; in a phase without truncation only the capacities limit the ranks.
+
+        ``prices`` : ⟨M, D⟩/‖M‖ of each layer, which a share needs.
+        """
+        count, share = len(capacities), settings.share
         if not phase.truncates:
-            return cls(None, 0.0, None, settings.unit, settings.min_rank, list(capacities))
+            return cls(None, [0.0] * count, None, settings.unit, settings.min_rank, list(capacities))
         most = [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
-        return cls(settings.tau, settings.theta, settings.budget, settings.unit, settings.min_rank, most)
+        theta = None if settings.theta is None else [settings.theta] * count
+        if share is not None:
+            theta = [share * settings.learning_rate * price for price in prices]
+        spare = share is not None and settings.spare
+        return cls(settings.tau, theta, settings.budget, settings.unit, settings.min_rank, most, spare)
 
 
 @runtime_checkable
@@ -179,6 +197,11 @@ class Stepper(Protocol):
     def directions(self, optimizer: Optimizer) -> list[Triple]:
         """The optimizer's direction for each layer, (m, r), (n, r) and (r, r); the new memory is
         kept for ``advance``.
+        """
+
+    def prices(self, *, augments: bool) -> Sequence[float]:
+        """⟨M, D⟩₊/‖M‖ of each layer, where M is the new memory, or the gradient of a rule without one;
+        without ``augments`` of S alone.
         """
 
     def cores(self) -> list[Inexact[Array, "r r"]]:
@@ -197,12 +220,13 @@ def iterate(layers: Stepper, settings: Settings, iteration: int) -> None:
     """Iteration number ``iteration`` (from 0) of all layers: the schedule, written once."""
     phase, rate, decay = phase_of(settings, iteration), settings.learning_rate, settings.weight_decay
     directions = layers.directions(settings.optimizer)
+    prices = layers.prices(augments=phase.augments) if settings.share is not None and phase.truncates else ()
     if decay:  # in S alone: K and L enter Ŝ only by their parts outside of U and V, where W is 0
         directions = [D._replace(S=D.S + decay * S) for D, S in zip(directions, layers.cores(), strict=True)]
     if not phase.augments and not phase.truncates:
         layers.train_cores([D.S for D in directions], rate)
         return
-    cut = Cut.of(settings, phase, layers.capacities)
+    cut = Cut.of(settings, phase, layers.capacities, prices)
     layers.advance(directions, rate, cut, augments=phase.augments)
 
 
@@ -229,7 +253,7 @@ class _OneByOne:
         return [layer.capacity for layer in self.layers]
 
     def directions(self, optimizer: Optimizer) -> list[Triple]:
-        self.optimizer, found, moments = optimizer, [], []
+        self.optimizer, found, moments, remembered = optimizer, [], [], []
         for layer in self.layers:
             with checks.naming(layer.name, FloatingPointError):
                 gradients = projected_at(layer.Y, layer.gradients)
@@ -239,8 +263,14 @@ class _OneByOne:
                 checks.finite_results("optimizer", dK=dK, dL=dL, dS=dS, **_named(memory.second))
             found.append(Triple(dK, dL, dS))
             moments.append(memory)
-        self.moments = moments
+            remembered.append(given if memory.first is None else memory.first)
+        self.moments, self.found, self.remembered = moments, found, remembered
         return found
+
+    def prices(self, *, augments: bool) -> list[float]:
+        return [
+            float(price(*(pair if augments else map(core_alone, pair)))) for pair in zip(self.remembered, self.found, strict=True)
+        ]
 
     def cores(self) -> list[Array]:
         return [layer.Y.S for layer in self.layers]
@@ -319,7 +349,9 @@ def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], cut: Cut) 
                 checks.ranks(cut.min_rank, limit, layer.Y.shape)
         return truncate_to_budget(moved, cut.budget, unit=cut.unit, min_rank=cut.min_rank, max_rank=cut.max_rank)
     found = []
-    for layer, W, limit in zip(layers, moved, cut.max_rank, strict=True):
+    thresholds = [None] * len(moved) if cut.theta is None else cut.theta
+    for layer, W, limit, theta in zip(layers, moved, cut.max_rank, thresholds, strict=True):
         with checks.naming(layer.name, FloatingPointError):
-            found.append(truncation(*W, tau=cut.tau, theta=cut.theta, min_rank=cut.min_rank, max_rank=limit))
+            limits: dict[str, Any] = {"min_rank": cut.min_rank, "max_rank": limit, "spare": cut.spare}
+            found.append(truncation(*W, tau=cut.tau, theta=theta, **limits))
     return found

@@ -188,8 +188,6 @@ def _method(options: argparse.Namespace) -> GeoLoRAMethod:
     chosen = {field.name: getattr(options, field.name) for field in fields(GeoLoRAMethod) if hasattr(options, field.name)}
     chosen["fast"] = not options.reference
     chosen["target_modules"] = targets[0] if is_pattern else tuple(targets)
-    if options.tau is None and options.theta is None and options.budget is None:
-        chosen["tau"] = GeoLoRAMethod.tau
     return GeoLoRAMethod(**chosen)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from geolora_ref.budget import Unit
 from geolora_ref.optimizers import UpdateRule
-from geolora_ref.training import DEFAULT_LEARNING_RATE, DEFAULT_TAU
+from geolora_ref.training import DEFAULT_LEARNING_RATE
 
 if TYPE_CHECKING:  # options are read before torch is imported, which takes seconds
     import torch
@@ -61,6 +61,7 @@ class GeoLoRAMethod:
     """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of
     :func:`geolora_ref.nn.adapt` and of the optimizer.
 
+    Without ``tau``, ``theta``, ``share`` and ``budget`` the optimizer's default share decides.
     ``max_rank`` : None means four times ``rank``, so that ranks can grow.
     ``fast`` : use the fast path where it applies; False uses the reference, the same training
     within rounding.
@@ -68,8 +69,9 @@ class GeoLoRAMethod:
 
     lr: float = DEFAULT_LEARNING_RATE
     head_lr: float = 1e-3
-    tau: float | None = DEFAULT_TAU
+    tau: float | None = None
     theta: float | None = None
+    share: float | None = None
     rank: int = 8
     min_rank: int = 1
     max_rank: int | None = None
@@ -102,6 +104,7 @@ class GeoLoRAMethod:
             head_lr=self.head_lr,
             tau=self.tau,
             theta=self.theta,
+            share=self.share,
             min_rank=self.min_rank,
             max_rank=self.max_rank,
             budget=self.budget,

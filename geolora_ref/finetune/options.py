@@ -16,6 +16,7 @@ from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.plan import Kind, Metric, Plan, Schedule, TaskName
 from geolora_ref.optimizers import UpdateRule
 from geolora_ref.support.options import nonempty_path
+from geolora_ref.training import DEFAULT_SHARE
 
 __all__ = ["OF_TASK", "add_arguments", "parse"]
 
@@ -99,8 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--device", default="cpu", help=f"torch device {DEFAULT}")
     geolora = parser.add_argument_group("GeoLoRA")
     threshold = geolora.add_mutually_exclusive_group()
-    threshold.add_argument("--tau", type=float, help=f"relative truncation threshold (default: {method.tau:g})")
-    threshold.add_argument("--theta", type=float, help="absolute truncation threshold, in place of --tau")
+    threshold.add_argument(
+        "--share",
+        type=float,
+        help=f"of a step's decrease, which truncation may cost (default: {DEFAULT_SHARE:g}); smaller keeps more ranks",
+    )
+    threshold.add_argument("--tau", type=float, help="relative truncation threshold, in place of --share")
+    threshold.add_argument("--theta", type=float, help="absolute truncation threshold, in place of --share")
     geolora.add_argument("--rank", type=int, default=method.rank, help=f"at the start {DEFAULT}")
     geolora.add_argument("--min-rank", type=int, default=method.min_rank, help=f"of every layer {DEFAULT}")
     geolora.add_argument("--max-rank", type=int, default=method.max_rank, help="of every layer (default: 4 times --rank)")
@@ -110,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--update",
         choices=get_args(UpdateRule),
         default=method.update,
-        help=f"rule of the optimizer; --lr and --tau suit the default {DEFAULT}",
+        help=f"rule of the optimizer; --lr and --share suit the default {DEFAULT}",
     )
     geolora.add_argument("--smoothing", type=float, default=method.smoothing, help=f"of the spectral update {DEFAULT}")
     geolora.add_argument(

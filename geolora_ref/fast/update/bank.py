@@ -147,10 +147,11 @@ class LayerBank:
         *,
         learning_rate: float = 1.0,
         tau: float | None = None,
-        theta: float | None = None,
+        theta: float | Sequence[float] | None = None,
         min_rank: int = 1,
         max_rank: int | Sequence[int] | None = None,
         budget: Budget | None = None,
+        spare: bool = False,
     ) -> StepReport:
         """One step of all layers in place: K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS,
         augmented and truncated.
@@ -162,12 +163,14 @@ class LayerBank:
             for ΔS means UᵀΔK, as dS is UᵀdK; the step computes it anyway.  None for both ΔK and ΔL:
             S alone is trained and truncated, the bases are not augmented, and no rank grows.
         learning_rate : λ ≥ 0; with 1 the directions are the updates.
-        tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a
-            ``budget``.
+        tau, theta : the threshold, relative or absolute (one for all layers, or one for each):
+            exactly one of them, or neither and a ``budget``.
         min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer,
             None is the capacity.
         budget : a rank decision over all layers in place of the threshold; it may be called more
             than once a step.
+        spare : whether the bases keep the first discarded direction of each layer, with singular
+            value 0 (:func:`geolora_ref.algorithm.truncation`); not with a ``budget``.
 
         Raises
         ------
@@ -179,7 +182,7 @@ class LayerBank:
         if not all(self.ranks):
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")
         how = Directions(checks.nonnegative_number("learning_rate", learning_rate), delta_S is None)
-        limits = self._limits(tau, theta, min_rank, max_rank, budget)
+        limits = self._limits(tau, theta, min_rank, max_rank, budget)._replace(spare=spare)
         self._check_updates(delta_K, delta_L, delta_S)
         plan = self._plan = self._plan or plan_of(self.ranks, self._stacks)
         prepare(plan, delta_K, delta_L, delta_S)
@@ -201,14 +204,16 @@ class LayerBank:
     def _limits(
         self,
         tau: float | None,
-        theta: float | None,
+        theta: float | Sequence[float] | None,
         min_rank: int,
         max_rank: int | Sequence[int] | None,
         budget: Budget | None,
     ) -> Limits:
         """The checked limits of a step."""
+        thresholds = None if theta is None else checks.each("theta", theta, len(self.shapes))
         if budget is None:
-            checks.threshold(tau, theta)
+            for one in {None} if thresholds is None else set(thresholds):
+                checks.threshold(tau, one)
         elif tau is not None or theta is not None:
             raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
         most = [self.capacity if limit is None else limit for limit in checks.each("max_rank", max_rank, len(self.shapes))]
@@ -222,7 +227,8 @@ class LayerBank:
                 f"min_rank, max_rank: expected at most the capacity {self.capacity}, "
                 f"found min_rank={min_rank}, max_rank={max_rank}"
             )
-        return Limits(tau, theta, min_rank, np.asarray(most, dtype=np.int64))
+        of_layers = None if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+        return Limits(tau, of_layers, min_rank, np.asarray(most, dtype=np.int64))
 
     def _check(self, name: str, given: Sequence[Tensor], expected: Sequence[torch.Size], first: int = 0) -> None:
         """Check shape, dtype and device of one tensor a layer; ``ValueError`` names the one that is

@@ -78,19 +78,24 @@ def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float) -
 
 
 class Limits(NamedTuple):
-    """The truncation of a step: one of tau (relative) and theta (absolute), and the range of the
-    new ranks, max_rank (L,).
+    """The truncation of a step: one of tau (relative) and theta (absolute, (L,)), and the range of
+    the new ranks, max_rank (L,).
+
+    ``spare`` : whether bases keep the first discarded direction, with singular value 0.
     """
 
     tau: float | None
-    theta: float | None
+    theta: Values | None
     min_rank: int
     max_rank: Integers
+    spare: bool = False
 
 
 class Ranks(NamedTuple):
     """The truncation of all layers: new rank, code of the rule that fixed it, threshold ϑ,
-    discarded norm, ‖Ŵ‖, each (L,).
+    discarded norm, ‖Ŵ‖, number of kept singular values, each (L,).
+
+    A layer with a spare direction keeps one singular value less than its rank.
     """
 
     rank: Integers
@@ -98,6 +103,7 @@ class Ranks(NamedTuple):
     theta: Values
     discarded: Values
     norm: Values
+    kept: Integers
 
 
 @np.errstate(over="ignore", invalid="ignore")  # the caller refuses norms beyond the range
@@ -106,20 +112,23 @@ def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
     columns of each layer's bases.
     """
     tail = _tails(sigma)
-    tau, theta, min_rank, max_rank = limits
-    limit = tail[:, 0] * (tau or 0.0) if theta is None else np.full(len(tail), theta)
+    tau, theta, min_rank, max_rank, spare = limits
+    limit = tail[:, 0] * (tau or 0.0) if theta is None else theta
     wanted = np.minimum((tail[:, :-1] > limit[:, None]).sum(axis=1), columns)
     rank = np.maximum(np.minimum(wanted, max_rank), np.minimum(columns, min_rank))
     raised = np.where(columns < min_rank, BASIS, MIN_RANK)
     rule = np.where(wanted > max_rank, MAX_RANK, np.where(wanted < min_rank, raised, THRESHOLD))
-    return Ranks(rank, rule, limit, tail[np.arange(len(rank)), rank], tail[:, 0])
+    discarded = tail[np.arange(len(rank)), rank]
+    more = spare & (rank < np.minimum(columns, max_rank))
+    return Ranks(rank + more, rule, limit, discarded, tail[:, 0], rank)
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def cut_at(sigma: Values, rank: Integers) -> Ranks:
     """The truncation at ranks (L,) that a budget has chosen; no threshold was applied (ϑ = 0)."""
     tail = _tails(sigma)
-    return Ranks(rank, np.full_like(rank, BUDGET), np.zeros(len(rank)), tail[np.arange(len(rank)), rank], tail[:, 0])
+    discarded = tail[np.arange(len(rank)), rank]
+    return Ranks(rank, np.full_like(rank, BUDGET), np.zeros(len(rank)), discarded, tail[:, 0], rank)
 
 
 def _tails(sigma: Values) -> Values:

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from geolora_ref.fast.update.core import Small, core
 
-__all__ = ["GramCore", "eigenpairs", "gram_core", "gram_matrices", "new_bases", "trusted"]
+__all__ = ["GramCore", "eigenpairs", "gram_core", "gram_matrices", "new_bases", "resolved", "trusted"]
 
 Values = NDArray[np.float64]
 EPS = torch.finfo(torch.float64).eps
@@ -126,6 +126,16 @@ def eigenpairs(M: Tensor, info: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return *torch.linalg.eigh(M), info
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # the layer is unknown: all go through Householder QR
         return M.new_zeros(M.shape[:2]), M, info * 0 + 1
+
+
+def resolved(squares: Values, scale: Values, rank: NDArray[Any], roots: Values) -> NDArray[np.bool_]:
+    """For each layer (L,), whether its last direction is more than rounding: 16η·s² ≤ σ²_r.
+
+    This is enough for a spare direction, which the step makes orthonormal to the others.
+    """
+    last = squares[np.arange(len(rank)), rank - 1]
+    eta = (squares.shape[1] + 32.0 + 3.0 * roots) * EPS
+    return np.asarray(16.0 * eta * scale <= last, dtype=np.bool_)
 
 
 def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from geolora_ref import checks
 from geolora_ref.fast.precision import float32_is_whole
 from geolora_ref.fast.update.core import Limits, Ranks, Small, cut_at, decide_ranks, small_of
-from geolora_ref.fast.update.gram import GramCore, gram_core, gram_matrices, new_bases, trusted
+from geolora_ref.fast.update.gram import GramCore, gram_core, gram_matrices, new_bases, resolved, trusted
 from geolora_ref.fast.update.householder import householder_core
 from geolora_ref.fast.update.leading import LEAST_WIDTH, LeadingCore, defects, leading_core, smallness
 from geolora_ref.fast.update.report import NonFiniteUpdateError, refuse
@@ -127,7 +127,8 @@ def decided(plan: Plan, dtype: torch.dtype, how: Directions, columns: Integers, 
         sigma = np.where(own, sigma, 0.0)
         chosen = _chosen(sigma, columns, limits, budget)
         if found:
-            good = (info == 0.0) & trusted(squares, scale, chosen.rank, plan.roots, torch.finfo(dtype).eps)
+            good = (info == 0.0) & trusted(squares, scale, chosen.kept, plan.roots, torch.finfo(dtype).eps)
+            good &= (chosen.rank == chosen.kept) | resolved(squares, scale, chosen.rank, plan.roots)
         bad = [layer for layer in np.flatnonzero(~good).tolist() if layer not in exact]
         if not bad:
             break
@@ -171,8 +172,9 @@ def _leading(of: WidthClass, dtype: torch.dtype, small: Small, limits: Limits) -
     """
     ranks, most, eps = of.ranks, limits.max_rank[of.members], torch.finfo(dtype).eps
     steps = smallness(small, ranks)
-    theta = steps.size * (limits.tau or 0.0) if limits.theta is None else limits.theta
-    enough = steps.is_small & (ranks >= limits.min_rank) & ((most <= ranks) | (steps.rest(ranks) <= theta))
+    theta = steps.size * (limits.tau or 0.0) if limits.theta is None else limits.theta[of.members]
+    stays = most <= ranks  # a spare direction may be the one beyond the rank
+    enough = steps.is_small & (ranks >= limits.min_rank) & (stays | ((steps.rest(ranks) <= theta) & (not limits.spare)))
     products = steps.products(eps)
     enough &= np.isfinite(products) & (defects(small, ranks) <= np.sqrt(ranks) * (eps + EPS_32 * of.roots.numpy()))
     return enough, int(products[enough].max(initial=0.0))
@@ -277,11 +279,12 @@ def _by_householder(
 
 def write(plan: Plan, new: New) -> None:
     """Write the new factors into the storage, with zeros behind each layer's rank."""
-    order, ranks = plan.order, new.ranks.rank
+    order, ranks, kept_values = plan.order, new.ranks.rank, new.ranks.kept
     width = int(ranks.max())
-    kept = np.where(np.arange(width) < ranks[:, None], new.sigma[:, :width], 0.0)[order]
+    of_bases = np.where(np.arange(width) < ranks[:, None], new.sigma[:, :width], 0.0)[order]
+    kept = np.where(np.arange(width) < kept_values[:, None], new.sigma[:, :width], 0.0)[order]
     with np.errstate(over="ignore"):  # layers done by Householder QR may overflow here; they do not use 1/σ
-        inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0)
+        inverse = np.divide(1.0, of_bases, out=np.zeros_like(of_bases), where=of_bases > 0.0)
     sigma, inverse_there = torch.from_numpy(np.stack([kept, inverse])).to(plan.classes[0].S.device)
     begin = 0
     for of in plan.classes:
@@ -295,6 +298,31 @@ def write(plan: Plan, new: New) -> None:
                 for basis, rows in ((stack.Ut, one.Ut), (stack.Vt, one.Vt)):
                     basis[i] = 0.0
                     basis[i, :r] = rows[:r]
+    _orthonormalise_spares(plan, new)
+
+
+def _orthonormalise_spares(plan: Plan, new: New) -> None:
+    """Make the spare directions of layers done by Gram matrices orthonormal to the rest of their bases.
+
+    Their singular values may be so small that coordinates divided by them are not orthonormal to
+    rounding.  Their singular value in S₁ is 0, so this changes no W.
+    """
+    for stack in {id(part.stack): part.stack for of in plan.classes for part in of.parts}.values():
+        places = [(i, int(new.ranks.kept[layer])) for i, layer in enumerate(stack.layers) if _has_inexact_spare(new, layer)]
+        if places:
+            rows, columns = (torch.tensor(index, device=stack.S.device) for index in zip(*places, strict=True))
+            for basis in (stack.Ut, stack.Vt):
+                others = basis[rows].to(torch.promote_types(basis.dtype, torch.float32))
+                column = others[torch.arange(len(places)), columns][:, :, None]
+                others[torch.arange(len(places)), columns] = 0.0
+                for _ in range(2):  # once leaves the rounding of a difference, relative to what is left
+                    column = column - others.mT @ (others @ column)
+                    column = column / torch.linalg.vector_norm(column, dim=1, keepdim=True)
+                basis[rows, columns] = column[:, :, 0].to(basis.dtype)
+
+
+def _has_inexact_spare(new: New, layer: int) -> bool:
+    return layer not in new.exact and bool(new.ranks.rank[layer] > new.ranks.kept[layer])
 
 
 def _write_class(of: WidthClass, found: Sequence[Found], sigma: Tensor, inverse: Tensor) -> None:

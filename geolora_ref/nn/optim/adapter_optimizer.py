@@ -24,7 +24,7 @@ from geolora_ref.optimizers import Moments, Triple
 
 __all__ = ["AdapterOptimizer", "check_ranks", "named", "uncompiled"]
 
-FORMAT = 3
+FORMAT = 4
 T = TypeVar("T")
 Step = TypeVar("Step", bound=Callable[..., Any])
 
@@ -60,8 +60,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
     """Parameter groups of adapters, for a subclass to step, and of other parameters, which AdamW steps.
 
     A group of adapters has their names under "adapters", a group of other parameters an empty list;
-    both count their steps with lr > 0 under "iteration".  ``skipped`` counts the steps that were skipped
-    because of non-finite gradients.
+    both count their steps with lr > 0 under "iteration", and keep their largest lr under "peak".
+    ``skipped`` counts the steps that were skipped because of non-finite gradients.
     ``kind`` : the name by which states know their optimizer, that of a subclass too; ``told`` :
     attributes in which a subclass reports on its steps; ``rules`` : the rules that a group can name
     by "update".
@@ -105,7 +105,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         part |= threshold_of(defaults, part)
         options = defaults | part
         check_common(options, self.rules)
-        kept = {"iteration": 0, "format": f"{self.kind} {FORMAT}"}
+        kept = {"iteration": 0, "peak": 0.0, "format": f"{self.kind} {FORMAT}"}
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
@@ -215,7 +215,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         others = [(head.parameter, head.parameter.detach().clone()) for head in heads]
         owners = [X for adapter in adapters for X in (adapter.Ut, adapter.S, adapter.Vt)] + [parameter for parameter, _ in others]
         memory = [(owner, self.state.get(owner)) for owner in owners]
-        iterations = [(group, group["iteration"]) for group in self.param_groups]
+        counts = [(group, group["iteration"], group["peak"]) for group in self.param_groups]
         told = {name: copy(getattr(self, name)) for name in self.told}
         try:
             yield
@@ -229,8 +229,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 self.state.pop(owner, None)
                 if known is not None:
                     self.state[owner] = known
-            for group, iteration in iterations:
-                group["iteration"] = iteration
+            for group, iteration, peak in counts:
+                group["iteration"], group["peak"] = iteration, peak
             self.__dict__.update(told)
             raise
 
@@ -243,6 +243,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             self.state[head.parameter] = head.memory
         for group in self.param_groups:
             group["iteration"] += rate(group) != 0.0
+            group["peak"] = max(group["peak"], rate(group))
 
     def factors(self, name: str) -> LowRank:
         """The factors of an adapter; ``ValueError`` that names the adapter if they are not valid."""
@@ -314,7 +315,7 @@ def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
         raise ValueError("state_dict: expected that of an optimizer of adapters, found that of another optimizer")
     if own != found:
         raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
-    own_options = {*optimizer.defaults, "iteration"}  # a scheduler may add keys of its own
+    own_options = {*optimizer.defaults, "iteration", "peak"}  # a scheduler may add keys of its own
     pairs = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
     lacking = sorted({option for group, other in pairs for option in (group.keys() & own_options) - other.keys()})
     if lacking:

@@ -28,7 +28,7 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
-from geolora_ref.nn.optim.groups import RULES, Rules, check_share, rate, update_rule
+from geolora_ref.nn.optim.groups import RULES, Rules, check_relative, rate, update_rule
 from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Bases, HeavyBall, Moments, Triple, moved_apart
 
@@ -188,7 +188,7 @@ class Dlrt(AdapterOptimizer):
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
         checks.threshold(group["tau"], group["theta"])
-        check_share(group["tau"])
+        check_relative(group["tau"])
         for name, adapter in members.items():
             if adapter.gradients != "projected":
                 raise ValueError(f"{name}: expected gradients='projected', found {adapter.gradients!r}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.layer_memory import directions, transported
+from geolora_ref.nn.optim.layer_memory import directions, prices, transported
 from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Bases, Moments, Optimizer, Triple
 from geolora_ref.training import Cut
@@ -104,8 +104,13 @@ class AllAtOnce:
         """The optimizer's directions: one call for all layers of the same shape, rank and age."""
         self.optimizer = optimizer
         bases = [Bases(U, V) for U, _, V in map(self.bank.factors, range(len(self.gradients)))]
-        found, self.moments = directions(optimizer, bases, self.gradients, self.moments)
-        return found
+        self.found, self.moments = directions(optimizer, bases, self.gradients, self.moments)
+        return self.found
+
+    def prices(self, *, augments: bool) -> list[float]:
+        """⟨M, D⟩₊/‖M‖ of each layer, or without ``augments`` of S alone; one synchronisation."""
+        memories = [G if one.first is None else one.first for G, one in zip(self.gradients, self.moments, strict=True)]
+        return prices(memories, self.found, augments=augments)
 
     def cores(self) -> list[Tensor]:
         """S of each layer as a view, so that a step can write it."""
@@ -148,7 +153,7 @@ class AllAtOnce:
         common: dict[str, Any] = {"min_rank": cut.min_rank, "max_rank": cut.max_rank}
         budget, shapes = cut.budget, self.bank.shapes
         if budget is None:
-            return {"tau": cut.tau, "theta": cut.theta, **common}
+            return {"tau": cut.tau, "theta": cut.theta, "spare": cut.spare, **common}
 
         def by_budget(spectra: Sequence[np.ndarray[Any, Any]]) -> Sequence[int]:
             return allocate_ranks(spectra, shapes, budget, unit=cut.unit, **common).ranks

@@ -16,7 +16,7 @@ from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.optim.fast_group import FastGroup
-from geolora_ref.nn.optim.groups import UpdateRule, check_share, rate, update_rule
+from geolora_ref.nn.optim.groups import UpdateRule, check_relative, check_tangent, rate, update_rule
 from geolora_ref.nn.optim.heads import finite, flags
 from geolora_ref.nn.optim.layer_memory import tangent_at
 from geolora_ref.nn.optim.report import TruncationReport
@@ -27,6 +27,10 @@ __all__ = ["GeoLoRA", "Method"]
 
 Method = Literal["auto", "fast", "reference"]
 ALIKE = "of one dtype, on one device and with gradients='projected' in each group"
+EXPLORING = 0.1
+"""The part of its peak down to which a rate keeps a spare direction in every layer: a run whose rate falls to 0
+ends without one.
+"""
 LOG = logging.getLogger("geolora_ref")
 
 
@@ -44,14 +48,17 @@ class GeoLoRA(AdapterOptimizer):
         more than the default.
     head_lr : the learning rate of the other parameters, which AdamW steps; a group without adapters
         may say ``lr`` instead.
-    tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ with τ < 1, or absolute.
-        The default, τ = 0.35, was measured with the default rule; ranks then fall to about
-        four.  Other rules keep fewer.
+    share : what truncation may cost, as a share of the first-order decrease of the step: ϑ =
+        share·λ⟨M, D⟩/‖M‖ in every layer, with the memory M and the direction D of the rule.  The
+        default is 0.7.  While λ is above a tenth of its peak, a layer also keeps one direction
+        with singular value 0, in which its rank can grow; ``rank`` counts it.
+    tau, theta : another threshold in place of the share: relative, ϑ = τ‖Ŝ‖ with τ < 1, which holds
+        at most 1/τ² directions and may cut what the loss needs (docs/theory/priced.md), or absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank``
         of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the
-        threshold.  (A group with its own tau, theta or budget ignores the ``tau``, ``theta`` and
-        ``budget`` given here.)  An adapter without gradients keeps its rank, which counts against
+        threshold.  (A group with a threshold or budget of its own ignores those given here.)  An
+        adapter without gradients keeps its rank, which counts against
         the budget; if too little is left, the others get min_rank.  While its W is 0, only its
         share of the budget counts, in proportion to what all adapters take now.
     update : the rule that turns gradients into a direction (``geolora_ref.optimizers``):
@@ -97,6 +104,7 @@ class GeoLoRA(AdapterOptimizer):
         *,
         tau: float | None = None,
         theta: float | None = None,
+        share: float | None = None,
         min_rank: int = 1,
         max_rank: int | None = None,
         budget: int | None = None,
@@ -118,6 +126,7 @@ class GeoLoRA(AdapterOptimizer):
             "lr": lr,
             "tau": tau,
             "theta": theta,
+            "share": share,
             "min_rank": min_rank,
             "max_rank": max_rank,
             "budget": budget,
@@ -159,7 +168,8 @@ class GeoLoRA(AdapterOptimizer):
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
         settings = _settings(group)
-        check_share(settings.tau)
+        check_relative(settings.tau)
+        check_tangent(settings.share, group["update"])
         least = 0
         for name, adapter in members.items():
             check_ranks(name, adapter, settings.min_rank, settings.max_rank, adapter.max_rank)
@@ -339,6 +349,8 @@ def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
 
 def _settings(group: Mapping[str, Any]) -> Settings:
     """The options of a group as the training step wants them, checked."""
-    names = ("tau", "theta", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate")
+    names = ("tau", "theta", "share", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate")
     options = {name: group[name] for name in names}
-    return Settings(learning_rate=rate(group), optimizer=update_rule(group), **options)
+    lr = rate(group)
+    explores = lr > EXPLORING * max(group.get("peak", 0.0), lr)
+    return Settings(learning_rate=lr, optimizer=update_rule(group), spare=explores, **options)

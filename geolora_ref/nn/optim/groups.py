@@ -19,21 +19,27 @@ from geolora_ref.optimizers import (
     Spectral,
     UpdateRule,
 )
-from geolora_ref.training import DEFAULT_TAU
+from geolora_ref.training import DEFAULT_SHARE
 
 __all__ = [
     "RULES",
     "Rules",
     "UpdateRule",
     "check_common",
-    "check_share",
+    "check_relative",
+    "check_tangent",
     "own_rate",
     "rate",
     "threshold_of",
     "update_rule",
 ]
 
-THRESHOLDS = ("tau", "theta", "budget")
+THRESHOLDS = ("tau", "theta", "share", "budget")
+
+
+PUBLISHED = "adam-published"
+RELATIVE_TAU = 0.35
+"""τ where nothing else is chosen, of methods whose directions are no tangent vectors."""
 
 
 def _averages(group: Mapping[str, Any]) -> tuple[tuple[float, float], float]:
@@ -48,7 +54,7 @@ RULES: Rules = {
     "heavy-ball": lambda group: HeavyBall(group["momentum"]),
     "normalised": lambda group: Normalised(group["momentum"]),
     "sgd": lambda group: Sgd(),
-    "adam-published": lambda group: AdamPublished(*_averages(group)),
+    PUBLISHED: lambda group: AdamPublished(*_averages(group)),
 }
 """The rules of GeoLoRA by name, made with the options of a group."""
 
@@ -77,16 +83,25 @@ def _nonnegative(name: str, value: Any) -> float:
 
 
 def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """The truncation options of a group: its own, else the common ones, else the default τ; none if the
-    method never truncates.
+    """The truncation options of a group: its own, else the common ones, else the default; none if
+    the method never truncates.
     """
     names = [name for name in THRESHOLDS if name in defaults]
     own, common = ({name: given.get(name) for name in names} for given in (part, defaults))
     chosen = common if all(value is None for value in own.values()) else own
-    return {"tau": DEFAULT_TAU} if names and all(value is None for value in chosen.values()) else chosen
+    if not names or any(value is not None for value in chosen.values()):
+        return chosen
+    apart = "share" not in names or {**defaults, **part}["update"] == PUBLISHED
+    return chosen | ({"tau": RELATIVE_TAU} if apart else {"share": DEFAULT_SHARE})
 
 
-def check_share(tau: float | None) -> None:
+def check_tangent(share: float | None, update: str) -> None:
+    """Raise ``ValueError`` for a share with Adam as published, whose directions are no tangent vectors."""
+    if share is not None and update == PUBLISHED:
+        raise ValueError(f"share: expected tau or theta with update={PUBLISHED!r}, whose decrease has no bound, found {share}")
+
+
+def check_relative(tau: float | None) -> None:
     """Raise ``ValueError`` for τ ≥ 1, with which every rank would be min_rank."""
     if tau is not None and tau >= 1.0:
         raise ValueError(f"tau: expected a share of ‖Ŝ‖ below 1, found {tau:g}; every rank would be min_rank")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geolora_ref.optimizers import Bases, Moments, Optimizer, Triple
+from geolora_ref.optimizers import Bases, Moments, Optimizer, Triple, core_alone, price
 
-__all__ = ["directions", "tangent_at", "transported"]
+__all__ = ["directions", "prices", "tangent_at", "transported"]
 
 
 def directions(
@@ -32,6 +32,18 @@ def directions(
         apart = (Triple(*Xs) for Xs in zip(*(X.unbind() for X in D), strict=True))
         found |= zip(layers, zip(apart, _apart(memory, len(layers)), strict=True), strict=True)
     return [found[i][0] for i in range(len(gradients))], [found[i][1] for i in range(len(gradients))]
+
+
+def prices(memories: Sequence[Triple], found: Sequence[Triple], *, augments: bool) -> list[float]:
+    """:func:`geolora_ref.optimizers.price` of every layer, or without ``augments`` of S alone: one
+    synchronisation.
+    """
+    known: dict[int, Tensor] = {}
+    for layers in _alike([_shapes(M) for M in memories]):
+        M, D = (Triple(*_of(layers, given)) for given in (memories, found))
+        each = price(M, D) if augments else price(core_alone(M), core_alone(D))
+        known |= zip(layers, each.double().unbind(), strict=True)
+    return [float(one) for one in torch.stack([known[i] for i in range(len(memories))]).tolist()]
 
 
 def transported(rule: Optimizer, old: Sequence[Bases], moments: Sequence[Moments], new: Sequence[Bases]) -> list[Moments]:
