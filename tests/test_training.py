@@ -355,9 +355,9 @@ def test_the_defaults_are_the_plain_method() -> None:
 
 def test_the_rank_is_limited_by_the_layer_and_by_the_settings() -> None:
     limited, whole = Settings(learning_rate=0.1, tau=0.1, max_rank=3), Phase(augments=True, truncates=True)
-    assert Cut.of(limited, whole, [2, 3, 5]).max_rank == [2, 3, 3]
-    assert Cut.of(limited, Phase(augments=True, truncates=False), [2, 3, 5]).max_rank == [2, 3, 5]
-    assert Cut.of(Settings(learning_rate=0.1, tau=0.1), whole, [2, 5]).max_rank == [2, 5]
+    assert Cut.of(limited, whole, [2, 3, 5], ()).max_rank == [2, 3, 3]
+    assert Cut.of(limited, Phase(augments=True, truncates=False), [2, 3, 5], ()).max_rank == [2, 3, 5]
+    assert Cut.of(Settings(learning_rate=0.1, tau=0.1), whole, [2, 5], ()).max_rank == [2, 5]
 
 
 @pytest.mark.parametrize("options", [{"tau": 1.0}, {"theta": 100.0}, {"budget": 4}], ids=["tau", "theta", "budget"])

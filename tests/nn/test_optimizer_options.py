@@ -239,7 +239,7 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("expected (format, adapters) of each group")):
         optimizer.load_state_dict(GeoLoRA(other).state_dict())
     state = optimizer.state_dict()
-    assert [group["format"] for group in state["param_groups"]] == ["GeoLoRA 3"] * len(state["param_groups"])
+    assert [group["format"] for group in state["param_groups"]] == ["GeoLoRA 4"] * len(state["param_groups"])
     state["param_groups"][0]["format"] = "GeoLoRA 2"
     with pytest.raises(ValueError, match=re.escape("found [('GeoLoRA 2', ['0', '2'])")):
         optimizer.load_state_dict(state)
@@ -464,7 +464,7 @@ def test_a_state_of_another_optimizer_is_refused() -> None:
     model = network()
     optimizer = GeoLoRA(model)
     before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match=r"to be \[\('GeoLoRA 3', .*found \[\('SimultaneousDescent 3', "):
+    with pytest.raises(ValueError, match=r"to be \[\('GeoLoRA 4', .*found \[\('SimultaneousDescent 4', "):
         optimizer.load_state_dict(SimultaneousDescent(model).state_dict())
     assert same(before, snapshot(model, optimizer))
 
