@@ -204,10 +204,10 @@ def test_a_step_repairs_bases_that_have_drifted() -> None:
     ("options", "message"),
     [
         ({"learning_rate": -1.0, "tau": 0.1}, r"^learning_rate: expected a finite number >= 0, found -1\.0$"),
-        ({"learning_rate": 1.0}, "^tau, theta: expected exactly one of the two thresholds"),
-        ({"learning_rate": 1.0, "tau": 0.1, "theta": 0.1}, "^tau, theta: expected exactly one of the two thresholds"),
-        ({"learning_rate": 1.0, "tau": 0.1, "budget": 3}, r"^budget: .* no threshold beside it, found tau=0\.1, theta=None$"),
-        ({"learning_rate": 1.0, "theta": 0.1, "budget": 3}, r"^budget: .* no threshold beside it, found tau=None, theta=0\.1$"),
+        ({"learning_rate": 1.0}, "^tau, theta, share, budget: expected exactly one of them, found none$"),
+        ({"learning_rate": 1.0, "tau": 0.1, "theta": 0.1}, r"^tau, theta, share, budget: .* found \{'tau': 0\.1, 'theta': 0\.1\}$"),
+        ({"learning_rate": 1.0, "tau": 0.1, "budget": 3}, r"expected exactly one of them, found \{'tau': 0\.1, 'budget': 3\}$"),
+        ({"learning_rate": 1.0, "share": 1.0}, "^share: expected 0 <= share < 1, found 1.0$"),
         (
             {"learning_rate": 1.0, "tau": 0.1, "weight_decay": float("nan")},
             "^weight_decay: expected a finite number >= 0, found nan$",

@@ -153,7 +153,7 @@ def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
     seen = set()
     for tau, least, most in [(0.0, 1, 8), (0.3, 2, 5), (1.0, 1, 8), (0.5, 8, 8), (0.9, 3, 4)]:
         found = decide_ranks(sigma, columns, Limits(tau, None, least, np.full(50, most)))
-        for k, row, rank, rule, theta, discarded, norm in zip(columns, sigma, *found, strict=True):
+        for k, row, rank, rule, theta, discarded, norm, _ in zip(columns, sigma, *found, strict=True):
             tails = tail_norms(row[:k])
             expected, expected_rule = choose_rank(tails, tau * float(tails[0]), least, most)
             assert (rank, RULES[rule]) == (expected, expected_rule)

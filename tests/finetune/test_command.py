@@ -320,7 +320,7 @@ def test_run_that_learns_nothing_says_so(
         (["--target-modules", "no_such_layer"], "no_such_layer"),
         (["--rank", "0"], "rank"),
         (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
-        (["--budget", "20", "--tau", "0.1"], "budget: expected no threshold beside it"),
+        (["--budget", "20", "--tau", "0.1"], "tau, theta, share, budget: expected exactly one of them"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
         (
             ["--metric", "perplexity"],
@@ -594,7 +594,7 @@ def test_checkpoint_of_other_options_is_refused_until_fresh(
         main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--tau", "0.2"))
     refused = capsys.readouterr().err
     assert (
-        "seed was 0, is now 1; tau was 0.35, is now 0.2; a fresh start (--fresh) replaces it, another folder keeps it" in refused
+        "seed was 0, is now 1; tau was None, is now 0.2; a fresh start (--fresh) replaces it, another folder keeps it" in refused
     )
     assert main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--fresh")) == 0
 

@@ -28,7 +28,7 @@ from geolora_ref.nn import adapters
 from tests.devices import DEVICES
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
-METHOD = GeoLoRAMethod(lr=2e-2, update="adam", head_lr=1e-2, rank=4, max_rank=6)  # two moments to store
+METHOD = GeoLoRAMethod(lr=1e-2, update="adam", head_lr=1e-2, rank=4, max_rank=6)  # two moments to store
 PLAN = Plan("accuracy", epochs=2, batch_size=32, schedule="linear", warmup=0.2)
 STEPS = 10
 

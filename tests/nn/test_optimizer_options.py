@@ -88,9 +88,11 @@ def test_a_group_has_its_own_threshold_in_place_of_the_common_one(tau: float | N
     optimizer = GeoLoRA(parts, tau=tau)
     found = [tuple(group[name] for name in ("tau", "theta", "budget")) for group in optimizer.param_groups if group["adapters"]]
     assert found == [(None, 0.01, None), (None, None, 3)]
-    assert GeoLoRA(model, tau=tau).param_groups[0]["tau"] == (tau or 0.35)
+    alone = GeoLoRA(model, tau=tau).param_groups[0]
+    assert (alone["tau"], alone["share"]) == ((None, 0.7) if tau is None else (tau, None))
+    assert GeoLoRA(network(), tau=tau, update="adam-published").param_groups[0]["tau"] == (tau or 0.35)
     assert Dlrt([{"module": network(), "theta": 0.01}], tau=tau).param_groups[0]["theta"] == 0.01
-    with pytest.raises(ValueError, match=r"found tau=0\.1, theta=0\.2$"):
+    with pytest.raises(ValueError, match=r"found \{'tau': 0\.1, 'theta': 0\.2\}$"):
         GeoLoRA([{"module": model, "tau": 0.1, "theta": 0.2}])
 
 
@@ -169,9 +171,9 @@ def test_groups_that_come_later_are_refused() -> None:
         ({"budget": 2.5}, "^budget: expected an integer >= 1, found 2.5"),
         ({"budget": 20, "unit": "bytes"}, "^unit: expected 'ranks' or 'parameters', found 'bytes'"),
         ({"coefficient_steps": 1.5}, "^coefficient_steps: expected an integer >= 0, found 1.5"),
-        ({"tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
+        ({"tau": 0.1, "theta": 0.1}, "^tau, theta, share, budget: expected exactly one of them"),
         ({"tau": 35.0}, r"^tau: expected a share of ‖Ŝ‖ below 1, found 35; every rank would be min_rank$"),
-        ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
+        ({"tau": 0.1, "budget": 10}, "expected exactly one of them"),
         (
             {"update": "adamw"},
             "update: expected 'adam' or .* or 'adam-published', found 'adamw'",
@@ -267,7 +269,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "sparse": (lambda state: _first(state, 0, state["state"][0]["first"].to_sparse()), "torch.sparse_coo"),
     "meta": (lambda state: _first(state, 0, state["state"][0]["first"].to("meta")), "on meta as 'first'"),
     "0-d": (lambda state: _first(state, 0, torch.tensor(1.0)), "expected first moments of one rank"),
-    "another rank": (lambda state: _first(state, 0, torch.zeros(20, 2)), "expected first moments of one rank"),
+    "another rank": (lambda state: _first(state, 0, torch.zeros(20, 5)), "expected first moments of one rank"),
     "a head of another shape": (lambda state: state["state"][6].update(exp_avg=torch.zeros(3)), "exp_avg of the shape"),
     "half a head": (lambda state: state["state"][6].pop("exp_avg_sq"), "expected .'exp_avg', 'exp_avg_sq'. and 'step'"),
 }

@@ -12,8 +12,8 @@ from verification.experiments.finetuning import methods
 
 __all__ = ["MAKE"]
 
-ONE = GeoLoRAMethod(alpha=1.0)
-"""The method as it was before alpha was the root of a layer's shape."""
+ONE = GeoLoRAMethod(alpha=1.0, tau=0.35)
+"""The method with alpha = 1 and a relative threshold."""
 
 
 def _with_budget(lr: float, r: int, width: int) -> Method:
@@ -21,8 +21,8 @@ def _with_budget(lr: float, r: int, width: int) -> Method:
     parameter in each, because fewer are no rank.
     """
     if r == 1:
-        return GeoLoRAMethod(lr=lr, rank=1, max_rank=1, alpha="rms")
-    return GeoLoRAMethod(lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters", alpha="rms")
+        return GeoLoRAMethod(lr=lr, rank=1, max_rank=1, tau=0.35, alpha="rms")
+    return GeoLoRAMethod(lr=lr, rank=r, max_rank=4 * r, budget=r * width, unit="parameters", alpha="rms")
 
 
 MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
@@ -32,8 +32,9 @@ MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
         ONE, lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters"
     ),
     "geolora, tolerance": lambda lr, r, _: replace(ONE, lr=lr, rank=2 * r, max_rank=32),
-    "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, alpha="rms"),
+    "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, tau=0.35, alpha="rms"),
     "geolora, budget, rms": lambda lr, r, width: _with_budget(lr, r, width),
+    "geolora": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=32, alpha="rms"),
     "initial rank": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=32),
     "published geolora": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"),
     "adalora": lambda lr, r, _: methods.AdaLoRAMethod(lr=lr, target_rank=r),

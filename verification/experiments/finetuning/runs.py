@@ -183,7 +183,10 @@ class Store:
         beside it.
         """
         plan = asdict(self.corpus.plan) | {"seed": run.seed}
-        return {"format": FORMAT, "method": asdict(run.method), "plan": plan, **self.corpus.identity}  # type: ignore[call-overload]
+        method: dict[str, Any] = asdict(run.method)  # type: ignore[call-overload]
+        if method.get("share") is None:  # names of runs from before there were shares stay valid
+            method.pop("share", None)
+        return {"format": FORMAT, "method": method, "plan": plan, **self.corpus.identity}
 
     def name(self, run: Run) -> str:
         """The name of a run."""
