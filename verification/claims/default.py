@@ -45,8 +45,9 @@ BATCHES = ("all", "with replacement", "without replacement")
 def cases(plan: Plan) -> Iterator[Case]:
     for number, name in enumerate(TARGETS):
         for method, dtype in plan.pick((PATHS[number % 3],), PATHS):
-            kind = ("step", "complex128") if name == "complex" else (method, dtype)
-            yield case_of(name, *kind, plan.seed)
+            if name == "complex":
+                method, dtype = "step", "complex128"
+            yield case_of(name, method, dtype, plan.seed)
     for batches in BATCHES:
         for method, dtype in plan.pick(PATHS[2:3], PATHS[:2]):
             case = case_of("digits", method, dtype, plan.seed, plan.pick(600, STEPS))
@@ -86,6 +87,7 @@ class Problem:
         self.A = matrix(self.shape, values, rng, case["dtype"]).full()
 
     def loss(self, W: Matrix, head: Matrix) -> float:
+        """L(W) over all samples."""
         return 0.5 * _norm(W - self.A) ** 2 if self.data is None else self.data.loss(np.column_stack([W, head]))
 
     def gradient(self, W: Matrix, head: Matrix, batch: Matrix | None = None) -> tuple[Matrix, Matrix]:
@@ -150,6 +152,7 @@ class WithTorch:
         generator = torch.Generator().manual_seed(case["seed"])
         adapt(self.model, target_modules=["0"], rank=min(8, m, n), alpha=1.0, generator=generator)
         (self.layer,) = adapters(self.model).values()
+        self.bias: Any = layer.bias
         self.optimizer = GeoLoRA(self.model, method=case["method"], **wrong.options)
         self.eye = torch.eye(n, dtype=self.dtype)
 
@@ -163,8 +166,8 @@ class WithTorch:
 
     @property
     def head(self) -> Matrix:
-        bias = self.layer.base.bias
-        return np.zeros(self.layer.adapter.shape[0]) if bias is None else bias.detach().double().numpy().copy()
+        """The bias, or zeros."""
+        return np.zeros(self.layer.adapter.shape[0]) if self.bias is None else self.bias.detach().double().numpy().copy()
 
     def step(self, gradient: Matrix, of_head: Matrix, rate: float) -> None:
         """The loss is ⟨G, W⟩ + ⟨g, b⟩, which has the gradients of the problem."""
@@ -173,10 +176,10 @@ class WithTorch:
                 group["lr"] = rate
         self.optimizer.zero_grad()
         G, g = (self.torch.from_numpy(X).to(self.dtype) for X in (gradient, of_head))
-        bias = self.layer.base.bias
-        W = self.model(self.eye).mT if bias is None else (self.model(self.eye) - bias).mT
-        loss = (G * W).sum() + (0.0 if bias is None else (g * bias).sum())
-        loss.backward()
+        if self.bias is None:
+            (G * self.model(self.eye).mT).sum().backward()
+        else:
+            ((G * (self.model(self.eye) - self.bias).mT).sum() + (g * self.bias).sum()).backward()
         self.optimizer.step()
 
 
@@ -184,6 +187,7 @@ class Untransported(Spectral):
     """A memory that stays in the coordinates of the old bases, cut or filled to the new rank."""
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """Cut or filled."""
         if moments.first is None:
             return moments
         K, L, S = moments.first
@@ -203,6 +207,7 @@ class StepByStep:
         self.rule = RULE if wrong.transports else Untransported(RULE.momentum, RULE.smoothing)
 
     def step(self, gradient: Matrix, of_head: Matrix, rate: float) -> None:
+        """One step; there is no head."""
         spare = self.wrong.spare and rate > 0.1 * DEFAULT_LEARNING_RATE
         settings = Settings(learning_rate=rate, share=DEFAULT_SHARE, spare=spare, optimizer=self.rule)
         layer = Layer(self.Y, ProjectedGradients.from_dense(self.Y, gradient), self.moments, min(self.Y.shape))
@@ -309,7 +314,7 @@ def _inner(X: Matrix, Y: Matrix) -> float:
 
 
 def _of(problem: str, steps: int = STEPS) -> Callable[[Plan], Iterator[Case]]:
-    """This problem by the fast path in double precision."""
+    """One problem, by the fast path in double precision."""
     return lambda plan: iter([case_of(problem, "fast", "float64", plan.seed, steps)])
 
 
