@@ -31,6 +31,7 @@ NAMES = (
     "memory",
     "stochastic_memory",
     "priced",
+    "default",
     "parallel_is_geolora",
     "order",
     "local_error",
