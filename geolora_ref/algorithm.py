@@ -15,8 +15,7 @@ line  what                                                    here
 Deviations from the published text: (a) gradients arrive division-free by default, the published
 route by G_U S⁻ᴴ and G_V S⁻¹, with S⁻¹ formed anew, is :meth:`FactorGradients.projected`; (b) near
 min(m, n) fewer than r new columns exist, and Ŝ is smaller than 2r x 2r; (c) transposes are conjugate;
-(d) truncation also takes an absolute ϑ, min_rank and max_rank, and can keep a spare direction;
-(e) no input is ever changed in place.
+(d) truncation also takes an absolute ϑ, min_rank and max_rank.  No input is ever changed in place.
 """
 
 from __future__ import annotations
@@ -132,8 +131,7 @@ class Truncation:
     """The result of line 6: the new state, and what was discarded.
 
     ``singular_values``: all of Ŝ; ``theta``: the absolute threshold; ``discarded``: ‖Ŵ − W₁‖, at
-    most ϑ unless max_rank clipped; ``rank_rule``: the rule that fixed the rank of W₁, which is
-    ``Y.rank`` or, with a spare direction, one less.
+    most ϑ unless max_rank clipped; ``rank_rule``: the rule that fixed the rank.
     """
 
     Y: LowRank
@@ -152,13 +150,8 @@ def truncation(
     theta: float | None = None,
     min_rank: int = 1,
     max_rank: int | None = None,
-    spare: bool = False,
 ) -> Truncation:
     """Algorithm 2, trunc: Ŝ = P Σ Qᴴ, U ← Û P[:, :r₁], V ← V̂ Q[:, :r₁], S ← diag(σ_1 … σ_{r₁}).
-
-    With ``spare`` the bases keep the first discarded pair of singular vectors too, with singular
-    value 0, unless max_rank forbids it: W₁ is the same, and the next gradient sees a direction in
-    which the rank can grow (docs/theory/priced.md).
 
     Raises ``ValueError`` unless exactly one of τ (ϑ = τ‖Σ‖), ϑ is a finite number ≥ 0, and for ranks
     or matrices that do not fit together; ``FloatingPointError`` if ‖Ŝ‖ is beyond double precision.
@@ -170,9 +163,7 @@ def truncation(
     checks.finite_norm("line 6", "S_hat", tails[0])
     theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)
     rank, rule = choose_rank(tails, theta, min_rank, max_rank)  # rank may be len(tails): nothing is cut
-    width = rank + (spare and rank != max_rank and rank < len(tails))
-    kept = namespace(sigma).concat([sigma[:rank], 0.0 * sigma[rank:width]])
-    Y = LowRank(U_hat @ P[:, :width], diagonal_matrix(kept, S_hat), V_hat @ H(Qh)[:, :width])
+    Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])
     return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=[*tails, 0.0][rank], rank_rule=rule)
 
 

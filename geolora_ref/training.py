@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkab
 
 from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
-from geolora_ref.arrays import Array, Inexact, namespace
+from geolora_ref.arrays import Array, Inexact, diagonal_matrix, namespace
 from geolora_ref.budget import Unit, truncate_to_budget
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank
@@ -352,6 +352,19 @@ def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], cut: Cut) 
     thresholds = [None] * len(moved) if cut.theta is None else cut.theta
     for layer, W, limit, theta in zip(layers, moved, cut.max_rank, thresholds, strict=True):
         with checks.naming(layer.name, FloatingPointError):
-            limits: dict[str, Any] = {"min_rank": cut.min_rank, "max_rank": limit, "spare": cut.spare}
-            found.append(truncation(*W, tau=cut.tau, theta=theta, **limits))
+            one = truncation(*W, tau=cut.tau, theta=theta, min_rank=cut.min_rank, max_rank=limit)
+            found.append(_with_spare(one, W, limit) if cut.spare else one)
     return found
+
+
+def _with_spare(cut: Truncation, W: Untruncated, limit: int) -> Truncation:
+    """The same W₁ in bases of one direction more, the first discarded pair of singular vectors, if
+    there is one within the limit: in it the next gradient sees where the rank can grow.
+    """
+    r = cut.Y.rank
+    if r == min(limit, len(cut.singular_values)):
+        return cut
+    U, S, V = truncation(*W, theta=0.0, min_rank=r + 1, max_rank=r + 1).Y
+    sigma = cut.singular_values
+    kept = namespace(sigma).concat([sigma[:r], 0.0 * sigma[r : r + 1]])
+    return replace(cut, Y=LowRank(U, diagonal_matrix(kept, S), V))

@@ -406,7 +406,7 @@ def test_rank_rules(theta: float, min_rank: int, max_rank: int | None, rank: int
 )
 def test_each_rank_rule_is_hit_and_reported(
     library: Library,
-    thresholds: dict[str, Any],
+    thresholds: dict[str, float],
     min_rank: int,
     max_rank: int | None,
     rank: int,

@@ -16,6 +16,7 @@ from geolora_ref.budget import factor_entries
 from geolora_ref.optimizers import Adam, AdamPublished, Bases, HeavyBall, Moments, Sgd, Spectral, Triple
 from geolora_ref.training import Cut, Layer, LayerStep, Phase, Settings, training_step
 from tests.steps import Matrix, ratio
+from verification.instruments.directions import dense, seen
 
 SHAPE = (14, 11)
 EPS = float(np.finfo(float).eps)
@@ -45,6 +46,40 @@ def test_the_plain_case_is_the_plain_step() -> None:
     assert step.cut is not None
     assert (step.cut.rank_rule, step.Y.rank) == (expected.rank_rule, expected.Y.rank)
     assert close(step.Y.full(), expected.Y.full())
+
+
+@pytest.mark.parametrize("rule", [Sgd(), Spectral(0.9, 0.5)])
+def test_a_share_is_a_threshold_in_units_of_the_decrease(rule: Any) -> None:
+    """ϑ = share·λ⟨M, D⟩/‖M‖ of dense matrices, M the gradient; the memory of a first step is the gradient."""
+    one, G = layer()
+    bases = Bases(one.Y.U, one.Y.V)
+    M, D = dense(seen(G, bases), bases), dense(rule.direction(bases, seen(G, bases), Moments())[0], bases)
+    step = run(one, Settings(learning_rate=0.1, share=0.6, optimizer=rule))
+    assert step.cut is not None
+    assert step.cut.theta == pytest.approx(0.6 * 0.1 * np.sum(M * D) / np.linalg.norm(M), rel=1e-12)
+
+
+def test_a_share_of_coefficient_steps_is_that_of_the_core() -> None:
+    one, G = layer()
+    U, _, V = one.Y
+    step = run(one, Settings(learning_rate=0.1, share=0.6, coefficient_steps=1, truncate="after the cycle"), 1)
+    assert step.cut is not None
+    assert step.cut.theta == pytest.approx(0.6 * 0.1 * np.linalg.norm(U.T @ G @ V), rel=1e-12)
+
+
+@pytest.mark.parametrize("max_rank", [None, 2])
+def test_a_spare_direction_changes_the_bases_alone(max_rank: int | None) -> None:
+    one, _ = layer()
+    settings = Settings(learning_rate=0.1, share=0.9, max_rank=max_rank, spare=False)
+    plain, spared = run(one, settings), run(one, replace(settings, spare=True))
+    assert plain.cut is not None
+    assert plain.Y.rank <= 2
+    assert close(spared.Y.full(), plain.Y.full())
+    assert spared.Y.rank == min(plain.Y.rank + 1, max_rank or 6)
+    assert spared.cut is not None
+    assert (spared.cut.discarded, spared.cut.rank_rule) == (plain.cut.discarded, plain.cut.rank_rule)
+    if max_rank is None:
+        assert np.linalg.svd(spared.Y.S, compute_uv=False)[-1] == 0.0
 
 
 def test_factor_gradients_are_converted() -> None:

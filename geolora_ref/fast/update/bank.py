@@ -170,7 +170,7 @@ class LayerBank:
         budget : a rank decision over all layers in place of the threshold; it may be called more
             than once a step.
         spare : whether the bases keep the first discarded direction of each layer, with singular
-            value 0 (:func:`geolora_ref.algorithm.truncation`); not with a ``budget``.
+            value 0 (docs/theory/priced.md); not with a ``budget``.
 
         Raises
         ------
