@@ -36,7 +36,7 @@ def check(options: argparse.Namespace) -> int:
     """``geolora-ref check``; an interrupted run reports its results so far."""
     _require_writable(options, "json", "junit")
     sys.path.insert(0, os.getcwd())
-    with suppress(ValueError, OSError, AttributeError):  # standard error is no file
+    with suppress(RuntimeError, ValueError, OSError, AttributeError):  # standard error is closed or no file
         faulthandler.enable()  # a crash in C prints the case that was running
     asked, verdict, status = _check_step if options.rule is None else _check_rule, "", None
     try:
