@@ -12,6 +12,7 @@ import pytest
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.check import run_case
+from geolora_ref.oracle.trial.choice import questions
 from geolora_ref.oracle.trial.conversion import Conversion
 from geolora_ref.oracle.trial.harness import Harness
 from tests.nightly import NIGHTLY
@@ -37,6 +38,15 @@ def test_the_port_conforms(dtype: str, cases: int) -> None:
     reports = [check_step(jax_step.step, array="jax", dtype=dtype, directions=True, select={"group": group}) for group in groups]
     assert all(report.passed for report in reports), [report.failures[:3] for report in reports]
     assert sum(len(report.rows) for report in reports) >= cases
+
+
+def test_subnormal_numbers_are_zero_in_compiled_code_and_are_not_asked() -> None:
+    """Else the cases would reject JAX, and no step."""
+    harness = Harness.of(jax_step.step, array="jax")
+    with harness.conversion.scope():
+        assert jax.jit(lambda x: 0.5 * x)(harness.conversion.to(np.array(3e-308))) == 0.0
+    assert not [case for case in questions(harness) if "subnormal" in case.flags]
+    assert any("subnormal" in case.flags for case in questions(Harness.of(jax_step.step)))
 
 
 def test_a_result_that_is_not_assigned_is_named() -> None:

@@ -49,7 +49,8 @@ class Mutant:
 MUTANTS: dict[str, Mutant] = {}
 BEYOND_SQUARES = (
     *("magnitude-1e-170", "magnitude-1e160", "magnitude-1e-25", "magnitude-1e25", "magnitude-rank-one-1e"),
-    *("gradient-tiny-zero-rate-1e-14", "crossed-*-tiny", "crossed-*-small", "path-*-tiny", "path-*-small"),
+    *("magnitude-subnormal", "magnitude-smallest", "gradient-tiny-zero-rate-1e-14"),
+    *("crossed-*-tiny", "crossed-*-small", "path-*-tiny", "path-*-small"),
 )
 CLOSE_BELOW, CLOSE_ABOVE = (
     tuple(f"threshold-{kind}-{precision}-{side}" for kind in ("tau", "theta") for precision in ("double", "single"))

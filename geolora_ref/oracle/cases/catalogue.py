@@ -668,7 +668,7 @@ def _subnormal() -> Iterator[ConformanceCase]:
     for name, (size, rate, needed, reason) in SUBNORMAL.items():
         for core in ("dense", "zero"):
             parameters = CaseParameters(9, 7, 3, "algebraic", core, learning_rate=rate, tau=0.05, magnitude=size)
-            yield question("magnitude", f"{name}-{core}", (core, needed), reason, parameters)
+            yield question("magnitude", f"{name}-{core}", (core, needed, "subnormal"), reason, parameters)
 
 
 def _negated() -> Iterator[ConformanceCase]:

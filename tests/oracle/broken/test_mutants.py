@@ -137,12 +137,14 @@ def test_the_record_tells_the_mutants_apart() -> None:
 
 @pytest.mark.parametrize("mutant", CATALOGUED, ids=_ids(CATALOGUED))
 def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(mutant: Mutant) -> None:
-    """So every one of these beginnings of an id is needed, and without its cases the mutant would conform.
+    """So every one of these beginnings of an id is needed, and of the cases that are no combination
+    of drawn options (``covering-…``) these alone reject the mutant.
 
     Of the others the nightly run asks all, an ordinary one every fortieth.
     """
     with np.errstate(all="ignore"):
-        failed = [row.id for dtype in DTYPES for row in rows_of(mutant, dtype) if row.outcome == "failed"]
+        rows = [row for dtype in DTYPES for row in rows_of(mutant, dtype)]
+    failed = [row.id for row in rows if row.outcome == "failed" and row.group != "covering"]
     assert {_beginning(mutant, name) or name for name in failed} == set(mutant.only_in)
     assert all(verdict.passed for verdict in verdicts(mutant.id))
 

@@ -16,7 +16,7 @@ import pytest
 
 from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
-from geolora_ref.oracle.cases.catalogue import LAYOUTS, catalogue
+from geolora_ref.oracle.cases.catalogue import BACKWARDS, LAYOUTS, catalogue
 from geolora_ref.oracle.cases.step_case import TRAPS, CaseParameters
 from geolora_ref.oracle.check import check_step, run_case
 from geolora_ref.oracle.judges.criteria import FAIL
@@ -28,7 +28,7 @@ from tests.nightly import NIGHTLY
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-DIGEST = "977aa6c830e77d6ade7657bebc44d66265a67ee1b06afe4c118e0cd853b4ea8c"
+DIGEST = "14ff1ac1d8ff4bffcc7f7f62ed6ff706bf93229132e626da296dccd7c0515816"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says
 why ("Oracle semantics").
 """
@@ -117,8 +117,12 @@ def core_of_a_warp(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **paramete
     return U1[:, :kept].copy(), S1[:kept, :kept].copy(), V1[:, :kept].copy()
 
 
-SIZED = ("path", "hard", "array", "stack")
+SIZED = ("path", "hard", "array", "stack", "layer")
 """Groups of large sizes, too, where each path is asked everything."""
+MANY_EQUAL = "threshold-near-one"
+"""Without a gradient, and 64 x 64 of rank 64: with fewer than 51 equal values, no τ between 0.99
+and 1 lets another number of them go than 0.99.
+"""
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_blocks_see_what_no_other_case_can(step: Callable[..., Any], sizes: set[
     ranks below 16, where these steps are the reference.
     """
     harness, cases = Harness.of(step), catalogue()
-    others = [case.parameters for case in cases if case.group not in ("block", "crossed", *SIZED)]
+    others = [case.parameters for case in cases if case.group not in ("block", "crossed", *SIZED) and case.id != MANY_EQUAL]
     assert max(max(p.m, p.n) for p in others) == 48
     assert max(min(p.m, p.n, 2 * p.r) for p in others) <= 16
     rows = [run_case(harness, case)[0] for case in cases if case.group == "block" and "complex" not in case.flags]
@@ -169,7 +173,8 @@ def test_a_step_that_reads_strides_conforms_in_every_layout(array: str) -> None:
     load(array)
     report = check_step(Stages().step, array=array, select={"group": "layout"})
     assert report.passed
-    assert {row.flags[1] for row in report.rows} == LAYOUTS.keys() - ({"reversed"} if array == "torch" else set())
+    never = {"reversed", *BACKWARDS} if array == "torch" else set()
+    assert {row.flags[1] for row in report.rows} == {*LAYOUTS, *BACKWARDS} - never
 
 
 def test_one_layout_that_is_forgotten_is_seen() -> None:
@@ -192,7 +197,8 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
         lambda *arrays, **p: Stages().step(*(X[::-1] if X.strides[0] < 0 else X for X in arrays), **p), select=LAYOUT
     ).diagnosis
     assert reversed_ is not None
-    assert "(reversed) is right with the same numbers row by row in memory: it reads these layouts wrongly" in reversed_.text
+    told = "(reversed, turned) is right with the same numbers row by row in memory: it reads these layouts wrongly"
+    assert told in reversed_.text
     for read, seen in ((contiguous_only, {"spaced", "padded", "long"}), (rows_only, {"columns", "mixed"})):
         failures = check_step(lambda *arrays, read=read, **p: Stages().step(*map(read, arrays), **p), select=LAYOUT).failures
         assert {row.flags[-1 if row.group == "block" else 1] for row in failures} == seen
