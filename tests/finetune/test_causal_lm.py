@@ -240,19 +240,23 @@ def test_what_looks_wrong_is_said(decoder_folder: Path, tmp_path: Path, capsys: 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_loop_by_hand_runs_as_it_stands(decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a small model in the place of the large one; the page makes the model and the blocks, the
-    README trains.
-    """
+def _python_with_blocks(page: str) -> list[str]:
+    """The examples of a page that have blocks of tokens."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    return [code for code in found if "blocks" in code]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/finetuning.md"])
+def test_the_loop_by_hand_runs_as_it_stands(
+    page: str, decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README has a model and blocks of its own; the page makes others for the same loop, here of a small model."""
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "text.txt", 400)
-    blocks = [
-        code
-        for page in ("docs/finetuning.md", "README.md")
-        for code in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
-        if "blocks" in code
-    ]
-    assert len(blocks) == 2
+    (code,) = _python_with_blocks("README.md")
+    if page != "README.md":
+        imports, loop = code.split("\nsizes = ")[0], code[code.index("adapt(model") :]
+        code = "\n".join([imports, *_python_with_blocks(page), loop])
     names: dict[str, Any] = {}
     losses: list[float] = []
     forward = transformers.LlamaForCausalLM.forward
@@ -264,7 +268,7 @@ def test_the_loop_by_hand_runs_as_it_stands(decoder_folder: Path, tmp_path: Path
 
     with monkeypatch.context() as patch:
         patch.setattr(transformers.LlamaForCausalLM, "forward", noted)
-        exec("\n".join(blocks).replace("HuggingFaceTB/SmolLM2-135M", str(decoder_folder)), names)
+        exec(code.replace("HuggingFaceTB/SmolLM2-135M", str(decoder_folder)), names)
     assert len(losses) > 1
     assert losses[-1] < losses[0]
     assert (tmp_path / "lora" / "adapter_config.json").is_file()
