@@ -567,3 +567,40 @@ def test_a_layer_without_a_memory_is_in_no_stack_with_one_that_has(update: str) 
         found.append([layer.adapter.full() for layer in adapters(model).values()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"lr": 2e-4},
+            r"^lr = 0\.0002 with update='spectral': a step moves the outputs of a layer by about 0\.0002 times its inputs",
+        ),
+        ({"lr": 1.0}, r"^lr = 1 with update='spectral'"),
+        ({"tau": 0.95}, r"^tau = 0\.95: after 50 steps every adapter has rank 1"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_habits_of_other_methods_get_a_word_once(options: dict[str, Any], message: str, method: Any) -> None:
+    model = network()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(model, GeoLoRA(model, method=method, **options), 55)
+    assert [bool(re.match(message, str(warning.message))) for warning in caught] == [True]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lr": 0.02},
+        {"lr": 1e-3},
+        {"tau": 0.35},
+        {"update": "adam", "lr": 2e-4},
+        {"min_rank": 2, "max_rank": 2},
+        {"budget": 4},
+    ],
+)
+def test_nothing_is_said_of_usual_options(options: dict[str, Any]) -> None:
+    model = network()
+    train(model, GeoLoRA(model, **options), 55)  # a warning would be an error

@@ -16,7 +16,7 @@ from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.optim.fast_group import FastGroup
-from geolora_ref.nn.optim.groups import UpdateRule, check_relative, check_tangent, rate, update_rule
+from geolora_ref.nn.optim.groups import UpdateRule, check_relative, check_tangent, rate, update_rule, warn_of_habits
 from geolora_ref.nn.optim.heads import finite, flags
 from geolora_ref.nn.optim.layer_memory import tangent_at
 from geolora_ref.nn.optim.report import TruncationReport
@@ -211,6 +211,8 @@ class GeoLoRA(AdapterOptimizer):
                     quick = self.method == "fast" or (self.method == "auto" and not self._mixed(group["adapters"]))
                     self._fast_step(group) if quick else self._reference_step(group)
                 self.finish(heads)
+        for group in adapted:
+            warn_of_habits(group, [self._adapters[name].rank for name in group["adapters"]])
         return loss
 
     def _reference_step(self, group: dict[str, Any]) -> None:

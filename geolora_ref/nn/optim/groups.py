@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ __all__ = [
     "rate",
     "threshold_of",
     "update_rule",
+    "warn_of_habits",
 ]
 
 THRESHOLDS = ("tau", "theta", "share", "budget")
@@ -40,6 +42,8 @@ THRESHOLDS = ("tau", "theta", "share", "budget")
 PUBLISHED = "adam-published"
 RELATIVE_TAU = 0.35
 """τ where nothing else is chosen, of methods whose directions are no tangent vectors."""
+LOOK_AT = 50
+"""The step after which rates and ranks are looked at; warm-ups of usual lengths are over by then."""
 
 
 def _averages(group: Mapping[str, Any]) -> tuple[tuple[float, float], float]:
@@ -68,6 +72,24 @@ def update_rule(group: Mapping[str, Any], rules: Rules = RULES) -> Optimizer:
 def rate(group: Mapping[str, Any]) -> float:
     """λ of a group, which torch allows to be a tensor; ``ValueError`` unless it is a finite number ≥ 0."""
     return _nonnegative("lr", group["lr"])
+
+
+def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
+    """Warn once of a rate or a tolerance with which little is learned.
+
+    A step of the default rule moves the outputs of a layer by about λ times its inputs, at every rank
+    and width with alpha = "rms".  So λ has a scale of its own: 50 steps of 5e-4 move by 2.5 % at most,
+    and one step of 0.5 by a half.  ``ranks`` : those of the adapters after the step.
+    """
+    lr, steps, rule = max(group["peak"], rate(group)), group["iteration"], group["update"]
+    moves = f"a step moves the outputs of a layer by about {lr:g} times its inputs; usual are 2e-3 to 5e-2"
+    if rule == "spectral" and ((steps == LOOK_AT and lr < 5e-4) or (steps == 1 and lr > 0.5)):
+        warnings.warn(f"lr = {lr:g} with update='spectral': {moves}", stacklevel=3)
+    if group.get("tau") is not None and steps == LOOK_AT and group["min_rank"] == 1 and len(ranks) > 1 and max(ranks) == 1:
+        warnings.warn(
+            f"tau = {group['tau']:g}: after {steps} steps every adapter has rank 1; at most 1/tau² directions can remain",
+            stacklevel=3,
+        )
 
 
 def own_rate(lr: Any) -> Any:
