@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is asked for.
+    """A public name, imported at its first use.
 
     Every pytest run in an environment with this package loads the pytest plugin, which imports this
     file first.  The import must therefore be cheap and work without NumPy.

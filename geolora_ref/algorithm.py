@@ -13,7 +13,7 @@ line  what                                                    here
 ====  ======================================================  ============================================
 
 Deviations from the published text: (a) gradients arrive division-free by default, the published
-route by G_U S⁻ᴴ and G_V S⁻¹, with S⁻¹ formed anew, is :meth:`FactorGradients.projected`; (b) near
+route by G_U S⁻ᴴ and G_V S⁻¹, with S⁻¹ formed from the current S, is :meth:`FactorGradients.projected`; (b) near
 min(m, n) fewer than r new columns exist, and Ŝ is smaller than 2r x 2r; (c) transposes are conjugate;
 (d) truncation also takes an absolute ϑ, min_rank and max_rank.  No input is ever changed in place.
 """
@@ -51,8 +51,8 @@ class RankRule(StrEnum):
 
     THRESHOLD = "threshold"  # the smallest rank whose tail is at most ϑ
     MIN_RANK = "min_rank"  # ϑ would have allowed less
-    MAX_RANK = "max_rank"  # ϑ would have asked for more; the discarded tail exceeds ϑ
-    BASIS = "basis"  # min_rank asked for more columns than the augmented bases have
+    MAX_RANK = "max_rank"  # ϑ would have needed more; the discarded tail exceeds ϑ
+    BASIS = "basis"  # min_rank exceeds the number of columns of the augmented bases
     BUDGET = "budget"  # a budget over several layers decided
 
 
@@ -114,7 +114,7 @@ def assemble(
 def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_rank: int | None = None) -> tuple[int, RankRule]:
     """The smallest r' with tail_{r'} ≤ ϑ, clipped to [min_rank, max_rank], and the rule that fixed it.
 
-    ``tails[j]`` is (Σ_{i≥j} σ_i²)^{1/2}, nonincreasing; the tail behind the last singular value is 0.
+    ``tails[j]`` is (Σ_{i≥j} σ_i²)^{1/2}, nonincreasing; the tail after the last singular value is 0.
     """
     wanted = sum(tail > theta for tail in tails)
     if max_rank is not None and wanted > max_rank:
@@ -233,7 +233,7 @@ def geolora_step(
     gradients : at Y, :class:`ProjectedGradients` (division-free) or :class:`FactorGradients` (published).
     learning_rate : λ ≥ 0.
     tau, theta : the truncation threshold, exactly one of them: relative, ϑ = τ‖Ŝ‖, or absolute.
-    min_rank, max_rank : limits of the new rank, beside the number of columns of the augmented bases.
+    min_rank, max_rank : limits of the new rank, in addition to the number of columns of the augmented bases.
     optimizer : opt(P, G, λ), which gets copies of K, L, S, and returns one like P; default: plain SGD.
 
     Raises

@@ -177,7 +177,7 @@ def diagonal_matrix(diagonal: Float[Array, " r"], like: Inexact[Array, ...]) -> 
 
 
 def is_diagonal(S: Inexact[Array, "r r"]) -> bool:
-    """Whether every entry beside the diagonal is exactly 0."""
+    """Whether every entry off the diagonal is exactly 0."""
     return not bool(namespace(S).any(S * identity(S.shape[0], S) != S))
 
 

@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--timeout", type=float, metavar="S", help="run in processes of their own; a crash or S seconds without answer is a row"
     )
-    check.add_argument("--fail-fast", action="store_true", help="stop behind the first case that fails")
-    check.add_argument("--reproduce", metavar="ID", help="print a script that asks this failing case without the kit")
+    check.add_argument("--fail-fast", action="store_true", help="stop after the first case that fails")
+    check.add_argument("--reproduce", metavar="ID", help="print a script that runs this failing case without the kit")
     check.add_argument("--name", metavar="TEXT", help="what reports call the backend (default: package.module:function)")
     check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write every ratio; folders are made")
     check.add_argument("--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML; folders are made")
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("outputs", type=nonempty_path, help="one JSON file a vector")
     judge.add_argument("--name", metavar="TEXT", help="what the report calls the program (default: the folder of its outputs)")
     judge.add_argument("--json", type=nonempty_path, metavar="FILE", help="write the report, for scoreboard too")
-    vectors.add_parser("check", help="generate the vectors anew and compare them with the stored ones")
+    vectors.add_parser("check", help="generate the vectors again and compare them with the stored ones")
     commands.add_parser("finetune", help="fine-tune a pretrained transformer on texts (extra finetune)", add_help=False)
     return top
 
@@ -95,8 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse_what_has_no_part(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with 2 for step options beside ``--rule``, rule options without it or without a part in
-    it, report options and stages beside ``--reproduce``, and options that other options void.
+    """Exit with 2 for options that do not belong together.
+
+    These are step options with ``--rule``, rule options without it or without a part in it, report
+    options and stages with ``--reproduce``, and options that other options void.
     """
     plain = vars(top.parse_args(["check", options.backend]))
     given = [name for name, value in vars(options).items() if value != plain[name]]
@@ -108,19 +110,19 @@ def _refuse_what_has_no_part(top: argparse.ArgumentParser, options: argparse.Nam
     if options.json is not None and options.json == options.junit:
         top.error(f"--junit: expected another file than that of --json, found {options.junit}")
     for name in given:
-        told = f"--{name.replace('_', '-')}: expected"
+        refusal = f"--{name.replace('_', '-')}: expected"
         if options.rule is not None and name not in rule:
-            top.error(f"{told} none beside --rule, which judges directions and no step")
+            top.error(f"{refusal} none with --rule, which judges directions and no step")
         if options.rule is None and name in ("momentum", "smoothing"):
-            top.error(f"{told} --rule beside it")
+            top.error(f"{refusal} --rule with it")
         if options.rule not in parts.get(name, (options.rule,)):
-            top.error(f"{told} none beside --rule {options.rule}, which has none")
+            top.error(f"{refusal} none with --rule {options.rule}, which has none")
         if options.reproduce is not None and name in report:
-            top.error(f"{told} none beside --reproduce, which asks one case and writes no report")
+            top.error(f"{refusal} none with --reproduce, which runs one case and writes no report")
         if options.reproduce is not None and name == "stages":
-            top.error(f"{told} none beside --reproduce, whose script judges the result alone")
+            top.error(f"{refusal} none with --reproduce, whose script judges the result alone")
         if name == "seed" and not options.fuzz:
-            top.error(f"{told} --fuzz beside it")
+            top.error(f"{refusal} --fuzz with it")
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ class Moments:
     """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
 
     ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : the second moments of K, L
-    and S that a rule divides by.  A rule that is given the memory of another kind of rule begins
-    anew: a sum of gradients cannot be continued as a mean.
+    and S that a rule divides by.  A rule that is given the memory of another kind of rule starts
+    from zero: a sum of gradients cannot be continued as a mean.
     """
 
     step: int = 0
@@ -315,7 +315,7 @@ class Preconditioned(_Averages):
     """Second moments r x r: R_K ← β₂R_K + (1 − β₂)∇_Kᴴ∇_K/m, X_K = (R_K + eps²I)^{-1/2}, and R_L,
     X_L in the same way.
 
-    D has the core ½(M_S X_K + X_L M_S), and beside it M_K⊥X_K and M_L⊥X_L.  The map from the mean M
+    D has the core ½(M_S X_K + X_L M_S), and outside it M_K⊥X_K and M_L⊥X_L.  The map from the mean M
     of the gradients to D is self-adjoint and nonnegative, so the first step never ascends; it does
     not depend on the gauge.  Eigenvalues of R below r·eps of the largest are raised to that
     rounding level.  R moves to new bases as BᴴRB + (tr R/r)(I − BᴴB), B = VᴴV₁.  This is LoRA-RITE

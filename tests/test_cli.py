@@ -393,18 +393,18 @@ def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.Capt
     assert len(rows[0]) == 87
     for arguments, told in (
         (["backend:right", "--timeout", "0"], "timeout: expected seconds > 0, found 0.0"),
-        (["backend:right", "--timeout", "1", "--rule", "adam"], "--timeout: expected none beside --rule"),
+        (["backend:right", "--timeout", "1", "--rule", "adam"], "--timeout: expected none with --rule"),
         (["backend:right", "--jobs", "0"], "jobs: expected a number >= 1, found 0"),
-        (["backend:right", "--jobs", "2", "--reproduce", "x"], "--jobs: expected none beside --reproduce"),
-        (["backend:right", "--repeat", "2", "--rule", "adam"], "--repeat: expected none beside --rule"),
+        (["backend:right", "--jobs", "2", "--reproduce", "x"], "--jobs: expected none with --reproduce"),
+        (["backend:right", "--repeat", "2", "--rule", "adam"], "--repeat: expected none with --rule"),
         (
             ["backend:right", "--rule", "adam", "--momentum", "0.5"],
-            "--momentum: expected none beside --rule adam, which has none",
+            "--momentum: expected none with --rule adam, which has none",
         ),
-        (["backend:right", "--rule", "normalised", "--smoothing", "1"], "--smoothing: expected none beside --rule normalised"),
-        (["backend:right", "--seed", "7"], "--seed: expected --fuzz beside it"),
+        (["backend:right", "--rule", "normalised", "--smoothing", "1"], "--smoothing: expected none with --rule normalised"),
+        (["backend:right", "--seed", "7"], "--seed: expected --fuzz with it"),
         (["backend:right", "--json", "a", "--junit", "a"], "--junit: expected another file than that of --json, found a"),
-        (["backend:right", "--stages", "a:b", "--reproduce", "x"], "--stages: expected none beside --reproduce"),
+        (["backend:right", "--stages", "a:b", "--reproduce", "x"], "--stages: expected none with --reproduce"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(["check", *arguments])

@@ -54,7 +54,7 @@ class FineTuned:
         if (pairs is not None) != self.pairs or len(texts) != len(texts if pairs is None else pairs):
             wanted = "as many second texts" if self.pairs else "no second texts"
             found = "none" if pairs is None else str(len(pairs))
-            raise ValueError(f"pairs: expected {wanted} beside {len(texts)} texts, as in training, found {found}")
+            raise ValueError(f"pairs: expected {wanted} with {len(texts)} texts, as in training, found {found}")
         if len(texts) == 0:
             return torch.empty(0, self.labels.outputs)
         tokens = encode_texts(texts, pairs, self.tokenizer, self.max_length)

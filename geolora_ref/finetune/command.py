@@ -49,7 +49,7 @@ NAME = re.compile(r"[\w.]+")
 CHECKPOINT, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "results.json", "ranks.png", "lora"
 """The files and the folder that every run writes; a task may add its own."""
 LIBRARIES = ("numpy", "transformers", "safetensors")
-"""The libraries whose versions may change a number, beside torch."""
+"""The libraries whose versions may change a number, apart from torch."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -113,10 +113,10 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
         bar = progress.add_task("training", total=None)
 
         def show(done: int, total: int) -> None:
-            told = f"loss {job.history.losses[-1]:.3f}"
-            progress.update(bar, completed=done, total=total, description=told)
+            loss = f"loss {job.history.losses[-1]:.3f}"
+            progress.update(bar, completed=done, total=total, description=loss)
             if not console.is_terminal and done % max(1, total // 10) == 0:
-                say(f"step {done} of {total}, {told}")
+                say(f"step {done} of {total}, {loss}")
 
         job = Job(
             lambda generator: task.model(pretrained, generator).to(options.device),
@@ -221,7 +221,7 @@ def _epoch_line(job: Job) -> str:
     return f"{epoch}: training loss {loss:.4f}, {metric}, {job.prepared.parameters()} adapter parameters"
 
 
-def _results(job: Job, place: Path, **told: bool | float | None) -> dict[str, Any]:
+def _results(job: Job, place: Path, **outcome: bool | float | None) -> dict[str, Any]:
     """The results of a run as JSON data."""
     history = job.history
     return {
@@ -234,7 +234,7 @@ def _results(job: Job, place: Path, **told: bool | float | None) -> dict[str, An
         "by_householder": history.exact,
         "median_seconds_per_step": statistics.median(history.seconds),
         "losses": history.losses,
-        **told,
+        **outcome,
         "classes": list(getattr(job.data.meaning, "classes", ())),
         "examples": {"train": len(job.data.train), **{name: len(some) for name, some in job.data.evaluation.items()}},
         "model": place.name,

@@ -130,8 +130,8 @@ class Job:
     """A run that can be killed at any time and taken up again; ``predict`` gives one entry (N,) for
     each of N examples.
 
-    ``identity`` : plain JSON data that, beside the plan, must agree between a checkpoint and this
-    job.  ``fresh`` : begin anew, and let the first checkpoint replace an existing one.  ``on_step``
+    ``identity`` : plain JSON data that, like the plan, must agree between a checkpoint and this
+    job.  ``fresh`` : start from scratch, and let the first checkpoint replace an existing one.  ``on_step``
     and ``on_epoch`` are called with the number done and the total.  The global generators of torch
     are left unchanged: dropout and the like draw from private copies of the generators of the CPU
     and the model's device, seeded by the plan and kept in the checkpoint.

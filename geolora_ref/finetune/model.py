@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""Files that determine the outputs of a pretrained model, beside its weights and the tokenizer's
+"""Files that determine the outputs of a pretrained model, apart from its weights and the tokenizer's
 vocabulary files.
 """
 READ = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -193,7 +193,7 @@ def try_out_decoder(decoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 
 
 def check_length(tokenizer: Any, max_length: int, *, pairs: bool) -> None:
-    """Raise ``ValueError`` unless ``max_length`` tokens have room for a word of each text beside
+    """Raise ``ValueError`` unless ``max_length`` tokens have room for a word of each text next to
     the special tokens.
     """
     least = tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)

@@ -91,15 +91,15 @@ class Progress:
     Y: LowRank
 
 
-class Stopped(Exception):  # noqa: N818  (not an error: somebody asked for it)
-    """The run was stopped from outside: by the keyboard, or because its callback asked for it or failed."""
+class Stopped(Exception):  # noqa: N818  (not an error: it was requested)
+    """The run was stopped from outside: by the keyboard, or because its callback requested it or failed."""
 
 
 @dataclass(eq=False)
 class Run:
     """The results of a run, whether or not it reached the end.
 
-    ``times`` and ``states`` : the start, every state asked for by ``save_every``, and the last one.
+    ``times`` and ``states`` : the start, every state that ``save_every`` requests, and the last one.
     ``records`` : one for every step.  ``stopped`` : the exception that ended the run early, or
     None; :attr:`Y` raises it, so that a part is not taken for the whole.  A callback that fails
     after the last step sets ``stopped`` too, so that its error is not lost; ``states`` then ends
@@ -188,8 +188,8 @@ def integrate(
                 run.times.append(clock.t)
                 run.states.append(Y)
             if callback is not None:
-                told = Progress(len(run.records), clock.t, t_end, record, copied(Y))
-                if _asks_to_stop(callback, told) and not at_the_end:
+                progress = Progress(len(run.records), clock.t, t_end, record, copied(Y))
+                if _asks_to_stop(callback, progress) and not at_the_end:
                     raise Stopped(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
     except StepError as error:
         run.stopped = error.numbered(len(run.records) + 1)

@@ -25,7 +25,7 @@ __all__ = ["Evaluations", "Integrator", "MisfitError", "Step", "StepError", "Tru
 
 @dataclass(frozen=True)
 class Evaluations:
-    """How often a step asked for F(t, Y) V or F(t, Y)ᴴ U, and for how many columns in all."""
+    """The calls of F(t, Y) V and F(t, Y)ᴴ U in a step, and the number of their columns in all."""
 
     calls: int = 0
     columns: int = 0
@@ -177,7 +177,7 @@ class Integrator(ABC):
         the singular values are, ε the size of the normal part of the field.  The naive integrator,
         Strang splitting and projected Runge–Kutta methods have the classical order, with constants
         that may depend on the singular values.  The midpoint and the second-order parallel
-        integrator have errors O(h²) + O(εh): order 1 if ε is not small beside h.  Lie splitting and
+        integrator have errors O(h²) + O(εh): order 1 if ε is not small against h.  Lie splitting and
         augmented BUG have shown the same, although only O(h) + O(ε) is proved (docs/integrators.md).
         All need a sub-solver of this order.
         """

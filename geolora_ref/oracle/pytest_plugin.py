@@ -16,7 +16,7 @@ from geolora_ref.oracle.trial.choice import questions
 from geolora_ref.oracle.trial.harness import Harness
 from geolora_ref.oracle.trial.load import harness_options, load_backend
 from geolora_ref.support.extras import how_to_install
-from geolora_ref.support.pytest_options import ASKED
+from geolora_ref.support.pytest_options import RESULTS
 
 __all__ = ["BACKEND", "answer"]
 
@@ -65,7 +65,7 @@ def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known
     """Ask a case as a test, which passes, fails, or xfails if it is known to fail; the row is kept
     for the diagnosis.
     """
-    asked = config.stash.setdefault(ASKED, {}).setdefault(id(harness), Asked(harness))
+    asked = config.stash.setdefault(RESULTS, {}).setdefault(id(harness), Asked(harness))
     row = asked.ask(case, known.get(case.id))
     if row.outcome == "xfailed":
         pytest.xfail(row.error)

@@ -88,7 +88,7 @@ class RankPreservingRiccati(FactoredODE):
 
         With R the matrix of the linear system of P/s and Q, ‖Q(δ) − I‖ ≤ (e^{δ‖R‖} − 1)(1 +
         ‖Y₀/s‖²)^{1/2}.  A step δ for which this bound is ½ cannot pass a singular Q, and shrinks
-        with the distance to it.  s = max(1, ‖Y₀‖), taken anew at every step: a large Y₀ is not near
+        with the distance to it.  s = max(1, ‖Y₀‖), recomputed at every step: a large Y₀ is not near
         one if M is small.
         """
         done, Y = 0.0, Y0

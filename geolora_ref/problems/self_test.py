@@ -196,7 +196,7 @@ def check_actions(problem: MatrixODE, rng: np.random.Generator) -> Check:
 
 
 def check_invariants(problem: MatrixODE, rng: np.random.Generator) -> Iterator[Check]:
-    """The derivative of each invariant along F is negligible beside its derivative in random
+    """The derivative of each invariant along F is negligible against its derivative in random
     directions of the same size.
 
     Invariants are at most quadratic, so central differences are exact up to rounding.  A quantity

@@ -46,14 +46,14 @@ writing.
 
 
 def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
-    """Write and sync a file beside ``path``, then move it there: a reader of ``path`` finds the old
+    """Write and sync a file next to ``path``, then move it there: a reader of ``path`` finds the old
     contents or the new ones.
 
     Text is written as UTF-8; missing folders are made; a symbolic link stays and its target is
     written; permissions stay.  A pipe, a device or another special file at ``path`` is written to
     directly.  Raises ``OSError`` that names ``path``, or the folder that cannot be made, if the
     disk is full or the folder unwritable.  The old file is then unchanged, and nothing is left
-    beside it.  (A process that is killed may leave a hidden ``.part`` file: :func:`remove_parts`.)
+    next to it.  (A process that is killed may leave a hidden ``.part`` file: :func:`remove_parts`.)
     """
     data = contents.encode() if isinstance(contents, str) else contents
     if _is_special(path):
@@ -129,7 +129,7 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def _part_of(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
-    """The file that ``path`` leads to, in an existing folder, and a temporary name beside it, which
+    """The file that ``path`` leads to, in an existing folder, and a temporary name next to it, which
     is removed afterwards.
     """
     target = Path(os.path.realpath(path))

@@ -44,7 +44,7 @@ BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "xfail": {
         "type": nonempty_path,
         "metavar": "FILE",
-        "help": "ids of cases known to fail, one a line, the reason behind it; one that passes is an error",
+        "help": "ids of cases known to fail, one a line, followed by the reason; one that passes is an error",
     },
 }
 """Keywords for argparse and pytest, by the name of the option without leading dashes."""

@@ -11,11 +11,11 @@ import pytest
 
 from geolora_ref.support.options import BACKEND_OPTIONS
 
-__all__ = ["ASKED"]
+__all__ = ["RESULTS"]
 
-ASKED: pytest.StashKey[dict[int, Any]] = pytest.StashKey()
-"""The results of each backend so far, :class:`geolora_ref.oracle.check.Asked`."""
-TOLD: pytest.StashKey[list[str]] = pytest.StashKey()
+RESULTS: pytest.StashKey[dict[int, Any]] = pytest.StashKey()
+"""The results of each backend so far, by the ``id`` of its harness."""
+DIAGNOSES: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,30 +35,30 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     for option in config.invocation_params.args:
         if option.partition("=")[0] in {f"--geolora-{name}" for name in BACKEND_OPTIONS}:
-            raise pytest.UsageError(f"{option.partition('=')[0]}: expected --geolora-backend beside it")
+            raise pytest.UsageError(f"{option.partition('=')[0]}: expected --geolora-backend with it")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Make the diagnoses; a worker of xdist sends those of its own cases to the controller."""
     config = session.config
-    found = [(asked.harness, asked.diagnosis()) for asked in config.stash.get(ASKED, {}).values()]
-    told = [f"{of.name} ({of.conversion.array}, {of.conversion.dtype}): {diagnosis.text}" for of, diagnosis in found if diagnosis]
+    found = [(results.harness, results.diagnosis()) for results in config.stash.get(RESULTS, {}).values()]
+    texts = [f"{of.name} ({of.conversion.array}, {of.conversion.dtype}): {words.text}" for of, words in found if words]
     if hasattr(config, "workeroutput"):
-        config.workeroutput["geolora"] = told
+        config.workeroutput["geolora"] = texts
     else:
-        config.stash.setdefault(TOLD, []).extend(told)
+        config.stash.setdefault(DIAGNOSES, []).extend(texts)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Collect the diagnoses that a worker of xdist has sent."""
-    node.config.stash.setdefault(TOLD, []).extend(getattr(node, "workeroutput", {}).get("geolora", []))
+    node.config.stash.setdefault(DIAGNOSES, []).extend(getattr(node, "workeroutput", {}).get("geolora", []))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the diagnoses after the failures."""
-    told: list[str] = config.stash.get(TOLD, [])
-    if told:
+    lines: list[str] = config.stash.get(DIAGNOSES, [])
+    if lines:
         terminalreporter.section("GeoLoRA: diagnosis")
-    for line in dict.fromkeys(told):  # workers may say the same
+    for line in dict.fromkeys(lines):  # workers may say the same
         terminalreporter.write_line(line)

@@ -58,8 +58,9 @@ def _kept(name: str) -> Iterator[None]:
 
 
 def _is_open(stream: IO[str] | None) -> bool:
-    """Whether a stream can be written to; one whose buffer was detached raises even when asked
-    whether it is closed.
+    """Whether a stream can be written to.
+
+    A stream whose buffer was detached is not open; even its attribute ``closed`` raises.
     """
     try:
         return stream is not None and not stream.closed

@@ -360,7 +360,7 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
         ({"max_rank": 0}, r"max_rank: expected at least min_rank = 1, found 0"),
         ({"max_rank": [3]}, r"max_rank: expected one number, or one for each of 2 layers, found 1"),
         ({"min_rank": 0}, r"min_rank: expected an integer >= 1, found 0"),
-        ({"budget": lambda spectra: [1, 1]}, r"tau, theta: expected neither beside a budget, found tau=0.1, theta=None"),
+        ({"budget": lambda spectra: [1, 1]}, r"tau, theta: expected neither with a budget, found tau=0.1, theta=None"),
         (
             {"budget": lambda spectra: [1, 2.0], "tau": None},
             r"budget: expected one rank a layer between 1 and \[6, 4\], found \[1, 2.0\]",

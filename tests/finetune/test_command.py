@@ -316,7 +316,7 @@ def test_run_that_learns_nothing_says_so(
         (["--dev-fraction", "inf"], "fraction: expected a number between 0 and 1"),
         (["--dropout", "nan"], "dropout: expected 0 <= dropout < 1, found nan"),
         (["--dropout", "1"], "dropout: expected 0 <= dropout < 1, found 1.0"),
-        (["--head-lr", "1e38"], "parameters beside the adapters: expected ones that AdamW can step, found {'lr': 1e+38"),
+        (["--head-lr", "1e38"], "parameters outside the adapters: expected ones that AdamW can step, found {'lr': 1e+38"),
         (["--target-modules", "no_such_layer"], "no_such_layer"),
         (["--rank", "0"], "rank"),
         (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
@@ -577,12 +577,12 @@ def test_what_is_predicted_has_the_form_of_what_was_learned(model_folder: Path, 
     assert single.predict(np.array(["good", "bad"])) == single.predict(["good", "bad"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="texts: expected a sequence of texts, found a string"):
         single.predict("good")
-    with pytest.raises(ValueError, match="pairs: expected no second texts beside 1 texts, as in training, found 1"):
+    with pytest.raises(ValueError, match="pairs: expected no second texts with 1 texts, as in training, found 1"):
         single.predict(["good"], ["bad"])
     paired = replace(single, pairs=True)
-    with pytest.raises(ValueError, match="pairs: expected as many second texts beside 1 texts, as in training, found none"):
+    with pytest.raises(ValueError, match="pairs: expected as many second texts with 1 texts, as in training, found none"):
         paired.predict(["good"])
-    with pytest.raises(ValueError, match="pairs: expected as many second texts beside 1 texts, as in training, found 2"):
+    with pytest.raises(ValueError, match="pairs: expected as many second texts with 1 texts, as in training, found 2"):
         paired.predict(["good"], ["good", "bad"])
 
 

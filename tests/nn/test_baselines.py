@@ -465,7 +465,7 @@ def test_a_head_that_cannot_take_its_step_changes_nothing(method: Any, monkeypat
     before = copy.deepcopy(model.state_dict())
     monkeypatch.setattr("geolora_ref.nn.optim.heads.adamw", fails)
     closure()
-    with pytest.raises(ValueError, match="parameters beside the adapters: expected ones that AdamW can step, found"):
+    with pytest.raises(ValueError, match="parameters outside the adapters: expected ones that AdamW can step, found"):
         optimizer.step(closure)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [group["iteration"] for group in optimizer.param_groups] == [0, 0]

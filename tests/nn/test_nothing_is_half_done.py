@@ -78,8 +78,8 @@ def test_a_refusal_in_a_later_group_undoes_the_earlier_ones(method: Any) -> None
 
 
 HEADS_THAT_FAIL: dict[str, tuple[dict[str, Any], str]] = {
-    "a rate beyond single precision": ({"lr": 1e39}, "parameters beside the adapters: expected ones that AdamW can step, found"),
-    "a first step beyond it": ({"lr": 1e38}, "parameters beside the adapters: .*without overflow; nothing was changed"),
+    "a rate beyond single precision": ({"lr": 1e39}, "parameters outside the adapters: expected ones that AdamW can step, found"),
+    "a first step beyond it": ({"lr": 1e38}, "parameters outside the adapters: .*without overflow; nothing was changed"),
     "no number": ({"lr": float("nan")}, "lr: expected a finite number >= 0, found nan"),
     "negative": ({"lr": -1.0}, "lr: expected a finite number >= 0, found -1.0"),
     "two rates": ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),

@@ -454,7 +454,7 @@ def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names
     backward(here)
     before = snapshot(here, optimizer)
     with pytest.raises(
-        ValueError, match=r"expected zeros behind rank 2, found others: .* \(load a state_dict, in every process\), or another"
+        ValueError, match=r"expected zeros beyond rank 2, found others: .* \(load a state_dict, in every process\), or another"
     ):
         optimizer.step()
     assert same(before, snapshot(here, optimizer))

@@ -785,7 +785,7 @@ def test_a_method_that_cannot_be_put_in_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize("targets", ["all-linear", r".*(first|second)"])
 def test_layers_to_transform_want_names(targets: str) -> None:
     """Beside an expression PEFT would take all layers."""
-    with pytest.raises(ValueError, match="layers_to_transform: expected target_modules as a list of names beside it"):
+    with pytest.raises(ValueError, match="layers_to_transform: expected target_modules as a list of names with it"):
         GeoLoraConfig(target_modules=targets, layers_to_transform=[1])
     GeoLoraConfig(target_modules=["first"], layers_to_transform=[1])
 

@@ -3,7 +3,7 @@ per pass.
 
 For T rows the products a Kᵀ and b Lᵀ of the adapter are passes over T·m numbers forward and T·n
 backward; a merged weight is formed in one pass over m·n numbers.  It is rounded like W₀: the
-adapter loses its part below half a unit in the last place of W₀.  That is negligible beside the
+adapter loses its part below half a unit in the last place of W₀.  That is negligible against the
 rounding of x W₀ᵀ if products have all bits of float32.  In half precision the whole adapter is
 often smaller than that unit and may be lost.
 """

@@ -122,7 +122,7 @@ class LayerBank:
 
     def storage(self, layer: int) -> Factors:
         """The whole buffers (Ut, S, Vt) of one layer: (capacity, m), (capacity, capacity),
-        (capacity, n), zero behind its rank.
+        (capacity, n), zero beyond its rank.
 
         The buffers keep their addresses for the life of the bank, so parameters may be views of them.
         """
@@ -215,7 +215,7 @@ class LayerBank:
             for one in {None} if thresholds is None else set(thresholds):
                 checks.threshold(tau, one)
         elif tau is not None or theta is not None:
-            raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
+            raise ValueError(f"tau, theta: expected neither with a budget, found tau={tau}, theta={theta}")
         most = [self.capacity if limit is None else limit for limit in checks.each("max_rank", max_rank, len(self.shapes))]
         limits: Iterable[Any] = most
         with suppress(TypeError):  # unhashable entries are no ranks and are refused below

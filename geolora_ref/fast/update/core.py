@@ -132,7 +132,7 @@ def cut_at(sigma: Values, rank: Integers) -> Ranks:
 
 
 def _tails(sigma: Values) -> Values:
-    """(Σ_{i≥j} σ_i²)^{1/2} of sorted singular values (L, p), and 0 behind the last: (L, p + 1).
+    """(Σ_{i≥j} σ_i²)^{1/2} of sorted singular values (L, p), and 0 after the last: (L, p + 1).
 
     Scaled by the largest value, so that no square leaves the range.
     """

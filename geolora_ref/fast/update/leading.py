@@ -1,4 +1,4 @@
-"""Steps that are small beside the smallest σ of their core: half of the spectrum and products in
+"""Steps that are small against the smallest σ of their core: half of the spectrum and products in
 float32 are enough for them.
 
 Ŵ has rank 2r at most, r of its singular values large and the rest small.  With orthonormal U, V,
@@ -34,7 +34,7 @@ and one Cholesky factor makes U_h orthonormal.  At the end, with F of the second
     U₁ = U_h L⁻ᵀ Q = B_K Z L⁻ᵀ Q,   V₁ = ŴᵀU₁ Σ⁻¹ = B_L T Q Σ⁻¹.
 
 The eigenproblem has half the size of the one in ``gram.py``, an eighth of the work.  Of the
-spectrum behind σ_r only the norm is known, which is enough where no rank grows.  U_c = R_K − U
+spectrum after σ_r only the norm is known, which is enough where no rank grows.  U_c = R_K − U
 XᵀG_K spans the complement of U_h in the range of [U | R_K].  With the Y from which X was made,
 λI + X S_new = λX G_L Y, hence U_cᵀŴ = λG_K X(R_Lᵀ − G_L Y Vᵀ), and
 
@@ -99,7 +99,7 @@ class Smallness(NamedTuple):
         return small
 
     def rest(self, ranks: Integers) -> Values:
-        """A bound of the norm of the spectrum behind σ_r, for layers with these ranks."""
+        """A bound of the norm of the spectrum after σ_r, for layers with these ranks."""
         bound: Values = np.sqrt(ranks) * self.a * self.b * self.smallest
         return bound
 
@@ -119,7 +119,7 @@ class LeadingCore(NamedTuple):
     """The leading spectra, and the matrices from which :meth:`coordinates` makes the new bases.
 
     ``squares`` (L, w) Σ², ascending as LAPACK returns them; ``X_K`` = Z L⁻ᵀ Q and ``TQ`` (L, 2w,
-    w), descending; ``rest`` (L,) the squared norm of the spectrum behind them; ``scale`` (L,) s²;
+    w), descending; ``rest`` (L,) the squared norm of the rest of the spectrum; ``scale`` (L,) s²;
     ``info`` (L,) not 0 where the spectrum is invalid.
     """
 
@@ -131,12 +131,12 @@ class LeadingCore(NamedTuple):
     info: Tensor
 
     def coordinates(self, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """X_K and X_L as in :meth:`GramCore.coordinates`, with zeros behind w."""
+        """X_K and X_L as in :meth:`GramCore.coordinates`, with zeros beyond w."""
         k = min(self.squares.shape[1], inverse.shape[2])
         kept = inverse[:, :, :k]
-        behind = (0, inverse.shape[2] - k)
+        padding = (0, inverse.shape[2] - k)
         X_K, X_L = self.X_K[:, :, :k] * (kept > 0.0), self.TQ[:, :, :k] * kept
-        return torch.nn.functional.pad(X_K, behind), torch.nn.functional.pad(X_L, behind)
+        return torch.nn.functional.pad(X_K, padding), torch.nn.functional.pad(X_L, padding)
 
 
 @np.errstate(all="ignore")  # NaN compares as not small
@@ -175,12 +175,12 @@ def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     """
     Gamma, rate, w = small.Gamma, small.rate, small.A.shape[1]
     identity = torch.eye(w, dtype=Gamma.dtype)
-    gaps = identity * torch.from_numpy(np.arange(w) >= ranks[:, None])[:, None]  # 1 behind the ranks, where all is zero
+    gaps = identity * torch.from_numpy(np.arange(w) >= ranks[:, None])[:, None]  # 1 beyond the ranks, where all is zero
     C_K, C_L = C = Gamma[:, :, :w, w:]
     G_K, G_L = Gamma[:, :, w:, w:] - C.mT @ C
     S_new = small.S_new + gaps
     X = G_Y = torch.zeros_like(S_new)
-    for remaining in range(products, 0, -1):  # inv_ex: F is invertible for a, b ≤ ½, so its error flag is not asked
+    for remaining in range(products, 0, -1):  # inv_ex: F is invertible for a, b ≤ ½, so its error flag is not read
         if remaining % 2:
             X = -rate * torch.linalg.inv_ex(S_new - rate * G_Y)[0]
         else:

@@ -42,7 +42,7 @@ def refuse(usable: NDArray[np.bool_]) -> None:
 class StepReport:
     """What one step did, layer by layer.
 
-    ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros behind a
+    ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros after a
     layer's own, and NaN where only the rest's norm is known (``leading.py``); ``theta`` (L,) the
     thresholds that were applied; ``discarded`` (L,) the norms that were cut off; all on the host.
     ``exact`` : the layers that went through Householder QR, all of them for float64.

@@ -122,7 +122,7 @@ def decided(plan: Plan, dtype: torch.dtype, how: Directions, columns: Integers, 
         refuse(np.isfinite(scale))
         sigma = np.sqrt(np.fmax(squares, 0.0))  # some solvers return NaN for zeros: taken as 0 and not trusted
     unknown = _rest(found, sigma)
-    own = np.arange(sigma.shape[1]) < columns[:, None]  # behind a layer's columns there is only rounding
+    own = np.arange(sigma.shape[1]) < columns[:, None]  # beyond a layer's columns there is only rounding
     while True:
         sigma = np.where(own, sigma, 0.0)
         chosen = _chosen(sigma, columns, limits, budget)
@@ -195,7 +195,7 @@ def _on_host(plan: Plan, found: Sequence[Found]) -> tuple[Values, Values, Values
 
 
 def _rest(found: Sequence[Found], sigma: Values) -> NDArray[np.bool_]:
-    """Mark the unknown singular values behind leading ones (L, 2w), and write the norm of the rest
+    """Mark the unknown singular values after leading ones (L, 2w), and write the norm of the rest
     there as one value.
     """
     unknown = np.zeros(sigma.shape, dtype=np.bool_)
@@ -278,7 +278,7 @@ def _by_householder(
 
 
 def write(plan: Plan, new: New) -> None:
-    """Write the new factors into the storage, with zeros behind each layer's rank."""
+    """Write the new factors into the storage, with zeros beyond each layer's rank."""
     order, ranks, kept_values = plan.order, new.ranks.rank, new.ranks.kept
     width = int(ranks.max())
     of_bases = np.where(np.arange(width) < ranks[:, None], new.sigma[:, :width], 0.0)[order]

@@ -1,7 +1,7 @@
 """The memory layout of many layers' factors, and the classes of layers that are computed together.
 
 All layers of one shape share one buffer for each of Uᵀ, S and Vᵀ, with room for ``capacity``
-columns.  A layer of rank r uses the first r rows, and the rows behind are zero, so its storage
+columns.  A layer of rank r uses the first r rows, and the other rows are zero, so its storage
 keeps its address at every rank.  Layers of similar rank form a class, as wide as its largest rank,
 and a step has one batch of small matrices for each class.  So layers of small rank do not pay for
 the largest one.

@@ -40,7 +40,7 @@ __all__ = ["ADAPTER_FILES", "DRAFT", "export_lora", "lora_config", "lora_state_d
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS, "adapter_model.bin")
 DRAFT = ".export-"
-"""Prefix of the temporary folder of a write; a killed write leaves it behind."""
+"""Prefix of the temporary folder of a write; a killed write leaves it on the disk."""
 PREFIX = "base_model.model."
 """The prefix that PEFT puts before the names of the base model's modules."""
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
@@ -80,7 +80,7 @@ def export_lora(
     ``ValueError`` for a model without adapters or merged, and for parts that a LoRA checkpoint
     cannot hold: convolutions with dilation or a padding mode other than zeros, the projection of
     nn.MultiheadAttention (PEFT's layer is not called there), a part in nn.DataParallel, PEFT's
-    trainable tokens, a trained parameter beside a low-rank update in the same layer, a trained module
+    trainable tokens, a trained parameter next to a low-rank update in the same layer, a trained module
     that PEFT cannot name, a trained nn.ParameterList or another container with trained parameters of
     its own, an adapted or trained module that the model has at several places; ``RuntimeError`` for
     bases that another optimizer has changed.  Nothing is written then.
@@ -231,7 +231,7 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
             continue
         trained = [key for key, p in module.named_parameters(recurse=False) if id(p) in trained_ones]
         if trained and (id(module) in inside or not name):
-            raise ValueError(f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint holds whole modules beside the updates")
+            raise ValueError(f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint has whole modules next to the updates")
         container = isinstance(module, CONTAINERS)
         if trained and container:
             raise ValueError(f"{name}: expected trained parameters in a module that is called, found {type(module).__name__}")

@@ -87,13 +87,13 @@ class GeoLoraConfig(PeftConfig):
         of names; None for the modules that PEFT lists for the model's architecture.
     exclude_modules : modules that are left out, in the same form.
     modules_to_save : modules that are trained and saved as a whole (heads).
-    layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
+    layers_to_transform, layers_pattern : as in PEFT's other methods, with a list of names.
     trainable_token_indices : rows of embeddings that are trained as they are, as in LoraConfig; a
         list means the input embedding.
     init_weights : False draws S at random, so that a new adapter does something (for tests); by
         default S = 0.
 
-    Raises ``ValueError`` for options out of range, and for ``layers_to_transform`` beside a regular
+    Raises ``ValueError`` for options out of range, and for ``layers_to_transform`` with a regular
     expression; ``TypeError`` for an unknown option, which for options of LoraConfig names the
     counterpart here.
     """
@@ -143,10 +143,10 @@ class GeoLoraConfig(PeftConfig):
             raise ValueError(f"modules_to_save: expected a sequence of names, found the string {self.modules_to_save!r}")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:  # PEFT would take all layers
             raise ValueError(
-                f"layers_to_transform: expected target_modules as a list of names beside it, found {self.target_modules!r}"
+                f"layers_to_transform: expected target_modules as a list of names with it, found {self.target_modules!r}"
             )
         if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError("layers_pattern: expected layers_to_transform beside it, found none")
+            raise ValueError("layers_pattern: expected layers_to_transform with it, found none")
 
 
 class NamedLayer(AdaptedLayer):
@@ -240,7 +240,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
             self.geolora_active.train(self.training)
 
     def _in_effect(self) -> NamedLayer | None:
-        """The adapter that acts beside the base; None while adapters are merged or disabled.
+        """The adapter that acts next to the base; None while adapters are merged or disabled.
         Disabling unmerges first.
         """
         if self.disable_adapters and self.merged:

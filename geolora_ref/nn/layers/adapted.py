@@ -220,7 +220,7 @@ class AdaptedLayer(nn.Module):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
         check_fused(fused)
         if fused is True and not _is_like_the_factors(base, adapter):
-            found = f"{type(base).__name__}, {base.weight.dtype} beside {adapter.S.dtype}"
+            found = f"{type(base).__name__}, {base.weight.dtype} with factors in {adapter.S.dtype}"
             raise ValueError(f"fused: expected nn.Linear with a weight of the factors' dtype and device, found {found}")
         scale = layout.rms if alpha_of(alpha) == "rms" else checks.number(alpha)
         if not abs(scale) <= torch.finfo(adapter.S.dtype).max:  # beyond it S = 0 would give NaN
@@ -330,7 +330,7 @@ class AdaptedLayer(nn.Module):
         :meth:`unmerge`.
 
         Raises ``RuntimeError`` if the layer is merged already or disabled, if the base computes its
-        weight anew at each call (parametrisations, pruning), or if the base's class has its own
+        weight at each call (parametrisations, pruning), or if the base's class has its own
         ``forward``, which may use the weight otherwise (weight standardisation).
         """
         if self.merged:
@@ -430,7 +430,7 @@ def _has_own_forward(base: nn.Module) -> bool:
 
 
 def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """Put the unmerged weight into a state: a state with alpha·W in the weight and W beside it
+    """Put the unmerged weight into a state: a state with alpha·W in the weight and W next to it
     would count W twice.
     """
     if layer._unmerged_weight is not None and f"{prefix}base.weight" in state:
@@ -444,7 +444,7 @@ def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: st
 
 
 def _note_alpha(layer: AdaptedLayer, _state: dict[str, Any], _prefix: str, metadata: dict[str, Any]) -> None:
-    """Put alpha beside the factors, which mean nothing without it."""
+    """Store alpha with the factors, which mean nothing without it."""
     metadata["alpha"] = layer.alpha
 
 

@@ -152,7 +152,7 @@ class LowRankAdapter(nn.Module):
         gradients of views cost copies.
 
         Compiled code gets the whole storage, whose other rows are zero and change nothing: views
-        would make torch compile anew for every rank.  In uncompiled training it raises
+        would make torch recompile for every rank.  In uncompiled training it raises
         ``RuntimeError`` like :meth:`refuse_foreign_bases`.
         """
         compiled = torch.compiler.is_compiling()
@@ -181,12 +181,12 @@ class LowRankAdapter(nn.Module):
             return LowRank(Ut.mT, S, Vt.mT)
 
     def refuse_more_than_the_rank(self) -> None:
-        """Raise ``ValueError`` if rows behind the rank are not zero: parameters were copied or
+        """Raise ``ValueError`` if rows beyond the rank are not zero: parameters were copied or
         broadcast without their rank.
         """
         if any(bool(X.detach()[self.rank :].any()) for X in (self.Ut, self.Vt)):
             raise ValueError(
-                f"expected zeros behind rank {self.rank}, found others: parameters were copied or broadcast without their ranks "
+                f"expected zeros beyond rank {self.rank}, found others: parameters were copied or broadcast without their ranks "
                 "(load a state_dict, in every process), or another optimizer wrote into them"
             )
 

@@ -62,13 +62,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
     A group of adapters has their names under "adapters", a group of other parameters an empty list;
     both count their steps with lr > 0 under "iteration", and keep their largest lr under "peak".
     ``skipped`` counts the steps that were skipped because of non-finite gradients.
-    ``kind`` : the name by which states know their optimizer, that of a subclass too; ``told`` :
+    ``kind`` : the name by which states know their optimizer, that of a subclass too; ``reported`` :
     attributes in which a subclass reports on its steps; ``rules`` : the rules that a group can name
     by "update".
     """
 
     kind = ""
-    told: tuple[str, ...] = ()
+    reported: tuple[str, ...] = ()
     rules: Rules = RULES
 
     def __init__(
@@ -216,7 +216,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         owners = [X for adapter in adapters for X in (adapter.Ut, adapter.S, adapter.Vt)] + [parameter for parameter, _ in others]
         memory = [(owner, self.state.get(owner)) for owner in owners]
         counts = [(group, group["iteration"], group["peak"]) for group in self.param_groups]
-        told = {name: copy(getattr(self, name)) for name in self.told}
+        reported = {name: copy(getattr(self, name)) for name in self.reported}
         try:
             yield
         except BaseException:
@@ -231,7 +231,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                     self.state[owner] = known
             for group, iteration, peak in counts:
                 group["iteration"], group["peak"] = iteration, peak
-            self.__dict__.update(told)
+            self.__dict__.update(reported)
             raise
 
     def finish(self, heads: Sequence[HeadStep]) -> None:

@@ -86,7 +86,7 @@ class SimultaneousDescent(AdapterOptimizer):
         super().__init__(model, {"lr": lr, **rule, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
-        """No options beside those that all groups have."""
+        """Accept a group without options of its own."""
 
     @uncompiled
     @torch.no_grad()
@@ -159,7 +159,7 @@ class Dlrt(AdapterOptimizer):
     gradients are not "projected" (Ŝ₀ is singular) or whose storage is less than twice their rank.
     """
 
-    kind, told = "Dlrt", ("reports",)
+    kind, reported = "Dlrt", ("reports",)
     rules = ENTRYWISE
 
     def __init__(
@@ -193,9 +193,9 @@ class Dlrt(AdapterOptimizer):
             if adapter.gradients != "projected":
                 raise ValueError(f"{name}: expected gradients='projected', found {adapter.gradients!r}")
             if 2 * adapter.rank > adapter.max_rank:
-                most, asked = adapter.max_rank, f"expected max_rank >= 2·rank = {2 * adapter.rank}"
+                most, wanted = adapter.max_rank, f"expected max_rank >= 2·rank = {2 * adapter.rank}"
                 capped = ", as min(m, n) allows no more" if most == min(adapter.shape) else ""
-                raise ValueError(f"{name}: {asked}, found {most}{capped}")
+                raise ValueError(f"{name}: {wanted}, found {most}{capped}")
             check_ranks(name, adapter, group["min_rank"], group["max_rank"], adapter.max_rank // 2)
 
     @uncompiled

@@ -38,7 +38,7 @@ class FastGroup:
         self._gather()
 
     def stepper(self, gradients: Sequence[Triple], moments: Sequence[Moments]) -> AllAtOnce:
-        """The adapters before an iteration, gathered anew if needed.  Raises ``ValueError`` like
+        """The adapters before an iteration, gathered again if needed.  Raises ``ValueError`` like
         ``LayerBank``.
         """
         if not self._in_place():

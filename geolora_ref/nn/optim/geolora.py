@@ -95,7 +95,7 @@ class GeoLoRA(AdapterOptimizer):
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.
     """
 
-    kind, told = "GeoLoRA", ("reports", "truncations", "exact")
+    kind, reported = "GeoLoRA", ("reports", "truncations", "exact")
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class GeoLoRA(AdapterOptimizer):
         Autocast affects the closure alone; the step computes in the dtype of the parameters.
 
         A group with lr = 0, as at the start of a warm-up, is left alone.  So is an adapter whose
-        gradients are 0, like one without gradients: behind a head of zeros the algorithm would
+        gradients are 0, like one without gradients: below a head of zeros the algorithm would
         truncate W₁ = W = 0 to the least rank, from which ranks hardly grow, and a rule that
         normalises its memory would go on at full length for as long as a layer is not used.  Its rank
         stays too, up to twice ``max_rank`` where it is to be truncated after the cycle.

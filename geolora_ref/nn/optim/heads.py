@@ -1,4 +1,4 @@
-"""AdamW for the parameters beside the adapters, computed on copies: nothing changes before every
+"""AdamW for the parameters outside the adapters, computed on copies: nothing changes before every
 result is known to be finite.
 """
 
@@ -99,7 +99,7 @@ def _adamw(group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]], nam
     except RuntimeError as problem:  # lr/(1 − β₁ᵗ) beyond the range of the dtype, say
         options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
         raise ValueError(
-            f"parameters beside the adapters: expected ones that AdamW can step, found {options}: {problem}; nothing was changed"
+            f"parameters outside the adapters: expected ones that AdamW can step, found {options}: {problem}; nothing was changed"
         ) from problem
     return steps
 

@@ -1,6 +1,6 @@
 """Call a rule for many layers: layers of one shape, rank and age go into one call, as stacks.
 
-The stacks are copied anew in every step from the matrices of the layers.  So the result depends, to
+The stacks are copied in every step from the matrices of the layers.  So the result depends, to
 the last bit, on the numbers alone and not on their place in memory, which differs after a
 resumption.
 """

@@ -200,10 +200,10 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert json.loads((tmp_path / "found.json").read_text())["diagnosis"] in printed
     with pytest.raises(SystemExit, match="2"):
         main(["check", "relative:apart", "--smoothing", "0.5"])
-    assert "--smoothing: expected --rule beside it" in capsys.readouterr().err
+    assert "--smoothing: expected --rule with it" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["check", "relative:apart", "--rule", "spectral", "--whole"])
-    assert "--whole: expected none beside --rule" in capsys.readouterr().err
+    assert "--whole: expected none with --rule" in capsys.readouterr().err
 
 
 MOMENTUM = """

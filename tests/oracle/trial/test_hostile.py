@@ -842,7 +842,7 @@ def run_pytest(folder: Path, interpreter: list[str], *arguments: str) -> tuple[i
 
 def test_pytest_refuses_options_of_a_backend_that_is_not_given(folder: Path) -> None:
     status, printed = run_pytest(folder, ["-m", "pytest"], "--geolora-dtype", "float31")
-    assert (status, "--geolora-dtype: expected --geolora-backend beside it" in printed) == (4, True), printed
+    assert (status, "--geolora-dtype: expected --geolora-backend with it" in printed) == (4, True), printed
 
 
 def test_pytest_counts_a_backend_that_exits_as_failed(folder: Path) -> None:
