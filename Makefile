@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK := build/quick
-# Bytecode is kept in the environment, whatever the shell says: without any, every process compiles torch anew.
+# Bytecode is kept in the environment, whatever the shell says: without any, every process compiles torch again.
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
@@ -29,7 +29,7 @@ quick: $(QUICK)/.ready  ## test core and oracle on NumPy alone: no torch, no jax
 test: lint typecheck  ## lint, check types, run all tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto --dist worksteal
 
-# An environment of its own with the versions that a resolver chose; whoever lacks uv is told.
+# An environment of its own with the versions that a resolver chose; without uv the target says so.
 UV ?= uv
 TESTS ?=
 define bound
@@ -131,7 +131,7 @@ lint: $(READY)
 typecheck: $(READY)
 	MYPY_NUM_WORKERS=auto $(BIN)/mypy
 
-# One environment for all targets, made anew when pyproject.toml changes, or where half of it is left.  Nothing is compiled before it is imported: most never is.
+# One environment for all targets, made again when pyproject.toml changes, or where half of it is left.  Nothing is compiled before it is imported: most never is.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; choose one with: make PYTHON=python3.12"; exit 1; }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

@@ -97,7 +97,7 @@ mathjax3_config = {
 
 
 def without_last_lines(app: object, document: nodes.document) -> None:
-    """The empty line that a doctest needs behind its output is not shown."""
+    """Hide the empty line that a doctest needs after its output."""
     for block in document.findall(nodes.literal_block):
         text = block.astext()
         if block.rawsource == text and text.endswith("\n"):

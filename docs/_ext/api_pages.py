@@ -1,4 +1,4 @@
-"""The API reference: for each part of the package a page of what it offers, and one of the modules behind it."""
+"""The API reference: for each part of the package a page of what it offers, and one of the modules it comes from."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def page(part: Part) -> str:
     lines = [f"# {part.title}: `{part.package}`", "", part.about, ""]
     if offered(part):
         names = ", ".join(f"{{py:obj}}`{name} <{module}.{name}>`" for name, module in offered(part))
-        lines += [f"`from {part.package} import …`: {names}. The modules behind them: {{doc}}`{part.package}.internals`.", ""]
+        lines += [f"`from {part.package} import …`: {names}. The modules they come from: {{doc}}`{part.package}.internals`.", ""]
     for name, module in offered(part):
         lines += [f"## {name}", "", *directive(name, module)]
     return "\n".join(lines if offered(part) else [*lines, *module_sections(part)])

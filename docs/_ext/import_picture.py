@@ -114,8 +114,8 @@ def places(graph: Mapping[str, set[str]]) -> dict[str, tuple[float, float]]:
     for sweep in range(SWEEPS):  # a row in the order of what it is joined to below, then above, in turn
         up = sweep % 2 == 0
         for f in sorted(rows, reverse=not up):
-            beside = {name: [x[o] for o in joined[name] if floor[o] == (f - 1 if up else f + 1)] for name in rows[f]}
-            middle = {name: sum(found) / len(found) if found else x[name] for name, found in beside.items()}
+            neighbours = {name: [x[o] for o in joined[name] if floor[o] == (f - 1 if up else f + 1)] for name in rows[f]}
+            middle = {name: sum(found) / len(found) if found else x[name] for name, found in neighbours.items()}
             x |= _spread(sorted(rows[f], key=middle.__getitem__))
     return {name: (x[name], float(floor[name])) for name in floor}
 
@@ -161,7 +161,7 @@ class ImportPicture(SphinxDirective):
     """The picture with a caption."""
 
     def run(self) -> list[nodes.Node]:
-        """The figure, drawn anew whenever the page is read."""
+        """Draw the figure whenever the page is read."""
         draw(PICTURE)
         text = "Who imports whom, drawn from the sources. An arrow means “imports”; arrows that follow from others are left out."
         figure = nodes.figure("", nodes.image(uri=f"/{PICTURE.relative_to(DOCS).as_posix()}", alt=text), nodes.caption("", text))

@@ -183,7 +183,7 @@ def _edge_rank() -> str:
 
 
 def _moments() -> str:
-    """A memory after one step of heavy ball, beside its projection on the new tangent space."""
+    """A memory after one step of heavy ball, and its projection on the new tangent space."""
     rng = np.random.default_rng(13)
     Y, G = LowRank.random((30, 20), [1.0, 0.8, 0.6], rng), rng.standard_normal((30, 20))
     old = Bases(Y.U, Y.V)
@@ -274,7 +274,7 @@ REGISTER = (
         "the inverse of S",
         "S⁻¹ is kept from the truncation",
         "kept, while the optimizer trains S in between: a stale inverse",
-        "formed from the current S, only where the published route is asked for",
+        "formed from the current S, only where the published route is selected",
         _by_mutant("stale-inverse"),
     ),
     Deviation(
@@ -372,7 +372,7 @@ REGISTER = (
         "weight decay",
         "no part of Algorithm 1",
         "",
-        "decoupled, on S alone (`weight_decay`): S ← S − λ·decay·S beside the step; other public code decays the bases, too",
+        "decoupled, on S alone (`weight_decay`): S ← S − λ·decay·S in addition to the step; other public code decays the bases, too",
         _decay,
     ),
     Deviation(
@@ -432,7 +432,7 @@ class PublishedDefects(SphinxDirective):
 
 
 class NetworkDefects(SphinxDirective):
-    """The broken layers and optimizers, each asked for the identity that must reject it."""
+    """The broken layers and optimizers, each with the identity that must reject it."""
 
     def run(self) -> list[nodes.Node]:
         """The table."""

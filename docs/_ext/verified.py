@@ -51,7 +51,7 @@ def outcomes() -> dict[str, ClaimOutcome]:
 
 
 def _found() -> list[ClaimOutcome]:
-    """The outcomes; the report is written anew unless it was made from them."""
+    """The outcomes; the report is written again unless it was made from them."""
     claims, journal = list(CLAIMS.values()), Journal(FOLDER, PLAN, fresh=False)
     whole, started = len(journal.done) == len(units(claims, PLAN)), time.monotonic()
 
@@ -158,7 +158,7 @@ def raw(html: str) -> nodes.raw:
 
 
 def figure_node(claim: str, index: int, figure: Figure, found: Results) -> nodes.figure:
-    """The figure as an SVG file beside the page."""
+    """The figure as an SVG file next to the page."""
     path = FIGURES / f"{claim}-{index}.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(picture(figure, found))
@@ -232,7 +232,7 @@ def placed_by_hand() -> set[str]:
 
 
 def depend(env: Any) -> None:
-    """Have the page that is being read made anew when other numbers have been measured."""
+    """Rebuild the page that is being read when other numbers have been measured."""
     env.note_dependency(str(FOLDER / "results.json"))
 
 
@@ -308,7 +308,7 @@ def merge(app: Sphinx, env: Any, docnames: list[str], other: Any) -> None:
 
 
 def copy_report(app: Sphinx, error: Exception | None) -> None:
-    """Copy the report and its data beside the pages, and write a digest of the sources that all of it was made from."""
+    """Copy the report and its data next to the pages, and write a digest of the sources that all of it was made from."""
     if error is None and app.builder.format == "html":
         shutil.copy(FOLDER / "report.html", Path(app.outdir) / "verification-report.html")
         for name in ("rigor-report.html", "finetuning-report.html", "fast-path-report.html", "results.json"):

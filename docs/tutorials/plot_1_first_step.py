@@ -2,7 +2,7 @@ r"""
 The first step, by hand
 =======================
 
-One iteration of Algorithm 1 :cite:`GeoLoRA` on a 20 x 15 matrix, each line typed out in NumPy, beside what the package does.
+One iteration of Algorithm 1 :cite:`GeoLoRA` on a 20 x 15 matrix, each line typed out in NumPy, next to what the package does.
 """
 
 # %%
@@ -38,7 +38,7 @@ L_new = V @ S.T - rate * dL
 S_new = S - rate * dS
 
 # %%
-# **Line 4.** New columns beside the old bases, so that :math:`K_{new}` and :math:`L_{new}` fit in. QR may flip the signs of the
+# **Line 4.** New columns next to the old bases, so that :math:`K_{new}` and :math:`L_{new}` fit in. QR may flip the signs of the
 # first two columns, so only the new columns are taken.
 
 U_tilde = np.linalg.qr(np.hstack([U, K_new])).Q[:, 2:]

@@ -45,7 +45,7 @@ train(torch.optim.Adam(model.parameters(), lr=2e-3), y < 8, epochs=8)
 print(f"pretrained on 0 to 7: accuracy on all ten digits {accuracy():.3f}")
 
 # %%
-# ``adapt`` puts an adapter :math:`W = USV^T` with :math:`S=0` beside each linear layer and freezes the rest. The model still
+# ``adapt`` puts an adapter :math:`W = USV^T` with :math:`S=0` next to each linear layer and freezes the rest. The model still
 # computes what it computed before, exactly.
 
 before = model(X[test])

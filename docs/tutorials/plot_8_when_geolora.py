@@ -17,7 +17,7 @@ worse than LoRA on texts and 0.8 better on pictures, the budget 0.5 worse and 0.
 within the noise. On a decoder of 135 million parameters GeoLoRA was as good on test blocks, and worse on
 development blocks: perplexities of 37.4 and 37.6 against 36.2. At three times the default rate some
 seeds failed on one task, more of them at larger ranks. LoRA needs no optimizer of its own, and every
-tool knows it. LoRA's weights can be merged into quantised bases. GeoLoRA trains adapters beside
+tool knows it. LoRA's weights can be merged into quantised bases. GeoLoRA trains adapters next to
 quantised bases, but cannot merge them.
 
 **For DoRA.** With an eighth more parameters DoRA was 0.3 points better than LoRA (-0.04 to 0.67), and 0.5

@@ -156,7 +156,7 @@ for (const name of readdirSync(vectors)) {
   const [rate, tau, theta] = [p.learning_rate, p.tau, p.theta].map((text) => (text === null ? null : number(text)));
   const given = Object.fromEntries(Object.entries(inputs).map(([key, X]) => [key, matrix(X)]));
   const { U1, S1, V1 } = step(given, { rate, tau, theta, least: p.min_rank, most: p.max_rank });
-  const told = Object.entries({ U1: [U1, m], S1: [S1, S1.length], V1: [V1, n] });
-  const document = Object.fromEntries(told.map(([key, [X, rows]]) => [key, plain(X, rows, dtype === "complex128")]));
+  const factors = Object.entries({ U1: [U1, m], S1: [S1, S1.length], V1: [V1, n] });
+  const document = Object.fromEntries(factors.map(([key, [X, rows]]) => [key, plain(X, rows, dtype === "complex128")]));
   writeFileSync(join(outputs, name), JSON.stringify({ id, ...document }));
 }

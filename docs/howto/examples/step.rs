@@ -253,10 +253,10 @@ fn main() {
         let (least, most) = (integer(parameters, "min_rank").expect("a rank"), integer(parameters, "max_rank"));
         let [U1, S1, V1] = step(&arrays, rate, tau, theta, least, most);
         let rank = S1.len();
-        let told = [("U1", &U1, m), ("S1", &S1, rank), ("V1", &V1, n)]
+        let factors = [("U1", &U1, m), ("S1", &S1, rank), ("V1", &V1, n)]
             .map(|(key, X, rows)| format!("\"{key}\": {}", plain(X, rows, is_complex)));
         let id = after(&text, "id").split('"').nth(1).expect("an id");
         let output = Path::new(&folders[1]).join(path.file_name().expect("a name"));
-        fs::write(output, format!("{{\"id\": \"{id}\", {}}}\n", told.join(", "))).expect("room for an output");
+        fs::write(output, format!("{{\"id\": \"{id}\", {}}}\n", factors.join(", "))).expect("room for an output");
     }
 }
