@@ -50,8 +50,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ("problem", "a function of a generator that returns a problem"),
         ("integrator", "a Member"),
     ):
-        told = f"judge this as well, {what}; alone, or with the claims that it adds cases to, unless --only is given"
-        parser.add_argument(f"--{name}", action="append", default=[], metavar="MODULE:ATTRIBUTE", help=told)
+        purpose = f"judge this as well, {what}; alone, or with the claims that it adds cases to, unless --only is given"
+        parser.add_argument(f"--{name}", action="append", default=[], metavar="MODULE:ATTRIBUTE", help=purpose)
     parser.add_argument("--list", action="store_true", help="list the claims and their controls (all, or --only), check nothing")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
@@ -62,7 +62,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=nonempty_path,
         metavar="DIR",
-        help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, with -part behind it for a part of the claims)",
+        help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, with the suffix -part for a part of the claims)",
     )
     parser.add_argument(
         "--compare",
@@ -88,7 +88,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.backend == "dask" and options.jobs is not None:
         parser.error("--jobs: expected with --backend loky only, a cluster has the workers that it has")
     if options.fresh and not options.full:
-        parser.error("--fresh: expected with --full only, without it every run starts anew")
+        parser.error("--fresh: expected with --full only, without it every run starts over")
     if options.compare and (given := [name for name in ("full", "json", "only", "list", "output") if getattr(options, name)]):
         parser.error(f"--compare: expected without other options, found --{', --'.join(given)}")
     if options.list and options.json:
@@ -198,7 +198,7 @@ def check(
             outcomes = run(claims, plan, journal, **workers, unrecorded=others, progress=progress)
     except (KeyboardInterrupt, BackendError) as error:
         kept = f"{len(journal.done)} finished cases are kept in {journal.path}; --full goes on from there"
-        rest = kept if options.full else "without --full the next run starts anew"
+        rest = kept if options.full else "without --full the next run starts over"
         if isinstance(error, BackendError):
             return refuse(f"{error}; {rest}")
         return stopped(error, rest, console)

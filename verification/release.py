@@ -130,8 +130,8 @@ def _try_out(file: Path, version: str, place: Path) -> None:
     """
     command = str(Path(_environment(place, str(file))).with_name("geolora-ref"))
     write_atomically(place / "mine.py", STEP)
-    if (told := _said(command, "--version", place=place).strip()) != f"geolora-ref {version}":
-        raise ValueError(f"{file.name}: expected geolora-ref {version}, found {told}")
+    if (found := _said(command, "--version", place=place).strip()) != f"geolora-ref {version}":
+        raise ValueError(f"{file.name}: expected geolora-ref {version}, found {found}")
     _said(command, "--help", place=place)
     _said(command, "check", "mine:step", "--quick", place=place)
     _said(command, "check", "mine:wrong", "--quick", place=place, status=1)

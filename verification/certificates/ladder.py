@@ -8,7 +8,7 @@ bfloat16, float16, float32, float64 and binary128; the range of exponents is not
 error is relative to the natural scale of what is compared, and independent of the gauge.
 Prediction: the error is a modest multiple of the unit round-off u, slope 1 on log-log axes.
 
-The steps that this package delivers are points beside that line
+The steps that this package delivers are points next to that line
 (:mod:`verification.certificates.real_steps`): each must lie within what storage and one unit of the
 acceptance criteria allow, and the same step of a gradient that lacks a few bits must not.
 """
@@ -194,8 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")
     for name, one in found["real steps"].items():
         coarse = found["lossy steps"][name]
-        beside = f"with {coarse['bits']} bits {coarse['error']:.1e}, allowed {coarse['allowed']:.1e}"
-        print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, {beside}")
+        coarser = f"with {coarse['bits']} bits {coarse['error']:.1e}, allowed {coarse['allowed']:.1e}"
+        print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, {coarser}")
     return 0 if found["passed"] else 1
 
 

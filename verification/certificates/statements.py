@@ -95,7 +95,7 @@ class Iteration:
 
     @cached_property
     def lost(self) -> Any:
-        """ϑ₁, the tail of Ŵ behind the rank of the output."""
+        """ϑ₁, the tail of Ŵ beyond the rank of the output."""
         return tail(self.values("W_hat", self.W_hat), self.rank)
 
     @cached_property

@@ -160,7 +160,7 @@ CLAIM = Claim(
     hypotheses=("orthonormal U and V; S arbitrary", "any rule of geolora_ref.optimizers but the published Adam"),
     sources=("GeoLoRA", "SKK25"),
     explanation=(
-        "Each rule is asked after two gradients, the second with traps (zero, tangent, normal, rank one), in every library and "
+        "Each rule is judged after two gradients, the second with traps (zero, tangent, normal, rank one), in every library and "
         "precision; Ŵ, D and the projection are formed densely, in wider precision. The gauge is changed for all rules but Adam."
     ),
     cases=cases,

@@ -70,7 +70,7 @@ def check(
     The Galerkin equation in the augmented bases is the gradient flow of L restricted to a linear
     space that contains Y₀.  With g = Ûᵀ∇L V̂ along it dL/dt = −‖g‖² and d‖g‖²/dt ≥ −2β‖g‖², so that
     L falls by ‖g(0)‖²(1 − e^{−2βh})/(2β) at least.  Û and V̂ are formed without the step: a step
-    that does not augment would be judged in its own bases. ϑ₁ is the tail of Ŷ behind the rank of
+    that does not augment would be judged in its own bases. ϑ₁ is the tail of Ŷ beyond the rank of
     Y₁: with ‖Ŷ − Y₁‖ in its place any Y₁ would pass.
     """
     rng, out = np.random.default_rng([case["seed"], 56]), Measurements()

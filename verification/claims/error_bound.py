@@ -28,7 +28,7 @@ GROWING, EPSILON_ALONE, THETA_ALONE = "growing, δ = 0.1", "ε alone", "ϑ alone
 FAMILIES = ("ε = 0", "ε = 1e-6", "ε = 1e-3", "ε = 1e-1", "general", "general, tail 1", GROWING)
 """How ε is set.  In the first four a constant pull of size ε into the normal space is all that
 leads the flow out of one tangent space.  In the general ones H₁, H₂ and A have nothing in common
-with the start, and A has a tail behind rank 6.  In the last one Ẇ = ℓW, so that μ = ℓ > 0 and
+with the start, and A has a tail beyond rank 6.  In the last one Ẇ = ℓW, so that μ = ℓ > 0 and
 ε = 0, from W(0) = (1 + δ/‖W_0‖)W_0: there the terms of δ and λ are attained up to O(λ), until
 T = 0.2."""
 ALLEN_CAHN = "Allen–Cahn"
@@ -37,7 +37,7 @@ grow at the rate μ = 1.
 """
 ALONE = (EPSILON_ALONE, THETA_ALONE)
 """Cases of rank 6 that attain the term of ε or of ϑ, until T = 0.2.  For ε: Ẇ = ℓW + εN with N
-normal at a W_0 small beside ε/ℓ; the distance along N is (ε/ℓ)(e^{ℓt} − 1), and nothing is
+normal at a W_0 small against ε/ℓ; the distance along N is (ε/ℓ)(e^{ℓt} − 1), and nothing is
 truncated.  For ϑ: a start at the minimiser whose last singular value is below ϑ; the first step
 cuts that value off, and Ẇ = −ℓ(W − A) is normal from then on."""
 
@@ -152,7 +152,7 @@ def check(
     wrong (for controls); so does ``between`` = 0, with which B_k is ‖F‖ at the iterates alone and
     not between them.
 
-    ϑ_k is the tail of W_k − λP(W_k)G behind the rank of W_{k+1}.  With ϑ_k = ‖Ŵ − W_{k+1}‖ the
+    ϑ_k is the tail of W_k − λP(W_k)G beyond the rank of W_{k+1}.  With ϑ_k = ‖Ŵ − W_{k+1}‖ the
     recursion would be the triangle inequality and hold for any W_{k+1}.  The step itself chooses
     only its rank, which must keep the tail below ϑ.
     """
@@ -284,14 +284,14 @@ CLAIM = Claim(
     hypotheses=(
         "F autonomous, ℓ-Lipschitz with one-sided constant μ",
         "‖(I − P)F‖ ≤ ε at the iterates, ‖F‖ ≤ B on the flow from each of them to the next time",
-        "ϑ_k ≤ ϑ, the tail of Ŵ behind the new rank",
+        "ϑ_k ≤ ϑ, the tail of Ŵ beyond the new rank",
     ),
     sources=("GeoLoRA", "CKL24"),
     explanation=(
         "Against the closed form of the full flow; of Allen–Cahn, which is not affine, against a reference solution. "
         "No constant contains 1/σ_min: from 1e-2 to 1e-14 errors and bounds differ by a few per cent at most; "
         "σ_min = ½, another start by half of a singular value, has its own error and bound. "
-        "ϑ_k is the tail of the exact Ŵ behind the new rank, computed without the step; what a step says that it discarded would "
+        "ϑ_k is the tail of the exact Ŵ beyond the new rank, computed without the step; what a step says that it discarded would "
         "excuse any W₁. On Ẇ = ℓW from a start that is off by δ the terms c₀δ and c₂λ of the bound are attained up to O(λ), and "
         "where ε or ϑ is alone so is its term: none can be missing. A control is explicit Euler on the factor equations, which "
         "divides by S."
@@ -356,7 +356,7 @@ CLAIM = Claim(
             lambda case: check(case, epsilon=2.0, theta=2.0),
         ),
         mutant_control(
-            "unsorted-truncation", truncated_cases, check, why="wrong, and ‖Ŵ − W₁‖ is told truly: only the tail shows it"
+            "unsorted-truncation", truncated_cases, check, why="wrong, and ‖Ŵ − W₁‖ is reported truly: only the tail shows it"
         ),
         mutant_control(
             "off-by-one-low", truncated_cases, check, why="the recursion cannot blame a step for its rank: ϑ_k ≤ ϑ does"

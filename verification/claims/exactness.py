@@ -154,19 +154,19 @@ CLAIM = Claim(
     controls=(
         Control(
             "parallel BUG is not exact",
-            "asked for what BUG promises",
+            "held to what BUG promises",
             one_case("BUG"),
             lambda case: check(case, member("parallel BUG", RANK, SUB_SOLVER)),
         ),
         Control(
             "second-order parallel is not exact",
-            "asked for what BUG promises",
+            "held to what BUG promises",
             one_case("BUG"),
             lambda case: check(case, member("second-order parallel", RANK, SUB_SOLVER)),
         ),
         Control(
             "midpoint BUG is not exact",
-            "without a normal part: asked for what parallel BUG promises",
+            "without a normal part: held to what parallel BUG promises",
             one_case("parallel BUG", spaces="V fixed"),
             lambda case: check(case, member("midpoint BUG", RANK, SUB_SOLVER)),
         ),
@@ -178,7 +178,7 @@ CLAIM = Claim(
         ),
         Control(
             "BUG is exact",
-            "asked not to be, as parallel BUG",
+            "expected not to be, as parallel BUG",
             one_case("parallel BUG"),
             lambda case: check(case, member("BUG", RANK, SUB_SOLVER)),
         ),

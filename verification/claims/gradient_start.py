@@ -128,7 +128,7 @@ CLAIM = Claim(
     scale="‖G‖, λ‖G‖; the bound for the inequalities in 30ths",
     controls=(
         Control("random U", "a basis that knows nothing of G", geometric, lambda case: check(case, "random")),
-        Control("two updates at once", "the ratio squared, asked of each", geometric, lambda case: check(case, "eager")),
+        Control("two updates at once", "the ratio squared, required of each", geometric, lambda case: check(case, "eager")),
         Control("five rounds", "judged as one", large_core, lambda case: check(case, "late")),
     ),
     tables=(Table("Share of the optimum after rounds of polar, then project (median)", table),),

@@ -146,7 +146,7 @@ CLAIM = Claim(
     controls=(
         Control(
             "no backward step",
-            "the interval of the sub-solver asked of both splittings",
+            "the interval of the sub-solver required of both splittings",
             one_case,
             lambda case: check(case, lambda name, solver: crossing(amplification(SOLVERS[solver]))),
         ),

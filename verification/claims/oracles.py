@@ -45,13 +45,13 @@ def answers(seed: int, draws: int, dense_tau: float) -> Sequence[DenseOracle]:
     """The answer of the dense oracle to each of these steps, with relative thresholds multiplied by
     ``dense_tau``.
     """
-    told = []
+    outputs = []
     for drawn in steps(seed, draws):
         parameters = drawn.step_parameters()
         if parameters["tau"] is not None:
             parameters["tau"] *= dense_tau
-        told.append(dense_oracle(drawn.U, drawn.S, drawn.V, drawn.G, **parameters))
-    return told
+        outputs.append(dense_oracle(drawn.U, drawn.S, drawn.V, drawn.G, **parameters))
+    return outputs
 
 
 def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> CaseResult:
@@ -60,7 +60,7 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
     Agreement is recorded as 0, disagreement as infinity.  A mutant must be rejected at least once,
     by its output or, where the output cannot show the defect, at its defective line or by the
     questions of the kit that were made for it.  For controls: ``dense_tau`` scales the threshold
-    that the dense oracle is told, and ``stages`` replace the backend but are judged under its name.
+    that the dense oracle gets, and ``stages`` replace the backend but are judged under its name.
     """
     out = Measurements()
     mutant = MUTANTS.get(case["backend"])
@@ -177,7 +177,7 @@ CLAIM = Claim(
     controls=(
         Control(
             "other threshold",
-            "the dense oracle is told twice the threshold τ",
+            "the dense oracle gets twice the threshold τ",
             one_case("off-by-one-low"),
             lambda case: check(case, dense_tau=2.0),
             infinite=True,

@@ -93,7 +93,7 @@ def check_order(case: Case, integrator: Integrator | None) -> CaseResult:
     errors = [error_of(integrator, seed, epsilon, number) for number in steps]
     slopes = Slopes([T / number for number in steps], errors, FLOOR if epsilon else CLOSED)
     compare(out, slopes, expected)
-    out.series = {**case.parameters, **told(slopes), "best": best_error(seed, epsilon)}
+    out.series = {**case.parameters, **as_data(slopes), "best": best_error(seed, epsilon)}
     return out.result(case)
 
 
@@ -117,7 +117,7 @@ def check_time(case: Case, integrator: Integrator | None) -> CaseResult:
     errors = [float(np.linalg.norm(integrate(integrator, field, Y0, (0.0, SHORT), h).Y.full() - end)) for h in sizes]
     slopes = Slopes(sizes, errors, FLOOR)
     compare(out, slopes, FAMILY[name].tangential)
-    out.series = {**case.parameters, **told(slopes)}
+    out.series = {**case.parameters, **as_data(slopes)}
     return out.result(case)
 
 
@@ -131,7 +131,7 @@ def check_dial(case: Case, integrator: Integrator | None) -> CaseResult:
     rest, slopes = error_of(integrator, seed, 0.0, DIAL_STEPS), Slopes(EPSILONS, errors, FLOOR)
     out.ratio("at fixed h the error falls linearly in ε: |slope − 1| + confidence ≤ 0.1", slopes.off(1.0) / ALLOWED)
     out.at_most("the rest is small: error at ε = 0 ≤ 1/100 of the error at ε = 0.32", rest, 0.01 * errors[0])
-    out.series = {**case.parameters, **told(slopes)}
+    out.series = {**case.parameters, **as_data(slopes)}
     return out.result(case)
 
 
@@ -153,7 +153,7 @@ def check_tolerance(case: Case, integrator: Integrator | None) -> CaseResult:
         out.ratio("tolerance, stalling methods: at the smallest h the rank is that of the start", max(last / RANK, RANK / last))
     else:
         out.at_most("tolerance: the error is below half of the best error of the first rank", slopes.errors[-1], 0.5 * best)
-    out.series = {**case.parameters, **told(slopes), "best": best, "ranks": [run.ranks[-1] for run in runs]}
+    out.series = {**case.parameters, **as_data(slopes), "best": best, "ranks": [run.ranks[-1] for run in runs]}
     return out.result(case)
 
 
@@ -169,7 +169,7 @@ def check_small(case: Case, integrator: Integrator | None) -> CaseResult:
     runs = [integrate(integrator, problem, Y0, (0.0, T), T / number) for number in steps]
     slopes = Slopes([T / n for n in steps], [float(np.linalg.norm(run.Y.full() - end)) for run in runs], CLOSED)
     out.ratio("σ_min = 1e-8: |order − expected| + confidence ≤ 0.5", slopes.off(FAMILY[name].tangential) / 0.5)
-    out.series = {**case.parameters, **told(slopes)}
+    out.series = {**case.parameters, **as_data(slopes)}
     return out.result(case)
 
 
@@ -183,7 +183,7 @@ CHECKS = {
 }
 
 
-def told(slopes: Slopes) -> dict[str, Any]:
+def as_data(slopes: Slopes) -> dict[str, Any]:
     """Errors and observed order, as data for the figures and tables."""
     return {"errors": slopes.errors, "words": slopes.words()}
 
@@ -282,13 +282,13 @@ CLAIM = Claim(
     controls=(
         Control(
             "BUG is not of order 2",
-            "the order of augmented BUG asked of fixed-rank BUG",
+            "the order of augmented BUG required of fixed-rank BUG",
             one_case("augmented BUG", "tangential"),
             lambda case: check(case, member("BUG", RANK)),
         ),
         Control(
             "Lie is not Strang",
-            "the order of Strang splitting asked of Lie splitting in the general flow",
+            "the order of Strang splitting required of Lie splitting in the general flow",
             one_case("projector splitting, Strang", "general"),
             lambda case: check(case, member("projector splitting, Lie", RANK)),
         ),
@@ -306,13 +306,13 @@ CLAIM = Claim(
         ),
         Control(
             "no stall",
-            "augmented BUG, asked to stay at its rank",
+            "augmented BUG, expected to stay at its rank",
             one_case("parallel BUG", "tolerance"),
             lambda case: check(case, FAMILY["augmented BUG"].make(TOLERANCE, RK4)),
         ),
         Control(
             "collapse",
-            "the parallel step with rank 1, asked to stay at 4",
+            "the parallel step with rank 1, expected to stay at 4",
             one_case("parallel BUG", "tolerance"),
             lambda case: check(case, FAMILY["parallel BUG"].make(replace(TOLERANCE, max_rank=1), RK4)),
         ),

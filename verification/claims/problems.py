@@ -49,7 +49,7 @@ class BothLayers(GradientFlow):
         return self.network.loss(*self.layers(W))
 
     def gradient(self, W: Matrix) -> Matrix:
-        """The gradients of both layers, one behind the other."""
+        """The gradients of both layers, one after the other."""
         return np.concatenate([G.ravel() for G in self.network.gradient(*self.layers(W))])[None, :]
 
     def lipschitz_on(self, start: Matrix, end: Matrix) -> float:

@@ -175,19 +175,19 @@ CLAIM = Claim(
     controls=(
         Control(
             "no rejection",
-            "the parallel step as it is, asked to grow",
+            "the parallel step as it is, expected to grow",
             rejecting,
             lambda case: check(case, integrator_of("parallel BUG")),
         ),
         Control(
             "rejection",
-            "the parallel step with rejection, asked to stay",
+            "the parallel step with rejection, expected to stay",
             staying,
             lambda case: check(case, integrator_of(REJECTING)),
         ),
         Control(
             "collapse",
-            "the parallel step with rank 1, asked to stay at 5",
+            "the parallel step with rank 1, expected to stay at 5",
             staying,
             lambda case: check(case, integrator_of("parallel BUG", 1)),
         ),

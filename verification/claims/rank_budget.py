@@ -97,7 +97,7 @@ Decision = tuple[Question, list[Truncation]]
 """A question and its answer."""
 
 
-def asked(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator) -> Question:
+def drawn_question(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator) -> Question:
     """A question with a random budget between the costs of the least and of the largest ranks, and
     sometimes a cap on ranks.
     """
@@ -170,7 +170,7 @@ def drawn(case: Case, truncate: Truncate) -> Iterator[Decision]:
             step_case = StepCase.build(parameters if draw % 4 == 3 else replace(parameters, magnitude=1.0))
             U, S, V, G = step_case.state()
             layers.append(Layer.of(LowRank(U, S, V), G, parameters.learning_rate))
-        question = asked(layers, case["unit"], rng)
+        question = drawn_question(layers, case["unit"], rng)
         yield question, truncate(question)
 
 
@@ -204,8 +204,8 @@ def judge(out: Measurements, question: Question, cuts: Sequence[Truncation]) -> 
         out.ratio("nothing more fits", (left + 1) / min(offers))
     rounding = math.hypot(*(layer.rounding for layer in layers))
     each = [np.linalg.norm(layer.W_hat - cut.Y.full()) for layer, cut in zip(layers, cuts, strict=True)]
-    distance, told = math.hypot(*each), math.hypot(*(cut.discarded for cut in cuts))
-    out.ratio("‖Ŵ − W₁‖ over all layers = discarded", in_units(abs(distance - told), rounding))
+    distance, discarded = math.hypot(*each), math.hypot(*(cut.discarded for cut in cuts))
+    out.ratio("‖Ŵ − W₁‖ over all layers = discarded", in_units(abs(distance - discarded), rounding))
     least = question.least_discarded()
     if question.unit == "ranks":
         out.at_most("in ranks: discarded ≤ the least possible", distance, math.sqrt(least), 2.0 * rounding)
@@ -301,10 +301,10 @@ CLAIM = Claim(
         ),
         _control(
             "stop",
-            "nothing is kept behind the first that does not fit",
+            "nothing is kept after the first that does not fit",
             "parameters",
             partial(greedy, worth=lambda square, price: square / price, stop=True),
-            share=0.25,  # in the others nothing fits behind it
+            share=0.25,  # in the others nothing fits after it
         ),
         _worth("σ²", "cheap", lambda square, price: square),
         _worth("σ²/√c", "cheap", lambda square, price: square / math.sqrt(price)),

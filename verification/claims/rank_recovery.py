@@ -33,7 +33,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def make(name: str, rng: np.random.Generator) -> GradientFlow:
-    """A problem whose minimiser has rank 5 with a gap: nothing behind the fifth singular value."""
+    """A problem whose minimiser has rank 5 with a gap: nothing after the fifth singular value."""
     if name == "quadratic":
         return Quadratic.random(SHAPE, SPECTRUM, rng, curvature=(0.8, 1.2))
     return MatrixSensing.planted(SHAPE, SPECTRUM, 900, rng)

@@ -1,4 +1,4 @@
-"""The digits of each line of Algorithm 1 under random rounding, and the oracle's constants beside them."""
+"""The digits of each line of Algorithm 1 under random rounding, and the oracle's constants next to them."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ CLAIM = Claim(
         Control("three digits fewer", "outputs that differ in the thirteenth digit", one_case, lambda case: check(case, noisy)),
         Control(
             "no cancellation",
-            "a formula that cancels, asked for twice the digits that it has",
+            "a formula that cancels, expected to have twice the digits that it has",
             one_cancelling,
             lambda case: check(case, factor=2.0),
         ),

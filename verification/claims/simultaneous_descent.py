@@ -1,4 +1,4 @@
-"""Plain gradient descent in U, S and V at once, beside GeoLoRA: its operator, stationary points,
+"""Plain gradient descent in U, S and V at once, next to GeoLoRA: its operator, stationary points,
 rates and largest step.
 """
 
@@ -184,7 +184,7 @@ def _largest_step(
     There the iteration of the factors is W − W* ↦ (I − λβP̂)(W − W*) to first order, and u₁v₁ᵀ is
     the eigenvector of P̂ of its largest eigenvalue 1 + 2σ_max²: along it the error is multiplied by
     1 − λβ(1 + 2σ_max²), ∓0.9 or ∓1.1 with 0.95 or 1.05 of the limit.  60 steps multiply an error of
-    1e-6 by 0.9⁶⁰ < 0.002 or by 1.1⁶⁰ > 300; half of this exponent is asked for.
+    1e-6 by 0.9⁶⁰ < 0.002 or by 1.1⁶⁰ > 300; half of this exponent is required.
     """
     U, S, V = Y
     j = int(np.argmax(np.diagonal(S)))

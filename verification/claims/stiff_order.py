@@ -214,7 +214,7 @@ CLAIM = Claim(
         ),
         Control(
             "Euler is not Runge",
-            "the order of Runge asked of Euler",
+            "the order of Runge required of Euler",
             one_case("Allen–Cahn", "exponential Runge"),
             lambda case: check(case, first_order),
         ),

@@ -43,12 +43,12 @@ def drawn(case: Case) -> Iterator[StepCase]:
         yield StepCase.build(draw_parameters(rng, largest=case["largest"], complex_data=case["complex"]))
 
 
-def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: step, factor: float = 1.0) -> CaseResult:
+def check(case: Case, report: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: step, factor: float = 1.0) -> CaseResult:
     """Check the criteria of the oracle (stationarity and dominance concern the truncation), and
     what the step reports.
 
     ϑ is the threshold of the dense oracle, which knows the parameters of the step and not its
-    report.  For controls ``told`` changes the report of the step, and ``factor`` multiplies the
+    report.  For controls ``report`` changes the report of the step, and ``factor`` multiplies the
     threshold of the step.
     """
     out = Measurements()
@@ -58,7 +58,7 @@ def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: 
         U, S, V, *gradients = map(convert, inputs.arrays)
         dense = dense_oracle(*step_case.state(np.dtype(case["dtype"])), **inputs.parameters)
         thresholds = {name: value and factor * value for name, value in (("tau", inputs.tau), ("theta", inputs.theta))}
-        step = told(geolora_step(LowRank(U, S, V), ProjectedGradients(*gradients), **inputs.parameters | thresholds))
+        step = report(geolora_step(LowRank(U, S, V), ProjectedGradients(*gradients), **inputs.parameters | thresholds))
         U1, S1, V1, sigma = map(to_numpy, (*step.Y, step.singular_values))
         precision = np.finfo(S1.dtype).dtype.name
         out.require(f"the step is one of {case['dtype']}", precision == case["dtype"])

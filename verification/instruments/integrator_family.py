@@ -50,7 +50,7 @@ class Member:
     field stay up to the truncation.  ``robust`` : whether its error does not depend on the smallest
     singular value of S; a method that divides by S breaks down.  ``coarsest`` : the number of steps
     per unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a
-    tolerance.  ``stalls`` : whether the rank stays behind from a well conditioned state as h falls,
+    tolerance.  ``stalls`` : whether the rank fails to grow from a well conditioned state as h falls,
     since a new direction enters with size O(h²/σ_min) only.  ``solves`` : whether a sub-solver
     handles time, so that a curve in the spaces of the state is exact.
     """

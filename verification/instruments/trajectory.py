@@ -51,7 +51,7 @@ class Iterate:
 
     @property
     def lost(self) -> float:
-        """ϑ_k: the tail of ``W_hat`` behind the rank of W_{k+1}, the least that any matrix of this
+        """ϑ_k: the tail of ``W_hat`` beyond the rank of W_{k+1}, the least that any matrix of this
         rank loses.
 
         With the ϑ that the step reports, or with ‖Ŵ − W_{k+1}‖, any W_{k+1} would pass.

@@ -110,7 +110,7 @@ def merged_is_forward(device: str = "cpu") -> bool:
 
 
 def whatever_has_a_gradient_moves(device: str = "cpu") -> bool:
-    """A step moves every parameter beside the adapters, weights and biases alike."""
+    """A step moves every parameter outside the adapters, weights and biases alike."""
     holds = True
     for method in METHODS:
         model = network().to(device)

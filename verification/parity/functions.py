@@ -1,4 +1,4 @@
-"""The fused adapter function on a device, beside the same sums in double precision on the CPU.
+"""The fused adapter function on a device, compared with the same sums in double precision on the CPU.
 
 A sum of k terms, computed, is off by about √k·u times the sum of their absolute values (k·u in the
 worst case, the square root with probability next to 1, [HM19]), and every result that is rounded on

@@ -1,5 +1,5 @@
-"""What is measured on a device: conformance by dtype, the fused function and trainings beside the
-CPU, the time of an update.
+"""What is measured on a device: conformance by dtype, the fused function and trainings compared
+with the CPU, the time of an update.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "traini
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 RATE, STEPS = 0.3, 100
 WARM_UP, ROUNDS = 3, 30
-"""Updates before any is timed, and those whose median is told."""
+"""Updates before any is timed, and those whose median is reported."""
 
 
 class Training(NamedTuple):
@@ -70,13 +70,13 @@ def missing(device: str) -> str:
     """Why a CUDA device cannot be used, with the warnings of torch (of a driver that is too old,
     say; it warns once in a process); empty for a device that can be used, or that is not of CUDA.
     """
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         there = not device.startswith("cuda") or torch.cuda.is_available()
     if there:
         return ""
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    return "; ".join([f"no CUDA device is at hand (torch {torch.__version__}, {built})", *(str(one.message) for one in told)])
+    return "; ".join([f"no CUDA device is at hand (torch {torch.__version__}, {built})", *(str(one.message) for one in warned)])
 
 
 def device_name(device: str) -> str:

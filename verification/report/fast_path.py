@@ -41,7 +41,7 @@ def _parity(found: dict[str, Any]) -> Shown:
         **({"What could not be measured": errors} if found["errors"] else {}),
         **({"What does not conform": why} if why[1:] else {}),
         "Worst ratios of the oracle": worst,
-        "Beside the CPU": compared,
+        "Compared with the CPU": compared,
         "Update of 36 layers of 384": times,
         "Ratio of every case": ratios,
     }
@@ -64,7 +64,7 @@ PAGE = Page(
             "Speed",
             "experiments/performance/results.json",
             "make bench",
-            "Training steps side by side, in an order that is drawn anew for each round. Where nothing was measured here, the "
+            "Training steps side by side, in an order that is drawn again for each round. Where nothing was measured here, the "
             "stored figures are shown.",
             _speed,
             MEASURED,
@@ -74,8 +74,8 @@ PAGE = Page(
             "Parity on a GPU",
             "parity/parity.json",
             "make parity-gpu, which needs a CUDA device",
-            "The oracle's whole catalogue in every dtype, the fused function and whole trainings beside the CPU, and the time of "
-            "an update. No figures are stored: none has been measured yet.",
+            "The oracle's whole catalogue in every dtype, the fused function and whole trainings compared with the CPU, and the time "
+            "of an update. No figures are stored: none has been measured yet.",
             _parity,
         ),
     ),

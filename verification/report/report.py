@@ -49,7 +49,7 @@ __all__ = [
 FILES = ("results.json", "report.html")
 """The files of a report."""
 PAGES = (RIGOR.file, FAST_PATH.file, "finetuning-report.html")
-"""The further pages beside a report on all claims."""
+"""The further pages next to a report on all claims."""
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")
 """A name of the code: words of two letters or more on both sides of each underscore, or capitals,

@@ -96,8 +96,8 @@ def _faults(data: dict[str, Any]) -> Shown:
         table.append([kind, *map(str, counts), str(rest)])
     findings = [[one["word"], one["program"], one["kind"], one["reason"]] for one in data["findings"]]
     words = Counter(one["word"] for one in data["findings"])
-    told = ", ".join(f"{words[word]} {what}" for word, what in VERDICTS.items())
-    line = f"{data['faults']} faults of {len(kinds)} kinds in {len(verdicts)} programs: {told}."
+    verdict_counts = ", ".join(f"{words[word]} {what}" for word, what in VERDICTS.items())
+    line = f"{data['faults']} faults of {len(kinds)} kinds in {len(verdicts)} programs: {verdict_counts}."
     tables = {"Faults": table}
     if findings:
         tables["Not fine"] = [["Verdict", "Program", "Fault", "Reason"], *findings]
@@ -108,12 +108,12 @@ def _fuzzing(data: dict[str, Any]) -> Shown:
     rows = [["Operation", "Times"], *([name, f"{count:,}"] for name, count in sorted(data["counts"].items()))]
     violation = f"VIOLATION: {data['violation'].splitlines()[0]}" if data["violation"] else "no violation"
     counted = f"{data['operations']:,} operations, {data['steps']:,} of them steps"
-    line = f"{counted} (at least {data['floor']:,} are asked for); {violation}; {data['seconds']} s of processor time."
+    line = f"{counted} (at least {data['floor']:,} are required); {violation}; {data['seconds']} s of processor time."
     return Shown(data["passed"], line, {"Operations": rows})
 
 
 def _mutation(data: dict[str, Any]) -> Shown:
-    rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Asked for", "Tried", "Measured"]]
+    rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Required", "Tried", "Measured"]]
     for scope in data["scopes"]:
         counts = [str(scope[key]) for key in ("mutants", "killed", "equivalent", "survived")]
         score = "none" if scope["score"] is None else f"{100.0 * scope['score']:.1f} %"
@@ -129,7 +129,7 @@ def _mutation(data: dict[str, Any]) -> Shown:
 
 def _coverage(data: dict[str, Any]) -> Shown:
     rows = [["Module", "Branches"], *([name, f"{value:.1f} %"] for name, value in data["branch_percent"].items())]
-    line = f"{data['total']:.1f} % in all; asked for: {data['least']:g} %."
+    line = f"{data['total']:.1f} % in all; required: {data['least']:g} %."
     return Shown(data["passed"], line, {"Branch coverage": rows})
 
 
@@ -158,7 +158,7 @@ _ITEMS = (
         "ladder.json",
         "make rigor",
         "One step with 8 to 113 significant bits against 200: errors fall like the unit round-off, and the two routes to the "
-        "gradients lose what is predicted. Beside it the reference and the fast path, each with a control that must be noticed, "
+        "gradients lose what is predicted. Next to it the reference and the fast path, each with a control that must be noticed, "
         "the same step of a gradient with fewer bits.",
         _ladder,
         MEASURED / "ladder.json",

@@ -60,14 +60,14 @@ class ProgressBar(Progress):
         unit = [TextColumn(what)] if what else []
         columns = (TextColumn(f"{{task.description:<{width}}}"), BarColumn(), MofNCompleteColumn(), *unit, TimeElapsedColumn())
         super().__init__(*columns, console=console, **options)
-        self.what, self.told = what, time.monotonic()
+        self.what, self.written = what, time.monotonic()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Change a task as rich does, and write the line."""
         super().update(task_id, **changes)
-        if self.console.is_terminal or time.monotonic() - self.told < SILENCE:
+        if self.console.is_terminal or time.monotonic() - self.written < SILENCE:
             return
-        self.told = time.monotonic()
+        self.written = time.monotonic()
         task = next(task for task in self.tasks if task.id == task_id)
         count = f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}"
         self.console.print(f"{task.description}: {count} {self.what}".rstrip(), markup=False)

@@ -22,7 +22,7 @@ CODE = ("geolora_ref", "verification")
 
 
 def provenance(*others: str) -> dict[str, Any]:
-    """``machine`` and ``sources``, as results keep them; ``others``: folders beside :data:`CODE`
+    """``machine`` and ``sources``, as results keep them; ``others``: folders in addition to :data:`CODE`
     that the results depend on.
     """
     return {"machine": machine_facts(), "sources": sources(*CODE, *others)}

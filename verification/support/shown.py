@@ -64,7 +64,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Page:
-    """A page beside the report: its short name, its title, what it is about, its file, and its items."""
+    """A page next to the report: its short name, its title, what it is about, its file, and its items."""
 
     name: str
     title: str
@@ -93,9 +93,9 @@ def _shown(item: Item, folder: Path) -> Shown:
 
 def unshown(path: Path, error: Exception, command: str) -> Shown:
     """What a page shows in place of an unreadable file: the reason, and the command that makes the
-    file anew.
+    file again.
     """
-    return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {command}")
+    return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). To make it again: {command}")
 
 
 def _origin(data: Mapping[str, Any]) -> str:

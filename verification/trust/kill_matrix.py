@@ -42,7 +42,7 @@ CRITERIA = (
 STAYS = {
     "dominance": (
         "Without it a stationary point that is no best approximation would pass where a large tail hides it.  Alone it rejects "
-        "only where nearly equal singular values are exchanged beside such a tail (`test_dominance_is_needed`)."
+        "only where nearly equal singular values are exchanged next to such a tail (`test_dominance_is_needed`)."
     ),
     "optimality": (
         "It follows from stationarity and dominance up to a factor that grows with the rank.  It is the usual test, so its ratio "
@@ -145,7 +145,7 @@ with others.  Every rejection that is shown is clear by a factor of {CLEAR:g}.  
 """
 
 UNMARKED = """\
-*The stages* see a wrong line behind a right output, *the kit* sees wrong manners beside right numbers.  Of *cases*, those of the
+*The stages* see a wrong line below a right output, *the kit* sees wrong manners despite right numbers.  Of *cases*, those of the
 catalogue whose ids begin so reject, some of them in single precision alone, and drawn combinations of options
 (`covering-…`).
 """
@@ -172,10 +172,10 @@ def _narrow() -> list[str]:
     wrong: dict[str, list[str]] = {}
     for mutant in NARROW_MUTANTS.values():
         name = mutant.id.partition("/")[2]
-        told = name if name in MUTANTS else mutant.defect
-        wrong.setdefault(mutant.where, []).append(f"{told} ({', then '.join(mutant.cases)})")
+        words = name if name in MUTANTS else mutant.defect
+        wrong.setdefault(mutant.where, []).append(f"{words} ({', then '.join(mutant.cases)})")
     lines = ["| where | what is wrong there (the case that rejects it) |", "|---|---|"]
-    return lines + [f"| {where} | {'; '.join(told)} |" for where, told in wrong.items()]
+    return lines + [f"| {where} | {'; '.join(words)} |" for where, words in wrong.items()]
 
 
 def _table(marks: Mapping[str, Mapping[str, str]]) -> list[str]:

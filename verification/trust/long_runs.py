@@ -217,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     least = 2 * TENTHS * PERIOD
-    asked = (options.float32, options.float64)
-    if not any(asked) or any(steps and steps < least for steps in asked):
+    steps_each = (options.float32, options.float64)
+    if not any(steps_each) or any(steps and steps < least for steps in steps_each):
         parser.error(f"expected 0 or at least {least} steps, and not 0 twice, found {options.float32} and {options.float64}")
     console = Terminal(stderr=True)
     try:

@@ -341,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _all(options: argparse.Namespace, names: Sequence[str], about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Run the scopes that were asked for; returns their results.  Ends the program if earlier outcomes
+    """Run the scopes that were selected; returns their results.  Ends the program if earlier outcomes
     are damaged.
     """
     store = BUILD / "mutation_outcomes.json"

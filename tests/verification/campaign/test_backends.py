@@ -320,7 +320,7 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     printed, kept = capsys.readouterr(), len(units(tmp_path))
     assert UNITS // 4 <= kept < UNITS
     assert "cannot go on: a worker process died" in printed.err
-    assert "without --full the next run starts anew" in printed.err
+    assert "without --full the next run starts over" in printed.err
     assert "Traceback" not in printed.out + printed.err
     assert finish(tmp_path) == undisturbed
     assert len(units(tmp_path)) == len(set(units(tmp_path))) == UNITS

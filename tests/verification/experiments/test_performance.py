@@ -138,7 +138,7 @@ def test_the_command_writes_when_all_is_measured_and_says_what_failed(tmp_path: 
     found, text = read_json(tmp_path / "results.json"), (tmp_path / "results.md").read_text(encoding="utf-8")
     assert found["training"][0]["rank"] == 8
     assert f"torch {found['machine']['torch']}, peft 0.1, transformers 0.2; {found['machine']['date']}." in text
-    assert text.index("### GeoLoRA beside LoRA") < text.index("### a network, r = 8")
+    assert text.index("### GeoLoRA and LoRA") < text.index("### a network, r = 8")
 
 
 def test_the_stored_figures_are_of_a_whole_run() -> None:

@@ -63,5 +63,5 @@ def test_a_stored_campaign_that_is_damaged_is_told_on_its_page(
     write_pages_beside(tmp_path / "report")
     html = (tmp_path / "report" / "finetuning-report.html").read_text(encoding="utf-8")
     assert f"{path} cannot be shown (" in html
-    assert "made anew by: python -m verification.experiments.finetuning" in html
+    assert "To make it again: python -m verification.experiments.finetuning" in html
     assert '<span class="badge bad">failed</span>' in html

@@ -51,8 +51,8 @@ def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Exe
         stored = read_campaign(options.output) | {task: store.all() for task, store in stores.items()}
         widths = dict.fromkeys(stored, 1) | {task: store.corpus.width for task, store in stores.items()}
         taken = {(task, stores[task].name(run)) for task, run in running.values()}
-        asked = {(task, stores[task].name(run)): run for task, run in wanted(stored, widths) if task in stores}
-        missing = [(key[0], run) for key, run in asked.items() if key not in taken and stores[key[0]].get(run) is None]
+        queued = {(task, stores[task].name(run)): run for task, run in wanted(stored, widths) if task in stores}
+        missing = [(key[0], run) for key, run in queued.items() if key not in taken and stores[key[0]].get(run) is None]
         while missing and len(running) < options.jobs and next(left, None) is not None:
             task, run = missing.pop(0)
             running[pool.submit(work, task, run, options.model, options.data)] = task, run
@@ -62,13 +62,13 @@ def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Exe
             task, run = running.pop(future)
             result, seconds = future.result()
             stores[task].put(run, result, seconds)
-            told = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
+            outcome = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
             name = f"{task} {run.family} {stores[task].name(run).rpartition('-')[0]}"
-            console.print(f"{name}: {told}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {outcome}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: all runs are stored, or as many as were asked for; 130: interrupted, the same
+    """Exit status 0: all runs are stored, or as many as were requested; 130: interrupted, the same
     command goes on.
 
     2: data, model or a stored run cannot be used, or the folder cannot be written or is in use.

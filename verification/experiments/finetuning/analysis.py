@@ -162,7 +162,7 @@ def differences(stored: Stored, base: Base = lambda rows: at_best(rows, "lora"))
 
 
 def questions(stored: Stored) -> dict[str, Difference]:
-    """The differences beside those from LoRA at tuned rates of the main rank, as far as they have runs:
+    """The differences apart from those from LoRA at tuned rates of the main rank, as far as they have runs:
     what one rate for all tasks gives, the allocation of ranks, alpha and the step of the rivals, a
     quarter of LoRA's parameters, other ranks, and the initial rank.
     """

@@ -18,7 +18,7 @@ COLOURS = dict(
     zip(FAMILIES, ("k", "C0", "C9", "C1", "gold", "navy", "C3", "C2", "C7", "C5", "C4", "C8", "C6", "0.6"), strict=True)
 )
 FAR_BELOW = "head only"
-"""Beside it the others would be one point; tables have it."""
+"""The method that charts leave out: with it the others would be one point."""
 KINDS = {"query": "query", "key": "key", "value": "value", "attention.output": "attention\noutput"} | {
     "intermediate": "feed-forward\nup",
     "output": "feed-forward\ndown",

@@ -95,7 +95,7 @@ SHORT = {"shakespeare": 3}
 minutes, and the metric on the way would double that.
 """
 RANKS = (1, 2, 8, 16)
-"""The ranks beside the main one."""
+"""The ranks other than the main one."""
 QUARTER = (("lora", 8), ("geolora, budget", 2), ("geolora, budget, rms", 2), ("lora", 2))
 """What is compared at a quarter of LoRA's parameters: families and the ranks whose LoRA has as many."""
 EXTENSIONS = 2
@@ -348,7 +348,7 @@ def _at_ranks(chosen: Sequence[tuple[str, int]], stored: Stored, widths: Mapping
 
 def _first_choice(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
     """What is stored of other ranks at the rate of the first seed, from the time before all seeds
-    chose; nothing is done anew.
+    chose; no run is repeated.
     """
     for task, rows in stored.items():
         for name in names:

@@ -87,7 +87,7 @@ class LoRAMethod:
         return Prepared(self.optimizer(model), lambda: dict.fromkeys(layers, self.rank), lambda: count)
 
     def options(self) -> dict[str, Any]:
-        """Further options of PEFT's configuration, beside rank and scale."""
+        """Options of PEFT's configuration in addition to rank and scale."""
         return {}
 
     def optimizer(self, model: Model) -> torch.optim.Optimizer:
@@ -108,7 +108,7 @@ class RsLoRAMethod(LoRAMethod):
 
 @dataclass(frozen=True)
 class DoRAMethod(LoRAMethod):
-    """LoRA of the directions of the columns, beside their lengths, which are trained too [Liu24]."""
+    """LoRA of the directions of the columns, next to their lengths, which are trained too [Liu24]."""
 
     name: str = "dora"
 

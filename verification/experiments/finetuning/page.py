@@ -46,10 +46,10 @@ from verification.support.pictures import data_uri, svg
 from verification.support.shown import Rows, markdown_table
 
 __all__ = [
-    "asked",
     "at_one_rate",
     "by_task",
     "cell",
+    "further_questions",
     "image",
     "markdown",
     "of_other_models",
@@ -93,14 +93,14 @@ def page(stored: Stored) -> str:
         "machine": machine_facts(),
         "commits": sorted({str(row["machine"].get("commit")) for rows in stored.values() for row in rows}),
     }
-    told = counted(stored)
-    figures = {title: image(draw, told) for title, draw in charts.items() if _has_runs(draw, told)}
+    counts = counted(stored)
+    figures = {title: image(draw, counts) for title, draw in charts.items() if _has_runs(draw, counts)}
     tables = {
         "Every method at the rate that was best on the development examples": by_task(stored),
         "Other models": of_other_models(stored),
         "At one rate for all tasks, on development examples": at_one_rate(stored),
         "Over the tasks of texts": summary(stored),
-        "One rate for all tasks, rivals, other ranks and initial ranks": asked(stored),
+        "One rate for all tasks, rivals, other ranks and initial ranks": further_questions(stored),
     }
     tables = {title: table for title, table in tables.items() if len(table) > 1}
     return environment.get_template("page.html.j2").render(**facts, tables=tables, figures=figures)
@@ -163,8 +163,8 @@ def summary(stored: Stored) -> Rows:
     return table if ranges else [row[:-1] for row in table]
 
 
-def asked(stored: Stored) -> Rows:
-    """The questions beside those of the main rank: parameters and difference in points with two
+def further_questions(stored: Stored) -> Rows:
+    """The questions other than those of the main rank: parameters and difference in points with two
     intervals on texts; with that of t over the seeds on other models, as far as they have runs.
     """
     others = [task for task in stored if task not in TEXTS]
@@ -200,8 +200,8 @@ def _with_intervals(one: Difference) -> list[str]:
 
 def _with_t(one: Difference) -> str:
     """The difference, with its interval if it has one."""
-    told = f"{one.mean:+.2f}"
-    return f"{told} ({one.t_low:+.2f} … {one.t_high:+.2f})" if math.isfinite(one.t_low) else told
+    mean = f"{one.mean:+.2f}"
+    return f"{mean} ({one.t_low:+.2f} … {one.t_high:+.2f})" if math.isfinite(one.t_low) else mean
 
 
 def _range(stored: Stored, name: str) -> str:
@@ -218,7 +218,7 @@ def markdown(stored: Stored) -> str:
     """The tables of the documentation."""
     return "\n\n".join(
         markdown_table(table)
-        for table in (by_task(stored), of_other_models(stored), at_one_rate(stored), summary(stored), asked(stored))
+        for table in (by_task(stored), of_other_models(stored), at_one_rate(stored), summary(stored), further_questions(stored))
         if len(table) > 1
     )
 

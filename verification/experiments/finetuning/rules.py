@@ -1,4 +1,4 @@
-"""``python -m verification.experiments.finetuning.rules``: the rules of the optimizer beside LoRA,
+"""``python -m verification.experiments.finetuning.rules``: the rules of the optimizer next to LoRA,
 on several small tasks.
 
 The design is fixed here: the first 2,000 training sentences of each task, one epoch in batches of 32
@@ -144,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 started = time.monotonic()
                 result = execute(missing[0], corpus)
                 store.put(missing[0], result, time.monotonic() - started)
-                told = result["diverged"] or result["metrics"]
-                console.print(f"{data.name} {store.name(missing[0])}: {told}, {len(missing) - 1} left", soft_wrap=True)
+                outcome = result["diverged"] or result["metrics"]
+                console.print(f"{data.name} {store.name(missing[0])}: {outcome}, {len(missing) - 1} left", soft_wrap=True)
     console.print(
         table({data.name: read_runs(options.output / data.name) for data in options.data}), markup=False, soft_wrap=True
     )

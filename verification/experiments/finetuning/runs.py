@@ -179,8 +179,8 @@ class Store:
         self.kept = rows_by_name(folder)  # damage is found before hours of work, not after them
 
     def config(self, run: Run) -> dict[str, Any]:
-        """Everything that determines a run, except the sources and libraries, which are recorded
-        beside it.
+        """Everything that determines a run, except the sources and libraries, which have records of
+        their own.
         """
         plan = asdict(self.corpus.plan) | {"seed": run.seed}
         method: dict[str, Any] = asdict(run.method)  # type: ignore[call-overload]

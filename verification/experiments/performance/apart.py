@@ -25,7 +25,7 @@ class ApartError(RuntimeError):
 
 
 def peak_memory(method: str, case: str, rank: int) -> int:
-    """Bytes that two training steps need beside the libraries, set-up included, in a process of its own."""
+    """Bytes that two training steps need besides the libraries, set-up included, in a process of its own."""
     return int(_in_a_process(own_peak, method, case, rank, torch.get_num_threads()))
 
 

@@ -22,7 +22,7 @@ class Case:
 
     ``build`` makes the network (always with the same weights), ``batch`` its input; ``targets`` is
     a regular expression of the names of the linear layers that are adapted, ``head`` the name of
-    what is trained beside the adapters.
+    what is trained outside the adapters.
     """
 
     id: str

@@ -42,15 +42,15 @@ def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
         f"{point['title']}, r = {point['rank']}: {point['rounds']} rounds in {point['processes']} processes": list(_rows(point))
         for point in found["training"]
     }
-    return {"GeoLoRA beside LoRA": _beside_lora(found), **of_points}
+    return {"GeoLoRA and LoRA": _against_lora(found), **of_points}
 
 
 def stored_table() -> str:
     """The ratios of the stored measurements, in Markdown."""
-    return markdown_table(_beside_lora(read_json(MEASURED)))
+    return markdown_table(_against_lora(read_json(MEASURED)))
 
 
-def _beside_lora(found: Mapping[str, Any]) -> Rows:
+def _against_lora(found: Mapping[str, Any]) -> Rows:
     """What a user gets: a line for each network and rank."""
     rows: Rows = [["network", "r", "to LoRA (PEFT)", "to LoRA by our function", "update, share of a step", "peak MiB (LoRA)"]]
     for point in found["training"]:
