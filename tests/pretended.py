@@ -139,7 +139,7 @@ class PretendedDevice(TorchDispatchMode):
         self.crossings: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        """The operation on the numbers; the result is there if the operands are, or if it was asked
+        """The operation on the numbers; the result is there if the operands are, or if it was requested
         for there.
         """
         given = kwargs or {}
@@ -177,7 +177,7 @@ class PretendedDevice(TorchDispatchMode):
 
 
 class Stream:
-    """What is asked of the device is done at once."""
+    """Every operation of the device is done at once."""
 
     def synchronize(self) -> None:
         """Nothing to wait for."""
@@ -207,7 +207,7 @@ class _Module(_DUMMY):  # type: ignore[misc]
 
 
 class _Generator(torch.Generator):
-    """A generator of the CPU where one of the device is asked for."""
+    """A generator of the CPU where one of the device is requested."""
 
     def __new__(cls, device: torch.device | str = "cpu") -> _Generator:
         """As ``torch.Generator``."""

@@ -172,13 +172,13 @@ def test_the_kit_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == [torch.device(NAME)] * len(report.rows)
 
 
-ASKED = (
+COMBINATIONS = (
     [(batched, dtype) for batched in (False, True) for dtype in DTYPES] if NIGHTLY else [(False, "float64"), (True, "float32")]
 )
 
 
 @pytest.mark.parametrize("group", ["trap", "layout", "directions"] if NIGHTLY else ["layout"])
-@pytest.mark.parametrize(("batched", "dtype"), ASKED)
+@pytest.mark.parametrize(("batched", "dtype"), COMBINATIONS)
 def test_the_fast_step_conforms(batched: bool, dtype: str, group: str) -> None:
     backend = batched_step if batched else step
     options: Any = {"batched": batched, "directions": True}

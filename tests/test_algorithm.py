@@ -148,7 +148,7 @@ def test_published_route_passes_like_the_division_free_one(library: Library, dty
     """With diagonal S, as after every truncation, the division costs nothing: the same oracle, the
     same limit.
 
-    From the same ∇_K and ∇_L: formed anew from a dense G with a large normal component they may be
+    From the same ∇_K and ∇_L: formed again from a dense G with a large normal component they may be
     another rounding error.  Only what underflows in ∇_U = ∇_K Sᵀ cannot be divided back: up to the
     smallest number over σ_min, times λ in the step.
     """
@@ -378,7 +378,7 @@ SIGMA = (12.0, 4.0, 3.0, 0.0)
         (13.0, 1, None, 1, RankRule.MIN_RANK),  # all of it could go
         (5.0, 2, None, 2, RankRule.MIN_RANK),
         (0.0, 4, None, 4, RankRule.MIN_RANK),
-        (3.0, 2, None, 2, RankRule.THRESHOLD),  # asked for and allowed
+        (3.0, 2, None, 2, RankRule.THRESHOLD),  # requested and allowed
         (0.0, 1, 3, 3, RankRule.THRESHOLD),
         (0.0, 1, 2, 2, RankRule.MAX_RANK),
         (2.0, 2, 2, 2, RankRule.MAX_RANK),
@@ -505,7 +505,7 @@ def test_what_is_no_number_did_not_overflow() -> None:
 
 
 def test_tails_beyond_the_precision_are_compared_all_the_same(library: Library) -> None:
-    """Four times 3e38 have the norm 6e38 and a tail of 5.2e38 behind the first: neither is a number
+    """Four times 3e38 have the norm 6e38 and a tail of 5.2e38 after the first: neither is a number
     of single precision.
     """
     E = library.array(np.eye(6, 4, dtype=np.float32))

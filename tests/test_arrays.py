@@ -55,7 +55,7 @@ class GivesUpError(ValueError, RuntimeError):
 
 
 @pytest.mark.parametrize("stack", [(), (3,), (2, 2)], ids=str)
-def test_a_decomposition_that_gives_up_is_asked_of_the_transpose(
+def test_a_decomposition_that_gives_up_is_tried_on_the_transpose(
     library: Library, dtype: Dtype, stack: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives up on no matrix, on tall ones, on all: then there is no other question."""
@@ -80,7 +80,7 @@ def test_a_decomposition_that_gives_up_is_asked_of_the_transpose(
         svd(A)
 
 
-def test_each_matrix_of_a_stack_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_matrix_of_a_stack_is_decomposed_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """One gives up where it is tall, the other one where it is wide."""
     tall = np.random.default_rng(0).standard_normal((2, 4, 3)) * np.asarray([1.0, 1000.0])[:, None, None]
     honest = np.linalg.svd
@@ -104,38 +104,38 @@ def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypat
     X = (rng.standard_normal((6, 4)) + 1j * rng.standard_normal((6, 4))) * [1.0, 1e-3, 1e-100, 0.0]
     A = library.array(X)
     linalg = namespace(A).linalg
-    honest, asked = linalg.qr, []
+    honest, calls = linalg.qr, []
 
     def breaking(Y: Any) -> Any:
-        asked.append(Y)
+        calls.append(Y)
         Q, R = honest(Y)
-        return (Q, R) if len(asked) > 1 else (Q * float("nan"), R)
+        return (Q, R) if len(calls) > 1 else (Q * float("nan"), R)
 
     monkeypatch.setattr(linalg, "qr", breaking)
     Q, R = map(to_numpy, qr(A))
-    assert len(asked) == 2
-    scaled = to_numpy(asked[1])
+    assert len(calls) == 2
+    scaled = to_numpy(calls[1])
     assert np.maximum(np.abs(scaled.real), np.abs(scaled.imag)).max(axis=0).tolist() == [1.0, 1.0, 1.0, 0.0]
     np.testing.assert_allclose(Q.conj().T @ Q, np.eye(4), atol=1e-14)
     right = X[:, :3] / np.abs(X[:, :3]).max(axis=0)
     np.testing.assert_allclose(Q @ (Q.conj().T @ right), right, atol=1e-14)
     np.testing.assert_allclose(Q @ R, X, atol=1e-14)
-    asked.clear()
+    calls.clear()
     assert not np.isfinite(to_numpy(qr(library.array(np.full((3, 2), np.nan + 0j)))[0])).any()
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 def test_other_errors_of_a_decomposition_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    A, asked = np.eye(2), []
+    A, calls = np.eye(2), []
 
     def broken(X: Any, **options: Any) -> Any:
-        asked.append(X)
+        calls.append(X)
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(namespace(A).linalg, "svd", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         svd(A)
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -219,7 +219,7 @@ def test_constructors_follow_their_model(library: Library, dtype: Dtype) -> None
         np.testing.assert_array_equal(to_numpy(X), expected)
 
 
-def test_diagonal_is_what_has_nothing_beside_its_diagonal(library: Library, dtype: Dtype) -> None:
+def test_diagonal_is_what_has_nothing_off_its_diagonal(library: Library, dtype: Dtype) -> None:
     diagonal = np.diag([2.0, 0.0, -1.0]).astype(_matrix(dtype).dtype)
     assert is_diagonal(library.array(diagonal))
     for i, j in ((0, 1), (2, 0)):

@@ -131,7 +131,7 @@ def test_known_failures_come_from_a_file(folder: Path, capsys: pytest.CaptureFix
     listed = "".join(
         f"{name}{gap}swapped factors\n" for name, gap in zip(failing, itertools.cycle((" ", "\t", "  \t")), strict=False)
     )
-    Path("xfail.txt").write_text(f"\ufeff# known\n{listed}complex-tall-dense\nshape-tall-dense\tnot asked here\n", "utf-8")
+    Path("xfail.txt").write_text(f"\ufeff# known\n{listed}complex-tall-dense\nshape-tall-dense\tnot run here\n", "utf-8")
     files = ["--json", "report.json", "--junit", "report.xml"]
     assert main(["check", WRONG, "--tests", "group=trap", "--xfail", "xfail.txt", *files]) == 0
     rows = json.loads(Path("report.json").read_text())["rows"]
@@ -216,8 +216,8 @@ def test_a_reader_that_goes_ends_nothing(folder: Path) -> None:
 def test_no_stream_that_a_backend_spoils_costs_a_verdict(folder: Path) -> None:
     """One that it closes, replaces or leads elsewhere: the next ones find it as it was."""
     spoilt = [f"backend:{name}" for name in ("closing", "detaching", "replacing", "emptying", "deleting")]
-    asked = f"from geolora_ref.cli import main; print(*[main(['check', one, *{FEW}]) for one in {spoilt}])"
-    run = subprocess.run([sys.executable, "-c", asked], cwd=folder, capture_output=True, text=True, check=False)
+    program = f"from geolora_ref.cli import main; print(*[main(['check', one, *{FEW}]) for one in {spoilt}])"
+    run = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
     assert re.findall("^(backend:.*?)  ", run.stdout, re.MULTILINE) == spoilt
     assert run.stdout.count("\nDOES NOT CONFORM: ") == len(spoilt)
     assert run.stdout.endswith("\n1 1 1 1 1\n")
@@ -234,7 +234,7 @@ def test_a_stream_that_is_closed_costs_no_verdict(folder: Path, backend: str, st
     assert json.loads((folder / "report.json").read_text())["passed"] == (status == 0)
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"geolora-ref {geolora_ref.__version__}\n"
@@ -243,7 +243,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 # --- what comes out, wherever it goes --------------------------------------------------------------------------------
 
 
-def test_a_failed_vector_is_told_with_the_criterion(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_vector_is_reported_with_the_criterion(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["vectors", "export", "vectors"])
     with pytest.raises(SystemExit, match="2"):
         main(["vectors", "judge", "vectors", "outputs"])
@@ -276,13 +276,13 @@ def test_what_a_backend_raises_can_be_read_in_every_report(folder: Path, capsys:
     no encoding has.
     """
     assert main(["check", "backend:colourful", *TRAPS, "--json", "report.json", "--junit", "report.xml"]) == 1
-    told = r"raised RuntimeError: \x1b[31mCUDA error\x1b[0m in \udc80"
-    assert told in capsys.readouterr().out
-    assert json.loads(Path("report.json").read_text("utf-8"))["rows"][0]["error"] == told
+    error = r"raised RuntimeError: \x1b[31mCUDA error\x1b[0m in \udc80"
+    assert error in capsys.readouterr().out
+    assert json.loads(Path("report.json").read_text("utf-8"))["rows"][0]["error"] == error
     failure = ET.parse("report.xml").getroot().find("testcase/failure")
     assert failure is not None
     line = BACKENDS.splitlines().index(next(line for line in BACKENDS.splitlines() if "CUDA" in line)) + 1
-    assert failure.attrib["message"] == f"{told} (at {folder / 'backend.py'}:{line})"
+    assert failure.attrib["message"] == f"{error} (at {folder / 'backend.py'}:{line})"
 
 
 def test_a_problem_is_a_failure_in_junit() -> None:
@@ -344,21 +344,21 @@ def test_ctrl_c_tells_what_was_found_of_a_rule(folder: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert "  PROBLEM interrupted in sequence one-12x9x3, after 7 of 140 sequences\n" in printed
     assert "INTERRUPTED: 7 sequences, 0 failed, worst ratio" in printed
-    told = json.loads(Path("report.json").read_text())
-    assert (told["passed"], len(told["rows"]), len(told["problems"])) == (False, 7, 1)
+    report = json.loads(Path("report.json").read_text())
+    assert (report["passed"], len(report["rows"]), len(report["problems"])) == (False, 7, 1)
 
 
 def test_a_crash_and_a_hang_are_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run continues with the next case, in a new process, and calls no such backend here."""
     selected = ("--tests", "id=truncation-theta-0-", "--json", "report.json")
-    for backend, told in (
+    for backend, beginning in (
         ("ending", "ended its process with exit status 3"),
         ("crashing", "ended its process by SIGSEGV"),
         ("sleeping", "gave no answer within"),
     ):
         assert main(["check", f"backend:{backend}", "--timeout", "1.5", *selected]) == 1
         rows = json.loads(Path("report.json").read_text())["rows"]
-        lost = [row["id"] for row in rows if row["error"].startswith(told)]
+        lost = [row["id"] for row in rows if row["error"].startswith(beginning)]
         assert lost == ["truncation-theta-0-unclipped"]
         assert len(rows) == 8
         assert "diagnosis" not in capsys.readouterr().out
@@ -391,7 +391,7 @@ def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.Capt
         assert report["defect"]["mutant"] == "swap-truncation-factors"
     assert rows[0] == rows[1]
     assert len(rows[0]) == 87
-    for arguments, told in (
+    for arguments, message in (
         (["backend:right", "--timeout", "0"], "timeout: expected seconds > 0, found 0.0"),
         (["backend:right", "--timeout", "1", "--rule", "adam"], "--timeout: expected none with --rule"),
         (["backend:right", "--jobs", "0"], "jobs: expected a number >= 1, found 0"),
@@ -408,7 +408,7 @@ def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.Capt
     ):
         with pytest.raises(SystemExit, match="2"):
             main(["check", *arguments])
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_ctrl_c_elsewhere_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

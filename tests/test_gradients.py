@@ -184,7 +184,7 @@ def test_singularity_is_relative_to_the_size_of_the_core(size: float) -> None:
     """A power of two changes no rounding: what is singular at one size is so at every size, and
     what is not is not.
 
-    Singular is what a rounding error can make so: σ_min = 0, or eps/10 of σ_max beside an entry off
+    Singular is what a rounding error can make so: σ_min = 0, or eps/10 of σ_max next to an entry off
     the diagonal.
     """
     nearly, regular = np.array([[1.0, 0.1], [0.0, 2e-17]]), np.array([[1.0, 0.5], [0.25, 1.0]])

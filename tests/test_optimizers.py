@@ -451,7 +451,7 @@ def test_the_trace_of_a_preconditioner_is_kept() -> None:
         assert np.all(np.linalg.eigvalsh(R1) > 0.0)
 
 
-# --- what is refused, and what begins anew -----------------------------------------------------------------------------
+# --- what is refused, and what starts from zero ---------------------------------------------------------------------------
 
 
 AVERAGING: tuple[Any, ...] = (Adam, AdamPublished, Preconditioned)
@@ -490,15 +490,15 @@ def test_the_defaults_are_those_of_the_literature() -> None:
 @pytest.mark.parametrize("later", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"])
 @pytest.mark.parametrize("before", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"])
 @pytest.mark.parametrize("shape", [(9, 7, 3), (4, 4, 4), (1, 1, 1)])
-def test_a_rule_begins_anew_from_the_memory_of_another(before: str, later: str, shape: tuple[int, int, int]) -> None:
+def test_a_rule_starts_from_zero_with_the_memory_of_another(before: str, later: str, shape: tuple[int, int, int]) -> None:
     """Adam would take a sum of gradients for their mean, and divide it by what one gradient says of
     the squares of all.
     """
     rng = np.random.default_rng(7)
     bases, G = problem(*shape, rng)
     found, memory = ALL[later].direction(bases, seen(G, bases), after(ALL[before], bases, 5, rng))
-    anew, expected = ALL[later].direction(bases, seen(G, bases), Moments())
-    same = all(np.array_equal(a, b) for a, b in zip(found, anew, strict=True))
+    fresh, expected = ALL[later].direction(bases, seen(G, bases), Moments())
+    same = all(np.array_equal(a, b) for a, b in zip(found, fresh, strict=True))
     assert same == (
         (before != later and {before, later} != {"gradient", "heavy ball"}) or later == "gradient" or before == "gradient"
     )

@@ -458,7 +458,7 @@ def test_a_coefficient_step_that_overflows_is_named() -> None:
 
 
 def test_a_budget_gives_every_layer_its_minimum() -> None:
-    """The second layer is worth nothing beside the first, and gets two ranks all the same."""
+    """The second layer is worth nothing against the first, and gets two ranks all the same."""
     large, _ = layer()
     small = Layer(
         LowRank(large.Y.U, 1e-9 * large.Y.S, large.Y.V), ProjectedGradients.from_dense(large.Y, np.zeros(SHAPE)), Moments(), 11

@@ -72,8 +72,8 @@ class Name:
             arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
             annotations = [a.annotation for a in arguments if a.annotation] + ([function.returns] if function.returns else [])
             bare = [text for a in annotations if BARE_ARRAYS.search(SHAPED.sub("", text := ast.unparse(a).replace("'", '"')))]
-            told = f"{ast.get_docstring(function) or ''} {ast.get_docstring(self.node) or ''} {self.module_text} {self.bases}"
-            if bare and not SHAPE_WORDS.search(told):
+            wording = f"{ast.get_docstring(function) or ''} {ast.get_docstring(self.node) or ''} {self.module_text} {self.bases}"
+            if bare and not SHAPE_WORDS.search(wording):
                 found.append(function.name)
         return found
 
@@ -82,9 +82,9 @@ class Name:
         found = []
         for function in self.functions():
             raises = [n for n in ast.walk(function) if isinstance(n, ast.Raise) and n.exc is not None]
-            told = f"{ast.get_docstring(function) or ''} {ast.get_docstring(self.node) or ''}"
+            wording = f"{ast.get_docstring(function) or ''} {ast.get_docstring(self.node) or ''}"
             kinds = {ast.unparse(n.exc.func if isinstance(n.exc, ast.Call) else n.exc) for n in raises if n.exc is not None}
-            if kinds - {"NotImplementedError"} and not ERROR_WORDS.search(told):
+            if kinds - {"NotImplementedError"} and not ERROR_WORDS.search(wording):
                 found.append(function.name)
         return found
 
@@ -130,14 +130,14 @@ def test_every_public_name_has_a_docstring(extension: Extension) -> None:
     assert [f"{name.module}.{name.name}" for name in names if not ast.get_docstring(name.node)] == []
 
 
-def test_shapes_are_told(extension: Extension, record_property: Callable[[str, object], None]) -> None:
+def test_shapes_are_reported(extension: Extension, record_property: Callable[[str, object], None]) -> None:
     names = public(extension)
     found = listed(names, Name.unshaped)
     record_property("table", f"public names: {len(names)}, of them without shapes: {len(found)}")
     assert found == []
 
 
-def test_errors_are_told(extension: Extension, record_property: Callable[[str, object], None]) -> None:
+def test_errors_are_reported(extension: Extension, record_property: Callable[[str, object], None]) -> None:
     found = listed(public(extension), Name.silent_errors)
     record_property("table", f"public names that raise without saying so: {len(found)}")
     assert found == []

@@ -1,4 +1,4 @@
-"""Layers with steps that are small beside them, and the error of such a step: for the tests of
+"""Layers with steps that are small against them, and the error of such a step: for the tests of
 products in float32.
 """
 
@@ -68,8 +68,8 @@ def small(layer: Factors, update: Factors) -> Small:
 
 def padded(X: Tensor, w: int) -> Tensor:
     """With zeros up to w columns, and as many rows if it is square."""
-    behind = w - X.shape[1]
-    return torch.nn.functional.pad(X, (0, behind, 0, behind if X.shape[0] == X.shape[1] else 0))
+    padding = w - X.shape[1]
+    return torch.nn.functional.pad(X, (0, padding, 0, padding if X.shape[0] == X.shape[1] else 0))
 
 
 def untruncated(layer: Factors, update: Factors) -> Tensor:

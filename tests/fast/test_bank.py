@@ -43,7 +43,7 @@ def test_rank_changes_reallocate_no_buffer(generator: torch.Generator) -> None:
     assert max(max(ranks) for ranks in seen) == 9
 
 
-def test_what_is_behind_the_rank_is_zero(generator: torch.Generator) -> None:
+def test_what_is_beyond_the_rank_is_zero(generator: torch.Generator) -> None:
     """Also when every rank has shrunk, and some more than others, by either route."""
     for dtype in (torch.float64, torch.float32):
         factors = random_layers([4, 4, 3], generator, dtype)

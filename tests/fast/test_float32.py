@@ -70,7 +70,7 @@ def singular(layer: Factors, kind: str, b: float, generator: torch.Generator) ->
 
 @pytest.mark.parametrize("kind", SINGULAR)
 def test_singular_updates_are_no_exception(kind: str, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
-    """What is behind σ_r is right to √δ·λ‖ΔK‖·b, δ = (w + 8 + √ℓ)·eps₃₂."""
+    """The spectrum after σ_r is right to √δ·λ‖ΔK‖·b, δ = (w + 8 + √ℓ)·eps₃₂."""
     delta = (R + 8 + M**0.5) * EPS
     for condition, b in ((1.0, 0.3), (30.0, 0.3), (300.0, 0.02)):
         layers = [layer_of(R, condition, generator) for _ in range(12)]
@@ -127,11 +127,11 @@ def test_long_bases(length: int, generator: torch.Generator) -> None:
 @pytest.mark.parametrize(
     ("limits", "first"),
     [
-        ({"theta": 1e-9}, "float64"),  # there is room to grow, and what is behind is above ϑ
+        ({"theta": 1e-9}, "float64"),  # there is room to grow, and the rest is above ϑ
         ({"theta": 0.5}, "leading"),
         ({"tau": 0.5}, "leading"),
         ({"theta": 0.5, "min_rank": 17}, "float64"),
-        ({"budget": lambda spectra: [1] * len(spectra)}, "float64"),  # which is told whole spectra
+        ({"budget": lambda spectra: [1] * len(spectra)}, "float64"),  # which gets whole spectra
     ],
 )
 def test_where_a_rank_may_grow_they_are_not_enough(

@@ -72,7 +72,7 @@ def test_without_the_guard_the_trap_springs(monkeypatch: pytest.MonkeyPatch, gen
     assert defect(U1) > 1e-2
 
 
-def test_an_update_that_is_large_beside_what_is_kept_goes_the_exact_way(generator: torch.Generator) -> None:
+def test_an_update_that_is_large_against_what_is_kept_goes_the_exact_way(generator: torch.Generator) -> None:
     """ΔK and ΔL count in s² although they are orthogonal to the bases, so that S_new + C_K + C_Lᵀ
     does not contain them.
     """

@@ -90,8 +90,8 @@ def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, gene
 @pytest.mark.parametrize("condition", [1.0, 10.0, 300.0])
 @pytest.mark.parametrize("b", [0.001, 0.03, 0.1, 0.2])
 def test_bounds_without_eigenvalues_are_bounds(b: float, condition: float, generator: torch.Generator) -> None:
-    """Of the norm behind σ_r, of ‖Ŵ‖ from below, and of the error; what a layer of lower rank has
-    behind it does not count.
+    """Bounds of the norm after σ_r, of ‖Ŵ‖ from below, and of the error; values beyond the rank of a
+    layer do not count.
     """
     for r in (1, 4, 7):
         layer = layer_of(r, condition, generator)
@@ -158,7 +158,7 @@ def test_wide_layers_have_a_second_bound(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("r", [4, 17])
 def test_each_layer_is_judged_by_its_own_numbers(r: int, generator: torch.Generator) -> None:
-    """Some need more products than are allowed, beside others that need two."""
+    """Some need more products than are allowed, next to others that need two."""
     layers = [layer_of(r, condition, generator) for condition in np.geomspace(1.0, 1e6, 40)]
     layers = [(U, size * S, V) for size, (U, S, V) in zip(np.geomspace(1e-3, 1e3, 40), layers, strict=True)]
     smalls = [small(layer, update_of(layer, (0.03, 0.1, 0.49)[i % 3], generator)) for i, layer in enumerate(layers)]
@@ -190,7 +190,7 @@ def test_what_is_not_small_is_never_said_to_be(case: str, generator: torch.Gener
 
 
 def test_defects_are_those_of_the_bases(generator: torch.Generator) -> None:
-    """Of the worse side, and of nothing behind a layer's rank."""
+    """The bound is that of the worse side, and takes nothing beyond a layer's rank."""
     layer = layer_of(5, 2.0, generator)
     dK, dL, dS = update_of(layer, 0.1, generator)
     for side in (0, 2):
@@ -226,7 +226,7 @@ def test_the_leading_half_is_right(condition: float, b: float, generator: torch.
 @pytest.mark.parametrize("rate", [0.125, 4.0])
 @pytest.mark.usefixtures("narrow_as_well")
 def test_the_learning_rate_multiplies_the_updates(rate: float, generator: torch.Generator) -> None:
-    """λ stands beside other numbers in the small matrices alone."""
+    """λ meets other numbers in the small matrices alone."""
     layers, updates = many(4, 3.0, 0.1, generator)
     _, report = stepped(layers, updates, tau=0.0, max_rank=4)
     scaled = [tuple(X / rate for X in of) for of in updates]
@@ -306,7 +306,7 @@ def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("b", [0.02, 2.0])
 def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Generator) -> None:
-    """Arrays of NumPy beside tensors, the wide ones by products or whole: each layer is what it is
+    """Arrays of NumPy next to tensors, the wide ones by products or whole: each layer is what it is
     alone.
     """
     ranks = (20, 3, 17, 12, 3, 20)
@@ -397,7 +397,7 @@ def test_a_rest_above_the_threshold_after_all_goes_the_exact_way(
 
 
 @pytest.mark.usefixtures("narrow_as_well")
-def test_what_is_behind_the_rank_is_zero(generator: torch.Generator) -> None:
+def test_what_is_beyond_the_rank_is_zero(generator: torch.Generator) -> None:
     """Of a layer that is cut further than another one of its class."""
     layers = [layer_of(6, condition, generator) for condition in (1.5, 40.0)]
     bank, report = stepped(layers, [update_of(layer, 0.02, generator) for layer in layers], theta=0.2)

@@ -360,7 +360,7 @@ def test_frozen_parts_get_no_gradient() -> None:
 @pytest.mark.parametrize("trained", ["U", "S", "V"])
 @pytest.mark.parametrize("form", FORMS)
 def test_each_factor_may_be_trained_alone(form: str, trained: str) -> None:
-    """With its own gradient, the same as beside the others."""
+    """With its own gradient, the same as together with the others."""
     p, together = Problem("dense"), Problem("dense")
     for X in (p.U, p.S, p.V):
         X.requires_grad_(X is getattr(p, trained))
@@ -470,7 +470,7 @@ def test_a_scale_that_is_no_finite_number_is_refused(scale: Any) -> None:
 
 
 def test_a_device_without_autocast_is_compiled_for() -> None:
-    """Where torch refuses to be asked about autocast."""
+    """Where torch refuses the query of autocast."""
 
     def doubled(x: Tensor) -> Tensor:
         with no_autocast(x.device.type):

@@ -1,4 +1,4 @@
-"""The allocator keeps freed memory when it is asked to, and only then."""
+"""The allocator keeps freed memory on request, and only then."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, missin
 
 
 @pytest.mark.parametrize("refused", [-1, -4])
-def test_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
+def test_a_refusal_is_reported(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
     class Library:
         @staticmethod
         def mallopt(parameter: int, value: int) -> int:

@@ -50,7 +50,7 @@ def test_every_dtype_that_factors_can_be_stored_in_is_measured() -> None:
 
 
 def _tensorfloat(X: Tensor) -> Tensor:
-    """Rounded to 10 bits behind the point, as the units for TensorFloat-32 do it; a derivative of one."""
+    """Rounded to 10 bits after the point, as the units for TensorFloat-32 do it; a derivative of one."""
     bits = (X.detach().view(torch.int32) + 0x1000) & ~0x1FFF
     return X + (bits.view(torch.float32) - X.detach())
 
@@ -345,7 +345,7 @@ def test_a_run_that_is_skipped_says_whose_file_is_there(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     path, command = tmp_path / "parity.json", ["--output", str(tmp_path)]
-    for earlier, told in (
+    for earlier, mention in (
         (None, "nothing was measured and nothing written\n"),
         (FOUND | {"machine": {"date": "2020-01-01 00:00 UTC", "commit": "abc"}}, "(a device, 2020-01-01 00:00 UTC, commit abc)"),
         (FOUND, "is of an earlier run (it does not say where and when)"),
@@ -356,7 +356,7 @@ def test_a_run_that_is_skipped_says_whose_file_is_there(
         assert main(command) == 0
         said = capsys.readouterr().out
         assert said.startswith("skipped: no CUDA device is at hand")
-        assert told in said
+        assert mention in said
         assert (path.read_bytes() if path.exists() else b"") == before
 
 

@@ -163,7 +163,7 @@ def test_sizes_beyond_the_first_are_torchs_and_the_first_stay(monkeypatch: pytes
         assert _worst(product(third, W), third, W) < 1.0
 
 
-def test_a_slower_onednn_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slower_onednn_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "onednn_is_faster", lambda: False)
     with torch.no_grad():
         assert not takes_onednn(_draw(ROWS, N), _draw(M, N))
@@ -191,10 +191,10 @@ def test_it_is_faster_on_processors_of_amd(
 
 def test_linux_tells_of_the_first_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever its makers write there."""
-    told = tmp_path / "cpuinfo"
-    told.write_bytes("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC™\n".encode())
+    cpu_file = tmp_path / "cpuinfo"
+    cpu_file.write_bytes("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC™\n".encode())
     really_open = open
-    monkeypatch.setattr("builtins.open", lambda file, **how: really_open({"/proc/cpuinfo": told}[file], **how))
+    monkeypatch.setattr("builtins.open", lambda file, **how: really_open({"/proc/cpuinfo": cpu_file}[file], **how))
     assert "vendor_id\t: AuthenticAMD\n" in module._processor()
 
 
@@ -203,8 +203,8 @@ def test_where_linux_does_not_tell_python_does(monkeypatch: pytest.MonkeyPatch) 
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", missing)
-    monkeypatch.setattr("platform.processor", lambda: "told by Python")
-    assert module._processor() == "told by Python"
+    monkeypatch.setattr("platform.processor", lambda: "known to Python")
+    assert module._processor() == "known to Python"
 
 
 class Layer:

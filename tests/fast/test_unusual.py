@@ -123,7 +123,7 @@ def test_one_large_update_is_enough_to_go_the_exact_way(side: int, generator: to
 def test_the_guard_sees_the_product_of_rate_and_update(
     rate: float, size: float, exact: tuple[int, ...], generator: torch.Generator
 ) -> None:
-    """λΔK of this size beside σ = 1e-6 … whatever the share of λ in it is."""
+    """λΔK of this size against σ = 1e-6 … whatever the share of λ in it is."""
     layer = with_core(1e-6, random_layer(96, 64, 4, generator, torch.float32))
     dK, dL, dS = nothing(layer)
     dK[:, 0] = torch.linalg.qr(torch.cat([layer[0], torch.randn(96, 1, generator=generator)], 1))[0][:, 4] * (size / rate)
@@ -136,19 +136,19 @@ def test_ranks_are_chosen_again_as_often_as_layers_are_found_untrusted(generator
     QR, one after the other.
     """
     layers = [(U, torch.diag(torch.tensor([1.0, 1.0, 1e-6])), V) for U, _, V in random_layers([3, 3], generator, torch.float32)]
-    bank, asked = LayerBank.of(layers), []
+    bank, calls = LayerBank.of(layers), []
 
     def budget(spectra: Any) -> list[int]:
-        asked.append([len(sigma) for sigma in spectra])
-        return [3, 2] if len(asked) == 1 else [3, 3]
+        calls.append([len(sigma) for sigma in spectra])
+        return [3, 2] if len(calls) == 1 else [3, 3]
 
     report = bank.update_(*zip(*(nothing(layer) for layer in layers), strict=True), budget=budget)
     assert (report.exact, report.ranks) == ((0, 1), (3, 3))
-    assert asked == 3 * [[6, 6]]
+    assert calls == 3 * [[6, 6]]
     assert float(bank.factors(1)[1][2, 2]) == pytest.approx(1e-6, rel=1e-5)
 
 
-def test_what_lies_behind_the_columns_of_the_bases_is_zero(generator: torch.Generator) -> None:
+def test_what_lies_beyond_the_columns_of_the_bases_is_zero(generator: torch.Generator) -> None:
     """9 x 4 at rank 3 has four singular values, not six."""
     layer = random_layer(9, 4, 3, generator, torch.float32)
     _, report = fast_updates([layer], [random_update(layer, generator)], theta=0.0)
@@ -180,7 +180,7 @@ def test_interrupted_before_the_cores_are_written_nothing_has_changed(
     generator: torch.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ranks that grow leave rows behind the old ones, ranks that fall leave zeros in them."""
+    """Ranks that grow leave rows after the old ones, ranks that fall leave zeros in them."""
     bank = LayerBank.of(random_layers([3, 2, 4], generator, dtype), capacity=8)
     updates = list(zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True))
     before = everything(bank)
@@ -195,8 +195,8 @@ def test_interrupted_before_the_cores_are_written_nothing_has_changed(
     assert equal(before, everything(bank))
 
 
-def test_interrupted_behind_the_cores_nothing_has_changed(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last moment before the new ranks count: S has grown and is put back, zeros behind the
+def test_interrupted_after_the_cores_nothing_has_changed(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last moment before the new ranks count: S has grown and is put back, zeros after the
     rank included.
     """
     bank = LayerBank.of(random_layers([3, 2, 4], generator, torch.float32), capacity=8)
@@ -227,7 +227,7 @@ def test_factors_and_updates_may_want_gradients(generator: torch.Generator) -> N
     assert not any(X.requires_grad for layer in range(2) for X in bank.storage(layer))
 
 
-def test_a_smaller_S_that_is_loaded_has_nothing_behind_it(generator: torch.Generator) -> None:
+def test_a_smaller_S_that_is_loaded_has_nothing_beyond_it(generator: torch.Generator) -> None:
     bank = LayerBank.of(random_layers([3, 3], generator, torch.float32))
     bank.load(random_layers([1, 2], generator, torch.float32))
     for layer, r in enumerate((1, 2)):

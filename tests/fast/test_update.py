@@ -226,7 +226,7 @@ def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
 
 
 def test_a_bank_of_inference_trains_afterwards(generator: torch.Generator) -> None:
-    """Its buffers are made anew where ranks change, and those of inference cannot be written
+    """Its buffers are made again where ranks change, and those of inference cannot be written
     outside of it.
     """
     factors = random_layers([3, 3], generator)

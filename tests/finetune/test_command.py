@@ -356,9 +356,9 @@ def test_help_explains_every_option_and_says_its_default() -> None:
     for action in parser._actions:
         assert action.help, action.dest
         if action.default not in (None, False, argparse.SUPPRESS):
-            told = action.help.replace("%(default)s", str(action.default))
-            assert f"(default: {action.default})" in told, action.dest
-            assert told in shown
+            help_text = action.help.replace("%(default)s", str(action.default))
+            assert f"(default: {action.default})" in help_text, action.dest
+            assert help_text in shown
         if type(action.default) in (int, float):
             assert action.type is type(action.default), action.dest
 
@@ -374,7 +374,7 @@ def test_alpha_is_a_word_or_a_number(capsys: pytest.CaptureFixture[str]) -> None
     assert "--alpha: expected a number or rms, found 'RMS'" in capsys.readouterr().err
 
 
-def test_what_is_wrong_at_first_sight_is_told_before_torch_is_imported(model_folder: Path, tsv: Path) -> None:
+def test_what_is_wrong_at_first_sight_is_refused_before_torch_is_imported(model_folder: Path, tsv: Path) -> None:
     """That takes seconds; NumPy does not, and is there: the question is one that can be answered
     with yes.
     """
@@ -408,7 +408,7 @@ def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\n\nFine-tune a pretrained transformer with GeoLoRA.\n\n" in capsys.readouterr().out
 
 
-def test_what_a_run_needs_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_run_needs_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
@@ -602,7 +602,7 @@ def test_checkpoint_of_other_options_is_refused_until_fresh(
 def test_a_fraction_that_is_not_used_decides_nothing(
     model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside --dev; where it is used, the run of another one is another run."""
+    """Together with --dev; where it is used, the run of another one is another run."""
     for more in (("--dev-fraction", "nan"), (), ("--dev-fraction", "0.3")):
         assert main(arguments(model_folder, tsv, tmp_path / "with", "--dev", str(tsv), *more)) == 0
     results = json.loads((tmp_path / "with" / "results.json").read_text(encoding="utf-8"))

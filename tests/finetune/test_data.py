@@ -129,7 +129,7 @@ BAD_LABELS = {
     "not finite": ("a\t1\nb\tnan\n", "number", "line 2: expected a finite number as label, found 'nan'"),
     "a word among signs": ("a\t1\nb\t-\n", "sign", "line 2: expected a finite number as label, found '-'"),
     "one class": ("a\tx\nb\tx\n", "class", "expected at least two classes, found only 'x'"),
-    "one number beside its mean": ("a\t.1\nb\t.1\nc\t.1\n", "number", "expected labels that differ, found 0.1 in all"),
+    "one number and its mean": ("a\t.1\nb\t.1\nc\t.1\n", "number", "expected labels that differ, found 0.1 in all"),
     "one number": ("a\t2\nb\t2\n", "number", "expected labels that differ, found 2 in all 2 examples"),
     "too near each other": (
         "a\t1e-200\nb\t2e-200\n",

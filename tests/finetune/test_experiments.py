@@ -385,15 +385,15 @@ POINTS |= {"geolora, budget, rms": 63, "geolora, tolerance, rms": 127, "rslora":
 
 
 def test_every_question_is_the_difference_that_its_words_say() -> None:
-    """The budget of rank 2 is two points behind LoRA of rank 8; a start from rank 32 costs one point."""
+    """The budget of rank 2 is two points below LoRA of rank 8; a start from rank 32 costs one point."""
 
     def test(task: str, run: Run) -> float:
         family = run.family.partition(", from rank")[0].replace(", default rate", "").replace(", second rate", "")
         ranks = 20 * (family == "lora" and run.budget == 8) - 10 * run.family.endswith("from rank 32")
         return 0.5 + 0.001 * (POINTS.get(family, 0) + ranks)
 
-    def points(told: str) -> int:
-        family, _, rank = told.partition(", rank ")
+    def points(entry: str) -> int:
+        family, _, rank = entry.partition(", rank ")
         return POINTS[family.partition(", at ")[0]] + 20 * (family == "lora" and rank == "8")
 
     _, stored = simulated(peak(3.2e-3), test)
@@ -779,7 +779,7 @@ def test_the_stored_runs_are_of_the_rules_and_the_design() -> None:
 
 
 def test_seeds_of_a_rule_wait_for_its_best_rate() -> None:
-    """All rates at all ranks with one seed come first; the seeds behind it have the rate that was
+    """All rates at all ranks with one seed come first; the seeds after it have the rate that was
     best at rank 8 alone.
     """
     first = list(rules.runs({}))

@@ -102,22 +102,22 @@ def test_adapters_have_room_for_the_largest_rank(make_job: Callable[..., Job], m
     assert {layer.adapter.max_rank for layer in layers.values()} == {room}
 
 
-def test_a_method_is_told_of_every_step(make_job: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_method_is_called_after_every_step(make_job: Callable[..., Job], tmp_path: Path) -> None:
     """As AdaLoRA is, while the gradients of the step are there; a run that was taken up again goes
     on counting.
     """
-    told: list[tuple[int, bool]] = []
+    calls: list[tuple[int, bool]] = []
 
-    class Told(GeoLoRAMethod):
+    class Recorded(GeoLoRAMethod):
         def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
             prepared = super().prepare(model, generator, steps)
-            return replace(prepared, after_step=lambda done: told.append((done, model.head.weight.grad is not None)))
+            return replace(prepared, after_step=lambda done: calls.append((done, model.head.weight.grad is not None)))
 
     checkpoint = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
-        make_job(method=Told(), checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(3)).run()
-    make_job(method=Told(), checkpoint=checkpoint).run()
-    assert told == [(done, True) for done in (1, 2, 3, *range(3, STEPS + 1))]
+        make_job(method=Recorded(), checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(3)).run()
+    make_job(method=Recorded(), checkpoint=checkpoint).run()
+    assert calls == [(done, True) for done in (1, 2, 3, *range(3, STEPS + 1))]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -58,14 +58,14 @@ def test_unknown_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_code_that_a_model_brings_is_not_run(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is answered on stdin: nobody is asked."""
+    """Whatever is answered on stdin: there is no prompt."""
     folder = shutil.copytree(model_folder, tmp_path / "brings_code")
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8")) | {"model_type": "mine"}
     config["auto_map"] = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
     path.write_text(json.dumps(config), encoding="utf-8")
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it was asked"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("there was a prompt"))
     with pytest.raises(ValueError, match="model: expected a pretrained model and its tokenizer in"):
         load_encoder(folder)
     assert not (tmp_path / "ran").exists()
@@ -172,7 +172,7 @@ def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path, name
 
 
 @pytest.mark.parametrize(("pairs", "least"), [(False, 3), (True, 5)])
-def test_a_text_has_room_for_a_word_beside_the_special_tokens(model_folder: Path, pairs: bool, least: int) -> None:
+def test_a_text_has_room_for_a_word_and_the_special_tokens(model_folder: Path, pairs: bool, least: int) -> None:
     """[CLS] … [SEP], or [CLS] … [SEP] … [SEP]."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     check_length(tokenizer, least, pairs=pairs)

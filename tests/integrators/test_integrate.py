@@ -103,13 +103,13 @@ def test_time_is_passed_on() -> None:
     assert norm(run.Y.full() - problem.curve(1.0)) <= 1e-9
 
 
-def test_the_callback_is_told_after_every_step() -> None:
+def test_the_callback_is_called_after_every_step() -> None:
     problem, Y0 = _problem()
-    told: list[Progress] = []
-    integrate(AugmentedBUG(RULE), problem, Y0, (0.0, 1.0), 0.25, callback=told.append)
-    assert [(p.number, p.t, p.t_end) for p in told] == [(1, 0.25, 1.0), (2, 0.5, 1.0), (3, 0.75, 1.0), (4, 1.0, 1.0)]
-    assert told[-1].record.discarded > 0.0
-    assert told[-1].Y.rank == 3
+    reports: list[Progress] = []
+    integrate(AugmentedBUG(RULE), problem, Y0, (0.0, 1.0), 0.25, callback=reports.append)
+    assert [(p.number, p.t, p.t_end) for p in reports] == [(1, 0.25, 1.0), (2, 0.5, 1.0), (3, 0.75, 1.0), (4, 1.0, 1.0)]
+    assert reports[-1].record.discarded > 0.0
+    assert reports[-1].Y.rank == 3
 
 
 def test_a_callback_that_is_an_empty_list_is_called() -> None:
@@ -232,7 +232,7 @@ def test_an_interrupt_at_any_instruction_keeps_a_whole_run(h: float | Adaptive, 
         sys.settrace(trace)
         try:
             run = integrate(integrator, problem, Y0, (0.0, 1.0), h, save_every=save_every)
-        except KeyboardInterrupt:  # before the loop or behind it
+        except KeyboardInterrupt:  # before the loop or after it
             continue
         finally:
             sys.settrace(before)
@@ -256,15 +256,15 @@ def test_a_failure_in_the_first_step_leaves_the_start() -> None:
 
 
 def test_a_run_that_stopped_can_be_copied_and_sent_away() -> None:
-    """The copy module and other processes make objects anew by the same protocol."""
+    """The copy module and other processes remake objects by the same protocol."""
     problem, Y0 = _failing(ValueError("never"))
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1)
     twin = copy.deepcopy(run)
     assert isinstance(twin.stopped, StepError)
     assert isinstance(run.stopped, StepError)
     assert str(twin.stopped) == str(run.stopped)
-    told = [(e.reason, e.t, e.h, e.number, e.evaluations) for e in (twin.stopped, run.stopped)]
-    assert told[0] == told[1]
+    facts = [(e.reason, e.t, e.h, e.number, e.evaluations) for e in (twin.stopped, run.stopped)]
+    assert facts[0] == facts[1]
     np.testing.assert_array_equal(twin.states[-1].full(), run.states[-1].full())
 
 
@@ -284,7 +284,7 @@ def test_an_error_that_cannot_be_read_loses_nothing() -> None:
     assert str(run.stopped).endswith("UnreadableError: (its message raised RuntimeError)")
 
 
-def test_a_callback_that_fails_after_the_last_step_is_told_and_the_end_is_there() -> None:
+def test_a_callback_that_fails_after_the_last_step_is_reported_and_the_end_is_there() -> None:
     problem, Y0 = _problem()
 
     def careless(progress: Progress) -> None:
@@ -341,20 +341,20 @@ def test_step_size_control_finds_the_stiffness() -> None:
 def test_a_step_that_fails_at_a_large_size_is_tried_at_a_smaller_one() -> None:
     """Ẏ = −50Y, defined for entries up to 2 only, which the stages of RK4 leave for h = 1."""
 
-    asked = []
+    times_called = []
 
     def decay(t: float, W: Matrix) -> Matrix:
         if np.max(np.abs(W)) > 2.0:
             raise ValueError("outside of the domain")
-        asked.append(t)
+        times_called.append(t)
         return -50.0 * W
 
     Y0 = LowRank.from_dense(np.ones((4, 3)), 1)
     assert integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), 1.0).stopped is not None
-    asked.clear()
+    times_called.clear()
     run = integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-6, atol=1e-9))
     assert run.records[0].refused > 0
-    assert run.evaluations.calls == len(asked), "those of the failed steps, too"
+    assert run.evaluations.calls == len(times_called), "those of the failed steps, too"
     assert norm(run.Y.full() - math.exp(-50.0)) <= 1e-6
 
 
@@ -401,14 +401,14 @@ def test_step_size_control_gives_up_instead_of_creeping() -> None:
 
 
 def _jumping(at: float) -> tuple[DenseField, list[float]]:
-    """Ẏ = −Y + 10⁶ from a time on, and the times at which it was asked."""
-    asked: list[float] = []
+    """Ẏ = −Y + 10⁶ from a time on, and the times at which it was called."""
+    times_called: list[float] = []
 
     def jump(t: float, W: Matrix) -> Matrix:
-        asked.append(t)
+        times_called.append(t)
         return -W + (1e6 if t >= at else 0.0)
 
-    return DenseField((4, 3), jump), asked
+    return DenseField((4, 3), jump), times_called
 
 
 @pytest.mark.parametrize("start", [1.7e9, -1.7e9])
@@ -423,11 +423,11 @@ def test_step_size_control_gives_up_at_the_resolution_of_time(start: float) -> N
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["tolerance", "field"])
-def test_the_evaluations_of_a_step_that_was_given_up_are_told(raises: bool) -> None:
-    """All those since the last step that was accepted, whether the tolerance asked for too small a
+def test_the_evaluations_of_a_step_that_was_given_up_are_reported(raises: bool) -> None:
+    """All those since the last step that was accepted, whether the tolerance required too small a
     step or the field failed.
     """
-    field, asked = _jumping(0.5)
+    field, times_called = _jumping(0.5)
     if raises:
         jump = field.F
 
@@ -442,7 +442,7 @@ def test_the_evaluations_of_a_step_that_was_given_up_are_told(raises: bool) -> N
     assert isinstance(run.stopped, StepError)
     assert ("outside of the domain" in run.stopped.reason) == raises
     # a value that the field did not give is not counted
-    assert run.evaluations.calls + run.stopped.evaluations.calls == sum(t < 0.5 or not raises for t in asked)
+    assert run.evaluations.calls + run.stopped.evaluations.calls == sum(t < 0.5 or not raises for t in times_called)
 
 
 def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
@@ -491,16 +491,16 @@ def test_a_difference_that_is_no_number_is_a_failed_step() -> None:
     ids=["shape", "dtype"],
 )
 def test_what_no_step_size_can_mend_is_not_tried_again(field: Callable[[Matrix], Matrix], message: str) -> None:
-    asked = []
+    times_called = []
 
     class Wrong(DenseField):
         def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
-            asked.append(t)
+            times_called.append(t)
             return field(super().apply_right(t, Y, V))
 
     run = integrate(BUG(), Wrong((4, 3), lambda _, W: W), LowRank.from_dense(np.ones((4, 3)), 1), (0.0, 1.0), Adaptive(first=0.5))
     assert str(run.stopped) == f"step 1, t = 0, h = 0.5: MisfitError: F V at t = 0: {message}"
-    assert asked == [0.0]
+    assert times_called == [0.0]
 
 
 def test_from_zero_a_relative_tolerance_alone_says_why_it_fails() -> None:
@@ -628,7 +628,7 @@ def test_a_refusal_at_the_smallest_step_ends_the_run_however_the_time_rounds() -
     assert "the tolerance asks for a step below 1.0e-07" in str(run.stopped)
 
 
-class Told(Integrator):
+class Halving(Integrator):
     """W ← (1 + h + h²/2) W: of order 2 for Ẇ = W, and every field of its record is another number
     in each call.
     """
@@ -651,31 +651,31 @@ class Told(Integrator):
 
 
 def first_steps(integrator: Integrator, Y0: LowRank, control: Adaptive, count: int = 2) -> list[Progress]:
-    """What the callback is told of the first steps for Ẇ = W."""
-    told: list[Progress] = []
+    """What the callback gets of the first steps for Ẇ = W."""
+    reports: list[Progress] = []
 
     def watch(progress: Progress) -> bool:
-        told.append(progress)
-        return len(told) == count
+        reports.append(progress)
+        return len(reports) == count
 
     integrate(integrator, DenseField((5, 4), lambda t, W: W), Y0, (0.0, 100.0), control, callback=watch)
-    return told
+    return reports
 
 
 @pytest.mark.parametrize(("rtol", "atol"), [(2e-3, 0.0), (1e-3, 3e-3)])
 def test_a_controlled_step_is_two_halves_and_tells_of_both(rtol: float, atol: float) -> None:
     """By hand: the state, the record and the next step size."""
     Y0, h = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0)), 0.25
-    told = first_steps(Told(), Y0, Adaptive(h, rtol=rtol, atol=atol))
+    reports = first_steps(Halving(), Y0, Adaptive(h, rtol=rtol, atol=atol))
     whole, half = 1.0 + h + 0.5 * h**2, 1.0 + 0.5 * h + 0.125 * h**2
     size = float(np.linalg.norm([2.0, 1.0]))
     difference, allowed = abs(whole - half**2) * size, rtol * half**2 * size + atol
     assert difference <= allowed
-    first = told[0].record
-    np.testing.assert_allclose(told[0].Y.S, half**2 * Y0.S, rtol=1e-14)
+    first = reports[0].record
+    np.testing.assert_allclose(reports[0].Y.S, half**2 * Y0.S, rtol=1e-14)
     found = (first.discarded, first.theta, first.rejections, first.eta, first.resolved, first.discarded_inside, first.refused)
     assert found == pytest.approx((2.0 + 3.0, 30.0, 2 + 3, 0.3, False, 5.0, 0))
-    assert told[1].record.h == pytest.approx(h * min(4.0, 0.9 * (allowed / difference) ** (1.0 / 3.0)), rel=1e-12)
+    assert reports[1].record.h == pytest.approx(h * min(4.0, 0.9 * (allowed / difference) ** (1.0 / 3.0)), rel=1e-12)
 
 
 def test_step_sizes_grow_by_four_at_most_and_by_four_where_nothing_differs() -> None:
@@ -683,16 +683,16 @@ def test_step_sizes_grow_by_four_at_most_and_by_four_where_nothing_differs() -> 
     Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
     nothing = LowRank(Y0.U, 0.0 * Y0.S, Y0.V)
     for start, atol in ((nothing, 1e-3), (Y0, 1e9)):
-        told = first_steps(Told(), start, Adaptive(0.01, atol=atol))
-        assert told[1].record.h == pytest.approx(0.04)
+        reports = first_steps(Halving(), start, Adaptive(0.01, atol=atol))
+        assert reports[1].record.h == pytest.approx(0.04)
 
 
 def test_a_step_that_fails_is_tried_again_with_a_quarter() -> None:
-    integrator = Told(fails=(0.25,))
+    integrator = Halving(fails=(0.25,))
     Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
-    told = first_steps(integrator, Y0, Adaptive(0.25, atol=1.0), count=1)
+    reports = first_steps(integrator, Y0, Adaptive(0.25, atol=1.0), count=1)
     assert integrator.calls[:2] == [(0.0, 0.25), (0.0, 0.0625)]
-    assert told[0].record.refused == 1
+    assert reports[0].record.refused == 1
 
 
 def test_equal_steps_far_from_zero_end_on_the_end() -> None:
@@ -700,7 +700,7 @@ def test_equal_steps_far_from_zero_end_on_the_end() -> None:
     Y0, begin = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0)), 1.7e9 + 0.1
     field = DenseField((5, 4), lambda t, W: W)
     for count in range(1, 40):
-        run = integrate(Told(), field, Y0, (begin, round(begin + 0.1 * count, 3)), 0.1)
+        run = integrate(Halving(), field, Y0, (begin, round(begin + 0.1 * count, 3)), 0.1)
         assert run.stopped is None
         assert len(run.records) == count
 

@@ -198,7 +198,7 @@ def test_an_old_defect_of_the_bases_does_not_survive(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
-def test_what_was_discarded_is_told(name: str) -> None:
+def test_what_was_discarded_is_reported(name: str) -> None:
     """Without truncation the same step ends elsewhere, by exactly the norm that is reported (last
     truncation only).
     """

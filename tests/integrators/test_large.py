@@ -26,7 +26,7 @@ class NeverDense(Lyapunov):
 
     def field(self, t: float, Y: Matrix) -> Matrix:
         """Never."""
-        raise AssertionError(f"the dense field was asked for: {Y.shape}")
+        raise AssertionError(f"the dense field was evaluated: {Y.shape}")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_the_naive_integrator_breaks_in_a_tangential_field_without_the_factor_S(
     assert sizes[2] > 1e6
 
 
-def test_what_the_midpoint_with_3r_columns_cuts_off_inside_is_told() -> None:
+def test_what_the_midpoint_with_3r_columns_cuts_off_inside_is_reported() -> None:
     """F is constant, and its new direction is cut off from Y_½: the step that does not cut there is
     exact, this one is not.
     """

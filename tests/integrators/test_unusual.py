@@ -80,7 +80,7 @@ def _evaluations(solver: SolveIVP, size: float) -> int:
     return len(times)
 
 
-def test_the_method_of_scipy_is_the_one_that_was_asked_for() -> None:
+def test_the_method_of_scipy_is_the_one_that_was_requested() -> None:
     """That of order 3 wants more evaluations than that of order 8, as many times as their steps differ."""
     third, eighth = (_evaluations(SolveIVP(1e-6, 1e-6, method), 1.0) for method in ("RK23", "DOP853"))
     assert third > 2 * eighth
@@ -117,7 +117,7 @@ def test_the_cut_inside_of_a_midpoint_step_is_that_of_half_a_step() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [{"tau": 0.1}, {"theta": 0.1}])
-def test_a_fixed_rank_beside_a_tolerance_is_what_the_rows_allow(tolerance: dict[str, Any]) -> None:
+def test_a_fixed_rank_with_a_tolerance_is_what_the_rows_allow(tolerance: dict[str, Any]) -> None:
     rule = TruncationRule(**tolerance, min_rank=6, max_rank=6)
     step = AugmentedBUG(rule).step(_decay(5, 4), 0.0, LowRank.random((5, 4), [1.0, 0.5], _rng()), 0.1)
     assert (step.Y.rank, step.rank_rule) == (4, RankRule.BASIS)
@@ -146,7 +146,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (Adaptive(0.1).rtol, Adaptive(0.1).atol, ParallelBUG(TruncationRule(tau=0.1)).max_rejections) == (1e-4, 0.0, 4)
 
 
-def test_a_callback_may_work_in_the_state_it_is_told() -> None:
+def test_a_callback_may_work_in_the_state_it_gets() -> None:
     """As a plot of normalised states does; the run keeps its own, and that of its start."""
     Y0 = LowRank.random((6, 5), [1.0, 0.5], _rng())
 
@@ -173,7 +173,7 @@ def test_masked_values_of_a_field_are_refused() -> None:
         BUG().step(field, 0.0, LowRank.random((6, 5), [1.0, 0.5], _rng()), 0.1)
 
 
-def test_scipy_is_not_asked_for_a_step_that_is_none() -> None:
+def test_scipy_is_not_called_for_a_step_that_is_none() -> None:
     with pytest.raises(StepError, match=r"solve_ivp: expected a step that changes t = 1e\+17, found h = 1"):
         BUG(SolveIVP()).step(_decay(), 1e17, LowRank.random((6, 5), [1.0, 0.5], _rng()), 1.0)
 

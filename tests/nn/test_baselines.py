@@ -257,7 +257,7 @@ def test_reports_of_dlrt_are_those_of_steps_that_were_taken(monkeypatch: pytest.
     assert optimizer.reports == before  # type: ignore[attr-defined]
 
 
-def test_an_s_step_of_dlrt_that_overflows_is_told() -> None:
+def test_an_s_step_of_dlrt_that_overflows_is_reported() -> None:
     """The gradients of the last evaluation are finite, the step along them is not."""
     problem, calls = dense(curved), itertools.count(1)
 
@@ -285,7 +285,7 @@ def test_the_bases_of_dlrt_stay_orthonormal() -> None:
 
 def test_dlrt_descends_below_every_step() -> None:
     """‖(ÛÛᵀ·V̂V̂ᵀ)G‖ ≥ ‖P(W)G‖: the bound of descent holds with λ < 2/β, here β = 1; ϑ is small
-    beside the descent.
+    in addition to the descent.
     """
     problem = dense(quadratic(randn(M, 3, seed=6) @ randn(3, N, seed=7)))
     optimizer = Dlrt(problem.model, 0.5, theta=1e-6, update="sgd")

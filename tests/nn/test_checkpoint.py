@@ -60,7 +60,7 @@ def test_training_goes_on_from_the_ranks_that_were_saved(saved: tuple[str, nn.Mo
     assert torch.equal(other(x), model(x))
 
 
-def test_the_model_alone_is_loaded_where_it_alone_is_asked_for(saved: tuple[str, nn.Module, GeoLoRA, Path]) -> None:
+def test_the_model_alone_is_loaded_on_request(saved: tuple[str, nn.Module, GeoLoRA, Path]) -> None:
     update, model, _, folder = saved
     other, its_optimizer = prepared(update, seed=1)
     state = {"model": state_of(other, its_optimizer)["model"]}

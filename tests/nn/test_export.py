@@ -117,7 +117,7 @@ def test_peft_computes_the_same(tmp_path: Path, dtype: torch.dtype, tolerance: f
 
 
 class Scaled(nn.Module):
-    """A head with a parameter beside its layers."""
+    """A head with a parameter next to its layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Iterated(nn.Module):
 
 HEADS: dict[str, tuple[Callable[[], nn.Module], str, list[str]]] = {
     "attention": (lambda: SelfAttention(6, 2), "head", ["head"]),
-    "a parameter beside layers": (Scaled, "head", ["head"]),
+    "a parameter next to layers": (Scaled, "head", ["head"]),
     "layers in a row": (lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)), "head", ["head"]),
     "layers of a container": (Iterated, "layers", ["head.layers.0", "head.layers.1"]),
 }
@@ -237,7 +237,7 @@ def test_a_part_in_data_parallel_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
-    """For SEQ_CLS it saves "classifier" of its own accord, here two layers: their names beside it
+    """For SEQ_CLS it saves "classifier" of its own accord, here two layers: their names with it
     would lie in what is saved.
     """
     transformers = pytest.importorskip("transformers", reason=REASON)
@@ -605,7 +605,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "dilated": (lambda: adapted(nn.Conv2d(2, 4, 3, dilation=2)), r"dilation \(2, 2\)"),
     "reflected": (lambda: adapted(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")), "'reflect'"),
     "attention": (attention, r"attention\.out_proj: .*MultiheadAttention"),
-    "a bias beside an adapter": (lambda: with_trained("fc.base.bias"), r"fc\.base\.bias: expected it frozen"),
+    "a bias next to an adapter": (lambda: with_trained("fc.base.bias"), r"fc\.base\.bias: expected it frozen"),
     "a head whose name ends others": (ambiguous_head, "found other_head"),
     "a trained list of parameters": (
         lambda: trained_container(nn.ParameterList([torch.ones(6)])),

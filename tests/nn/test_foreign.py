@@ -27,7 +27,7 @@ from verification.network_defects.models import network, regression
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-TOLD = (
+REFUSAL = (
     r"expected orthonormal bases.*; train with GeoLoRA\(model, lr=…\) of geolora_ref\.nn, in transformers as "
     r"Trainer\(…, optimizers=\(GeoLoRA\(model, lr=…\), None\)\) or optimizer_cls_and_kwargs=\(GeoLoRA, \{…\}\); "
     r"average merged weights, not factors; whoever means it writes within geolora_ref\.nn\.foreign_optimizer\(model\)"
@@ -101,7 +101,7 @@ def own_kernels(model: nn.Module) -> Callable[[], Any]:
     return step
 
 
-def beside_ours(model: nn.Module) -> Callable[[], Any]:
+def with_ours(model: nn.Module) -> Callable[[], Any]:
     ours, other = GeoLoRA(model, lr=0.02), torch.optim.AdamW(trained(model), lr=1e-4)
 
     def step() -> None:
@@ -112,7 +112,7 @@ def beside_ours(model: nn.Module) -> Callable[[], Any]:
 
 
 def average_in_place(write: Callable[[Tensor, Tensor], Any]) -> Callable[[nn.Module], Callable[[], Any]]:
-    """Our optimizer, and behind it averages that are written into the parameters."""
+    """Our optimizer, and after it averages that are written into the parameters."""
 
     def make(model: nn.Module) -> Callable[[], Any]:
         ours = GeoLoRA(model, lr=0.02)
@@ -136,7 +136,7 @@ WRONG: dict[str, Callable[[nn.Module], Callable[[], Any]]] = {
     "SGD with momentum": by(lambda ps: torch.optim.SGD(ps, lr=0.01, momentum=0.9)),
     "Adafactor": by(lambda ps: torch.optim.Adafactor(ps, lr=1e-3)),
     "Muon": by(lambda ps: torch.optim.Muon([p for p in ps if p.ndim == 2], lr=1e-3)),
-    "a second optimizer beside ours": beside_ours,
+    "a second optimizer with ours": with_ours,
     "p.data -= lr·p.grad": in_place_data,
     "p.data = p.data − lr·p.grad": new_data,
     "vector_to_parameters": one_vector,
@@ -156,7 +156,7 @@ def loss_of(model: nn.Module, dtype: torch.dtype = torch.float64) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
 @pytest.mark.parametrize("way", WRONG)
 def test_the_training_pass_after_a_foreign_step_is_an_error_that_names_the_cure(way: str, dtype: torch.dtype) -> None:
-    """The negative control is the context that says it is meant: nobody is told, and the loss is
+    """The negative control is the context that says it is meant: no error is raised, and the loss is
     another one.
     """
     for meant in (True, False):
@@ -172,7 +172,7 @@ def test_the_training_pass_after_a_foreign_step_is_an_error_that_names_the_cure(
             with foreign_optimizer(model):
                 assert not torch.equal(loss_of(model, dtype), before)
         else:
-            with pytest.raises(RuntimeError, match=TOLD):
+            with pytest.raises(RuntimeError, match=REFUSAL):
                 loss_of(model, dtype)
 
 
@@ -180,8 +180,8 @@ def test_the_training_pass_after_a_foreign_step_is_an_error_that_names_the_cure(
 def test_the_basis_with_a_larger_defect_than_is_allowed_is_named(damaged: int, norm: str) -> None:
     """A column of length √(1 + d) has the defect d, and 64·eps·√max_rank is allowed."""
     allowed = 64.0 * torch.finfo(torch.float32).eps * 2.0
-    told = pytest.raises(RuntimeError, match=re.escape(f"found {norm} = 1.7e-05 (allowed 1.5e-05)"))
-    for times, expected in ((0.9, nullcontext()), (1.1, told)):
+    refused = pytest.raises(RuntimeError, match=re.escape(f"found {norm} = 1.7e-05 (allowed 1.5e-05)"))
+    for times, expected in ((0.9, nullcontext()), (1.1, refused)):
         Ut, Vt = bases = torch.eye(4, 16), torch.eye(4, 16)
         bases[damaged][3] *= math.sqrt(1.0 + times * allowed)
         looking = watch.Watch()
@@ -206,12 +206,12 @@ KEEPING: dict[str, Callable[[nn.Module], Any]] = {
 
 @pytest.mark.parametrize("way", KEEPING)
 def test_what_a_foreign_optimizer_has_trained_is_not_kept(way: str) -> None:
-    """In an evaluation nobody is asked; with the context it is kept."""
+    """An evaluation does not check; with the context it is kept."""
     model = by_adamw()
     loss_of(model)
     with torch.no_grad():
         loss_of(model.train())
-    with pytest.raises(RuntimeError, match=rf"0.*{TOLD}"):
+    with pytest.raises(RuntimeError, match=rf"0.*{REFUSAL}"):
         KEEPING[way](model)
     with foreign_optimizer(model):
         pass
@@ -228,7 +228,7 @@ def test_averages_of_bases_are_not_kept() -> None:
         optimizer.zero_grad()
         mean.update_parameters(model)
     model.state_dict()
-    with pytest.raises(RuntimeError, match=TOLD):
+    with pytest.raises(RuntimeError, match=REFUSAL):
         mean.state_dict()
 
 
@@ -247,7 +247,7 @@ def test_peft_and_the_plain_checkpoint_keep_nothing_of_it(tmp_path: Any) -> None
         "unloaded": model.merge_and_unload,
     }
     for keep in ways.values():
-        with pytest.raises(RuntimeError, match=rf"^base_model.*0.*{TOLD}|^0.*{TOLD}"):
+        with pytest.raises(RuntimeError, match=rf"^base_model.*0.*{REFUSAL}|^0.*{REFUSAL}"):
             keep()
     assert not list(tmp_path.rglob("*.safetensors"))
 
@@ -261,7 +261,7 @@ def test_trainer_without_our_optimizer_is_an_error_at_its_second_step(tmp_path: 
         options = {"output_dir": str(tmp_path), "report_to": [], "disable_tqdm": True, "use_cpu": True}
         arguments = transformers.TrainingArguments(max_steps=4, dataloader_pin_memory=False, **options)
         run = transformers.Trainer(model=tuned(method), args=arguments, train_dataset=Sentences())
-        with pytest.raises(RuntimeError, match=TOLD):
+        with pytest.raises(RuntimeError, match=REFUSAL):
             run.train()
         assert run.state.global_step == 1
 

@@ -120,12 +120,12 @@ def test_sequences_of_different_lengths_have_the_gradients_of_their_rows(options
         torch.testing.assert_close(X, Y, rtol=1e-11, atol=1e-12)
 
 
-def test_hooks_that_look_at_a_state_before_it_is_loaded_are_asked() -> None:
+def test_hooks_that_look_at_a_state_before_it_is_loaded_are_called() -> None:
     model = single(nn.Linear(9, 6))
-    adapter, asked = adapt(model, rank=3)["0"].adapter, []
-    adapter.register_load_state_dict_pre_hook(lambda module, state, prefix, *rest: asked.append(prefix))  # type: ignore[no-untyped-call, unused-ignore]
+    adapter, prefixes = adapt(model, rank=3)["0"].adapter, []
+    adapter.register_load_state_dict_pre_hook(lambda module, state, prefix, *rest: prefixes.append(prefix))  # type: ignore[no-untyped-call, unused-ignore]
     model.load_state_dict(model.state_dict())
-    assert asked == ["0.adapter."]
+    assert prefixes == ["0.adapter."]
 
 
 def test_what_global_hooks_keep_stays_as_it_is() -> None:

@@ -135,7 +135,10 @@ UNFIT: list[tuple[Callable[[Tensor], Any], str]] = [
             "rank 1 to 8, found shapes",
         ),
         (lambda state: state.update({"0.adapter.U": torch.zeros(19, 3)}), r"a \(20, 12\) matrix .* found shapes \(\(19, 3\)"),
-        *((lambda state, value=value: state.update({"0.adapter.U": value(state["0.adapter.U"])}), told) for value, told in UNFIT),
+        *(
+            (lambda state, value=value: state.update({"0.adapter.U": value(state["0.adapter.U"])}), refusal)
+            for value, refusal in UNFIT
+        ),
         (lambda state: state.update({"0.adapter.S": torch.tensor(1.0)}), r"S: expected a dense matrix .* \(\)"),
         (lambda state: state.pop("0.adapter.S"), 'Missing key.*"0.adapter.S"'),
         (lambda state: state.update({"0.adapter.inverse": torch.zeros(3)}), 'Unexpected key.*"0.adapter.inverse"'),
@@ -294,10 +297,10 @@ def test_dropout_on_a_projection_that_is_never_called_is_refused() -> None:
 def test_factors_that_do_not_fit_into_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = LowRankAdapter((7, 5), 2, 3, dtype=torch.float64)
     fill(adapter)
-    before, asked = [X.detach().clone() for X in adapter.active()], iter([True, False])
+    before, answers = [X.detach().clone() for X in adapter.active()], iter([True, False])
 
     def once(X: Tensor, zeros_like: Callable[[Tensor], Tensor] = torch.zeros_like) -> Tensor:
-        if next(asked):
+        if next(answers):
             return zeros_like(X)
         raise torch.OutOfMemoryError("out of memory")
 
@@ -338,7 +341,7 @@ def test_targets_by_regular_expression_and_by_suffix() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_shapes_can_be_counted_on_the_meta_device(fused: bool, dropout: float) -> None:
-    """It has no autocast, and torch refuses to be asked whether it is on."""
+    """It has no autocast, and torch refuses the query whether it is on."""
     model = nn.Sequential(nn.Linear(7, 5))
     adapt(model, rank=2, fused=fused, dropout=dropout)
     y = model.to("meta")(torch.empty(3, 7, device="meta"))

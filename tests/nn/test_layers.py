@@ -76,7 +76,7 @@ def test_alpha_rms_is_the_root_of_outputs_over_inputs(layer: nn.Module, alpha: f
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 def test_padding_that_is_not_the_same_on_both_sides_is_that_of_the_base() -> None:
-    """Even kernels have one row or column more behind the image than before it."""
+    """Even kernels have one row or column more after the image than before it."""
     torch.manual_seed(0)
     model = single(nn.Conv2d(2, 5, (4, 2), padding="same").double())
     layer, x = adapt(model, ["0"], rank=3)["0"], torch.randn(2, 2, 6, 7, dtype=torch.float64)

@@ -86,7 +86,7 @@ def test_two_adapters_of_one_base_are_unmerged_in_the_reverse_order() -> None:
 
 def test_a_base_that_is_taken_out_merged_is_a_layer_like_any_other() -> None:
     """Nothing is left in it, neither a copy of its weight nor that it was merged: it can be adapted
-    anew.
+    again.
     """
     model = single(nn.Linear(5, 4))
     before = set(vars(model.get_submodule("0")))
@@ -123,7 +123,7 @@ def test_an_adapter_is_merged_or_disabled_and_not_both() -> None:
 
 
 def test_a_weight_that_is_computed_is_not_merged() -> None:
-    """The next call would compute it anew, without the adapter."""
+    """The next call would compute it again, without the adapter."""
     for make in (nn.utils.parametrizations.weight_norm, partial(prune.l1_unstructured, name="weight", amount=3)):
         model = nn.Sequential()
         model.add_module("only", make(nn.Linear(6, 5)))

@@ -150,7 +150,7 @@ def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: 
 
 
 def test_what_is_not_finite_is_not_called_an_overflow() -> None:
-    """Factors that something has spoilt are theirs to be told of, as by the reference."""
+    """Factors that something has spoilt raise an error of their own, as by the reference."""
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, tau=0.1, update="sgd", method="fast")
     backward(model)
@@ -333,7 +333,7 @@ def test_sparse_gradients_are_refused_and_nothing_is_changed(method: Any) -> Non
     assert same(before, snapshot(model, optimizer))
 
 
-TOLD: dict[type[AdapterOptimizer], set[str]] = {
+REPORTED: dict[type[AdapterOptimizer], set[str]] = {
     GeoLoRA: {"reports", "truncations", "exact"},
     SimultaneousDescent: set(),
     Dlrt: {"reports"},
@@ -357,7 +357,7 @@ def test_what_fails_while_a_step_is_written_changes_nothing(
     for _ in range(2):
         closure()
         optimizer.step(closure)
-    told = {name: copy.copy(getattr(optimizer, name)) for name in TOLD[type(optimizer)]}
+    reported = {name: copy.copy(getattr(optimizer, name)) for name in REPORTED[type(optimizer)]}
     before = snapshot(model, optimizer)
     remember, finish, written = AdapterOptimizer.remember, AdapterOptimizer.finish, []
 
@@ -379,7 +379,7 @@ def test_what_fails_while_a_step_is_written_changes_nothing(
     with pytest.raises(error, match="in the middle"):
         optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
-    assert told == {name: getattr(optimizer, name) for name in told}
+    assert reported == {name: getattr(optimizer, name) for name in reported}
     monkeypatch.undo()
     optimizer.step(closure)
     assert not same(before, snapshot(model, optimizer))

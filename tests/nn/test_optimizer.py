@@ -194,7 +194,7 @@ def test_a_layer_that_took_no_part_is_left_alone() -> None:
     assert all(torch.equal(layer.adapter.full(), W) for layer, W in zip(adapters(model).values(), before, strict=True))
 
 
-def test_what_is_behind_a_rank_that_has_shrunk_is_zero() -> None:
+def test_what_is_beyond_a_rank_that_has_shrunk_is_zero() -> None:
     """Compiled code takes the whole storage."""
     for method in METHODS:
         model = network()
@@ -282,7 +282,7 @@ def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_adapters_wait_for_a_gradient_that_is_not_zero(method: Any) -> None:
-    """Behind a head of zeros it comes in the second step; at S = 0 the algorithm would truncate to
+    """Below a head of zeros it comes in the second step; at S = 0 the algorithm would truncate to
     the least rank.  A layer that is not used later stands still, where a normalised memory would go on.
     """
     model = network(rank=4)

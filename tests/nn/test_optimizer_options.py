@@ -531,7 +531,7 @@ SHARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @pytest.mark.parametrize("shard", SHARDS)
 def test_parts_of_factors_are_refused_with_what_leaves_them_whole(shard: str) -> None:
-    """Before the optimizer is made, and behind it."""
+    """Before the optimizer is made, and after it."""
     model = network()
     optimizer = GeoLoRA(model, lr=0.05)
     backward(model)

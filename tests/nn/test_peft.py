@@ -361,7 +361,7 @@ def test_disabling_reaches_a_merged_layer_whose_weight_is_read() -> None:
 
 
 def copied_in_single(tensors: Sequence[Tensor], devices: Sequence[int], detach: bool = False) -> list[list[Tensor]]:
-    """What nn.DataParallel sends to each of its devices; here replicas are told from the model by
+    """What nn.DataParallel sends to each of its devices; here replicas are distinguished from the model by
     their precision.
     """
     return [[X.detach().float() if detach else X.float() for X in tensors] for _ in devices]
@@ -416,10 +416,10 @@ def test_the_adapter_that_is_named_is_merged_and_unloaded() -> None:
     assert difference(model.merge_and_unload(adapter_names=["other"])(x), expected) < 1e-14
 
 
-def test_a_progress_bar_of_merging_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    for asked in (False, True):
-        wrapped().merge_and_unload(asked)
-        assert bool(capsys.readouterr().err) == asked
+def test_a_progress_bar_of_merging_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    for progressbar in (False, True):
+        wrapped().merge_and_unload(progressbar)
+        assert bool(capsys.readouterr().err) == progressbar
 
 
 @pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
@@ -438,7 +438,7 @@ def test_nothing_is_merged_where_one_layer_cannot_be(merge: str) -> None:
     assert torch.equal(model(x), before)
 
 
-def test_an_adapter_is_merged_beside_a_layer_that_it_does_not_have() -> None:
+def test_an_adapter_is_merged_next_to_a_layer_that_it_does_not_have() -> None:
     """Whether that one could be merged is of no concern."""
     base = base_model()
     nn.utils.parametrizations.weight_norm(base.get_submodule("second"))
@@ -460,12 +460,12 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
     assert not model.get_submodule("base_model.model.first").merged
     with pytest.raises(ValueError, match="The adapter default seems to be broken: expected finite factors"):
         model.get_submodule("base_model.model.second").merge(safe_merge=True)
-    model.get_submodule("base_model.model.second").merge()  # nobody has asked for safety
+    model.get_submodule("base_model.model.second").merge()  # without the option for safety
     assert model.get_submodule("base_model.model.second").merged
 
 
 @pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
-def test_merging_is_not_safe_unless_it_is_asked_for(merge: str) -> None:
+def test_merging_is_safe_on_request_only(merge: str) -> None:
     """As in PEFT's other methods: to look at every factor takes time."""
     model = wrapped()
     broken = model.get_submodule("base_model.model.second")
@@ -769,7 +769,7 @@ def with_a_shared_weight() -> nn.Module:
     return model
 
 
-def test_a_method_that_cannot_be_put_in_leaves_nothing_behind() -> None:
+def test_a_method_that_cannot_be_put_in_leaves_nothing() -> None:
     model = with_a_shared_weight()
     with pytest.raises(ValueError, match="share"):
         peft.get_peft_model(model, GeoLoraConfig(rank=2))
@@ -784,7 +784,7 @@ def test_a_method_that_cannot_be_put_in_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize("targets", ["all-linear", r".*(first|second)"])
 def test_layers_to_transform_want_names(targets: str) -> None:
-    """Beside an expression PEFT would take all layers."""
+    """With an expression PEFT would take all layers."""
     with pytest.raises(ValueError, match="layers_to_transform: expected target_modules as a list of names with it"):
         GeoLoraConfig(target_modules=targets, layers_to_transform=[1])
     GeoLoraConfig(target_modules=["first"], layers_to_transform=[1])
@@ -928,7 +928,7 @@ def test_converted_to_lora() -> None:
 
 
 class Experts(nn.Module):
-    """A mixture with its matrices in one parameter, beside a router."""
+    """A mixture with its matrices in one parameter, next to a router."""
 
     def __init__(self) -> None:
         super().__init__()

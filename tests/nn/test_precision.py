@@ -73,7 +73,7 @@ def test_a_setting_of_one_backend_is_put_back() -> None:
 
 @OF_BACKENDS
 def test_a_setting_that_is_inherited_stays_inherited() -> None:
-    """What all backends are told, for a while, and then told back."""
+    """A setting of all backends, for a while, and then its old value."""
     before = torch.backends.fp32_precision  # type: ignore[attr-defined]
     matmuls: Any = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     own = [backend.fp32_precision for backend in matmuls]

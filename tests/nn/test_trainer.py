@@ -104,7 +104,7 @@ def logits(model: nn.Module) -> Tensor:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A whole run, its checkpoints beside it."""
+    """A whole run, with its checkpoints."""
     directory = tmp_path_factory.mktemp("run")
     run = trainer(tuned("peft"), directory)
     run.train()
@@ -134,7 +134,7 @@ def test_resumed_from_a_checkpoint(uninterrupted: Any) -> None:
 
 
 def test_a_checkpoint_without_the_memory_goes_another_way(uninterrupted: Any, tmp_path: Path) -> None:
-    """The negative control: only the adapter is loaded, the optimizer begins anew."""
+    """The negative control: only the adapter is loaded, the optimizer starts from scratch."""
     run, directory = uninterrupted
     model = tuned("peft")
     model.load_adapter(str(directory / f"checkpoint-{SAVED_AT}"), "default", is_trainable=True)

@@ -289,7 +289,7 @@ def by_torch(*arrays: Matrix, **parameters: Any) -> Factors:
 
 
 def in_single_precision(*arrays: Matrix, **parameters: Any) -> Factors:
-    """Everything in single precision, the result as it was asked for."""
+    """Everything in single precision, the result as it was requested."""
     narrow = np.complex64 if np.iscomplexobj(arrays[0]) else np.float32
     U1, S1, V1 = (X.astype(arrays[0].dtype) for X in REFERENCE.step(*(X.astype(narrow) for X in arrays), **parameters))
     return U1, S1, V1
@@ -320,7 +320,7 @@ VARIANTS: Mapping[str, Variant] = {
     "gesvd": Variant("QR iteration is as stable as divide and conquer", _replaced(truncation=gesvd_truncation)),
     "Jacobi": Variant("one-sided Jacobi is backward stable, column by column", _replaced(truncation=jacobi_truncation)),
     "Gram eigenvectors": Variant(
-        "they leave at most eps(float64)^(1/2)·σ_1 = 1.5e-8·σ_1 beside the diagonal, less than eps(float32) = 1.2e-7",
+        "they leave at most eps(float64)^(1/2)·σ_1 = 1.5e-8·σ_1 off the diagonal, less than eps(float32) = 1.2e-7",
         _replaced(truncation=gram_truncation),
         precision="float32",
     ),
@@ -330,7 +330,7 @@ VARIANTS: Mapping[str, Variant] = {
     "random signs": Variant("a phase of a pair of singular vectors cancels in their product", _replaced(truncation=random_signs)),
     "dense core": Variant("(U Q₁, Q₁ᵀ S Q₂, V Q₂) is the same matrix", _replaced(truncation=dense_core), diagonal=False),
     "augmented with the gradient": Variant(
-        "K_new and ∇_K span the same beside U, and the gradient carries no rounding of U S", from_the_gradient
+        "K_new and ∇_K span the same together with U, and the gradient carries no rounding of U S", from_the_gradient
     ),
     "transposed": Variant("the step of Wᴴ is the transposed step", transposed),
     "rotated gauge": Variant("the step does not depend on the gauge of (U, S, V)", rotated),

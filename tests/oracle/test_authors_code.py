@@ -89,7 +89,7 @@ DEFECTS = [
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.id)
-def test_the_layer_is_right_beside_the_defect(defect: Defect) -> None:
+def test_the_layer_is_right_in_the_neighbouring_case(defect: Defect) -> None:
     verdict = defect.verdict(control=True)
     assert verdict.passed, verdict
 
@@ -110,7 +110,7 @@ def test_the_layer_is_right(defect: Defect) -> None:
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.id)
 def test_the_diagnosis_names_the_defect(defect: Defect) -> None:
-    """First of all mutants.  From S = 0 the question is not asked again with τ = 0: the layer's "<"
+    """First of all mutants.  From S = 0 the case is not run again with τ = 0: the layer's "<"
     keeps zero singular values there, which is right, and no mutant does so."""
     step, again = defect.step(), defect.mutant != "zero-start-inverse"
     diagnosis = diagnose(lambda x: step(*x.arrays, **x.parameters), [defect.shows], [], 2.0**-52, asked_again=again)

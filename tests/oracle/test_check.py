@@ -80,7 +80,7 @@ def test_adding_a_case_changes_no_other() -> None:
 
 @pytest.mark.parametrize(("array", "dtype"), [("numpy", "complex128"), ("torch", "float32"), ("torch", "float64")])
 def test_reference_conforms(array: str, dtype: str) -> None:
-    """In the quick cases; in all of them by night.  By day the fast step is asked all
+    """In the quick cases; in all of them by night.  By day the fast step answers all
     (``tests/fast/test_update.py``).
     """
     if array == "torch":
@@ -90,7 +90,7 @@ def test_reference_conforms(array: str, dtype: str) -> None:
     assert len(report.rows) >= (300 if NIGHTLY else 40)
 
 
-def test_directions_are_asked_of_those_who_take_them() -> None:
+def test_directions_go_to_the_backends_that_take_them() -> None:
     """Of an optimizer: dS is neither UᴴdK nor (VᴴdL)ᴴ, of which a step for gradients alone may form it."""
     without, with_them = (questions(Harness.of(REFERENCE.step, directions=directions)) for directions in (False, True))
     more = [case.id for case in with_them if case not in without]

@@ -26,12 +26,12 @@ GROUPS = tuple(dict.fromkeys(case.group for case in catalogue() if case.layout =
 
 
 LEAST = {"float64": 300, "float32": 100, "complex128": 15} if NIGHTLY else {"float64": 100, "float32": 10, "complex128": 15}
-"""How many questions it is asked at least, by dtype."""
+"""The least number of cases that it must answer, by dtype."""
 
 
 @pytest.mark.parametrize(("dtype", "cases"), LEAST.items())
 def test_the_port_conforms(dtype: str, cases: int) -> None:
-    """Every shape is compiled anew, which takes most of the time: all are for the nightly profile."""
+    """Every shape is compiled again, which takes most of the time: all are for the nightly profile."""
     real = [group for group in GROUPS if group != "complex"]
     few = {"float64": ["shape", "threshold", "limit", "trap"], "float32": ["trap"], "complex128": ["complex"]}
     groups = real if NIGHTLY and dtype != "complex128" else few[dtype]
@@ -40,7 +40,7 @@ def test_the_port_conforms(dtype: str, cases: int) -> None:
     assert sum(len(report.rows) for report in reports) >= cases
 
 
-def test_subnormal_numbers_are_zero_in_compiled_code_and_are_not_asked() -> None:
+def test_subnormal_numbers_are_zero_in_compiled_code_and_are_left_out() -> None:
     """Else the cases would reject JAX, and no step."""
     harness = Harness.of(jax_step.step, array="jax")
     with harness.conversion.scope():

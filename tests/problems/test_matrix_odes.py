@@ -179,13 +179,13 @@ class NoSolutionAtZero(Lyapunov):
 
 
 class NoNormElsewhere(Schroedinger):
-    """Invariants that are no numbers but when they are first asked for."""
+    """Invariants that are numbers at the first call only."""
 
-    asked = 0
+    calls = 0
 
     def invariants(self, Y: Matrix) -> dict[str, float]:
-        self.asked += 1
-        return {name: value if self.asked <= 3 else NAN for name, value in super().invariants(Y).items()}
+        self.calls += 1
+        return {name: value if self.calls <= 3 else NAN for name, value in super().invariants(Y).items()}
 
 
 def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
@@ -367,7 +367,7 @@ def test_the_source_of_the_riccati_equation() -> None:
     np.testing.assert_allclose(C, [1.0, 0.0, math.sqrt(2.0), -math.sqrt(2.0), 0.0], atol=1e-14)
 
 
-def test_the_riccati_equation_has_no_solution_behind_its_end() -> None:
+def test_the_riccati_equation_has_no_solution_after_its_end() -> None:
     """From X(0) = −5000 I it blows up at t = 2.0095e-4; so does what is integrated."""
     problem, start = Riccati(6), -5000.0 * np.eye(6)
     inside, outside = 2.00e-4, 2.02e-4
@@ -386,7 +386,7 @@ def test_the_riccati_equation_has_no_solution_behind_its_end() -> None:
         problem.solution(outside, product)
 
 
-def test_heat_has_four_smooth_directions_beside_its_sources() -> None:
+def test_heat_has_four_smooth_directions_besides_its_sources() -> None:
     assert (Lyapunov(12, [1.0, 0.5], _rng()).smooth, Lyapunov(12, [], _rng()).smooth) == (6, 4)
 
 
@@ -397,7 +397,7 @@ def test_heat_has_four_smooth_directions_beside_its_sources() -> None:
 )
 def test_plasmas_start_neutral_and_at_rest(problem: VlasovPoisson, spread: float) -> None:
     """As many electrons as ions, up to what a Maxwellian has beyond 6 standard deviations, 2e-9;
-    ⟨v⟩ = 0, and ⟨v²⟩ as told.
+    ⟨v⟩ = 0, and ⟨v²⟩ as given.
     """
     length = problem.shape[0] * problem.cell[0]
     assert problem.invariants(problem.start(2).full())["mass"] == pytest.approx(length, rel=3e-9)
@@ -461,7 +461,7 @@ def test_derivatives_of_the_plasma_are_exact_on_waves() -> None:
     assert norm(problem.D_x @ E - (charge - charge.mean())) <= 1e-12
 
 
-def test_the_plasma_starts_with_waves_beside_its_density() -> None:
+def test_the_plasma_starts_with_waves_and_its_density() -> None:
     """Every direction of the start is a wave or a power of v times the Maxwellian: none is what
     rounding left of another one.
     """

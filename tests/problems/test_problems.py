@@ -117,7 +117,7 @@ def test_a_random_riccati_field_has_the_norms_that_its_text_says() -> None:
 
 
 def test_completion_is_the_mean_over_the_known_entries() -> None:
-    """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with |Ω| = 3 and errors 1, 2, 2, and one beside the mask."""
+    """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with |Ω| = 3 and errors 1, 2, 2, and one outside the mask."""
     problem = MatrixCompletion(np.zeros((2, 2)), np.array([[True, True], [True, False]]))
     W = np.array([[1.0, 2.0], [2.0, 5.0]])
     assert problem.loss(W) == pytest.approx(1.5, rel=1e-15)
@@ -281,7 +281,7 @@ class ConstantInvariant(Quadratic):
 
 
 class WrongInitial(Quadratic):
-    """An initial value of rank 1, whatever is asked for."""
+    """An initial value of rank 1, whatever is requested."""
 
     def initial(self, spectrum: Any, rng: np.random.Generator) -> LowRank:
         return LowRank.random(self.shape, spectrum[:1], rng)

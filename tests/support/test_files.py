@@ -41,7 +41,7 @@ DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "
 
 
 @pytest.mark.parametrize("contents", ["text with ϑ\n", b"\x00\xff"])
-def test_what_is_written_is_there_and_nothing_beside_it(tmp_path: Path, contents: str | bytes) -> None:
+def test_what_is_written_is_there_and_nothing_next_to_it(tmp_path: Path, contents: str | bytes) -> None:
     path = tmp_path / "new" / "file"
     write_atomically(path, "old")
     write_atomically(path, contents)

@@ -1,4 +1,4 @@
-"""Foreign exceptions of any kind are told in one line without control characters, and with their place."""
+"""Foreign exceptions of any kind are reported in one line without control characters, and with their place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UnreadableError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("problem", "told"),
+    ("problem", "expected"),
     [
         (ValueError("U: a matrix\nand a stack trace"), "ValueError: U: a matrix"),
         (ValueError("\x1b[31mred\x07 over\rwritten \ud800 τ"), r"ValueError: \x1b[31mred\x07 over\rwritten \ud800 τ"),
@@ -29,12 +29,12 @@ class UnreadableError(Exception):
         (UnreadableError(), "UnreadableError: (its message raised RuntimeError)"),
     ],
 )
-def test_words(problem: BaseException, told: str) -> None:
-    assert words(problem, 200) == told
+def test_words(problem: BaseException, expected: str) -> None:
+    assert words(problem, 200) == expected
 
 
 def caught(module: ModuleType | None, end: str) -> tuple[str, int]:
-    """The file and line that are told of an exception from ``elsewhere.py``, which ``mine.py``
+    """The file and line that are reported of an exception from ``elsewhere.py``, which ``mine.py``
     calls in its second line.
     """
     names: dict[str, object] = {}

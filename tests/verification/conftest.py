@@ -19,7 +19,7 @@ _finetuning = functools.cache(report._finetuning)
 
 @pytest.fixture(scope="module")
 def stored_pages_once() -> Iterator[None]:
-    """The pages beside a report are drawn for the first report and reused."""
+    """The pages next to a report are drawn for the first report and reused."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "overview", _overview)
         patch.setattr(report, "_finetuning", _finetuning)

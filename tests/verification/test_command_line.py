@@ -73,7 +73,7 @@ def test_claims_are_listed_and_a_report_is_written_without_torch(tmp_path: Path)
 
 
 @pytest.mark.parametrize("there_are", [CLAIMS, {CLAIM: CLAIMS[CLAIM]}], ids=["a part", "all"])
-def test_a_report_of_all_claims_has_pages_beside_it(
+def test_a_report_of_all_claims_has_pages_next_to_it(
     there_are: Mapping[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What other commands have measured is the same whatever is checked: a claim alone need not
@@ -99,11 +99,11 @@ def test_one_claim_may_be_listed_a_line_for_each_of_its_texts(capsys: pytest.Cap
 
 @pytest.mark.parametrize("full", ["--list", "--only"])
 def test_a_full_disk_under_the_output_is_status_2(full: str, tmp_path: Path) -> None:
-    """Told where there is room; the end of the process does not fail on it again."""
-    asked = [sys.executable, "-m", "verification", full, *([CLAIM, "--jobs", "1"] if full == "--only" else [])]
+    """Reported where there is room; the end of the process does not fail on it again."""
+    call = [sys.executable, "-m", "verification", full, *([CLAIM, "--jobs", "1"] if full == "--only" else [])]
     with Path("/dev/full").open("wb") as stdout:
         done = subprocess.run(
-            [*asked, "--output", str(tmp_path)], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+            [*call, "--output", str(tmp_path)], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert "cannot go on: [Errno 28] No space left on device" in done.stderr
@@ -112,7 +112,7 @@ def test_a_full_disk_under_the_output_is_status_2(full: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("only", "name"), [*((("--only", CLAIM), name) for name in FILES), *(((), name) for name in (*FILES, *PAGES))]
 )
-def test_a_file_that_cannot_be_written_is_told_before_the_work(
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     only: Sequence[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).mkdir()
@@ -188,7 +188,7 @@ def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytes
     assert str(folder / "report.html") in printed, "brackets are no markup"
 
 
-def test_what_an_earlier_run_had_finished_is_told(
+def test_what_an_earlier_run_had_finished_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its time is not in the seconds, and its processor need not be that of the table of the machine."""
@@ -206,8 +206,8 @@ def test_what_an_earlier_run_had_finished_is_told(
         assert stored["all_claims"] == len(CLAIMS)
         assert stored["sources"].keys() == {"geolora_ref", "verification"}
         assert stored["sources"]["verification"] in html
-        told = f"{stored['resumed']} cases are from an earlier run" in printed, "cases from an earlier run" in html
-        assert (bool(stored["resumed"]), *told) == (found, found, found)
+        said = f"{stored['resumed']} cases are from an earlier run" in printed, "cases from an earlier run" in html
+        assert (bool(stored["resumed"]), *said) == (found, found, found)
     assert stored["resumed"] == 3
 
 
@@ -224,7 +224,7 @@ def test_failure_is_status_1_and_says_why(
 
 
 @pytest.mark.parametrize("contents", ["{", None], ids=["truncated", "another form"])
-def test_a_damaged_record_is_told_before_anything_is_done(
+def test_a_damaged_record_is_reported_before_anything_is_done(
     contents: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(record, "LEDGER", ledger := tmp_path / "tightness.json")
@@ -295,9 +295,9 @@ def test_json_is_printed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_stream_without_the_characters_of_the_claims_shows_them_escaped() -> None:
-    asked = [sys.executable, "-m", "verification", "--list"]
+    call = [sys.executable, "-m", "verification", "--list"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "\\u2207" in done.stdout
 
@@ -305,7 +305,7 @@ def test_a_stream_without_the_characters_of_the_claims_shows_them_escaped() -> N
 @pytest.mark.parametrize(
     "module", ["parity.__main__", "certificates.__main__", "certificates.ladder", "trust.long_runs", "trust.faults"]
 )
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str
 ) -> None:
     (tmp_path / "file").write_text("mine")

@@ -22,7 +22,7 @@ ROWS: dict[str, tuple[Any, Any]] = {
         ("name", peft.LoraConfig, {"r": 4, "lora_alpha": 2, "lora_dropout": 0.1, "bias": "none", "target_modules": ["a"]}),
         ("name", GeoLoraConfig, {"rank": 4, "alpha": 0.5, "dropout": 0.1, "target_modules": ["a"]}),
     ),
-    "alpha beside LoRA's rank": (("x", peft.LoraConfig, {"lora_alpha": 32}), ("x", GeoLoraConfig, {"alpha": 4.0})),
+    "alpha with LoRA's rank": (("x", peft.LoraConfig, {"lora_alpha": 32}), ("x", GeoLoraConfig, {"alpha": 4.0})),
     "bias": (("x", peft.LoraConfig, {"bias": "all"}), None),
     "DoRA": (("x", peft.LoraConfig, {"target_modules": "a", "use_dora": True}), None),
     "a way to initialise": (("x", peft.LoraConfig, {"init_lora_weights": "mica"}), None),

@@ -74,8 +74,8 @@ PAGE = Page(
             "Parity on a GPU",
             "parity/parity.json",
             "make parity-gpu, which needs a CUDA device",
-            "The oracle's whole catalogue in every dtype, the fused function and whole trainings compared with the CPU, and the time "
-            "of an update. No figures are stored: none has been measured yet.",
+            "The oracle's whole catalogue in every dtype, the fused function and whole trainings compared with the CPU, and the "
+            "time of an update. No figures are stored: none has been measured yet.",
             _parity,
         ),
     ),

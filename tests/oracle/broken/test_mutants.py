@@ -117,7 +117,7 @@ def test_a_generator_that_is_seeded_is_in_the_same_state_every_time() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 def test_a_mutant_does_what_is_on_record(mutant: Mutant, dtype: str) -> None:
     """Else its name and its words would not say what it does; `python -m tests.oracle.departures`
-    records anew.
+    records again.
     """
     now, then = [departure(mutant, x) for x in questions(dtype)], recorded()[mutant.id][dtype]
     assert [same(a, b) for a, b in zip(now, then, strict=True)] == len(now) * [True]
@@ -131,8 +131,8 @@ def test_the_record_tells_the_mutants_apart() -> None:
     record = recorded()
     assert list(record) == list(MUTANTS)
     untold = {"silent-regularisation", "global-rng", "qr-sign", "old-new-alias", "signs-lost", "one-by-one", *_ids(CATALOGUED)}
-    told = [str(of) for name, of in record.items() if name not in untold]
-    assert len(set(told)) == len(told) == len(MUTANTS) - len(untold)
+    distinct = [str(of) for name, of in record.items() if name not in untold]
+    assert len(set(distinct)) == len(distinct) == len(MUTANTS) - len(untold)
 
 
 @pytest.mark.parametrize("mutant", CATALOGUED, ids=_ids(CATALOGUED))
@@ -151,8 +151,8 @@ def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(muta
 
 def rows_of(mutant: Mutant, dtype: str) -> Iterator[Row]:
     harness = Harness.of(mutant.step, dtype=dtype, directions=True)
-    asked = (case for i, case in enumerate(questions_of(harness)) if NIGHTLY or i % 40 == 0 or _beginning(mutant, case.id))
-    return (run_case(harness, case)[0] for case in asked)
+    chosen = (case for i, case in enumerate(questions_of(harness)) if NIGHTLY or i % 40 == 0 or _beginning(mutant, case.id))
+    return (run_case(harness, case)[0] for case in chosen)
 
 
 def _beginning(mutant: Mutant, name: str) -> str:
@@ -163,15 +163,15 @@ def _beginning(mutant: Mutant, name: str) -> str:
 @pytest.mark.parametrize("mutant", NARROW_MUTANTS.values(), ids=NARROW_MUTANTS)
 def test_a_narrow_mutant_is_rejected_by_the_last_of_its_cases_alone(mutant: NarrowMutant) -> None:
     """Those before it, which something is kept from, are right."""
-    asked, cases = Asked(Harness.of(mutant.make(), **mutant.options)), {case.id: case for case in catalogue()}
+    results, cases = Asked(Harness.of(mutant.make(), **mutant.options)), {case.id: case for case in catalogue()}
     with np.errstate(all="ignore"):
-        rows = [asked.ask(cases[name]) for name in mutant.cases]
+        rows = [results.ask(cases[name]) for name in mutant.cases]
     assert [row.outcome for row in rows] == (len(rows) - 1) * ["passed"] + ["failed"]
 
 
 @pytest.mark.parametrize("mutant", NARROW_MUTANTS.values(), ids=NARROW_MUTANTS)
 def test_a_narrow_mutant_is_right_elsewhere(mutant: NarrowMutant) -> None:
-    """Asked once, at a size, in a state and in a layout that no place is."""
+    """Called once, at a size, in a state and in a layout that no place is."""
     x, step = StepCase.build(CaseParameters(11, 7, 3, "algebraic", "dense", tau=0.1)).inputs(), mutant.make()
     if mutant.options.get("batched"):
         [output] = step(*(X[None] for X in x.arrays), **x.parameters)
@@ -224,7 +224,7 @@ def test_a_mutant_is_rejected_by_some_criterion_if_its_output_shows_it() -> None
 
 
 def test_what_a_precision_cannot_tell_apart_is_what_the_pages_say() -> None:
-    """All are told apart in double precision; every step down loses some, and keeps those that it
+    """All are distinguished in double precision; every step down loses some, and keeps those that it
     lost before.
     """
     lost = [set(passing(precision)) for precision in ("float64", "float32", "float16", "bfloat16")]
@@ -233,8 +233,8 @@ def test_what_a_precision_cannot_tell_apart_is_what_the_pages_say() -> None:
     assert lost[-1] < set(_ids(VISIBLE))
     page = " ".join((DOCS / "conformance.md").read_text("utf-8").split())
     stored = [len(passing("float32", storage)) for storage in ("float16", "bfloat16")]
-    told = "of the {} mutants that the output shows {} pass in float32, {} stored in float16 and {} stored in bfloat16"
-    assert told.format(len(VISIBLE), len(lost[1]), *stored) in page
+    sentence = "of the {} mutants that the output shows {} pass in float32, {} stored in float16 and {} stored in bfloat16"
+    assert sentence.format(len(VISIBLE), len(lost[1]), *stored) in page
     assert "half of s ({} mutants) and four times s ({})".format(*(len(names) for names in lost[2:])) in page
 
 

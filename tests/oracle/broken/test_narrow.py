@@ -100,7 +100,7 @@ def vector_loads(X: Matrix) -> Matrix:
 
 
 def clears_the_remainder(X: Matrix) -> Matrix:
-    """What lies behind short rows, so that a vector load finds zeros there."""
+    """What follows short rows, so that a vector load finds zeros there."""
     ahead = X.strides[0] // X.itemsize
     if X.strides[1] == X.itemsize and ahead > X.shape[1]:
         np.lib.stride_tricks.as_strided(X, (len(X), ahead), X.strides)[:, X.shape[1] :] = 0.0
@@ -289,13 +289,13 @@ def tails_in_single(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank:
 def ruled(
     tails: Callable[[Matrix], Matrix],
     size: Callable[[Matrix, Any], Any],
-    asked: Callable[[Matrix, Any], Matrix] = lambda sigma, cap: sigma,
+    limited: Callable[[Matrix, Any], Matrix] = lambda sigma, cap: sigma,
 ) -> Step:
     """Line 6 with these tails, and a threshold relative to this size, of these singular values."""
 
     def step(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
         whole = right(*arrays, **(EVERYTHING | {"min_rank": 10**9}), **p)
-        sigma = asked(np.diag(whole[1]).real, max_rank)
+        sigma = limited(np.diag(whole[1]).real, max_rank)
         limit = theta if theta is not None else tau * size(sigma, max_rank)
         rank = min(max(int(np.sum(tails(sigma) > limit)), min_rank), len(sigma), max_rank or len(sigma))
         return cut(whole, rank)
@@ -342,8 +342,8 @@ def dropped(relevant: Callable[[Matrix], Matrix]) -> Step:
     def change(*, U: Any, dK: Any, **p: Any) -> Mapping[str, Any]:
         inside = U @ (U.conj().T @ dK)
         P, values, Qh = np.linalg.svd(dK - inside, full_matrices=False)
-        beside = np.linalg.norm(dK) + np.linalg.norm(p["S"])
-        if not values[0] > 1e-3 * beside:
+        scale = np.linalg.norm(dK) + np.linalg.norm(p["S"])
+        if not values[0] > 1e-3 * scale:
             return {}
         return {"dK": inside + (P * values * relevant(values / values[0])) @ Qh}
 
@@ -354,7 +354,7 @@ def dropped(relevant: Callable[[Matrix], Matrix]) -> Step:
 
 
 def kept_by_address(*names: str) -> Step:
-    """Copies of these arguments, made anew where the arrays are others."""
+    """Copies of these arguments, made again where the arrays are others."""
     kept: dict[int, Any] = {}
 
     def change(**arguments: Any) -> Mapping[str, Any]:
@@ -476,7 +476,7 @@ def plain_tails(sigma: Matrix) -> Matrix:
 
 
 class Narrow(NamedTuple):
-    """A defect, the beginnings of the ids that show it, and how it is asked."""
+    """A defect, the beginnings of the ids that show it, and how it is called."""
 
     step: Step
     seen: tuple[str, ...]
@@ -508,7 +508,7 @@ NARROW: dict[str, Narrow] = {
             for name in (f"layout-{layout}-larger", f"block-layout-{layout}")
         ),
     ),
-    "what lies behind the rows is cleared": Narrow(reading(clears_the_remainder), ("layout-padded-", "block-layout-padded")),
+    "what follows the rows is cleared": Narrow(reading(clears_the_remainder), ("layout-padded-", "block-layout-padded")),
     "negative strides are dropped": Narrow(reading(backwards_is_forwards), ("layout-reversed-", "block-layout-reversed")),
     "columns are transposed without conjugation": Narrow(
         in_place_of(conjugate_lost), ("layout-columns-complex", "layout-long-complex"), {"dtype": "complex128"}

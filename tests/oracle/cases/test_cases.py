@@ -88,7 +88,7 @@ def test_each_gradient_sets_its_trap(complex_data: bool) -> None:
 
 @pytest.mark.parametrize(("gradient", "zeros"), [("sparse", [4]), ("padded", [0, 1])])
 def test_gradients_with_zeros_have_whole_rows_and_columns_of_them(gradient: str, zeros: list[int]) -> None:
-    """One behind those of the identity, or the first two, and nothing else."""
+    """One after those of the identity, or the first two, and nothing else."""
     G = _case(gradient=gradient).G
     rows, columns = (np.isin(np.arange(size), zeros) for size in G.shape)
     np.testing.assert_array_equal(G == 0.0, rows[:, None] | columns)
@@ -209,5 +209,5 @@ def test_the_draw_has_not_changed() -> None:
         drawn += [draw_parameters(rng, complex_data=complex_data) for _ in range(500)]
     assert {p.bases for p in drawn} == {"random"}
     named = [(name, value) for p in drawn for name, value in asdict(p).items() if name != "bases"]
-    told = [f"{name}={value:.12g}" if isinstance(value, float) else value for name, value in named]
-    assert digest(json.dumps(told)) == DRAWN
+    texts = [f"{name}={value:.12g}" if isinstance(value, float) else value for name, value in named]
+    assert digest(json.dumps(texts)) == DRAWN

@@ -36,8 +36,8 @@ why ("Oracle semantics").
 
 def test_no_question_has_changed() -> None:
     plain = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.returned, c.layout) for c in catalogue()]
-    asked = [(*told, c.last) if c.last else told for told, c in zip(plain, catalogue(), strict=True)]
-    assert hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest() == DIGEST
+    entries = [(*entry, c.last) if c.last else entry for entry, c in zip(plain, catalogue(), strict=True)]
+    assert hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest() == DIGEST
 
 
 def test_the_largest_questions_are_what_the_page_says() -> None:
@@ -65,7 +65,7 @@ def test_a_trap_is_what_its_name_says(name: str) -> None:
     assert TRAP_PROPERTIES[name](TRAPS[name])
 
 
-def test_what_is_said_of_a_gradient_beside_w_is_not_said_where_w_is_zero() -> None:
+def test_what_is_said_of_a_gradient_against_w_is_not_said_where_w_is_zero() -> None:
     for case in catalogue():
         if case.group == "gradient" and case.parameters.core == "zero":
             assert not any(words in case.reason for words in ("lost beside W", "rounding of W", "dwarfs W", "W is lost"))
@@ -92,7 +92,7 @@ EPS_OF = {"double": 2.0**-52, "single": 2.0**-23}
 
 
 def rows_beyond_a_block(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
-    """One block of 1024 threads takes a column: the gradient of the rows behind is never read."""
+    """One block of 1024 threads takes a column: the gradient of the other rows is never read."""
     dK = np.where(np.arange(len(dK))[:, None] < 1024, dK, 0.0)
     return Stages().step(U, S, V, dK, dL, dS, **parameters)
 
@@ -118,7 +118,7 @@ def core_of_a_warp(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **paramete
 
 
 SIZED = ("path", "hard", "array", "stack", "layer")
-"""Groups of large sizes, too, where each path is asked everything."""
+"""Groups of large sizes, too, where each path gets all cases."""
 MANY_EQUAL = "threshold-near-one"
 """Without a gradient, and 64 x 64 of rank 64: with fewer than 51 equal values, no τ between 0.99
 and 1 lets another number of them go than 0.99.
@@ -164,7 +164,7 @@ LARGE_AND_COMPLEX = {"block": ("aligned-tall", "rows"), "crossed": ("remainder",
 # --- how the arguments lie in memory -----------------------------------------------------------------------------------
 
 LAYOUT: dict[str, str] = {} if NIGHTLY else {"group": "layout"}
-"""What is asked: all other arguments lie row by row, packed."""
+"""The requested layouts: all other arguments lie row by row, packed."""
 
 
 @pytest.mark.parametrize("array", ["numpy", "torch"])
@@ -178,7 +178,7 @@ def test_a_step_that_reads_strides_conforms_in_every_layout(array: str) -> None:
 
 
 def test_one_layout_that_is_forgotten_is_seen() -> None:
-    """Columns that are told from rows, and any stride between them taken for 1; then the other way
+    """Columns that are distinguished from rows, and any stride between them taken for 1; then the other way
     round.
     """
 
@@ -197,8 +197,8 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
         lambda *arrays, **p: Stages().step(*(X[::-1] if X.strides[0] < 0 else X for X in arrays), **p), select=LAYOUT
     ).diagnosis
     assert reversed_ is not None
-    told = "(reversed, turned) is right with the same numbers row by row in memory: it reads these layouts wrongly"
-    assert told in reversed_.text
+    sentence = "(reversed, turned) is right with the same numbers row by row in memory: it reads these layouts wrongly"
+    assert sentence in reversed_.text
     for read, seen in ((contiguous_only, {"spaced", "padded", "long"}), (rows_only, {"columns", "mixed"})):
         failures = check_step(lambda *arrays, read=read, **p: Stages().step(*map(read, arrays), **p), select=LAYOUT).failures
         assert {row.flags[-1 if row.group == "block" else 1] for row in failures} == seen
@@ -231,7 +231,7 @@ def test_an_array_that_begins_within_its_memory_is_seen() -> None:
     assert {row.flags[1] for row in failures} == {"spaced", "flat"}
 
 
-def test_libraries_without_strides_are_not_asked() -> None:
+def test_libraries_without_strides_have_no_cases_of_strides() -> None:
     load("jax")
     assert {case.layout for case in questions(Harness.of(Stages().step, array="jax"))} == {"rows"}
 
@@ -267,7 +267,7 @@ def from_zero(U: Any, S: Any, *others: Any, **parameters: Any) -> bool:
 
 
 def zero_exit(which: int) -> Callable[..., Any]:
-    """No step where one of the three gradients is zero up to rounding beside the others."""
+    """No step where one of the three gradients is zero up to rounding against the others."""
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         sizes = [float(np.linalg.norm(X)) for X in arrays[3:]]

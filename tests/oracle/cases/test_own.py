@@ -1,4 +1,4 @@
-"""Cases beside the catalogue: own sizes, drawn ones and the smallest of them, a quarter of all, and
+"""Cases in addition to the catalogue: own sizes, drawn ones and the smallest of them, a quarter of all, and
 scripts of failures.
 """
 
@@ -58,7 +58,7 @@ def no_cap_in_fours(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) 
     return RIGHT(U, S, V, *gradients, **parameters)
 
 
-def test_a_size_of_ones_own_is_asked_everything() -> None:
+def test_a_size_of_ones_own_gets_all_cases() -> None:
     report = check_step(no_cap_above_40, shapes=[(44, 36, 6)], select={"group": "own"})
     expected = {f"own-44x36x6-{limit}" for limit in ("max-below", "max-at", "max-above", "capped", "fixed", "still", "diagonal")}
     assert expected | {"own-44x36x6-sequence"} == {row.id for row in report.failures}
@@ -120,11 +120,11 @@ def test_drawn_numbers_are_finite_in_float16(seed: int, number: int, monkeypatch
         assert run_case(harness, case)[0].outcome == "failed"
 
 
-def test_the_smallest_of_the_drawn_cases_that_fail_is_told() -> None:
+def test_the_smallest_of_the_drawn_cases_that_fail_is_reported() -> None:
     report = check_step(no_cap_in_fours, fuzz=60, seed=3, select={"group": "fuzz"})
     assert report.failures
-    told = report.failures[0].reason.partition("the smallest that fails: ")[2]
-    assert told == "drawn: 4 x 4, r = 4, spectrum = flat, gradient = tangent, max_rank = 1"
+    smallest = report.failures[0].reason.partition("the smallest that fails: ")[2]
+    assert smallest == "drawn: 4 x 4, r = 4, spectrum = flat, gradient = tangent, max_rank = 1"
 
 
 def test_drawn_cases_find_mutants_and_make_them_small(record_property: Callable[[str, object], None]) -> None:
@@ -132,16 +132,19 @@ def test_drawn_cases_find_mutants_and_make_them_small(record_property: Callable[
     seed = random.SystemRandom().randrange(2**32) if NIGHTLY else 1
     shown = [mutant for mutant in SEEN if mutant.visible_in == "output"]
     for mutant in random.Random(seed).sample(shown, 10 if NIGHTLY else 1):
-        asked: dict[str, Any] = {"fuzz": 2000, "seed": seed, "select": {"group": "fuzz"}, "dtype": "complex128"}
+        options: dict[str, Any] = {"fuzz": 2000, "seed": seed, "select": {"group": "fuzz"}, "dtype": "complex128"}
         started = time.process_time()
-        report = check_step(mutant.step, fail_fast=True, **asked)
-        seconds, told = time.process_time() - started, report.failures[0].reason.partition("the smallest that fails: drawn: ")[2]
-        record_property("table", f"fuzz, seed {seed}: {len(report.rows):4d} cases, {seconds:4.1f} s: {mutant.id}: {told}")
-        assert told
+        report = check_step(mutant.step, fail_fast=True, **options)
+        seconds, smallest = (
+            time.process_time() - started,
+            report.failures[0].reason.partition("the smallest that fails: drawn: ")[2],
+        )
+        record_property("table", f"fuzz, seed {seed}: {len(report.rows):4d} cases, {seconds:4.1f} s: {mutant.id}: {smallest}")
+        assert smallest
         assert seconds < 60.0
 
 
-def test_nothing_is_asked_behind_the_first_failure() -> None:
+def test_nothing_runs_after_the_first_failure() -> None:
     report = check_step(MUTANTS["k-step-sign"].step, fail_fast=True)
     assert [row.outcome for row in report.rows].count("failed") == 1
     assert report.rows[-1].outcome == "failed"
@@ -163,8 +166,8 @@ def test_every_mutant_dies_of_the_quick_cases(mutant: Mutant) -> None:
     options: dict[str, Any] = {"directions": mutant.visible_in == "catalogue"}
 
     def dies(dtype: str) -> bool:
-        asked = Asked(Harness.of(mutant.step, dtype=dtype, **options))
-        return any(asked.ask(case).outcome == "failed" for case in Choice(quick=True).cases(asked.harness))
+        results = Asked(Harness.of(mutant.step, dtype=dtype, **options))
+        return any(results.ask(case).outcome == "failed" for case in Choice(quick=True).cases(results.harness))
 
     with np.errstate(all="ignore"):
         assert any(map(dies, ("float64", "complex128", "float32")))
@@ -189,7 +192,7 @@ def turned(*arrays, **parameters):
     return -U1, -S1, V1
 
 
-def beside(*arrays, **parameters):
+def storage_form(*arrays, **parameters):
     U1, S1, V1 = (X.astype("f2") for X in right(*(X.astype("f4") for X in arrays), **parameters))
     S1[0, 1] += 3e-3 * abs(S1).max()
     return U1, S1, V1
@@ -209,7 +212,7 @@ def elsewhere(U, S, V, gradients, **parameters):
     return right(U, S, V, G @ V, G.T @ U, U.T @ G @ V, **parameters)
 
 
-def behind(*arrays, **parameters):
+def one_of_a_stack(*arrays, **parameters):
     return [(sign if k else right)(*one, **parameters) for k, one in enumerate(zip(*arrays))]
 
 
@@ -258,7 +261,7 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "an exception": ("fails", "shape-tall-dense", {}),
     "drawn": ("cap", "fuzz-3-16", {}),
     "the form of S1 alone": ("turned", "shape-tall-dense", {}),
-    "the form of S1 in storage": ("beside", "shape-square-dense", {"dtype": "float16"}),
+    "the form of S1 in storage": ("storage_form", "shape-square-dense", {"dtype": "float16"}),
 }
 
 
@@ -284,7 +287,7 @@ def test_a_failure_is_reproduced_without_the_kit(
     text = reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
     assert "geolora_ref" not in text
     for wanted, status in ((text, 1), (text.replace(f"import {step} as", "import right as"), 0)):
-        if status == 0 and step in ("stacks", "tensors", "whole", "both", "beside", "fails"):
+        if status == 0 and step in ("stacks", "tensors", "whole", "both", "storage_form", "fails"):
             continue
         (tmp_path / "script.py").write_text(wanted, "utf-8")
         if name == "a limit":
@@ -300,24 +303,24 @@ def test_a_failure_is_reproduced_without_the_kit(
 
 
 @pytest.mark.parametrize(
-    ("step", "case", "options", "told"),
+    ("step", "case", "options", "message"),
     [
         ("captured", "sequence-scheduled-rate", {}, "finds nothing wrong (ratio "),
         ("elsewhere", "shape-tall-dense", {"whole": True}, "finds nothing wrong (ratio "),
-        ("behind", "shape-tall-dense", {"batched": True}, "finds nothing wrong (ratio "),
+        ("one_of_a_stack", "shape-tall-dense", {"batched": True}, "finds nothing wrong (ratio "),
         ("leaves", "shape-tall-dense", {}, "finds nothing wrong (raised SystemExit"),
         ("hides", "shape-tall-dense", {}, "finds nothing wrong (U1: expected an array of numpy"),
     ],
 )
 def test_what_shows_in_the_kit_alone_is_not_reproduced(
-    step: str, case: str, options: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, case: str, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """λ is captured with the arrays; the gradient is taken at another W; the first problem of a stack
     is right; the step ends its process; entries are hidden.
     """
     backends = imported(tmp_path, monkeypatch)
-    told = f"reproduce: expected a failure that shows without the kit, found that a script {told}"
-    with pytest.raises(ValueError, match=re.escape(told)):
+    message = f"reproduce: expected a failure that shows without the kit, found that a script {message}"
+    with pytest.raises(ValueError, match=re.escape(message)):
         reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
 
 
@@ -342,9 +345,9 @@ def test_a_step_that_no_script_can_import_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "message"),
     [("shape-none", "expected the id of a case for float64"), ("shape-tall-dense", "expected a case that fails, found")],
 )
-def test_what_does_not_fail_is_not_reproduced(case: str, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^reproduce: {told}"):
+def test_what_does_not_fail_is_not_reproduced(case: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^reproduce: {message}"):
         reproduction(right, case)

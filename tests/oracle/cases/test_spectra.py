@@ -1,5 +1,5 @@
 """Singular value profiles by their definitions: sorted, positive where they say so, and of the
-length that was asked for.
+length that was requested.
 """
 
 from __future__ import annotations
@@ -89,6 +89,6 @@ def test_subnormal_numbers_go_down_to_the_smallest() -> None:
     assert sigma[5] == np.finfo(float).smallest_subnormal
 
 
-def test_to_size_ends_where_it_is_told() -> None:
+def test_to_size_ends_at_the_given_size() -> None:
     assert to_size(4, 1e-5).tolist() == [1.0, 0.75, 0.5, 1e-5]
     assert to_size(1, 1e-5).tolist() == [1e-5]

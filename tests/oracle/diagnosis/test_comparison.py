@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[Matrix, Matrix, Matrix, tuple[bool, ...]]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_property_of_factors_is_told_apart(name: str) -> None:
+def test_each_property_of_factors_is_distinguished(name: str) -> None:
     factors, expected = KINDS[name][:3], KINDS[name][3]
     assert DOUBLE.kind(factors) == expected
     assert Comparison(EPS, diagonal=False, storage=None).kind(factors) == expected[:2]

@@ -51,14 +51,14 @@ def questions(dtype: str = "float64") -> Sequence[StepInputs]:
     return tuple(case.inputs(dtype) for case in cases)
 
 
-def asked(step: Step) -> Callable[[StepInputs], Any]:
+def answering(step: Step) -> Callable[[StepInputs], Any]:
     """As the kit calls a backend."""
     return lambda x: step(*(X.copy() for X in x.arrays), **x.parameters)
 
 
 def of(step: Step, failing: Sequence[StepInputs] = (), passing: Sequence[StepInputs] = (), eps: float = EPS) -> Diagnosis:
     with np.errstate(all="ignore"):
-        return diagnose(asked(step), failing or questions(), passing, eps)
+        return diagnose(answering(step), failing or questions(), passing, eps)
 
 
 def right(*arrays: Matrix, **parameters: Any) -> Any:
@@ -78,12 +78,12 @@ def diagnosed(step: Step, **options: Any) -> Diagnosis:
 def test_mutants_that_are_right_up_to_line_4_leave_what_they_begin_with() -> None:
     """All of them begin with the same arrays, which a defect in place would change for the next one."""
     reference = Stages()
-    behind = [mutant.stages for mutant in MUTANTS.values() if mutant.stages and mutant.stages.begins_like(reference)]
-    assert len(behind) > len(MUTANTS) // 3
+    later = [mutant.stages for mutant in MUTANTS.values() if mutant.stages and mutant.stages.begins_like(reference)]
+    assert len(later) > len(MUTANTS) // 3
     for x in questions():
         begun = reference.begin(*x.arrays, learning_rate=x.learning_rate)
         before = {name: X.tobytes() for name, X in begun.items()}
-        for stages in behind:
+        for stages in later:
             with np.errstate(all="ignore"):
                 again = stages.finish(begun, **{name: value for name, value in x.parameters.items() if name != "learning_rate"})
                 whole = stages.run(*x.arrays, **x.parameters)
@@ -91,7 +91,7 @@ def test_mutants_that_are_right_up_to_line_4_leave_what_they_begin_with() -> Non
         assert {name: X.tobytes() for name, X in begun.items()} == before
 
 
-def test_a_mutant_of_line_3_or_4_does_not_begin_behind_it() -> None:
+def test_a_mutant_of_line_3_or_4_does_not_begin_after_it() -> None:
     begin_otherwise = [mutant.line for mutant in MUTANTS.values() if mutant.stages and not mutant.stages.begins_like(Stages())]
     assert {*begin_otherwise} == {3, 4}
 
@@ -140,9 +140,9 @@ def test_passing_steps_count_where_the_mutant_is_wrong() -> None:
         wrong = np.array_equal(U, first.U)
         return (MUTANTS["s-step-sign"].step if wrong else right)(U, *arrays, **parameters)
 
-    alone, beside = ({m.id: share for m, share in of(sometimes, [first], rest).matches} for rest in ((), questions()[1:]))
+    alone, compared = ({m.id: share for m, share in of(sometimes, [first], rest).matches} for rest in ((), questions()[1:]))
     assert alone["s-step-sign"] == 1.0
-    assert "s-step-sign" not in beside  # 2 of the 8 steps compared, the untruncated one included
+    assert "s-step-sign" not in compared  # 2 of the 8 steps compared, the untruncated one included
     diagnosis = of(sometimes, [first], questions()[1:2])
     assert {m.id: share for m, share in diagnosis.matches}["s-step-sign"] == 2.0 / 3.0
     assert "67% of 3 compared steps agree" in diagnosis.text
@@ -153,7 +153,7 @@ def test_only_so_many_steps_are_looked_at() -> None:
 
     def counting(x: StepInputs) -> Any:
         calls.append(x)
-        return asked(MUTANTS["s-step-sign"].step)(x)
+        return answering(MUTANTS["s-step-sign"].step)(x)
 
     diagnose(counting, [*questions()] * 9, [*questions()] * 8, EPS)
     assert len(calls) == 2 * SAMPLE + SAMPLE // 2
@@ -264,9 +264,9 @@ def _turned(step: Step) -> Step:
 
 
 @pytest.mark.parametrize("name", ["k-step-sign", "cap-off-by-one", "off-by-one-low"])
-def test_a_defect_is_named_behind_a_dense_core_that_is_declared(name: str) -> None:
+def test_a_defect_is_named_with_a_dense_core_that_is_declared(name: str) -> None:
     def best(diagonal: bool) -> list[tuple[str, float]]:
-        diagnosis = diagnose(asked(_turned(MUTANTS[name].step)), questions(), (), EPS, diagonal=diagonal)
+        diagnosis = diagnose(answering(_turned(MUTANTS[name].step)), questions(), (), EPS, diagonal=diagonal)
         return [(TWINS.get(mutant.id, mutant.id), share) for mutant, share in diagnosis.matches[:1]]
 
     assert best(diagonal=False) == [(name, 1.0)]
@@ -274,7 +274,7 @@ def test_a_defect_is_named_behind_a_dense_core_that_is_declared(name: str) -> No
 
 
 def test_a_dense_core_is_no_defect_of_a_backend_that_declares_it() -> None:
-    step = asked(MUTANTS["core-not-diagonal"].step)
+    step = answering(MUTANTS["core-not-diagonal"].step)
     assert diagnose(step, questions(), (), EPS, diagonal=False) == Diagnosis([], [], instead=RIGHT)
     assert diagnose(step, questions(), (), EPS).matches[0][0].id == "core-not-diagonal"
 
@@ -345,22 +345,22 @@ def test_a_factor_is_named_where_it_is_the_same_everywhere() -> None:
     steps = [replace(x, tau=0.0, theta=None, max_rank=None) for x in (questions()[0], questions()[1], questions()[5])]
     assert of(with_factors(0.5, 0.5), steps).blocks == [f"{S_BLOCK}: 0.5 times the right update"]
     assert of(with_factors(0.5, 0.25), steps).blocks == [S_BLOCK]
-    for rounding, told in ((1e-9, "0.5"), (2.0**-23, "0.5"), (1e-2, "")):  # there nothing but gross errors can be told apart
+    for rounding, said in ((1e-9, "0.5"), (2.0**-23, "0.5"), (1e-2, "")):  # there nothing but gross errors can be distinguished
         single = of(with_factors(0.5001, 0.5001), steps, eps=rounding).blocks
-        assert single == [f"{S_BLOCK}: {told} times the right update"][: len(told)]
+        assert single == [f"{S_BLOCK}: {said} times the right update"][: len(said)]
 
 
 @pytest.mark.usefixtures("without_mutants")
-@pytest.mark.parametrize(("of_rate", "told"), [(lambda rate: rate, "λ"), (lambda rate: 1.0 / rate, "1/λ"), (np.sqrt, "")])
-def test_a_factor_of_the_rate_is_named_where_there_are_several(of_rate: Callable[[float], float], told: str) -> None:
-    """λ twice, or forgotten; a step in which the right update is lost beside W does not object."""
+@pytest.mark.parametrize(("of_rate", "said"), [(lambda rate: rate, "λ"), (lambda rate: 1.0 / rate, "1/λ"), (np.sqrt, "")])
+def test_a_factor_of_the_rate_is_named_where_there_are_several(of_rate: Callable[[float], float], said: str) -> None:
+    """λ twice, or forgotten; a step in which the right update is lost against W does not object."""
 
     def step(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
         return right(U, S, V, dK, of_rate(parameters["learning_rate"]) * dL, dS, **parameters)
 
     plain = replace(questions()[0], tau=0.0)
     steps = [replace(plain, learning_rate=rate) for rate in (0.3, 0.01, 1e6, 1e-15)]
-    assert of(step, steps).blocks == [f"{L_BLOCK}: {told} times the right update"[: None if told else len(L_BLOCK)]]
+    assert of(step, steps).blocks == [f"{L_BLOCK}: {said} times the right update"[: None if said else len(L_BLOCK)]]
 
 
 def test_a_block_that_is_wrong_by_much_spoils_no_other_by_its_rounding() -> None:
@@ -411,24 +411,24 @@ NO_BLOCK: dict[str, tuple[Step, Sequence[StepInputs], str]] = {
 @pytest.mark.usefixtures("without_mutants")
 @pytest.mark.parametrize("name", NO_BLOCK)
 def test_no_block_is_blamed_for_what_the_factors_lack(name: str) -> None:
-    step, steps, told = NO_BLOCK[name]
+    step, steps, said = NO_BLOCK[name]
     diagnosis = of(step, steps)
     assert diagnosis.blocks == []
-    assert told in diagnosis.text
+    assert said in diagnosis.text
 
 
 def test_a_step_of_another_size_is_one_of_line_3_in_all_blocks() -> None:
     def halved(*arrays: Matrix, learning_rate: float, **parameters: Any) -> Any:
         return right(*arrays, learning_rate=0.5 * learning_rate, **parameters)
 
-    told = [f"{block}: 0.5 times the right update" for block in (S_BLOCK, K_BLOCK, L_BLOCK)]
-    assert of(halved, questions()[:3]).blocks == told
+    said = [f"{block}: 0.5 times the right update" for block in (S_BLOCK, K_BLOCK, L_BLOCK)]
+    assert of(halved, questions()[:3]).blocks == said
 
 
 def test_blocks_that_are_missing_are_named_although_the_rank_is_lower_for_it() -> None:
-    told = [f"{block}: 0 times the right update" for block in (K_BLOCK, L_BLOCK)]
+    said = [f"{block}: 0 times the right update" for block in (K_BLOCK, L_BLOCK)]
     diagnosis = of(MUTANTS["couplings-missing"].step, questions()[:3])
-    assert (diagnosis.blocks, diagnosis.matches[0][0].id) == (told, "couplings-missing")
+    assert (diagnosis.blocks, diagnosis.matches[0][0].id) == (said, "couplings-missing")
 
 
 def test_arguments_in_another_layout_are_given_to_the_mutants_as_well() -> None:
@@ -457,21 +457,21 @@ def test_what_the_stages_alone_show_is_named_by_them(name: str) -> None:
     def own(x: StepInputs) -> Any:
         return stages.run(*x.arrays, **x.parameters)
 
-    diagnosis = diagnose(asked(stages.step), questions(), (), EPS, "line 3 (L_new)", stages=own)
+    diagnosis = diagnose(answering(stages.step), questions(), (), EPS, "line 3 (L_new)", stages=own)
     assert (diagnosis.matches[0][0].id, diagnosis.matches[0][1]) == (name, 1.0)
-    assert diagnose(asked(stages.step), questions(), (), EPS, "line 3 (L_new)").matches == []
+    assert diagnose(answering(stages.step), questions(), (), EPS, "line 3 (L_new)").matches == []
 
 
 @pytest.mark.parametrize(("line", "name"), [("line 4 (V_tilde)", "v-not-augmented"), ("line 5 (S_hat)", "upper-right-missing")])
-def test_only_defects_of_the_line_that_the_stages_name_are_told(line: str, name: str) -> None:
+def test_only_defects_of_the_line_that_the_stages_name_are_reported(line: str, name: str) -> None:
     """The outputs are equal."""
-    step = asked(MUTANTS["v-not-augmented"].step)
+    step = answering(MUTANTS["v-not-augmented"].step)
     assert diagnose(step, questions(), (), EPS, line).matches[0][0].id == name
     assert {str(mutant.line) for mutant, _ in diagnose(step, questions(), (), EPS, line).matches} == {line[5]}
 
 
 def test_no_word_about_line_6_contradicts_the_line_that_the_stages_name() -> None:
-    step = asked(MUTANTS["vh-for-v"].step)
+    step = answering(MUTANTS["vh-for-v"].step)
     assert diagnose(step, questions(), (), EPS).instead
     assert not diagnose(step, questions(), (), EPS, "line 3 (K_new)").instead
 
@@ -536,15 +536,15 @@ def test_the_words(diagnosis: Diagnosis, text: str) -> None:
 
 
 def test_the_first_line_is_passed_on() -> None:
-    diagnosis = diagnose(asked(right), questions(), (), EPS, "line 4 (U_tilde)")
+    diagnosis = diagnose(answering(right), questions(), (), EPS, "line 4 (U_tilde)")
     assert diagnosis.first_line == "line 4 (U_tilde)"
 
 
 def test_the_diagnosis_as_data_has_all_that_it_knows() -> None:
-    """By the names of its fields, but for those that are told in other words."""
-    told = {name.name for name in fields(Diagnosis)} - {"matches", "instead"}
+    """By the names of its fields, but for those that are reported in other words."""
+    said = {name.name for name in fields(Diagnosis)} - {"matches", "instead"}
     words = {"line", "mutant", "agreement", "others", "instead_of_blocks"}
-    assert Diagnosis((), ()).as_data().keys() == told | words
+    assert Diagnosis((), ()).as_data().keys() == said | words
 
 
 def test_too_few_columns_are_not_laid_at_the_door_of_line_6_alone() -> None:
@@ -560,7 +560,7 @@ def test_too_few_columns_are_not_laid_at_the_door_of_line_6_alone() -> None:
     assert (diagnosis.as_data()["line"], diagnosis.as_data()["too_few"]) == (None, True)
 
 
-def test_what_is_right_when_it_is_asked_again_in_the_same_layout_does_read_it() -> None:
+def test_what_is_right_when_it_is_called_again_in_the_same_layout_does_read_it() -> None:
     """Wrong in the first call with arrays that lie so, as a kernel may be that is tuned then."""
     seen = set()
 
@@ -628,7 +628,7 @@ def test_the_first_line_is_the_first_of_all_failures() -> None:
     assert (report.diagnosis.first_line, report.diagnosis.as_data()["line"]) == ("line 3 (L_new)", 3)
 
 
-def test_stages_of_another_program_are_told() -> None:
+def test_stages_of_another_program_are_reported() -> None:
     report = check_step(_with(right, lambda U, S, V: (U, 1.5 * S, V)), stages=Stages().run, select={"group": "shape"})
     assert report.diagnosis is not None
     assert report.diagnosis.stages_right
@@ -680,7 +680,7 @@ def test_what_is_read_is_not_named_as_unread(group: str, limited: Callable[..., 
 
 
 def test_limits_that_are_never_read_are_named_where_a_mutant_resembles_them() -> None:
-    """Over the catalogue the step resembles the mutant that ignores the cap, which is not told."""
+    """Over the catalogue the step resembles the mutant that ignores the cap, which is not reported."""
 
     def fixed(U: Any, S: Any, *others: Any, **parameters: Any) -> Any:
         return right(U, S, *others, **(parameters | {"max_rank": len(S), "min_rank": len(S)}))
@@ -758,7 +758,7 @@ def test_bases_that_lose_their_orthonormality_slowly_have_no_line() -> None:
     assert not at_once.drifts
 
 
-def test_a_dense_core_that_is_not_declared_is_told_how_to() -> None:
+def test_the_words_on_an_undeclared_dense_core_name_the_declaration() -> None:
     def turned(U: Any, S: Any, V: Any) -> Any:
         Q = np.linalg.qr(np.random.default_rng(len(S)).standard_normal(S.shape))[0]
         return U @ Q.T, Q @ S, V
@@ -802,7 +802,7 @@ def test_a_rank_rule_resembles_nothing() -> None:
     assert "resembles" not in diagnosis.text
 
 
-def test_fewer_bits_inside_are_told() -> None:
+def test_fewer_bits_inside_are_reported() -> None:
     def single(*arrays: Any, **parameters: Any) -> Any:
         return tuple(X.astype(float) for X in right(*(X.astype(np.float32) for X in arrays), **parameters))
 
@@ -841,7 +841,7 @@ def _filled(S_hat: Matrix, r: int) -> Matrix:
 
 
 def test_a_result_that_is_right_in_other_steps_is_no_reason_for_line_6() -> None:
-    """Answers in files cannot be asked again without truncation: no step that fails is comparable,
+    """Answers in files cannot be computed again without truncation: no step that fails is comparable,
     and others say nothing.
     """
     cut = [x for x in questions() if x.tau != 0.0 or x.max_rank is not None]
@@ -849,7 +849,7 @@ def test_a_result_that_is_right_in_other_steps_is_no_reason_for_line_6() -> None
     halved = _with(right, lambda U, S, V: (U, 0.5 * S, V))
 
     def step(x: StepInputs) -> Any:
-        return asked(right if any(x is other for other in whole) else halved)(x)
+        return answering(right if any(x is other for other in whole) else halved)(x)
 
     from_files = diagnose(step, cut, whole, EPS, asked_again=False)
     assert (from_files.instead, from_files.as_data()["line"]) == ("", None)
@@ -867,8 +867,8 @@ def test_what_the_words_pass_over_the_data_do_not_name() -> None:
         assert ("line 3" in diagnosis.text) == (line == 3)
 
 
-def test_what_is_right_when_it_is_asked_again_is_not_computed_in_fewer_bits() -> None:
-    """A cache of λ for each shape, asked in the same order, is right in the second round; so is a race."""
+def test_what_is_right_when_it_is_called_again_is_not_computed_in_fewer_bits() -> None:
+    """A cache of λ for each shape, called in the same order, is right in the second round; so is a race."""
     calls = 0
 
     def racing(*arrays: Any, **parameters: Any) -> Any:
@@ -896,7 +896,7 @@ def test_reversed_ranks_of_a_list_are_no_problem_of_the_others_alone() -> None:
     assert not diagnosis.others_only
 
 
-def test_a_backend_that_is_right_when_asked_again_is_told_so() -> None:
+def test_the_words_on_a_backend_that_is_right_when_called_again_say_so() -> None:
     """Wrong in every fiftieth call."""
     calls = itertools.count()
 
@@ -912,7 +912,7 @@ def test_a_backend_that_is_right_when_asked_again_is_told_so() -> None:
     assert wrong.repeated
 
 
-def test_that_the_first_problem_is_always_right_is_told() -> None:
+def test_that_the_first_problem_is_always_right_is_reported() -> None:
     """All have its ∇_K."""
 
     def step(U: Any, S: Any, V: Any, dK: Any, *others: Any, **parameters: Any) -> Any:
@@ -920,6 +920,6 @@ def test_that_the_first_problem_is_always_right_is_told() -> None:
 
     report = check_step(step, batched=True, select={"group": "shape"})
     assert report.diagnosis is not None
-    told = "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
-    assert report.diagnosis.text == told
+    said = "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
+    assert report.diagnosis.text == said
     assert all(len(row.finding) < 300 for row in report.failures)

@@ -27,9 +27,9 @@ def having(*names: str) -> list[ConformanceCase]:
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_a_property_that_most_cases_lack_is_told(name: str) -> None:
-    told = f"all {len(having(name))} failures have {name}, as {len(having(name))} of the {len(ALL)} cases; no other case fails"
-    assert shared(having(name), ALL) == (told if 3 * len(having(name)) <= len(ALL) else "")
+def test_a_property_that_most_cases_lack_is_reported(name: str) -> None:
+    words = f"all {len(having(name))} failures have {name}, as {len(having(name))} of the {len(ALL)} cases; no other case fails"
+    assert shared(having(name), ALL) == (words if 3 * len(having(name)) <= len(ALL) else "")
     assert len(having(name)) >= 3
 
 
@@ -73,24 +73,24 @@ def test_the_properties_are_those_of_what_a_backend_is_given() -> None:
         assert found == named, case.id
 
 
-def test_the_rarest_of_several_properties_is_told() -> None:
+def test_the_rarest_of_several_properties_is_reported() -> None:
     assert " have rank 1, as " in shared(having("rank 1", "m < n", "2r > min(m, n)"), ALL) or len(having("m < n")) < 27
     assert " have λ = 0, as " in shared(having("λ = 0", "S = 0"), ALL)
 
 
-def test_nothing_is_told_without_a_common_property_or_of_two_failures() -> None:
+def test_nothing_is_reported_without_a_common_property_or_of_two_failures() -> None:
     assert shared([*having("S = 0"), *having("rank 1")], ALL) == ""
     assert shared(having("rank 1")[:2], ALL) == ""
     assert shared([], ALL) == ""
 
 
-@pytest.mark.parametrize(("failures", "others", "told"), [(3, 6, True), (3, 5, False), (2, 7, False)])
-def test_three_failures_are_enough_and_a_third_of_all_cases_is_rare_enough(failures: int, others: int, told: bool) -> None:
+@pytest.mark.parametrize(("failures", "others", "reported"), [(3, 6, True), (3, 5, False), (2, 7, False)])
+def test_three_failures_are_enough_and_a_third_of_all_cases_is_rare_enough(failures: int, others: int, reported: bool) -> None:
     failed = having("S = 0", "m = n")[:failures]
     common = [has for has in PROPERTIES.values() if all(map(has, failed))]
     rest = [case for case in ALL if not any(has(case) for has in common)][:others]
     assert (len(failed), len(rest)) == (failures, others)
-    assert bool(shared(failed, [*failed, *rest])) is told
+    assert bool(shared(failed, [*failed, *rest])) is reported
 
 
 def wrong_from_zero(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
@@ -109,6 +109,6 @@ def raising_from_zero(U: Any, S: Any, *arrays: Any, **parameters: Any) -> Any:
 def test_the_report_says_it_in_words_and_as_data(step: Callable[..., Any]) -> None:
     """Also where there is no result that a diagnosis could look at."""
     report = check_step(step, select={"group": "shape"})
-    told = f"all {len(report.failures)} failures have S = 0, as 14 of the 70 cases; no other case fails"
-    assert report.shared == report.as_data()["shared"] == told
-    assert f"  {told}\n" in summary(report)
+    expected = f"all {len(report.failures)} failures have S = 0, as 14 of the 70 cases; no other case fails"
+    assert report.shared == report.as_data()["shared"] == expected
+    assert f"  {expected}\n" in summary(report)

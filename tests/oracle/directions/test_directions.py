@@ -158,7 +158,7 @@ def test_whatever_a_rule_does_becomes_rows(answer: Callable[..., Any], expected:
     assert json.loads(json.dumps(report.as_data()))["passed"] is False
 
 
-def test_a_rule_without_a_cut_is_told_where_it_is_wrong() -> None:
+def test_the_place_of_the_defect_is_named_for_a_rule_without_a_cut() -> None:
     """The polar factor of all of the core, rounding included."""
 
     def step(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
@@ -242,7 +242,7 @@ def momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("momentum_rules")
 
 
-def test_a_momentum_around_the_sum_is_told_from_no_momentum(momentum: Any) -> None:
+def test_a_momentum_around_the_sum_is_distinguished_from_no_momentum(momentum: Any) -> None:
     """μ(M + g) is heavy ball up to its length, and its first answer is that of no memory, too."""
     assert check_rule(momentum.right, "heavy-ball")
     assert check_rule(momentum.outside, "heavy-ball").diagnosis == "right up to its length: times 0.9"
@@ -270,8 +270,8 @@ def test_a_failing_sequence_is_reproduced(
     rule: str, sequence: str, momentum: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """By a script that ends with status 1, and with 0 for a right rule."""
-    asked = ["--rule", "heavy-ball", "--reproduce"]
-    assert main(["check", f"momentum_rules:{rule}", *asked, sequence]) == 0
+    options = ["--rule", "heavy-ball", "--reproduce"]
+    assert main(["check", f"momentum_rules:{rule}", *options, sequence]) == 0
     text = capsys.readouterr().out
     assert "geolora_ref" not in text
     for wanted, status in ((text, 1), (text.replace(f"import {rule} as", "import right as"), 0)):
@@ -279,10 +279,10 @@ def test_a_failing_sequence_is_reproduced(
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")
         assert stopped.value.code == status, capsys.readouterr().out
-    for name, told in (("right", "expected a sequence that fails"), ("turned", "expected the id of a sequence")):
+    for name, message in (("right", "expected a sequence that fails"), ("turned", "expected the id of a sequence")):
         with pytest.raises(SystemExit, match="2"):
-            main(["check", f"momentum_rules:{name}", *asked, sequence if name == "right" else "nowhere"])
-        assert told in capsys.readouterr().err
+            main(["check", f"momentum_rules:{name}", *options, sequence if name == "right" else "nowhere"])
+        assert message in capsys.readouterr().err
 
 
 def test_variants_are_many_and_each_has_its_sentence() -> None:

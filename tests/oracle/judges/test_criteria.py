@@ -50,7 +50,7 @@ def _diagonal_output(values: list[float], shape: tuple[int, int] = (8, 9)) -> Ou
     return np.eye(shape[0])[:, :r], np.diag(values), np.eye(shape[1])[:, :r]
 
 
-def test_ranks_are_told_where_the_rank_is_wrong_alone() -> None:
+def test_ranks_are_reported_where_the_rank_is_wrong_alone() -> None:
     """That of the result, and the least and the largest that would be right: 0.4 and 0.3 may go
     together, 0.6 may not.
     """
@@ -89,7 +89,7 @@ def test_a_relative_threshold_is_uncertain_itself() -> None:
     δ/(1 + τ) units.
     """
     sigma = [1.0, 0.75]
-    tau = 0.6  # τ‖Ŵ‖ = 0.6 * 1.25 = 0.75 is the tail behind rank 1
+    tau = 0.6  # τ‖Ŵ‖ = 0.6 * 1.25 = 0.75 is the tail after rank 1
     unit = 4.0 * np.sqrt(17.0) * 2.0**-52 * 1.25
     for off, rank, name in ((1e-9, 1, "rank not too low"), (-1e-9, 2, "rank not too high")):
         ratios = judge(_plain(sigma, tau=tau - off), _diagonal_output(sigma[:rank])).ratios
@@ -295,7 +295,7 @@ def test_an_error_in_the_kept_part_is_seen_in_its_true_size(parameters: CasePara
 
 
 def test_stationarity_is_needed() -> None:
-    """An error of 1e-8 in the kept part beside a tail of 0.1 raises the distance to Ŵ by
+    """An error of 1e-8 in the kept part next to a tail of 0.1 raises the distance to Ŵ by
     (1e-8)²/0.2 = 5e-16 only: optimality lets it pass in double precision, stationarity sees
     1e-8."""
     inputs = _plain([1.0, 0.1], tau=0.2)
@@ -338,7 +338,7 @@ def test_a_smaller_singular_value_than_the_discarded_ones_is_wrong() -> None:
         ([12.0, 4.0, 3.0], {"tau": None, "theta": 3.0}, set()),  # a tail on the threshold: either rank is right
         ([12.0, 4.0], {"tau": None, "theta": 3.0}, set()),
         ([12.0, 4.0, 3.0], {"tau": 0.0}, set()),
-        ([12.0, 4.0, 3.0, 0.0], {"tau": 0.0}, set()),  # the tail 0 behind is on the threshold 0
+        ([12.0, 4.0, 3.0, 0.0], {"tau": 0.0}, set()),  # the tail 0 at the end is on the threshold 0
         ([12.0, 4.0], {"tau": 0.0, "max_rank": 2}, set()),
         ([12.0, 4.0], {"tau": 1.0, "min_rank": 2}, set()),
     ],

@@ -90,7 +90,7 @@ def _diagonal_case(sigma: list[float], **changes: Any) -> DenseOracle:
 @pytest.mark.parametrize(
     ("changes", "ranks"),
     [
-        ({}, range(3, 7)),  # the zeros behind may be kept or dropped: their tail is on the threshold 0
+        ({}, range(3, 7)),  # the zeros at the end may be kept or dropped: their tail is on the threshold 0
         ({"max_rank": 8}, range(3, 7)),
         ({"tau": 0.3}, range(2, 3)),
         ({"tau": None, "theta": 3.0}, range(2, 4)),  # the tail 3 is on the threshold

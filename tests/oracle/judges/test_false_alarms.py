@@ -1,4 +1,4 @@
-"""A right step passes however it is computed: no false alarm, on cases that are drawn anew for
+"""A right step passes however it is computed: no false alarm, on cases that are drawn again for
 every variant.
 
 The nightly profile judges at least 100,000 pairs of a case and a variant, the ordinary run a small
@@ -60,8 +60,8 @@ def test_no_false_alarm_in_what_fuzz_draws(name: str, record_property: Callable[
     claimed: dict[str, Any] = {"diagonal": variant.diagonal, "dtype": "complex128"}
     claimed |= {"precision": variant.precision} if variant.precision != "float64" else {}
     report = check_step(variant.step, fuzz=FUZZED // len(VARIANTS), seed=5, select={"group": "fuzz"}, **claimed)
-    told = f"false alarms: {len(report.failures)} of {len(report.rows)} drawn, worst ratio {report.worst_ratio:5.2f}: {name}"
-    record_property("table", told)
+    line = f"false alarms: {len(report.failures)} of {len(report.rows)} drawn, worst ratio {report.worst_ratio:5.2f}: {name}"
+    record_property("table", line)
     assert report, report.failures[:3]
 
 

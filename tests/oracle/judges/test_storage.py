@@ -189,7 +189,7 @@ def test_only_bases_that_have_come_far_leave_much_open(dtype: str, age: int) -> 
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", None), ("float16", None), ("float32", "float64")])
 def test_a_right_whole_step_conforms(dtype: str, precision: str | None) -> None:
     """It forms dK, dL and dS itself, from a G that has been rounded, also where P(W)G is nothing
-    beside G.
+    next to G.
     """
     torch = load("torch").module
 

@@ -1,4 +1,4 @@
-"""Every part of a report on a few small questions: rows, their words, what is asked of a backend,
+"""Every part of a report on a few small questions: rows, their words, what a backend is called for,
 and what counts against it.
 """
 
@@ -78,16 +78,16 @@ def test_a_row_in_words() -> None:
 
 
 def test_a_row_says_where_it_was_raised_and_which_ranks_would_be_right() -> None:
-    told = _row("a", "failed", np.inf, error="raised ValueError: no", where="my_step.py:7")
-    assert told.finding == "raised ValueError: no (at my_step.py:7)"
+    row = _row("a", "failed", np.inf, error="raised ValueError: no", where="my_step.py:7")
+    assert row.finding == "raised ValueError: no (at my_step.py:7)"
     for highest, words in ((3, "right: 3"), (4, "right: 3 to 4")):
         rank = {"found": 1, "lowest": 3, "highest": highest}
-        told = _row("a", "failed", 50.0, criteria=("rank not too low",), rank=rank)
-        assert told.finding == f"ratio 50 in rank not too low (rank 1; {words})"
+        row = _row("a", "failed", 50.0, criteria=("rank not too low",), rank=rank)
+        assert row.finding == f"ratio 50 in rank not too low (rank 1; {words})"
 
 
-def test_a_wrong_rank_stands_beside_the_right_one() -> None:
-    """On a tie two ranks are right; a right rank is not told."""
+def test_a_wrong_rank_stands_next_to_the_right_one() -> None:
+    """On a tie two ranks are right; a right rank is not reported."""
     select = {"id": "threshold-tau-double-below-dense"}
     for name, rank in (("off-by-one-low", {"found": 3, "lowest": 4, "highest": 4}), ("k-step-sign", None)):
         rows = check_step(MUTANTS[name].step, select=select).rows
@@ -96,7 +96,7 @@ def test_a_wrong_rank_stands_beside_the_right_one() -> None:
     assert [row.rank for row in tie] in ([None], [{"found": 1, "lowest": 3, "highest": 4}])
 
 
-def test_an_exception_is_told_with_its_place(few: None) -> None:
+def test_an_exception_is_reported_with_its_place(few: None) -> None:
     def step(*arrays: Any, **parameters: Any) -> Any:
         raise RuntimeError("out of luck")
 
@@ -106,12 +106,12 @@ def test_an_exception_is_told_with_its_place(few: None) -> None:
     assert f"raised RuntimeError: out of luck (at {expected})" in summary(report)
 
 
-def test_a_defect_is_told_as_data() -> None:
+def test_a_defect_is_reported_as_data() -> None:
     report = check_step(MUTANTS["s-step-sign"].step, select={"group": "shape"})
-    told = report.as_data()["defect"]
-    assert (told["line"], told["mutant"], told["agreement"], told["repeated"]) == (3, "s-step-sign", 1.0, True)
-    assert told["blocks"] == ["the S-block (S_new or its place in Ŝ: lines 3 and 5): -1 times the right update"]
-    assert json.loads(json.dumps(told)) == told
+    data = report.as_data()["defect"]
+    assert (data["line"], data["mutant"], data["agreement"], data["repeated"]) == (3, "s-step-sign", 1.0, True)
+    assert data["blocks"] == ["the S-block (S_new or its place in Ŝ: lines 3 and 5): -1 times the right update"]
+    assert json.loads(json.dumps(data)) == data
     unknown = Diagnosis([], [], "line 4 (U_tilde)").as_data()
     assert (unknown["line"], unknown["mutant"], unknown["first_line"]) == (4, None, "line 4 (U_tilde)")
 
@@ -141,7 +141,7 @@ def test_what_counts_against_a_backend() -> None:
 
 def test_a_report_as_data() -> None:
     """Every field under its name; JSON has no infinity."""
-    told = Report(
+    data = Report(
         "package:step", "torch", "float32", ROWS[3:5], ["a problem"], Diagnosis([], []), 1.23456, "bfloat16", 4.2
     ).as_data()
     common: dict[str, Any] = {
@@ -154,7 +154,7 @@ def test_a_report_as_data() -> None:
         "rank": None,
         "ratios": {},
     }
-    assert told == {
+    assert data == {
         "format": 3,
         "backend": "package:step",
         "array": "torch",
@@ -196,7 +196,7 @@ def test_a_report_as_data() -> None:
     assert json.loads(json.dumps(broken, allow_nan=False))["cases"] == 1
 
 
-def test_the_worst_ratio_of_every_criterion_is_told() -> None:
+def test_the_worst_ratio_of_every_criterion_is_reported() -> None:
     """Over all steps of a sequence; the worst of them is that of the case."""
     row, first = (run_case(Harness.of(right), replace(RUN, steps=steps))[0] for steps in (3, 1))
     assert max(row.ratios.values()) == row.ratio
@@ -205,9 +205,9 @@ def test_the_worst_ratio_of_every_criterion_is_told() -> None:
     assert row.ratios != first.ratios
     wrong = run_case(Harness.of(doubled), PLAIN)[0]
     assert {name for name, ratio in wrong.ratios.items() if ratio > FAIL} == set(wrong.criteria)
-    told = Report("b", "numpy", "float64", [_row("a", "failed", np.inf, ratios={"x": np.nan, "y": np.inf, "z": 2.0})]).as_data()
-    assert told["rows"][0]["ratios"] == {"x": "nan", "y": "inf", "z": 2.0}
-    assert json.dumps(told, allow_nan=False)
+    data = Report("b", "numpy", "float64", [_row("a", "failed", np.inf, ratios={"x": np.nan, "y": np.inf, "z": 2.0})]).as_data()
+    assert data["rows"][0]["ratios"] == {"x": "nan", "y": "inf", "z": 2.0}
+    assert json.dumps(data, allow_nan=False)
 
 
 # --- what a backend is given, and what it promises -------------------------------------------------------------------
@@ -260,12 +260,12 @@ def test_a_batched_backend_is_given_stacks_and_may_return_a_list_or_stacks(n: in
     def by_stacks(*stacks: Any, **parameters: Any) -> Any:
         return tuple(np.stack(X) for X in zip(*by_list(*stacks, **parameters), strict=True))
 
-    for step, asked in ((by_list, [count, count]), (by_stacks, [count])):  # a list may have different ranks
+    for step, lengths in ((by_list, [count, count]), (by_stacks, [count])):  # a list may have different ranks
         calls: list[int] = []
         outcome = Harness.of(step, batched=True).call(inputs, lambda W: W)
         assert outcome.error == ""
-        assert (calls, outcome.stacked) == (asked, count)
-        assert len(outcome.results) == sum(asked)
+        assert (calls, outcome.stacked) == (lengths, count)
+        assert len(outcome.results) == sum(lengths)
         assert all(judge(given, factors).passed for given, factors in outcome.results)
 
 
@@ -550,7 +550,7 @@ def test_the_worst_step_of_a_sequence_counts_and_the_first_failing_one_is_named(
     assert ratios[0] == single[-1]
 
 
-def test_a_case_is_asked_in_the_dtype_of_the_backend() -> None:
+def test_a_case_runs_in_the_dtype_of_the_backend() -> None:
     """Complex if the case is or the dtype is; numbers that the dtype can hold."""
     seen: list[Any] = []
 
@@ -572,12 +572,12 @@ def test_a_case_is_asked_in_the_dtype_of_the_backend() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_a_run_of_a_right_backend() -> None:
-    told: list[tuple[int, int]] = []
-    report = check_step(right, progress=lambda done, total: told.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    report = check_step(right, progress=lambda done, total: progress.append((done, total)))
     assert [row.id for row in report.rows] == [case.id for case in CASES]
     assert (report.passed, report.problems, report.diagnosis) == (True, [], None)
     assert (report.backend, report.array, report.dtype) == ("tests.oracle.reports.test_report:right", "numpy", "float64")
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert progress == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert 0.0 < report.seconds < 60.0
 
 
@@ -652,7 +652,7 @@ def test_the_first_line_is_that_of_the_first_question_where_a_line_fails() -> No
     report = check_step(doubled, stages=late)
     assert report.diagnosis is not None
     assert report.diagnosis.first_line.startswith("line 3 (L_new)")
-    assert len(calls) == 3 * len(CASES) + 1  # those that failed and those untruncated are compared, one is asked again
+    assert len(calls) == 3 * len(CASES) + 1  # those that failed and those untruncated are compared, one is called again
 
 
 @pytest.mark.usefixtures("few")
@@ -758,7 +758,7 @@ def test_a_report_is_true_if_the_backend_conforms_and_short_in_a_notebook() -> N
     assert summary(bad).startswith("mine:wrong  (numpy, float64)\n")
 
 
-def test_an_option_that_does_not_exist_is_told_with_those_that_do() -> None:
+def test_the_refusal_of_an_unknown_option_lists_the_known_ones() -> None:
     with pytest.raises(TypeError, match=r"^arrray: expected options among dtype, array, device, precision, diagonal, whole, "):
         check_step(right, arrray="torch")  # type: ignore[call-arg]
 
@@ -809,7 +809,7 @@ def test_a_function_object_is_named_by_its_class() -> None:
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(("stopped_at", "doing", "rows"), [(2, "case run-of-three", 1), (4, "the diagnosis", 3)])
 def test_an_interrupted_run_tells_what_it_has(stopped_at: int, doing: str, rows: int) -> None:
-    """In a case, or in the diagnosis behind the last."""
+    """In a case, or in the diagnosis after the last."""
     calls: list[Any] = []
 
     def step(*arrays: Any, **parameters: Any) -> Any:
@@ -828,8 +828,8 @@ def test_an_interrupted_run_tells_what_it_has(stopped_at: int, doing: str, rows:
 
 
 @pytest.mark.usefixtures("few")
-def test_a_case_that_is_wrong_now_and_then_is_told_with_how_often() -> None:
-    """Asked once it may be right; the worst answer is that of the row."""
+def test_a_case_that_is_wrong_now_and_then_is_reported_with_its_counts() -> None:
+    """Called once it may be right; the worst answer is that of the row."""
     calls = itertools.count()
 
     def now_and_then(*arrays: Any, **parameters: Any) -> Any:
@@ -849,7 +849,7 @@ def test_a_case_that_is_wrong_now_and_then_is_told_with_how_often() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_what_the_kit_has_no_memory_for_is_no_fault_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes are refused before anything is asked; where memory ends later, so does the run, and
+    """Sizes are refused before any case runs; where memory ends later, so does the run, and
     says where it was.
     """
     with pytest.raises(
@@ -920,7 +920,7 @@ def test_a_backend_that_does_not_exist(name: str, message: str) -> None:
     assert str(found.value) == message
 
 
-def test_a_backend_that_is_loaded_when_it_is_asked_for_may_fail_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_loaded_at_its_first_use_may_fail_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = 'def __getattr__(name):\n    raise ImportError("libcudart.so: cannot open")\n'
     (tmp_path / "loaded_late.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -935,12 +935,12 @@ def test_what_cannot_be_called_is_no_verdict(step: Any, options: dict[str, Any])
 
 
 @pytest.mark.usefixtures("few")
-def test_a_report_says_what_was_asked_and_what_is_wrong_wherever_it_is_read() -> None:
+def test_a_report_says_what_was_requested_and_what_is_wrong_wherever_it_is_read() -> None:
     """A selection is no whole run, and who reads JUnit wants the line as well."""
     report = check_step(doubled, select={"group": CASES[0].group}, diagonal=False)
-    told = report.as_data()
-    assert told["select"] == {"group": CASES[0].group}
-    assert {name: told[name] for name in ("batched", "whole", "diagonal", "stages")} == {
+    data = report.as_data()
+    assert data["select"] == {"group": CASES[0].group}
+    assert {name: data[name] for name in ("batched", "whole", "diagonal", "stages")} == {
         "batched": False,
         "whole": False,
         "diagonal": False,

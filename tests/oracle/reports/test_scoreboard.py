@@ -90,10 +90,10 @@ def test_backends_stand_side_by_side_with_every_trap() -> None:
 def test_other_kits_and_questions_are_marked(name: str, mine: str, other: str) -> None:
     first, second = _report("a", "passed"), _report("b", "passed", environment={name: other})
     assert "†" not in scoreboard([first, first]).markdown()
-    told = scoreboard([first, second]).markdown()
-    assert "|  | a | b † |" in told
-    assert "\n† Not comparable with the first one: another version of the kit, or of its catalogue." in told
-    assert f"| {name} | {mine} | {other} |" in told
+    rendered = scoreboard([first, second]).markdown()
+    assert "|  | a | b † |" in rendered
+    assert "\n† Not comparable with the first one: another version of the kit, or of its catalogue." in rendered
+    assert f"| {name} | {mine} | {other} |" in rendered
 
 
 BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -112,7 +112,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_report_is_refused_by_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    damage, told = BAD[name]
+    damage, message = BAD[name]
     data, path = _report("a", "passed"), tmp_path / "report.json"
     path.write_text(json.dumps(data))
     assert read_report(path) == data
@@ -122,7 +122,7 @@ def test_what_is_no_report_is_refused_by_name(name: str, tmp_path: Path, capsys:
         main(["scoreboard", str(path)])
     printed = capsys.readouterr().err
     assert printed.startswith(f"geolora-ref: {path}: ")
-    assert told in printed
+    assert message in printed
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])
@@ -144,11 +144,11 @@ def test_the_table_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_page_has_the_questions_of_today() -> None:
-    """All that is on it conforms; ``make scoreboard`` writes it anew."""
+    """All that is on it conforms; ``make scoreboard`` writes it again."""
     page = (Path(__file__).parents[3] / "docs" / "scoreboard.md").read_text("utf-8")
     rows = (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| "))
     table = {title: cells for title, *cells in rows}
-    asked = Counter(case.group for case in questions(Harness.of(print, directions=True)))
-    assert {group: table[group][0] for group in asked} == {group: str(count) for group, count in asked.items()}
+    counts = Counter(case.group for case in questions(Harness.of(print, directions=True)))
+    assert {group: table[group][0] for group in counts} == {group: str(count) for group, count in counts.items()}
     assert table["catalogue"][0] == catalogue_digest()
     assert "Of all: verdict conforms; " in page

@@ -66,7 +66,7 @@ def test_a_transposed_array_is_converted_as_it_looks() -> None:
 
 
 @pytest.mark.parametrize("array", ["numpy", "torch"])
-def test_an_array_lies_in_memory_as_it_is_told_to(array: str) -> None:
+def test_an_array_has_the_requested_layout_in_memory(array: str) -> None:
     load(array)
     conversion = Conversion(array)
     strides = {"rows": (3, 1), "columns": (1, 2), "spaced": (6, 2), "padded": (6, 1), "long": (1, 5), "reversed": (-3, 1)}
@@ -137,9 +137,9 @@ def test_what_cannot_be_written_to_is_not_overwritten() -> None:
 
 
 @pytest.mark.parametrize("array", ["numpy", "torch"])
-def test_what_is_written_beside_an_array_is_noticed(array: str) -> None:
+def test_what_is_written_next_to_an_array_is_noticed(array: str) -> None:
     """The array that it is a part of, all but its own numbers; a change of these is not what is
-    asked for.
+    looked for.
     """
     load(array)
     conversion = Conversion(array)
@@ -182,7 +182,7 @@ def test_a_library_that_is_not_there_is_missed_at_once(monkeypatch: pytest.Monke
         Conversion("cupy").try_out()
 
 
-def test_cupy_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cupy_is_called_by_its_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no such device here: what stands for CuPy has what the kit uses of it."""
 
     class OnDevice(SimpleNamespace):
@@ -274,7 +274,7 @@ def test_arrays_of_which_nothing_is_known_are_compared_by_identity(mixed: Any) -
     assert not share_memory(first, second)
 
 
-def test_arrays_of_different_libraries_share_nothing_that_can_be_told() -> None:
+def test_arrays_of_different_libraries_share_nothing_that_can_be_seen() -> None:
     load("torch")
     tensor = Conversion("torch").to(X)
     assert not share_memory(tensor, X)
@@ -288,7 +288,7 @@ def test_donated_memory_is_noticed() -> None:
 
 
 def test_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the stream that is current there; the CPU has done what it was asked for."""
+    """On the stream that is current there; the CPU has done what was requested."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     waited: list[str] = []
     stream = SimpleNamespace(synchronize=lambda: waited.append("stream"))

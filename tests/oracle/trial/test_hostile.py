@@ -1,5 +1,5 @@
 """Backends that end the program, mix the problems of a stack, return arrays of another kind, or
-keep what they have returned: each gets rows, none conforms by accident, and every one stands beside
+keep what they have returned: each gets rows, none conforms by accident, and every one stands next to
 a right backend that conforms."""
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def test_a_right_backend_for_stacks_conforms(step: Callable[..., Any]) -> None:
     """Also where the threshold is a tie: one stack needs one rank.  By night in all cases, else in
     those and the quick ones.
     """
-    asked: list[dict[str, Any]] = [{}] if NIGHTLY else [{"quick": True}, {"select": {"group": "threshold"}}]
-    for options in asked:
+    choices: list[dict[str, Any]] = [{}] if NIGHTLY else [{"quick": True}, {"select": {"group": "threshold"}}]
+    for options in choices:
         report = check_step(step, batched=True, directions=True, **options)
         assert report.passed, report.failures[:3]
 
@@ -415,18 +415,18 @@ def test_a_default_device_is_put_back_where_torch_cannot_tell_that_there_is_none
     """Up to release 2.9 ``get_default_device`` raises after ``set_default_device(None)``."""
     torch = load("torch").module
     get, put = torch.get_default_device, torch.set_default_device
-    asked: list[str | None] = [None]
+    devices: list[str | None] = [None]
 
-    def told() -> Any:
-        if asked[-1] is None:
+    def default_device() -> Any:
+        if devices[-1] is None:
             raise AttributeError("'NoneType' object has no attribute 'device'")
         return get()
 
     def set_device(device: str | None) -> None:
-        asked.append(device)
+        devices.append(device)
         put(device)
 
-    monkeypatch.setattr(torch, "get_default_device", told)
+    monkeypatch.setattr(torch, "get_default_device", default_device)
     monkeypatch.setattr(torch, "set_default_device", set_device)
     try:
         with watched() as said:
@@ -509,7 +509,7 @@ def test_numbers_may_be_drawn_from_pythons_generator() -> None:
     assert not errors(step, select={"id": "shape-square"})
 
 
-def test_whatever_a_backend_leaves_behind_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_continues_in_whatever_state_a_backend_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here NumPy without a function that the kit needs; the row says so and where."""
 
     def gone(*arguments: Any, **keywords: Any) -> Any:
@@ -546,7 +546,7 @@ def test_the_precision_of_one_backend_of_torch_belongs_to_the_caller(of: str) ->
 
 
 def test_threads_that_call_a_step_at_once_do_not_share() -> None:
-    """A workspace that each call has for itself is right; what a thread cannot do is told."""
+    """A workspace that each call has for itself is right; what a thread cannot do is reported."""
     shared: dict[Any, Any] = {}
 
     def in_a_workspace(U: Any, S: Any, *others: Any, **parameters: Any) -> Any:
@@ -564,9 +564,9 @@ def test_threads_that_call_a_step_at_once_do_not_share() -> None:
     assert not check_step(in_a_workspace, select=FEW, threads=3)
     assert not errors(right, threads=2)
     assert not errors(each, threads=2, batched=True)
-    told = check_step(of_the_main_thread, select=FEW, threads=2).rows
-    assert {row.error for row in told} == {"in another thread at the same time: raised RuntimeError: not here"}
-    assert {row.where for row in told} == {f"{__file__}:{of_the_main_thread.__code__.co_firstlineno + 2}"}
+    rows = check_step(of_the_main_thread, select=FEW, threads=2).rows
+    assert {row.error for row in rows} == {"in another thread at the same time: raised RuntimeError: not here"}
+    assert {row.where for row in rows} == {f"{__file__}:{of_the_main_thread.__code__.co_firstlineno + 2}"}
     with pytest.raises(ValueError, match=r"^threads: expected an integer >= 1, found 0$"):
         check_step(right, threads=0)
 
@@ -686,8 +686,8 @@ def test_wrong_stages_of_a_right_step_get_rows(stages: Callable[..., Any], what:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
 def test_right_stages_conform(dtype: str) -> None:
     """By day in the quick cases, or those of one group."""
-    asked: dict[str, Any] = {"float32": {"select": {"group": "truncation"}}, "complex128": {"select": {"group": "complex"}}}
-    report = check_step(right, stages=REFERENCE.run, dtype=dtype, **({} if NIGHTLY else asked.get(dtype, {"quick": True})))
+    choices: dict[str, Any] = {"float32": {"select": {"group": "truncation"}}, "complex128": {"select": {"group": "complex"}}}
+    report = check_step(right, stages=REFERENCE.run, dtype=dtype, **({} if NIGHTLY else choices.get(dtype, {"quick": True})))
     assert report.passed, report.failures[:3]
 
 
@@ -702,8 +702,8 @@ def test_right_stages_in_half_precision_conform(dtype: str, select: dict[str, st
         output = named.pop("output")
         return {name: X.to(arrays[0].dtype) for name, X in named.items()} | {"output": [X.to(arrays[0].dtype) for X in output]}
 
-    asked: dict[str, Any] = {"array": "torch", "dtype": dtype, "select": select}
-    report = check_step(lambda *arrays, **p: tuple(stages(*arrays, **p)["output"]), stages=stages, **asked)
+    options: dict[str, Any] = {"array": "torch", "dtype": dtype, "select": select}
+    report = check_step(lambda *arrays, **p: tuple(stages(*arrays, **p)["output"]), stages=stages, **options)
     assert report.passed, report.failures[:3]
     assert (report.precision, report.stored) == ("float32", True)
 
@@ -731,7 +731,7 @@ def test_a_whole_step_has_no_stages() -> None:
 # --- what is claimed -------------------------------------------------------------------------------------------------
 
 
-def test_what_the_claimed_precision_cannot_hold_is_not_asked() -> None:
+def test_what_the_claimed_precision_cannot_hold_is_no_case() -> None:
     """Single precision overflows and underflows where double does not."""
 
     def single(*arrays: Any, **parameters: Any) -> tuple[Any, ...]:
@@ -743,10 +743,10 @@ def test_what_the_claimed_precision_cannot_hold_is_not_asked() -> None:
         assert not check_step(single, select={"flag": "double-range"}).passed
     beyond = {case.id for case in catalogue() if "double-range" in case.flags}
     suite: Any = conformance_suite(single, precision="float32")
-    asked = suite.test_case.pytestmark[0].kwargs["ids"]
-    assert {row.id for row in report.rows} <= {*asked} == {case.id for case in questions(Harness.of(single, precision="float32"))}
+    ids = suite.test_case.pytestmark[0].kwargs["ids"]
+    assert {row.id for row in report.rows} <= {*ids} == {case.id for case in questions(Harness.of(single, precision="float32"))}
     assert beyond
-    assert beyond.isdisjoint(asked)
+    assert beyond.isdisjoint(ids)
 
 
 # --- the command line and pytest -------------------------------------------------------------------------------------
@@ -772,20 +772,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_import_that_fails_is_told_with_its_place_if_it_has_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_that_fails_is_reported_with_its_place_if_it_has_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A compiled module that cannot be loaded has none; a file has one, also in a folder named like
     the import system.
     """
     (folder / f"compiled{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_text("no machine code")
     (folder / "importlib_users").mkdir()
     (folder / "importlib_users" / "mine.py").write_text("raise ValueError('no')")
-    for backend, told in (
+    for backend, message in (
         ("compiled:step", r"raised ImportError: [^(]*$"),
         ("importlib_users.mine:step", r"\(at .*mine\.py:1\)$"),
     ):
         with pytest.raises(SystemExit):
             main(["check", backend])
-        assert re.search(told, capsys.readouterr().err.strip())
+        assert re.search(message, capsys.readouterr().err.strip())
 
 
 def test_a_backend_that_exits_does_not_conform(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -860,8 +860,8 @@ def test_pytest_without_asserts_is_as_strict(folder: Path) -> None:
     (folder / "test_class.py").write_text(
         "from bad import wrong\nfrom geolora_ref.oracle import conformance_suite\nclass TestIt(conformance_suite(wrong)): ...\n"
     )
-    optimized, asked = ["-O", "-m", "pytest", "--assert=plain"], ["--geolora-backend", "bad:wrong", "-k", "shape-tall-dense"]
-    status, printed = run_pytest(folder, optimized, "test_class.py", *asked)
+    optimized, arguments = ["-O", "-m", "pytest", "--assert=plain"], ["--geolora-backend", "bad:wrong", "-k", "shape-tall-dense"]
+    status, printed = run_pytest(folder, optimized, "test_class.py", *arguments)
     assert (status, "2 failed" in printed) == (1, True), printed
 
 
@@ -873,7 +873,7 @@ PLUGIN: dict[str, tuple[list[str], str]] = {
     "less precision": (["signs:rough"], "failed"),
     "as claimed": (["signs:rough", "--geolora-precision", "float32"], "5 passed"),
     "a dense core": (["signs:dense"], "S diagonal"),
-    "as told": (["signs:dense", "--geolora-dense-core"], "5 passed"),
+    "as specified": (["signs:dense", "--geolora-dense-core"], "5 passed"),
     "known": (["signs:wrong", "--geolora-xfail", "known.txt"], "1 xfailed"),
     "a list that is too long": (["good:step", "--geolora-xfail", "known.txt"], "passes; take it off the list"),
     "an unknown id": (["good:step", "--geolora-xfail", "unknown.txt"], "unknown.txt: expected ids of cases, found misspelt"),
@@ -945,9 +945,9 @@ def test_pytest_has_what_the_command_has(folder: Path) -> None:
     (folder / "known.txt").write_text("shape-tall-dense a reason\n")
     (folder / "unknown.txt").write_text("misspelt\n")
     (folder / "two.py").write_text(TWO_SUITES)
-    asked = [["--geolora-backend", *arguments, *SHAPES] for arguments, _ in PLUGIN.values()] + [["two.py", *SHAPES]]
+    runs = [["--geolora-backend", *arguments, *SHAPES] for arguments, _ in PLUGIN.values()] + [["two.py", *SHAPES]]
     command = [sys.executable, "-P", "-c", ONE_BY_ONE]
-    ended = subprocess.run(command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=folder, input=json.dumps(runs), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     *found, (status, printed) = json.loads(ended.stdout)
     for (name, (_, message)), (its_status, its_words) in zip(PLUGIN.items(), found, strict=True):
@@ -1014,11 +1014,11 @@ def squeezed(*stacks: Any, **parameters: Any) -> Any:
 
 
 def relative_to_the_stack(*stacks: Any, **parameters: Any) -> list[Any]:
-    """What is small beside the largest number of all problems counts as nothing."""
+    """What is small against the largest number of all problems counts as nothing."""
     largest = max(float(np.abs(X).max()) for X in stacks[3:])
     return each(*stacks[:3], *(np.where(np.abs(X) > 1e-12 * largest, X, 0.0) for X in stacks[3:]), **parameters)
 
 
 @pytest.mark.parametrize("step", [groups_of_four, squeezed, relative_to_the_stack])
-def test_stacks_of_other_sizes_and_of_unlike_problems_are_asked(step: Callable[..., Any]) -> None:
+def test_stacks_of_other_sizes_and_of_unlike_problems_are_cases(step: Callable[..., Any]) -> None:
     assert check_step(step, batched=True, select={"group": "shape"}).failures

@@ -302,8 +302,8 @@ def test_the_ratios_are_those_of_the_criteria(vector: Vector) -> None:
 
 @pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.diagonal and v.precision == "float64"])
 def test_a_right_step_that_is_computed_otherwise_passes(name: str) -> None:
-    asked = VECTORS if NIGHTLY else SMALL
-    verdicts = {vector.id: _verdict(vector, VARIANTS[name].step) for vector in asked.values()}
+    chosen = VECTORS if NIGHTLY else SMALL
+    verdicts = {vector.id: _verdict(vector, VARIANTS[name].step) for vector in chosen.values()}
     assert [found for found, verdict in verdicts.items() if not verdict.passed] == []
 
 
@@ -602,7 +602,7 @@ def test_right_files_have_status_0_and_no_diagnosis(
 
 @pytest.mark.usefixtures("vectors_read_once")
 def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a program of another language, which cannot be asked again."""
+    """Of a program of another language, which cannot be called again."""
     assert diagnose_outputs(VECTORS, judge_outputs(DATA, outputs)) is None
     for name in ("upper-right-missing", "relative-to-largest"):
         for vector in VECTORS.values():

@@ -300,7 +300,7 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     """A sentence and status 2; what had finished is kept, and the rest gives the results of an
     undisturbed run.
 
-    Cases behind the first third of the units wait until the test is over, so that a kill that comes
+    Cases after the first third of the units wait until the test is over, so that a kill that comes
     late still meets work.
     """
     labelled, first = runner._labelled, {case.id for case in itertools.islice(CLAIMS[CLAIM].cases(PLAN), UNITS // 3)}

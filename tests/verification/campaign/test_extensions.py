@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "howto" / "extend.md").read_text("utf-8")
 FILES: dict[str, str] = {name: text for text, name in re.findall(r"```python\n(# (my_\w+)\.py\n.*?)```", PAGE, re.DOTALL)}
-ASKED = {
+PROMISES = {
     "my_claim": ("--claim", "CLAIM", "short-step", "rate=0.1)", "rate=0.2)"),
     "my_problem": ("--problem", "weighted", "problems", "weights.max()", "weights.max() / 3"),
     "my_integrator": ("--integrator", "HALVES", "rank-behaviour", "adaptive=False", "adaptive=True"),
@@ -38,30 +38,30 @@ to promise too much.
 """
 
 
-def test_each_file_of_the_page_is_short_and_asked_for_on_it() -> None:
-    assert FILES.keys() == ASKED.keys()
-    for name, (option, attribute, *_) in ASKED.items():
+def test_each_file_of_the_page_is_short_and_judged_on_it() -> None:
+    assert FILES.keys() == PROMISES.keys()
+    for name, (option, attribute, *_) in PROMISES.items():
         assert FILES[name].count("\n") <= 40
         assert f"python -m verification {option} {name}:{attribute}\n" in PAGE
 
 
 @pytest.mark.parametrize("status", [0, 1], ids=["right", "a wrong promise"])
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", PROMISES)
 def test_a_file_in_an_empty_folder_is_judged(name: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them by the command; to import what it needs takes most of the time."""
-    option, attribute, claim, promise, too_much = ASKED[name]
+    option, attribute, claim, promise, too_much = PROMISES[name]
     assert FILES[name].count(promise) == 1
     (tmp_path / f"{name}.py").write_text(FILES[name].replace(promise, too_much) if status else FILES[name], encoding="utf-8")
     only = [] if option == "--claim" else ["--only", claim]
-    asked = [option, f"{name}:{attribute}", *only, "--jobs", "1", "--output", "out"]
+    arguments = [option, f"{name}:{attribute}", *only, "--jobs", "1", "--output", "out"]
     if (name, status) == ("my_claim", 0):
-        command, environment = [sys.executable, "-m", "verification", *asked], os.environ | {"PYTHONPATH": str(ROOT)}
+        command, environment = [sys.executable, "-m", "verification", *arguments], os.environ | {"PYTHONPATH": str(ROOT)}
         found = subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode
     else:
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.chdir(tmp_path)
-        found = main(asked)
+        found = main(arguments)
     assert found == status
     results = read_json(tmp_path / "out" / "results.json")
     (found,) = results["claims"]
@@ -83,7 +83,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("here")
-def test_what_is_added_is_there_as_long_as_it_is_asked_for() -> None:
+def test_what_is_added_is_there_as_long_as_it_is_needed() -> None:
     registries: tuple[dict[str, Any], ...] = (CLAIMS, ZOO, FLOWS, FAMILY)
     before = [dict(registry) for registry in registries]
     mine = Extensions(("my_claim:CLAIM",), ("my_problem:weighted",), ("my_integrator:HALVES",))
@@ -109,7 +109,7 @@ def test_a_journal_belongs_to_the_sources_of_what_is_added(here: Path) -> None:
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("arguments", "message"),
     [
         (["--claim", "my_claim"], "--claim: expected package.module:attribute, found 'my_claim'"),
         (["--claim", "nowhere:CLAIM"], "--claim: no module 'nowhere'"),
@@ -127,9 +127,9 @@ def test_a_journal_belongs_to_the_sources_of_what_is_added(here: Path) -> None:
         (["--claim", "my_claim:CLAIM", "--backend", "dask", "--scheduler", "tcp://x:1"], "expected without --backend dask"),
     ],
 )
-def test_what_is_no_extension_is_refused(asked: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_extension_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(asked)
+        main(arguments)
     assert stopped.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
 

@@ -206,7 +206,7 @@ def test_what_does_not_stand(outcome: Callable[[Claim], ClaimOutcome], claim: Cl
         replace(GOOD, check=undecided, undecided=0.5),
         replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(0.5, 2.0)),)),
     ],
-    ids=["share", "infinite", "undecided", "diverging behind a ratio"],
+    ids=["share", "infinite", "undecided", "diverging after a ratio"],
 )
 def test_what_a_claim_declares_stands(outcome: Callable[[Claim], ClaimOutcome], claim: Claim) -> None:
     assert outcome(claim).holds
@@ -283,12 +283,12 @@ def test_what_is_not_a_number_is_the_worst(outcome: Callable[[Claim], ClaimOutco
 
 
 def test_the_report_shows_a_ratio_that_is_no_number(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     result = outcome(replace(GOOD, check=several((0.5, math.nan)), controls=()))
-    sections = drawn([result], lambda *where: told.append(where))
+    sections = drawn([result], lambda *where: progress.append(where))
     html = write_report(sections, PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
     assert '<td>ratio</td><td class="n">6</td><td class="n">nan</td><td class="n">∞</td>' in html
-    assert told == [(GOOD.id, 0, 1), ("report", 1, 1)]
+    assert progress == [(GOOD.id, 0, 1), ("report", 1, 1)]
 
 
 def test_the_report_says_where_a_control_diverges(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_other_plans_have_other_journals(tmp_path: Path) -> None:
 
 
 def test_report_is_written_although_a_case_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What broke is told; the figures, which need its series, are left out."""
+    """The report says what broke; the figures, which need its series, are left out."""
     claim = CLAIMS["local-error"]
     first = next(iter(claim.cases(PLAN))).id
     half_broken = replace(claim, check=lambda case: broken(case) if case.id == first else claim.check(case))
@@ -335,7 +335,7 @@ def raising(*_: Any) -> Any:
 
 @pytest.mark.parametrize("effort", ["quick", "full"])
 @pytest.mark.parametrize(
-    ("part", "told"),
+    ("part", "message"),
     [
         (
             {"figures": (Figure("A figure", "caption", raising),)},
@@ -346,7 +346,7 @@ def raising(*_: Any) -> Any:
     ],
 )
 def test_what_cannot_be_drawn_is_a_reason_and_the_rest_is_shown(
-    part: dict[str, Any], told: str, effort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: dict[str, Any], message: str, effort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its claim does not stand, since nobody can see why; the report and the record are of one run."""
     claim, plan = replace(GOOD, **part), Plan(effort)
@@ -356,7 +356,7 @@ def test_what_cannot_be_drawn_is_a_reason_and_the_rest_is_shown(
     html = write_report(sections, plan, tmp_path, 1.0).read_text(encoding="utf-8")
     (stored,) = read_json(tmp_path / "results.json")["claims"]
     assert (stored["holds"], sections[0].outcome.holds) == (False, False)
-    assert any(told in problem for problem in stored["problems"])
+    assert any(message in problem for problem in stored["problems"])
     assert "does not stand" in html
     assert "holds</span>" not in html
 

@@ -107,7 +107,7 @@ def test_with_the_seed_of_the_record_less_is_a_change(value: float, control: flo
     ("largest", "limit", "seed", "same"),
     [(0.86, 1.0, 0, True), (0.85, 1.0, 0, False), (0.24, FAIL, 0, True), (0.23, FAIL, 0, False), (0.71, 1.0, 7, True)],
 )
-def test_the_largest_ratio_is_on_record_beside_the_median(largest: float, limit: float, seed: int, same: bool) -> None:
+def test_the_largest_ratio_is_on_record_next_to_the_median(largest: float, limit: float, seed: int, same: bool) -> None:
     """It belongs to the case that decides; the same factors hold for it."""
     record = measured(outcome([0.1, 0.15, 0.9], limit=limit))
     found = changes(outcome([0.1, 0.15, largest], limit=limit), record, seed)
@@ -124,8 +124,8 @@ def test_what_may_be_rounding_or_an_accident_may_differ_more() -> None:
 def test_the_share_of_the_cases_in_which_a_control_fails_is_on_record() -> None:
     record = measured(SHARP)
     assert record.shares == {"bad": 1.0}
-    told = "control bad: fails in a share of 1 of its cases, on record 0.5"
-    assert [text.partition(" (python")[0] for text in changes(SHARP, record._replace(shares={"bad": 0.5}), 0)] == [told]
+    change = "control bad: fails in a share of 1 of its cases, on record 0.5"
+    assert [text.partition(" (python")[0] for text in changes(SHARP, record._replace(shares={"bad": 0.5}), 0)] == [change]
     assert not changes(SHARP, record._replace(shares={"bad": 0.5}), 7)
 
 
@@ -147,25 +147,25 @@ def test_a_claim_that_has_become_loose_does_not_stand() -> None:
 
 def test_other_cases_and_other_words_are_changes() -> None:
     """Numbers may differ, words may not."""
-    told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["exact", "yes", "0.5 (2 … 3)", ""]]),)))
-    record = measured(told)
+    tabled = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["exact", "yes", "0.5 (2 … 3)", ""]]),)))
+    record = measured(tabled)
     assert record.words == ["exact", "yes"]
-    assert not changes(told, record, 0)
-    found = changes(told, record._replace(words=["exact", "no"], cases="2 (01234567)"), 0)
+    assert not changes(tabled, record, 0)
+    found = changes(tabled, record._replace(words=["exact", "no"], cases="2 (01234567)"), 0)
     assert [text.partition(" (python")[0] for text in found] == [
         "tables: - no",
         "tables: + yes",
         f"cases: {record.cases}, on record 2 (01234567)",
     ]
-    renamed = replace(told, results=[replace(told.results[0], case="other"), *told.results[1:]])
+    renamed = replace(tabled, results=[replace(tabled.results[0], case="other"), *tabled.results[1:]])
     assert measured(renamed).cases != record.cases
 
 
 def test_numbers_in_tables_are_on_record() -> None:
     """Up to a half, or one in the last digit; only with the seed of the record, for they depend on it."""
     row = ["exact", "4 of 9", "-0.50 ± 0.00", "2.0e-15"]
-    told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [row]),)))
-    record = measured(told)
+    tabled = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [row]),)))
+    record = measured(tabled)
     assert record.numbers == ["4", "9", "-0.50", "0.00", "2.0e-15"]
     assert record.words == ["exact"]
     for numbers, count in (
@@ -175,17 +175,17 @@ def test_numbers_in_tables_are_on_record() -> None:
         (["4", "9", "0.50", "-0.01", "1e-9"], 2),
         (["4", "9", "0.00"], 1),
     ):
-        assert len(changes(told, record._replace(numbers=numbers), 0)) == count
-        assert not changes(told, record._replace(numbers=numbers), 7)
+        assert len(changes(tabled, record._replace(numbers=numbers), 0)) == count
+        assert not changes(tabled, record._replace(numbers=numbers), 7)
 
 
 def test_an_empty_entry_counts_as_0() -> None:
     """Another processor may count 1 there."""
-    told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["", "3"]]),)))
-    record = measured(told)
+    tabled = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["", "3"]]),)))
+    record = measured(tabled)
     assert record.numbers == ["0", "3"]
     for number, count in (("1", 0), ("2", 1)):
-        assert len(changes(told, record._replace(numbers=[number, "3"]), 0)) == count
+        assert len(changes(tabled, record._replace(numbers=[number, "3"]), 0)) == count
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_every_comparison_counts(comparisons: list[int], change: str | None) -> 
     found = replace(SHARP, claim=replace(GOOD, undecided=1.0), results=[replace(result, undecided=2) for result in SHARP.results])
     record = measured(found)
     assert record.comparisons == [9, 6]
-    told = [text.partition(" (python")[0] for text in changes(found, record._replace(comparisons=comparisons), 0)]
-    assert told == ([] if change is None else [change])
+    reported = [text.partition(" (python")[0] for text in changes(found, record._replace(comparisons=comparisons), 0)]
+    assert reported == ([] if change is None else [change])
 
 
 def test_help_and_unknown_claims_record_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,8 +249,8 @@ def test_what_depends_on_memory_or_on_the_order_of_sets_is_not_recorded(
 
 
 def test_every_entry_in_which_two_records_differ_is_named() -> None:
-    told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["yes", "4"]]),)))
-    record = measured(told)
+    tabled = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["yes", "4"]]),)))
+    record = measured(tabled)
     assert unequal(record, record) == []
     fields: dict[str, Any] = {
         "medians": {"": {"1 ≤ 2": 0.501}},

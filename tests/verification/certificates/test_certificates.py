@@ -105,7 +105,7 @@ def test_mutants_that_only_one_kind_of_instance_shows(name: str) -> None:
 
 
 def test_more_bits_decide_what_double_precision_leaves_open() -> None:
-    """σ_min(S_new) = 1e-20 is not told from 0 by an SVD in double precision."""
+    """σ_min(S_new) = 1e-20 is not distinguished from 0 by an SVD in double precision."""
     x = next(x for x in draw(56, largest=9) if x.id.startswith("1e-14, fixed"))
     tiny = replace(x, S=np.diag([*np.diag(x.S)[:-1], 1e-20]), learning_rate=1e-26)
     coarse, fine = (certify(tiny, reference(tiny), bits)["statements"]["tail bound"] for bits in ((53,), (53, 106)))

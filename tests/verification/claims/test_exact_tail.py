@@ -63,9 +63,9 @@ def lying(Y: LowRank, G: np.ndarray, **parameters: Any) -> Outcome:
 def test_no_step_raises_its_bound_by_what_it_tells_of_its_own(claim: ModuleType) -> None:
     control = next(control for control in claim.CLAIM.controls if control.id == "unsorted-truncation")
     for case in control.cases(Plan()):
-        told = claim.check(case, lying)
-        assert told.worst > claim.CLAIM.limit
-        assert told.ratios == control.check(case).ratios
+        outcome = claim.check(case, lying)
+        assert outcome.worst > claim.CLAIM.limit
+        assert outcome.ratios == control.check(case).ratios
 
 
 def test_two_layers_need_it_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +79,8 @@ def test_two_layers_need_it_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None
 
     assert all(descent.check(case, step).worst > 1.0 for case in cases)
     lost.clear()
-    told = iter(lost)
-    monkeypatch.setattr(descent, "tail", lambda W, rank: next(told))
+    tails = iter(lost)
+    monkeypatch.setattr(descent, "tail", lambda W, rank: next(tails))
     assert all(descent.check(case, step).worst <= 1.0 for case in cases)
 
 

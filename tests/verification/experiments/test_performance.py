@@ -76,7 +76,7 @@ class Waiting(Training):
         self.clock[0] += self.its_update
 
 
-def test_a_step_and_its_update_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_and_its_update_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("verification.experiments.performance.timing.time.perf_counter", lambda: clock[0])
     found = interleaved({"a": Waiting(clock, 3.0, 1.0), "b": Waiting(clock, 10.0, 5.0)}, 4, seed=0)
@@ -86,10 +86,10 @@ def test_a_step_and_its_update_are_told_apart(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_ratio_is_one_of_the_same_round_of_the_same_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third process is a slow one: it changes times and no ratio."""
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def rounds(names: Any, case: str, rank: int, count: int, *, seed: int) -> dict[str, Any]:
-        asked.append((case, rank, count, seed))
+        calls.append((case, rank, count, seed))
         slow = 10.0 if seed == 2 else 1.0
         times = {"frozen": 1.0, "lora": 4.0, "lean": 2.0, "geolora": 3.0}
         return {name: {"seconds": [[slow * times[name], slow * 0.5]] * count, "note": f"of process {seed}"} for name in names}
@@ -97,7 +97,7 @@ def test_a_ratio_is_one_of_the_same_round_of_the_same_process(monkeypatch: pytes
     monkeypatch.setattr(measure, "peak_memory", lambda method, case, rank: 3 * 2**20)
     monkeypatch.setattr(measure, "rounds_in_turn", rounds)
     found = measure.training(POINT, measure.Effort(6, 3, (2,)), lambda _: None)
-    assert asked == [("tiny", 2, 2, seed) for seed in range(3)]
+    assert calls == [("tiny", 2, 2, seed) for seed in range(3)]
     own = found["rows"]["geolora"]
     assert (own["to_lora"], own["to_lean"]) == ([0.75] * 3, [1.5] * 3)
     assert (own["milliseconds"][1], own["update_milliseconds"][1]) == (3e3, 5e2)

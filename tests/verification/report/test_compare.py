@@ -44,7 +44,7 @@ Changed = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "status", "told"),
+    ("old", "new", "status", "lines"),
     [
         (results(), results(), 0, ["every claim that stood stands (0 claims have changes)"]),
         (results(), results(ratio=0.25), 0, ["worst ratio 0.5 0.25", "of case [0] 0.5 0.25", "(1 claims have changes)"]),
@@ -60,14 +60,14 @@ Changed = Callable[[dict[str, Any]], dict[str, Any]]
         (results(ratio=1.5), results("another"), 0, ["mine verdict does not stand not checked"]),
     ],
 )
-def test_what_has_changed_is_told(
-    old: dict[str, Any], new: dict[str, Any], status: int, told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_has_changed_is_reported(
+    old: dict[str, Any], new: dict[str, Any], status: int, lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_json(tmp_path / "a" / "results.json", old)
     write_json(tmp_path / "b.json", new)
     assert main(["--compare", str(tmp_path / "a"), str(tmp_path / "b.json")]) == status
     printed = " ".join(capsys.readouterr().out.split())
-    for words in (*told, f"A: {tmp_path / 'a'}: {old['machine']['date']}, quick, seed 0, 1 claims, geolora_ref "):
+    for words in (*lines, f"A: {tmp_path / 'a'}: {old['machine']['date']}, quick, seed 0, 1 claims, geolora_ref "):
         assert words in printed
 
 

@@ -1,4 +1,4 @@
-"""How the report prints numbers and words, and that a damaged stored file is told on its page."""
+"""How the report prints numbers and words, and that a damaged stored file is reported on its page."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_numbers_have_three_digits_and_small_and_large_ones_a_power_of_ten(value
         ("<b>", "&lt;b&gt;"),
     ],
 )
-def test_subscripts_are_told_from_names_of_the_code(text: str, html: str) -> None:
+def test_subscripts_are_distinguished_from_names_of_the_code(text: str, html: str) -> None:
     assert str(mathematics(text)) == html
 
 
 @pytest.mark.parametrize("left", ["half", "another form", "none"])
-def test_a_stored_campaign_that_is_damaged_is_told_on_its_page(
+def test_a_stored_campaign_that_is_damaged_is_reported_on_its_page(
     left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "campaign"

@@ -101,7 +101,7 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("about", "told"),
+    ("about", "note"),
     [
         ({}, "made with sources that the file does not name"),
         ({"sources": {}}, "made with sources that the file does not name"),
@@ -110,12 +110,12 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
         ({"sources": {"verification": "others"}}, "made with other sources (verification changed since)"),
     ],
 )
-def test_results_of_other_sources_are_marked(folder: Path, about: dict[str, Any], told: str) -> None:
+def test_results_of_other_sources_are_marked(folder: Path, about: dict[str, Any], note: str) -> None:
     """The commit of the page is not theirs."""
     machine = {"date": "2020-01-01 00:00 UTC", "commit": "abcdef1", "processor": "a processor"}
     write_json(folder / "faults.json", GOOD["faults.json"] | about | {"machine": machine})
     html = write_page(PAGE, folder, folder).read_text("utf-8")
-    assert f"2020-01-01 00:00 UTC, commit abcdef1, a processor: {told}" in html
+    assert f"2020-01-01 00:00 UTC, commit abcdef1, a processor: {note}" in html
 
 
 def test_what_was_not_run_here_is_shown_as_it_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

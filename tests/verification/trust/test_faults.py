@@ -259,8 +259,8 @@ def test_a_sealed_line_of_another_structure_is_done_again(entry: dict[str, Any],
     (path,) = tmp_path.glob("journal-*.jsonl")
     first, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(json.dumps(seal(entry)).encode() + b"\n" + rest)
-    (told,) = Journal(tmp_path, PLAN, fresh=False).damaged
-    assert told.startswith(f"{path}, line 1: expected a unit and its result, found ")
+    (damage,) = Journal(tmp_path, PLAN, fresh=False).damaged
+    assert damage.startswith(f"{path}, line 1: expected a unit and its result, found ")
     assert finish(tmp_path) == expected
     assert first in path.read_bytes()
 
@@ -291,7 +291,7 @@ def test_processes_that_work_end_with_the_one_that_was_killed(tmp_path: Path) ->
 
 
 def _at_work(pid: int) -> bool:
-    """Whether there is such a process that has not ended, as one of which nobody has asked yet has."""
+    """Whether there is such a process that has not ended, as one that was not waited for has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

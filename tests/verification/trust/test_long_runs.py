@@ -82,9 +82,9 @@ def test_killed_in_either_half_it_goes_on_bit_for_bit(
 
 
 def test_an_odd_number_of_steps_has_a_second_half() -> None:
-    told: list[int] = []
-    assert long_run(STEPS + 1, "float64", 100, told.append)["restored bit for bit"]
-    assert told[-1] == STEPS + 1 + STEPS // 2 + 1
+    steps_done: list[int] = []
+    assert long_run(STEPS + 1, "float64", 100, steps_done.append)["restored bit for bit"]
+    assert steps_done[-1] == STEPS + 1 + STEPS // 2 + 1
 
 
 def test_what_was_kept_must_be_whole_and_of_the_same_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -254,7 +254,7 @@ def test_results_that_cannot_be_kept_are_replaced(left: bytes | None, two_scopes
     assert [one["name"] for one in read_json(path)["scopes"]] == ["core"]
 
 
-def test_a_scope_in_which_nothing_counts_is_told_and_fails(
+def test_a_scope_in_which_nothing_counts_is_reported_and_fails(
     two_scopes: dict[str, str], mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mutation, "accepted", lambda: {mutant.key: "because" for mutant in mutants[:2]})
@@ -303,7 +303,7 @@ def test_what_was_killed_is_trusted_for_the_same_sources_and_tests_only(
     assert "not those of the earlier run" in capsys.readouterr().out
 
 
-def test_earlier_outcomes_that_are_damaged_are_told_and_nothing_is_tried(
+def test_earlier_outcomes_that_are_damaged_are_reported_and_nothing_is_tried(
     judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mutation_outcomes.json"
@@ -320,7 +320,7 @@ def test_earlier_outcomes_that_are_damaged_are_told_and_nothing_is_tried(
     assert len(judged) == 2, "of another form: all of them"
 
 
-def test_a_mutant_that_the_system_ends_is_tried_again_and_then_told(
+def test_a_mutant_that_the_system_ends_is_tried_again_and_then_reported(
     judged: list[str], two_scopes: dict[str, str], mutants: list[Mutant], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is no kill: memory that is short must not raise the score."""
