@@ -10,8 +10,6 @@ from geolora_ref.oracle.pytest_plugin import BACKEND, answer
 
 
 def test_conformance(conformance_case: Any, pytestconfig: pytest.Config) -> None:
-    """The backend's answer is the exact answer to a question that differs from the one asked by
-    rounding only.
-    """
+    """The backend's answer is exact for some question within rounding of the given one."""
     harness, known = pytestconfig.stash[BACKEND]
     answer(pytestconfig, harness, conformance_case, known)

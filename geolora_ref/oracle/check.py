@@ -37,7 +37,7 @@ from geolora_ref.oracle.trial.harness import LONGEST, Harness, Held, Options, Ou
 from geolora_ref.oracle.trial.manners import spoil
 from geolora_ref.support.foreign import place, words
 
-__all__ = ["Answer", "Answers", "Asked", "answered", "check_step", "run_case", "smallest_failing"]
+__all__ = ["Answer", "Answers", "Tally", "answered", "check_step", "run_case", "smallest_failing"]
 
 Answer = tuple[Row, StepInputs | None]
 """The row of a backend in a case, and the inputs of the last step there; None if the backend gave
@@ -53,7 +53,7 @@ DRIFT = 2.0
 it is found.
 """
 AGAIN = 5
-"""The number of failed steps that are asked once more."""
+"""The number of failed steps that are called once more."""
 HELD = 4
 """The number of last calls whose inputs and results are checked again in each step; the last step
 of a case checks all.
@@ -61,7 +61,7 @@ of a case checks all.
 
 
 @dataclass(frozen=True)
-class Asked:
+class Tally:
     """The rows of a backend so far; ``before`` : the arrays that the last call was given and returned.
 
     ``looked_at`` : the steps that it "failed", that it "passed", and the failed ones that single
@@ -98,7 +98,7 @@ class Asked:
         if harness.whole or not failing:
             return None
         failed = [row for row in self.rows if row.outcome == "failed"]
-        line = min(filter(None, map(_first_line, failed)), key=lambda told: told[: len("line 3")], default="")
+        line = min(filter(None, map(_first_line, failed)), key=lambda line: line[: len("line 3")], default="")
         judged = sum(bool(row.error) for row in failed) <= (1.0 - IS) * len(failed)
 
         def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | str:
@@ -152,14 +152,14 @@ def answered(harness: Harness, case: ConformanceCase, before: list[Held], repeat
 
 
 def _once(harness: Harness, case: ConformanceCase, before: list[Held]) -> Answer:
-    """Judge a case, whatever the backend has left behind."""
+    """Judge a case, in whatever state the backend has left the process."""
     try:
         return _named(case.id)(harness, case, before)
     except MemoryError:  # the kit's own: its matrices are larger than the backend's
         raise
     except Exception as problem:
-        told = f"left something behind with which the kit cannot go on: {words(problem, LONGEST)}"
-        return Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=told, where=place(problem)), None
+        error = f"left a state in which the kit cannot continue: {words(problem, LONGEST)}"
+        return Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=error, where=place(problem)), None
 
 
 def _named(name: str) -> Callable[..., Answer]:
@@ -236,12 +236,12 @@ def _overwritten(harness: Harness, held: list[Held], results: Sequence[Array], n
     new = new[: len(arrays)]
     if not arrays or [tuple(X.shape) for X in arrays] != [X.shape for X in new]:
         return ()
-    del held[slice(len(ARGUMENTS), None) if results else slice(len(ARGUMENTS))]  # behind the arguments come results
+    del held[slice(len(ARGUMENTS), None) if results else slice(len(ARGUMENTS))]  # after the arguments come results
     return arrays if all(map(harness.conversion.overwritten, arrays, new)) else ()
 
 
 def _ranks(verdict: Verdict) -> dict[str, int] | None:
-    """The wrong rank beside the right ones, by name."""
+    """The wrong rank and the right ones, by name."""
     return dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True)) if verdict.ranks else None
 
 
@@ -252,8 +252,8 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
     if outcome.error:
         return Verdict(error=outcome.error)
     parts, promised = {}, harness.promised
-    for k, (asked, factors) in enumerate(outcome.results):
-        parts[_place(k, outcome.stacked)] = judge(asked, factors, **promised)
+    for k, (problem, factors) in enumerate(outcome.results):
+        parts[_place(k, outcome.stacked)] = judge(problem, factors, **promised)
     if harness.stages:
         stages, output, error = harness.run_stages(inputs)
         if output is None:
@@ -321,12 +321,12 @@ def check_step(
     select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning
         of one).
     quick : a quarter of the catalogue, which is enough for every mutant.
-    shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is asked, in
+    shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is tried, in
         addition.
     fuzz, seed : the number of further drawn cases, and their seed; the reasons of the first three
         failing ones also name the smallest case that fails.
-    repeat : how often each case is asked; a case that fails once has failed.
-    fail_fast : stop behind the first case that fails.
+    repeat : how often each case is run; a case that fails once has failed.
+    fail_fast : stop after the first case that fails.
     answers : given the cases and ``repeat``, asks the backend elsewhere:
         :class:`geolora_ref.oracle.jobs.Jobs`.
     xfail : {case id: reason}: cases known to fail; unselected ones are ignored.  Strict: a case
@@ -343,18 +343,18 @@ def check_step(
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
     choice = Choice(dict(select or {}), quick, tuple(shapes), fuzz, seed, fail_fast, repeat)
-    cases, conversion, asked = choice.cases(harness), harness.conversion, Asked(harness)
+    cases, conversion, tally = choice.cases(harness), harness.conversion, Tally(harness)
     made_by, given = environment(conversion), answers or functools.partial(_here, harness)
     sizes = [(case.parameters.m, case.parameters.n, case.parameters.r) for case in cases]
     seen = statistics.median([resolution(*size, harness.eps, harness.storage) for size in sizes])
-    rows = asked.rows
+    rows = tally.rows
 
     def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
         seconds = time.perf_counter() - started
         failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome in ("failed", "xfailed")]
-        told = shared(failed, cases[: len(rows)])
+        in_common = shared(failed, cases[: len(rows)])
         judged: dict[str, Any] = {"precision": harness.arithmetic, "resolution": seen, "promised": harness.options}
-        judged |= {"shared": told, "choice": choice, "environment": made_by}
+        judged |= {"shared": in_common, "choice": choice, "environment": made_by}
         return Report(harness.name, conversion.array, conversion.dtype, rows, problems, diagnosis, seconds, **judged)
 
     doing = ""
@@ -366,7 +366,7 @@ def check_step(
                 answer = next(coming, None)
                 if answer is None:
                     return report([f"stopped after {len(rows)} of {len(cases)} cases: too many crashes and hangs"])
-                row = asked.take(case, answer, xfail.get(case.id))
+                row = tally.take(case, answer, xfail.get(case.id))
                 if fail_fast and row.outcome == "failed":
                     break
         progress(len(cases), len(cases))
@@ -375,7 +375,7 @@ def check_step(
         doing = "the search for the smallest of the drawn cases that fail"
         _shrink(harness, cases, rows)
         doing = "the diagnosis"
-        diagnosis = asked.diagnosis()
+        diagnosis = tally.diagnosis()
     except KeyboardInterrupt as stopped:
         problem = f"interrupted in {str(stopped) or doing}, after {len(rows)} of {len(cases)} cases"
         raise Interrupted(report([problem])) from None
@@ -424,14 +424,14 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
 
 def _in_common(failed: Sequence[Row]) -> dict[str, Any]:
     """For each of five fields of :class:`Diagnosis`, whether it holds in every case that fails."""
-    asked: dict[str, Callable[[Row], bool]] = {
+    fields: dict[str, Callable[[Row], bool]] = {
         "others_only": _in_others_alone,
         "rank_only": _in_rank_alone,
         "too_few": _has_too_few,
         "form_only": _in_form_alone,
         "drifts": _by_drift_alone,
     }
-    return {name: all(map(holds, failed)) for name, holds in asked.items()}
+    return {name: all(map(holds, failed)) for name, holds in fields.items()}
 
 
 def _in_rank_alone(row: Row) -> bool:
@@ -450,9 +450,9 @@ def _has_too_few(row: Row) -> bool:
 
 
 def _in_others_alone(row: Row) -> bool:
-    """Whether a case fails in problems behind the first one of its stack alone."""
-    behind = [criterion.startswith("problem ") and not criterion.startswith("problem 1 ") for criterion in row.criteria]
-    return bool(behind) and all(behind)
+    """Whether a case fails in problems after the first one of its stack alone."""
+    later = [criterion.startswith("problem ") and not criterion.startswith("problem 1 ") for criterion in row.criteria]
+    return bool(later) and all(later)
 
 
 def _in_form_alone(row: Row) -> bool:

@@ -38,10 +38,10 @@ def check(options: argparse.Namespace) -> int:
     sys.path.insert(0, os.getcwd())
     with suppress(RuntimeError, ValueError, OSError, AttributeError):  # standard error is closed or no file
         faulthandler.enable()  # a crash in C prints the case that was running
-    asked, verdict, status = _check_step if options.rule is None else _check_rule, "", None
+    judge, verdict, status = _check_step if options.rule is None else _check_rule, "", None
     try:
         with kept():
-            report = asked(options)
+            report = judge(options)
     except Interrupted as stopped:
         report, verdict, status = stopped.report, "INTERRUPTED", INTERRUPTED
     if isinstance(report, str):  # a script
@@ -57,14 +57,14 @@ def _check_step(options: argparse.Namespace) -> Report | str:
     given = {name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)}
     shapes = tuple(map(shape, options.shape))
     jobs = Jobs(options.jobs, partial(load_harness, given), options.timeout)
-    backend, asked = load_backend(options.backend), harness_options(given.__getitem__)
+    backend, keywords = load_backend(options.backend), harness_options(given.__getitem__)
     if options.reproduce is not None:
         with redirect_stdout(sys.stderr):  # a backend may print, and the script is to be read by Python
-            return reproduction(backend, options.reproduce, shapes=shapes, **asked)
-    asked["name"] = options.name or asked["name"]
+            return reproduction(backend, options.reproduce, shapes=shapes, **keywords)
+    keywords["name"] = options.name or keywords["name"]
     return check_step(
         backend,
-        **asked,
+        **keywords,
         select=_selection(options.tests),
         quick=options.quick,
         shapes=shapes,

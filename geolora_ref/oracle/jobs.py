@@ -182,10 +182,10 @@ class _Worker:
         """The way in which the process has ended, in words."""
         self.process.join()
         code = self.process.exitcode
-        told = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
         if self.stage == BACKEND:
-            raise ChildProcessError(f"jobs: a process ended {told} before the backend was loaded")
-        return f"{LOST[0]} {told}"
+            raise ChildProcessError(f"jobs: a process ended {how} before the backend was loaded")
+        return f"{LOST[0]} {how}"
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""

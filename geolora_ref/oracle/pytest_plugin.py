@@ -11,7 +11,7 @@ import pytest
 
 from geolora_ref.oracle.cases.case import ConformanceCase
 from geolora_ref.oracle.cases.known_failures import checked, read_known_failures
-from geolora_ref.oracle.check import Asked
+from geolora_ref.oracle.check import Tally
 from geolora_ref.oracle.trial.choice import questions
 from geolora_ref.oracle.trial.harness import Harness
 from geolora_ref.oracle.trial.load import harness_options, load_backend
@@ -25,7 +25,7 @@ BACKEND: pytest.StashKey[tuple[Harness, Mapping[str, str]]] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the kit beside the project's own tests; ``pytest.UsageError`` if the backend or its
+    """Collect the kit along with the project's own tests; ``pytest.UsageError`` if the backend or its
     arrays cannot be made.
     """
     sys.path.insert(0, str(config.invocation_params.dir))  # like geolora-ref check; only python -m pytest does so itself
@@ -65,8 +65,8 @@ def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known
     """Ask a case as a test, which passes, fails, or xfails if it is known to fail; the row is kept
     for the diagnosis.
     """
-    asked = config.stash.setdefault(RESULTS, {}).setdefault(id(harness), Asked(harness))
-    row = asked.ask(case, known.get(case.id))
+    tally = config.stash.setdefault(RESULTS, {}).setdefault(id(harness), Tally(harness))
+    row = tally.ask(case, known.get(case.id))
     if row.outcome == "xfailed":
         pytest.xfail(row.error)
     if row.outcome != "passed":  # no assert: python -O would leave it out

@@ -41,7 +41,7 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     """The script for the case with this id, which the backend must fail; for a drawn case, for the
     smallest that fails.
 
-    The script prints each finding beside the error that rounding allows, and ends with status 1 if
+    The script prints each finding next to the error that rounding allows, and ends with status 1 if
     something is wrong.  For a sequence it asks the failing step, for a stack the first problem.
 
     Before it is returned, the script is run in a process of its own.
@@ -59,7 +59,7 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
         case = smallest_failing(harness, case)
     row, inputs = run_case(harness, case, last_asked=True)
     if row.outcome != "failed" or inputs is None:
-        raise ValueError(f"reproduce: expected a case that fails, found that {case_id} passes if it is asked alone")
+        raise ValueError(f"reproduce: expected a case that fails, found that {case_id} passes if it is run alone")
     text = _script(harness, f"{case_id}: {row.finding}", case.reason, inputs, case, imported)
     if problem := ended(text, judged=not row.error):
         raise ValueError(
@@ -211,7 +211,7 @@ FIRST = '''def first(found):
 
 '''
 FORM = """\
-    "S1 beside its diagonal": (norm(S1 - np.diag(np.diag(S1))), allowed),
+    "S1 off its diagonal": (norm(S1 - np.diag(np.diag(S1))), allowed),
     "S1 is complex or negative": (float(np.max([-np.diag(S1).real, np.abs(np.diag(S1).imag)])), allowed),
     "S1 is not in descending order": (float(np.max(np.diff(np.diag(S1).real), initial=0.0)), allowed),
 """

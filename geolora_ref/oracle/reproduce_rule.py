@@ -40,23 +40,23 @@ def rule_reproduction(
     conversion = Conversion(array, dtype, device)
     imported = import_of(rule, name).replace("step = ", "rule = ").replace(" as step", " as rule")
     setting = Setting(momentum, smoothing, rounding=EPS[dtype])
-    row, asked, expected = reproduced(rule, sequence, definition, setting, conversion)
-    steps = [given(step, asked.scale) for step in asked.steps[: row.step + 1]]
+    row, failing, expected = reproduced(rule, sequence, definition, setting, conversion)
+    steps = [given(step, failing.scale) for step in failing.steps[: row.step + 1]]
     unit = 4.0 * sum(expected.D.shape) ** 0.5 * setting.rounding
-    told = row.error or ", ".join(f"{criterion} {row.ratios[criterion]:.3g}" for criterion in row.failed)
+    finding = row.error or ", ".join(f"{criterion} {row.ratios[criterion]:.3g}" for criterion in row.failed)
     text = TEMPLATE.format(
-        finding=plain(f"{sequence}, step {row.step}: {told}"),
+        finding=plain(f"{sequence}, step {row.step}: {finding}"),
         reason=plain(row.reason),
         imported=imported,
         adapters=adapters(conversion),
         steps="\n".join(f"    ({', '.join(array_of(conversion.rounded(X)) for X in step)})," for step in steps),
         expected=array_of(expected.D),
-        scale=repr(asked.scale ** HOMOGENEOUS.get(definition, 0)),
+        scale=repr(failing.scale ** HOMOGENEOUS.get(definition, 0)),
         allowed=repr(FAIL * unit * (expected.sensitivity + float(np.linalg.norm(expected.D)))),
         unit=repr(FAIL * unit),
     )
     if problem := ended(text, judged=not row.error):
-        raise ValueError(f"reproduce: expected a failure that shows without the kit, found that a script {problem} ({told})")
+        raise ValueError(f"reproduce: expected a failure that shows without the kit, found that a script {problem} ({finding})")
     return text
 
 

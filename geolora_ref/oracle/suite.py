@@ -44,9 +44,7 @@ def conformance_suite(
 
         @pytest.mark.parametrize("case", cases, ids=[case.id for case in cases])
         def test_case(self, case: Any, pytestconfig: pytest.Config) -> None:
-            """The backend's answer is the exact answer to a question that differs from the one
-            asked by rounding only.
-            """
+            """The backend's answer is exact for some question within rounding of the given one."""
             answer(pytestconfig, harness, case, known)
 
     return ConformanceSuite

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from geolora_ref.oracle.check import Asked
+from geolora_ref.oracle.check import Tally
 
 
 @pytest.fixture
 def undiagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kit without its diagnosis: to ask all mutants takes most of the time of a run that fails."""
-    monkeypatch.setattr(Asked, "diagnosis", lambda self: None)
+    monkeypatch.setattr(Tally, "diagnosis", lambda self: None)

@@ -106,7 +106,7 @@ def test_directions_go_to_the_backends_that_take_them() -> None:
     assert len(report.failures) == len(report.rows) == len(more)
     assert report.diagnosis is not None
     assert report.diagnosis.as_data()["mutant"] == "core-from-k"
-    with pytest.raises(ValueError, match=r"^directions: expected none beside whole"):
+    with pytest.raises(ValueError, match=r"^directions: expected none with whole"):
         check_step(step, whole=True, directions=True)
 
 

@@ -504,7 +504,7 @@ def weight_decay_on_bases(S_hat, U_hat, V_hat, **parameters):
     return 0.9999 * U1, S1, 0.9999 * V1
 
 
-@_add(6, "one kept singular value is off by 1e-9 of itself: invisible to the loss of optimality beside a large tail")
+@_add(6, "one kept singular value is off by 1e-9 of itself: invisible to the loss of optimality next to a large tail")
 def kept_value_perturbed(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     size = 1e-9 if np.finfo(S1.dtype).eps < 1e-10 else 1e-3

@@ -48,7 +48,7 @@ def _first_ranks(rank: Callable[[int], int]) -> Step:
 
 
 def _first_rows(name: str, size: int) -> Step:
-    """A step that never reads the rows of an argument behind its whole tiles."""
+    """A step that never reads the rows of an argument after its whole tiles."""
 
     def change(x: Given) -> Mapping[str, Any]:
         X = x.arrays[name]
@@ -105,9 +105,9 @@ def _zero_for_tiny(x: Given) -> Mapping[str, Any]:
 
 WRONG: dict[str, tuple[int, str, Step]] = {
     "strides-assumed": (3, "every argument is read as if it lay row by row", MUTANTS["strides-ignored"].step),
-    "rows-of-k-lost": (3, "the rows of ∇_K behind whole tiles of 32 are not read", _first_rows("dK", 32)),
-    "rows-of-l-lost": (3, "the rows of ∇_L behind whole tiles of 32 are not read", _first_rows("dL", 32)),
-    "rows-of-s-lost": (3, "the rows of ∇_S behind whole vectors of 4 are not read", _first_rows("dS", 4)),
+    "rows-of-k-lost": (3, "the rows of ∇_K after whole tiles of 32 are not read", _first_rows("dK", 32)),
+    "rows-of-l-lost": (3, "the rows of ∇_L after whole tiles of 32 are not read", _first_rows("dL", 32)),
+    "rows-of-s-lost": (3, "the rows of ∇_S after whole vectors of 4 are not read", _first_rows("dS", 4)),
     "conjugate-lost": (3, "∇_L is not conjugated", _changed(lambda x: {"dL": x.arrays["dL"].conj()})),
     "gradient-of-s-conjugated": (3, "∇_S is conjugated", _changed(lambda x: {"dS": x.arrays["dS"].conj()})),
     "core-of-k": (3, "∇_S is formed of ∇_K", _changed(lambda x: {"dS": x.arrays["U"].conj().T @ x.arrays["dK"]})),
@@ -160,7 +160,7 @@ def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], S
 
 
 def _captured(name: str) -> Callable[[], Step]:
-    """A step that keeps a parameter from its fourth call with the same array S, behind three calls to
+    """A step that keeps a parameter from its fourth call with the same array S, after three calls to
     warm up, for all later ones.
     """
 
@@ -351,13 +351,13 @@ KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
         ("path-template-max-at", "path-template-diagonal"),
     ),
 }
-"""Defects of kept state: the words, a function that makes the step anew, and the cases that show it
+"""Defects of kept state: the words, a function that makes a new step, and the cases that show it
 in this order.
 """
 
 
 def _batched(most: int) -> Step:
-    """A step for stacks that leaves out the K-step behind the first ``most`` problems."""
+    """A step for stacks that leaves out the K-step after the first ``most`` problems."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
         problems = zip(*arrays, strict=True)
@@ -382,8 +382,8 @@ def _at(place: Place, wrong: Step) -> Step:
 class NarrowMutant:
     """A broken backend: its id, the wrong line, the place in words, and the defect there.
 
-    ``make`` makes it anew, with nothing kept from an earlier call.  ``cases`` : the cases that show
-    the mutant, asked in this order.  ``options`` : keywords of the harness.
+    ``make`` makes a new one, with nothing kept from an earlier call.  ``cases`` : the cases that show
+    the mutant, run in this order.  ``options`` : keywords of the harness.
     """
 
     id: str
@@ -413,7 +413,7 @@ def _options(case: str) -> Mapping[str, Any]:
 
 def _of_stacks() -> Iterator[NarrowMutant]:
     for most, case in STACKS.items():
-        where, words = f"a stack has more than {most} problems", f"the K-step of those behind {most} is left out"
+        where, words = f"a stack has more than {most} problems", f"the K-step of those after {most} is left out"
         yield NarrowMutant(f"stack/beyond-{most}", 3, where, words, partial(_batched, most), (case,), {"batched": True})
 
 

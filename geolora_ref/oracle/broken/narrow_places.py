@@ -166,7 +166,7 @@ def _negated(names: set[str], r: int) -> Place:
 
 
 def _beside_diagonal(x: Given) -> float:
-    """The part of S beside its diagonal, relative to S."""
+    """The part of S off its diagonal, relative to S."""
     S = x.arrays["S"]
     return float(np.linalg.norm(S - np.diag(np.diag(S))) / (np.linalg.norm(S) or 1.0))
 

@@ -204,7 +204,7 @@ COMPLEX_GRADIENTS: dict[str, tuple[dict[str, Any], str]] = {
     "small-rate": ({"learning_rate": 1e-8}, "K_new is nearly in the range of U, because λ is small"),
     "none": ({"gradient": "zero", "min_rank": 5}, "no gradient, and new directions are wanted"),
 }
-"""Gradients for which code may take another path, beside complex numbers: their parameters, the reason."""
+"""Gradients for which code may take another path, besides complex numbers: their parameters, the reason."""
 SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "rate": ({"max_rank": 4}, {"learning_rate": 0.03}, "λ"),
     "tau": ({"max_rank": 4}, {"tau": 0.5}, "τ"),
@@ -220,7 +220,7 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 """What is special about a sequence, what differs in its last step, and its name."""
 PLAIN_SCHEDULES = ("rate", "tau", "theta", "min", "max")
-"""Those that are asked with the backend's own results, too."""
+"""Those that are run with the backend's own results, too."""
 GRADES = {
     "graded": "of the residuals' singular values the last is 3e-11: small, and no rounding",
     "steep": "the residuals' singular values fall to 1e-7: their squares to the rounding of double precision",
@@ -403,12 +403,12 @@ def _gradients() -> Iterator[ConformanceCase]:
         for name, (rate, rate_reason) in RATES.items():
             for core in ("diagonal", "dense", "zero"):
                 parameters = CaseParameters(11, 8, 3, "algebraic", core, gradient, learning_rate=rate, tau=0.0)
-                told = {gradient: GRADIENT_REASONS[gradient], name: rate_reason}
+                reasons = {gradient: GRADIENT_REASONS[gradient], name: rate_reason}
                 if core == "zero":
-                    told |= {key: reason for key, reason in REASONS_FROM_ZERO.items() if key in told}
+                    reasons |= {key: reason for key, reason in REASONS_FROM_ZERO.items() if key in reasons}
                 range_needed = ("wide-range",) if gradient == "huge" or name in ("1e-14", "1e6") else ()
                 flags = (gradient, core, *range_needed)
-                yield question("gradient", f"{gradient}-{core}-rate-{name}", flags, "; ".join(told.values()), parameters)
+                yield question("gradient", f"{gradient}-{core}-rate-{name}", flags, "; ".join(reasons.values()), parameters)
 
 
 def _magnitudes() -> Iterator[ConformanceCase]:

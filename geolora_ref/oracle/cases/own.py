@@ -1,4 +1,4 @@
-"""Cases beside the catalogue: sizes that the caller names, cases drawn from a seed, and the
+"""Cases in addition to the catalogue: sizes that the caller names, cases drawn from a seed, and the
 smallest case that fails.
 
 No property testing library is used: an id must fix the meaning of a question, and a library may
@@ -26,7 +26,7 @@ HARD = ("nearly in the range", "rank one", "graded")
 SIZES = (4, 5, 8, 12, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 127, 128, 129)
 RANKS = (1, 2, 4, 7, 8, 9, 16, 17, 32, 33)
 MOST = 150
-"""The most cases that are asked in the search for the smallest failing one."""
+"""The most cases that are run in the search for the smallest failing one."""
 
 
 def shape(text: str) -> Size:
@@ -89,16 +89,16 @@ def smallest(case: ConformanceCase, fails: Callable[[ConformanceCase], bool]) ->
     """A simpler case that fails too, down to one whose further simplifications all pass (within
     ``MOST`` questions).
     """
-    asked = 0
+    tried = 0
     shrunk = True
-    while shrunk and asked < MOST:
+    while shrunk and tried < MOST:
         shrunk = False
         for smaller in _simpler(case):
-            asked += 1
+            tried += 1
             if fails(smaller):
                 case, shrunk = smaller, True
                 break
-            if asked >= MOST:
+            if tried >= MOST:
                 break
     return replace(case, reason=in_words(case.parameters, {"layout": case.layout, "steps": case.steps, "trained": case.trained}))
 
@@ -129,6 +129,6 @@ def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
 def in_words(p: CaseParameters, more: dict[str, Any]) -> str:
     """The text of a drawn case: its sizes, and every parameter that is not the default."""
     plain = {field.name: field.default for field in fields(CaseParameters)} | {"layout": "rows", "steps": 1, "trained": False}
-    told = {name: value for name, value in (asdict(p) | more).items() if name not in ("m", "n", "r", "seed", "bases")}
-    other = ", ".join(f"{name} = {value}" for name, value in told.items() if value != plain[name])
+    stated = {name: value for name, value in (asdict(p) | more).items() if name not in ("m", "n", "r", "seed", "bases")}
+    other = ", ".join(f"{name} = {value}" for name, value in stated.items() if value != plain[name])
     return f"drawn: {p.m} x {p.n}, r = {p.r}" + (f", {other}" if other else "")

@@ -69,7 +69,7 @@ FEW = {
     "long": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
     "long-wide": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
 }
-"""The limits and states that are asked at the slowest sizes."""
+"""The limits and states that are run at the slowest sizes."""
 HARD_SIZES = {
     "attention": (64, 64, 16, "m = n and nothing is left over of any block, as in the layers of an attention"),
     "template": SIZES["template"],
@@ -102,7 +102,7 @@ FEW_HARD = {
 """Further sizes with few of the gradients."""
 NEARLY_THE_CORE = "both residuals are 1e-9 of the gradient: one pass of orthogonalisation is not enough"
 TIES = {"above": 0.5 + 5e-10, "below": 0.5 - 5e-10}
-"""τ on either side of the tail behind the first three quarters of equal singular values."""
+"""τ on either side of the tail after the first three quarters of equal singular values."""
 SMALLEST = {
     "one-by-one": (1, 1, 1, "Ŵ = 0, of one number"),
     "rank-one": (9, 7, 1, "Ŵ = 0 at r = 1"),

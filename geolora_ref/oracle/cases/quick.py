@@ -10,7 +10,7 @@ from geolora_ref.oracle.broken.narrow_mutants import NARROW_MUTANTS
 
 __all__ = ["QUICK", "SLOW"]
 
-BESIDE = (
+OTHERS = (
     *("shape-square-dense", "shape-tall-zero", "shape-one-by-one-diagonal", "trap-all-values-equal-the-threshold-is-a-tie"),
     *("complex-square-dense", "complex-tall-dense", "complex-wide-dense", "directions-dense"),
     *(f"threshold-tau-{precision}-{side}-diagonal" for precision in ("double", "single") for side in ("below", "above")),
@@ -23,5 +23,5 @@ SLOW = (
     *("layer-mlp-theta", "layer-mlp-wide-theta"),
 )
 """Cases that narrow mutants name, and which take too long for a quick run."""
-QUICK = frozenset({*BESIDE, *DRAWN, *(case for mutant in NARROW_MUTANTS.values() for case in mutant.cases)} - {*SLOW})
+QUICK = frozenset({*OTHERS, *DRAWN, *(case for mutant in NARROW_MUTANTS.values() for case in mutant.cases)} - {*SLOW})
 """The ids of the quick cases."""

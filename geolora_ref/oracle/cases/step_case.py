@@ -1,4 +1,4 @@
-"""Cases: the questions a step is asked, drawn by spectrum and by trap instead of by raw random entries."""
+"""Cases: the questions that a step answers, drawn by spectrum and by trap instead of by raw random entries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CORES = ("diagonal", "dense", "unsorted", "negative", "zero")
 """How S is given: diag(σ), Q₁ diag(σ) Q₂ᴴ, permuted diagonal, diag(−σ), or 0 (the usual start)."""
 
 NEAR_CORES = ("nearly diagonal", "nearly symmetric")
-"""Further cores, which ``--fuzz`` does not draw: 1e-9 beside a diagonal matrix, or beside a Hermitian
+"""Further cores, which ``--fuzz`` does not draw: 1e-9 next to a diagonal matrix, or to a Hermitian
 indefinite one.
 """
 
@@ -76,7 +76,7 @@ one is too large for large m.
 """
 
 SPARSE = ("sparse", "padded")
-"""Gradients with zero rows and columns: one row and column behind "unit" bases, or the zero rows of
+"""Gradients with zero rows and columns: one row and column after "unit" bases, or the zero rows of
 "padded" ones.
 """
 PADDING = 2

@@ -47,8 +47,8 @@ class Diagnosis:
     ``instead`` : the finding where no block explains the deviation.
     ``first_line`` : the first line of the algorithm that fails by the backend's own stages.
     ``unusable`` : the reason why the first unusable result cannot be judged.
-    ``repeated`` : whether a failed step failed again when it was asked once more.
-    ``unsteady`` : whether a failed step gets two different answers when it is asked twice in a row.
+    ``repeated`` : whether a failed step failed again when it was called once more.
+    ``unsteady`` : whether a failed step gets two different answers when it is called twice in a row.
     ``stages_right`` : whether every line of the backend's own stages is right wherever the backend
     fails.
     ``layouts`` : the memory layouts that fail, if the same numbers pass in row-major order.
@@ -86,73 +86,73 @@ class Diagnosis:
         """The diagnosis in words."""
         if self.unsteady:
             return (
-                "Asked twice with the same numbers, it answers differently: the backend keeps a state or is not deterministic, "
+                "Called twice with the same numbers, it answers differently: the backend keeps a state or is not deterministic, "
                 "and what it answers says nothing about its lines."
             )
-        told = []
+        sentences = []
         if self.first_line:
-            told.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
+            sentences.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
         if self.others_only:
-            told.append(
+            sentences.append(
                 "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
             )
-            return " ".join(told)
+            return " ".join(sentences)
         if self.drifts:
             return (
                 "In every case that fails the bases alone are wrong, in a later step and by little: their defect grows from "
                 "step to step. Orthonormalise U and V again."
             )
         if self.stages_right:
-            told.append("Every line of its own stages is right in every case that fails: the step returns something else.")
-        told += self._likeness()
+            sentences.append("Every line of its own stages is right in every case that fails: the step returns something else.")
+        sentences += self._likeness()
         if self.unread:
-            told.append(
+            sentences.append(
                 f"Other values were tried for {', '.join(self.unread)}, and no answer changed: ignored, limited, or kept from an "
                 "earlier call."
             )
         if self.layouts:
             read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
-            told.append(
+            sentences.append(
                 f"What fails with arguments in other layouts ({', '.join(self.layouts)}) is right with the same numbers row by "
                 f"row in memory: it reads {read}."
             )
         elif not self.repeated:
-            told.append(
-                "Asked again with new arrays, the steps that failed are right: the backend keeps a state, "
+            sentences.append(
+                "Called again with new arrays, the steps that failed are right: the backend keeps a state, "
                 "is not deterministic, or does not read its own results in their layout."
             )
         deviating = f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
-        told += [f"Where nothing is truncated, {deviating}."] if deviating and not (self.rank_only or self.form_only) else []
+        sentences += [f"Where nothing is truncated, {deviating}."] if deviating and not (self.rank_only or self.form_only) else []
         if self.blocks and not (self.matches or self.first_line or self.stages_right):
-            told.append("The line is named if the backend shows its stages (stages=…, --stages).")
+            sentences.append("The line is named if the backend shows its stages (stages=…, --stages).")
         if self.coarse:
-            told.append(
+            sentences.append(
                 "What fails is right to single precision: something is computed in fewer bits, or a small number is added "
                 "(precision='float32', --precision float32, judges it by that)."
             )
-        return " ".join(told)
+        return " ".join(sentences)
 
     def _likeness(self) -> list[str]:
-        """The mutant that the backend resembles, and the mutants that cannot be told from it."""
+        """The mutant that the backend resembles, and the mutants that cannot be distinguished from it."""
         if not self.matches:
-            told = ["No known defect behaves like this backend."]
-            told += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
+            said = ["No known defect behaves like this backend."]
+            said += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
             chosen = "which line 6 chooses, or line 4 gives too few columns" if self.too_few else "which line 6 chooses"
-            told += [f"In every case that fails the rank alone is wrong, {chosen}."] if self.rank_only else []
+            said += [f"In every case that fails the rank alone is wrong, {chosen}."] if self.rank_only else []
             if self.form_only:
-                told.append(
+                said.append(
                     "In every case that fails S1 alone is wrong, which line 6 leaves diagonal, nonnegative and sorted; a step "
                     "that promises a dense one is judged so (diagonal=False, --dense-core)."
                 )
-            return told
+            return said
         best, share = self.matches[0]
         verb = "This is what happens" if share >= IS else "This resembles what happens"
         steps = f"{self.compared} compared step{'s' * (self.compared != 1)}"
-        told = [f"{verb} when line {best.line} has this defect: {best.defect} ({best.id}; {share:.0%} of {steps} agree)."]
+        said = [f"{verb} when line {best.line} has this defect: {best.defect} ({best.id}; {share:.0%} of {steps} agree)."]
         equal = [mutant for mutant, other in self.matches[1:] if other == share]
-        told += [f"The same happens when line {mutant.line} has this one: {mutant.defect} ({mutant.id})." for mutant in equal]
+        said += [f"The same happens when line {mutant.line} has this one: {mutant.defect} ({mutant.id})." for mutant in equal]
         others = [f"{mutant.id} {other:.0%}" for mutant, other in self.matches[1:3] if mutant not in equal]
-        return told + ([f"Also close: {', '.join(others)}."] if others else [])
+        return said + ([f"Also close: {', '.join(others)}."] if others else [])
 
     def as_data(self) -> dict[str, Any]:
         """The diagnosis as plain JSON data, with exactly the findings that the text names.
@@ -221,7 +221,7 @@ def diagnose(
     ``stages``; only mutants of this line are compared, for line 3 by K_new, L_new and S_new in
     place of the outputs.  ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and
     sorted.  ``eps``, ``storage`` : as in :func:`geolora_ref.oracle.judges.criteria.judge`.
-    ``asked_again`` : whether failing steps can be asked again, untruncated.
+    ``asked_again`` : whether failing steps can be called again, untruncated.
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
@@ -230,7 +230,7 @@ def diagnose(
     reference = double.answers(REFERENCE.step, REFERENCE)
     found = [_safely(backend, inputs) for inputs in sample]
     compared = Comparison(eps, diagonal, storage)
-    tolerances = [compared.tolerance(inputs) for inputs in double.asked]
+    tolerances = [compared.tolerance(inputs) for inputs in double.steps]
     answers, right_answers = ([compared.answer(output) for output in outputs] for outputs in (found, reference))
     line = first_line.partition(" (")[0]
     own = [stages(inputs) for inputs in sample] if line == "line 3" else []
@@ -238,7 +238,7 @@ def diagnose(
     for mutant in (mutant for mutant in MUTANTS.values() if mutant.visible_in != "kit" and line in ("", f"line {mutant.line}")):
         if all(own) and own and mutant.stages:
             mine = [tuple(named[name] for name in COEFFICIENTS) for named in own]
-            theirs, right = ([_coefficients(of, inputs) for inputs in double.asked] for of in (mutant.stages, REFERENCE))
+            theirs, right = ([_coefficients(of, inputs) for inputs in double.steps] for of in (mutant.stages, REFERENCE))
             votes = _votes(compared.alike_matrices, mine, theirs, right, tolerances)
         else:
             given = as_given if mutant.visible_in == "catalogue" else double  # rounding counts
@@ -250,7 +250,7 @@ def diagnose(
     matches.sort(key=lambda match: -match[1])
     kept = [match for match in matches if match[1] >= RESEMBLES][:5]
     broken = next((output for output in found if isinstance(output, str)), "")
-    blocks, instead = deviating_blocks(found, reference, double.asked, compared, fails)
+    blocks, instead = deviating_blocks(found, reference, double.steps, compared, fails)
     return Diagnosis(
         kept, blocks, first_line, broken, counts[kept[0][0].id] if kept else 0, instead="" if first_line else instead
     )
@@ -269,8 +269,8 @@ def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
 
 
 def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
-    """Whether the backend gives one answer to a question that is asked twice.  First another
-    question of the same shapes is asked, for −W/2, with twice the gradient in other bases and half
+    """Whether the backend gives one answer to a question that is put twice.  First comes another
+    question of the same shapes, for −W/2, with twice the gradient in other bases and half
     of λ, so that no argument is the same.
 
     Results that cannot be judged count as steady.
@@ -314,14 +314,14 @@ def _of_linear_algebra(X: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps that the reference and the mutants are asked, with the shared first lines computed once."""
+    """The steps on which reference and mutants are compared, with the shared first lines computed once."""
 
-    asked: Sequence[StepInputs]
+    steps: Sequence[StepInputs]
 
     @cached_property
     def begun(self) -> Sequence[dict[str, Matrix]]:
         """The reference's results after line 4."""
-        return [REFERENCE.begin(*x.arrays, learning_rate=x.learning_rate) for x in self.asked]
+        return [REFERENCE.begin(*x.arrays, learning_rate=x.learning_rate) for x in self.steps]
 
     @np.errstate(all="ignore")
     def answers(self, step: Backend, stages: Stages | None) -> list[Found]:
@@ -329,11 +329,11 @@ class _Steps:
         from the results there.
         """
         if stages is None or not stages.begins_like(REFERENCE):
-            return [_safely(lambda x: step(*x.arrays, **x.parameters), x) for x in self.asked]
-        return [_safely(_behind_line_4(stages, begun), x) for begun, x in zip(self.begun, self.asked, strict=True)]
+            return [_safely(lambda x: step(*x.arrays, **x.parameters), x) for x in self.steps]
+        return [_safely(_after_line_4(stages, begun), x) for begun, x in zip(self.begun, self.steps, strict=True)]
 
 
-def _behind_line_4(stages: Stages, begun: Mapping[str, Matrix]) -> Callable[[StepInputs], Found]:
+def _after_line_4(stages: Stages, begun: Mapping[str, Matrix]) -> Callable[[StepInputs], Found]:
     def step(inputs: StepInputs) -> Factors:
         cut = {name: value for name, value in inputs.parameters.items() if name != "learning_rate"}
         output: Factors = stages.finish(begun, **cut)["output"]

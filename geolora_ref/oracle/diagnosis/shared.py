@@ -49,15 +49,15 @@ coincidence.
 """
 
 
-def shared(failed: Sequence[ConformanceCase], asked: Sequence[ConformanceCase]) -> str:
-    """The rarest property that all failing cases and few asked ones have, in a sentence; empty if
-    there is none.
+def shared(failed: Sequence[ConformanceCase], judged: Sequence[ConformanceCase]) -> str:
+    """The rarest property that all failing cases and few of those that were ``judged`` have, in
+    a sentence; empty if there is none.
     """
-    having = {name: [case for case in asked if has(case)] for name, has in PROPERTIES.items()}
+    having = {name: [case for case in judged if has(case)] for name, has in PROPERTIES.items()}
     common = {
-        name: cases for name, cases in having.items() if len(cases) <= SHARE * len(asked) and all(map(PROPERTIES[name], failed))
+        name: cases for name, cases in having.items() if len(cases) <= SHARE * len(judged) and all(map(PROPERTIES[name], failed))
     }
     if len(failed) < LEAST or not common:
         return ""
     name = min(common, key=lambda property_: len(common[property_]))
-    return f"all {len(failed)} failures have {name}, as {len(common[name])} of the {len(asked)} cases; no other case fails"
+    return f"all {len(failed)} failures have {name}, as {len(common[name])} of the {len(judged)} cases; no other case fails"

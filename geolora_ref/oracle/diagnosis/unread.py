@@ -25,13 +25,13 @@ CLEAR = 1e-3
 """The relative change of W₁ that a backend sees, even if it computes in few bits."""
 
 
-def unread(backend: Callable[[StepInputs], Found], asked: Sequence[StepInputs]) -> list[str]:
+def unread(backend: Callable[[StepInputs], Found], steps: Sequence[StepInputs]) -> list[str]:
     """The names of the arguments of which no value that is tried changes an answer to these steps in a
     single bit, though it clearly changes a right one.  Answers that cannot be judged count as changed.
     """
     expected: dict[str, bool] = {}
     read: set[str] = set()
-    for inputs in asked:
+    for inputs in steps:
         answer, right = backend(inputs), _right(inputs)
         rank = 0 if isinstance(answer, str) else len(answer[1])
         for name, forced, other in _others(inputs, rank):

@@ -67,7 +67,7 @@ class RuleRow:
 class _Failing(NamedTuple):
     """The first wrong answer of a sequence, given in this step, and the answers in the next steps."""
 
-    asked: Sequence
+    sequence: Sequence
     step: int
     answers: list[Triple]
 
@@ -168,27 +168,27 @@ def check_rule(
     failing: list[_Failing] = []
     name = name or f"{getattr(rule, '__module__', '?')}:{getattr(rule, '__qualname__', type(rule).__name__)}"
 
-    def report(told: str, *problems: str) -> RuleReport:
-        return RuleReport(name, definition, array, dtype, tuple(rows), told, time.perf_counter() - started, problems)
+    def report(diagnosis: str, *problems: str) -> RuleReport:
+        return RuleReport(name, definition, array, dtype, tuple(rows), diagnosis, time.perf_counter() - started, problems)
 
     everything = [sequence for sequence in questions(definition, conversion) if sequence.id.startswith(select)]
     if not everything:
         raise ValueError(f"select: expected the beginning of the id of a sequence, found {select!r}")
     doing = ""
     try:
-        for asked in everything:
-            doing = f"sequence {asked.id}"
-            row, answers = _judged(rule, asked, definition, setting, conversion)
+        for sequence in everything:
+            doing = f"sequence {sequence.id}"
+            row, answers = _judged(rule, sequence, definition, setting, conversion)
             rows.append(row)
             if not row.passed and answers:
-                failing.append(_Failing(asked, row.step, answers))
+                failing.append(_Failing(sequence, row.step, answers))
             if fail_fast and not row.passed:
                 break
         doing = "the diagnosis"
         return report(_diagnosis(rows, failing, definition, setting))
     except KeyboardInterrupt:
-        told = f"interrupted in {doing}, after {len(rows)} of {len(everything)} sequences"
-        raise Interrupted(report("", told)) from None
+        problem = f"interrupted in {doing}, after {len(rows)} of {len(everything)} sequences"
+        raise Interrupted(report("", problem)) from None
 
 
 def reproduced(
@@ -198,13 +198,13 @@ def reproduced(
 
     Raises ``ValueError`` for an id that no sequence has, and for a sequence that passes.
     """
-    asked = next((sequence for sequence in questions(definition, conversion) if sequence.id == name), None)
-    if asked is None:
+    sequence = next((sequence for sequence in questions(definition, conversion) if sequence.id == name), None)
+    if sequence is None:
         raise ValueError(f"reproduce: expected the id of a sequence for {conversion.dtype}, found {name!r}")
-    row, _ = _judged(rule, asked, definition, setting, conversion)
+    row, _ = _judged(rule, sequence, definition, setting, conversion)
     if row.passed:
         raise ValueError(f"reproduce: expected a sequence that fails, found that {name} passes")
-    return row, asked, [*RULES[definition](asked.steps, setting)][row.step]
+    return row, sequence, [*RULES[definition](sequence.steps, setting)][row.step]
 
 
 def questions(definition: str, conversion: Conversion) -> list[Sequence]:
@@ -220,7 +220,7 @@ def given(step: Step, scale: float = 1.0) -> tuple[Matrix, ...]:
 
 
 def _judged(
-    rule: Rule, asked: Sequence, definition: str, setting: Setting, conversion: Conversion
+    rule: Rule, sequence: Sequence, definition: str, setting: Setting, conversion: Conversion
 ) -> tuple[RuleRow, list[Triple]]:
     """The row of a sequence, up to the first step that fails, and the answers from there on, if there
     are any.
@@ -230,24 +230,24 @@ def _judged(
     of_another: Any = None
     found: RuleRow | None = None
     answers: list[Triple] = []
-    unit = asked.scale ** HOMOGENEOUS.get(definition, 0)
-    for number, (step, expected) in enumerate(zip(asked.steps, RULES[definition](asked.steps, setting), strict=True)):
-        if asked.between:
-            _, of_another, _ = _called(rule, given(asked.between[number]), of_another, conversion)
-        D, memory, error = _called(rule, given(step, asked.scale), memory, conversion)
+    unit = sequence.scale ** HOMOGENEOUS.get(definition, 0)
+    for number, (step, expected) in enumerate(zip(sequence.steps, RULES[definition](sequence.steps, setting), strict=True)):
+        if sequence.between:
+            _, of_another, _ = _called(rule, given(sequence.between[number]), of_another, conversion)
+        D, memory, error = _called(rule, given(step, sequence.scale), memory, conversion)
         if number and error.startswith(INFINITE):
             error += ": the arguments of earlier calls are overwritten with NaN"
         D = D and Triple(*(X / unit for X in D))
         if found is None:
             now = _ratios(D, step, expected, setting.rounding, first=number == 0, rule=definition) if D else {}
             ratios |= {name: float(np.maximum(ratio, ratios.get(name, 0.0))) for name, ratio in now.items()}
-            row = RuleRow(asked.id, asked.reason, dict(ratios), number, error)
+            row = RuleRow(sequence.id, sequence.reason, dict(ratios), number, error)
             found = None if row.passed else row
         if found is not None:
             answers += [] if D is None else [D]
             if D is None or number == found.step + FURTHER:
                 break
-    return found or RuleRow(asked.id, asked.reason, ratios), answers
+    return found or RuleRow(sequence.id, sequence.reason, ratios), answers
 
 
 def _called(rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conversion) -> tuple[Triple | None, Any, str]:
@@ -346,7 +346,7 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
         return ""  # mostly errors, which need no diagnosis
     if all(row.passed for row in rows if not row.id.startswith("two-")):
         return "wrong only where two layers take turns: the rule uses the memory of another layer, not the one it is given"
-    generic = [one for one in failing if one.asked.generic]
+    generic = [one for one in failing if one.sequence.generic]
     telling = sorted(generic or failing, key=lambda one: len(one.answers) == 1)[:TELLING]  # with a memory first
     defined = [
         (f"the rule {name}", "", _defined(name, telling, setting)) for name in sorted(RULES, key=lambda name: name != definition)
@@ -370,8 +370,8 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
         name += f", times {least:.4g}" + (f" to {most:.4g}" if most > 1.001 * least else "")
     if name == f"the rule {definition}":
         return f"right up to an error below {setting.rounding**0.5:.0e} of its size"
-    told = name.replace(f"the rule {definition}, times", "right up to its length: times") + (says and f": {says}")
-    return told if share == 1.0 else f"{told} (in {share:.0%} of the sequences compared)"
+    words = name.replace(f"the rule {definition}, times", "right up to its length: times") + (says and f": {says}")
+    return words if share == 1.0 else f"{words} (in {share:.0%} of the sequences compared)"
 
 
 def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> list[list[Triple]]:
@@ -379,7 +379,7 @@ def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> lis
     found = []
     for one in failing:
         rule, memory, answers = variant.rule(setting), None, []
-        for step in one.asked.steps[: one.step + len(one.answers)]:
+        for step in one.sequence.steps[: one.step + len(one.answers)]:
             D, memory = rule(*given(step), memory)
             answers.append(D)
         found.append(answers[one.step :])
@@ -390,7 +390,7 @@ def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[list[
     """The answers of a definition in the failing steps and those after them."""
     found = []
     for one in failing:
-        steps = one.asked.steps[: one.step + len(one.answers)]
+        steps = one.sequence.steps[: one.step + len(one.answers)]
         answers = [
             Triple(D @ V, H(D) @ U, H(U) @ D @ V) for (U, V, _), (D, _, _) in zip(steps, RULES[name](steps, setting), strict=True)
         ]
@@ -402,14 +402,14 @@ def _agreement(answers: list[list[Triple]], failing: list[_Failing], setting: Se
     """The share of failing sequences whose answers these equal up to positive factors, and the
     factors; zero answers do not count.
     """
-    told, agreeing, factors = 0, 0, []
+    compared, agreeing, factors = 0, 0, []
     for ours, one in zip(answers, failing, strict=True):
         known = [_factor(X, Y, setting) for X, Y in zip(ours, one.answers, strict=True) if any(map(np.any, Y))]
-        told += bool(known)
+        compared += bool(known)
         if known and all(known):
             agreeing += 1
             factors += [factor for factor in known if factor]
-    return (agreeing / told if told else 0.0), factors
+    return (agreeing / compared if compared else 0.0), factors
 
 
 def _factor(ours: Triple, answer: Triple, setting: Setting) -> float | None:

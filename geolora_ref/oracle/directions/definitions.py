@@ -115,7 +115,7 @@ def spectral(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
 
 
 def preconditioned(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
-    """The core ½(M_S X_K + X_L M_S), beside it M_K⊥X_K and M_L⊥X_L, X = (R + eps²I)^{-1/2} with R
+    """The core ½(M_S X_K + X_L M_S), outside it M_K⊥X_K and M_L⊥X_L, X = (R + eps²I)^{-1/2} with R
     of ∇ᴴ∇/m.
     """
     one, two = setting.betas

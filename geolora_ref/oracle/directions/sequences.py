@@ -32,7 +32,7 @@ class Sequence:
     """A question: its ``id``, its reason, and its steps; a single step asks a rule without memory.
 
     ``generic`` : whether every singular value of the memory is above the rounding of the largest.
-    ``between`` : steps of another layer, asked in turn with these; their answers are not judged.
+    ``between`` : steps of another layer, called in turn with these; their answers are not judged.
     ``scale`` : a power of 2 by which the rule's gradients are multiplied, for homogeneous rules.
     """
 

@@ -316,13 +316,13 @@ MOVES: dict[str, tuple[Carry, str]] = {
     "wrong basis": (_crossed, "the transport takes UᴴU₁ for K and VᴴV₁ for L: K moves with V, L with U"),
     "core counted twice in the transport": (_core_twice, "the transport adds U M_LᴴV₁ whole: U M_S VᴴV₁ has to be subtracted"),
     "core not moved": (_stale_core, "K and L are transported, and M_S is not: it is U₁ᴴ(new M_K)"),
-    "lost with the rank": (_lost_with_rank, "the memory begins anew when the rank changes"),
+    "lost with the rank": (_lost_with_rank, "the memory starts from zero when the rank changes"),
     "transport without conjugates": (_without_conjugate, "the transport takes transposes where conjugate transposes belong"),
 }
 SUMS: dict[str, tuple[Add, str]] = {
     "no memory": (_forget, "there is no memory: each direction is that of its gradient alone"),
     "momentum 1": (_undamped, "the memory is not multiplied by the momentum"),
-    "mean of gradients": (_damped_gradient, "the memory is βM + (1 − β)PG behind a first PG: gradients have two weights"),
+    "mean of gradients": (_damped_gradient, "the memory is βM + (1 − β)PG after a first PG: gradients have two weights"),
 }
 DIRECTIONS: dict[str, tuple[Direct, str]] = {
     "blockwise polar": (_blockwise, "each block of the core has a polar factor of its own: take that of the whole core"),
@@ -356,7 +356,7 @@ DIRECTIONS: dict[str, tuple[Direct, str]] = {
     "signs": (_signs, "the sign of each entry: entries are a matter of coordinates"),
 }
 CHANGES: dict[str, tuple[Callable[[Triple, _Bases], Triple], str]] = {
-    "sign in L": (_other_sign, "the part of D_L beside V has the wrong sign"),
+    "sign in L": (_other_sign, "the part of D_L outside V has the wrong sign"),
     "no conjugate in L": (_no_conjugate, "D_L has V D_Sᵀ where V D_Sᴴ belongs"),
     "core transposed": (_transposed_core, "the core is the adjoint of what it should be: P Qᴴ, not Q Pᴴ"),
     "core forgotten": (_without_core, "D_S is 0: S does not move"),

@@ -19,7 +19,7 @@ Every criterion gives a *ratio*: the defect in units of c·eps times its natural
 above ``WARN`` = 10 deserves a look, one above ``FAIL`` = 30 is wrong.  c = 4√(m + n), because
 rounding errors of inner products grow like √(m + n).  LAPACK's bidiagonal QR stops when
 off-diagonal entries fall below u^{-1/8} = 99 units u = eps/2 of the singular value, which leaves up
-to 49·√(p − 1)·eps behind for p ≤ (m + n)/2 singular values: a ratio of at most 8.7, below ``WARN``.
+to 49·√(p − 1)·eps for p ≤ (m + n)/2 singular values: a ratio of at most 8.7, below ``WARN``.
 
 This module knows the factored inputs of a step, and nothing of how ``algorithm.py`` computes it.
 The two may not import each other, and no code is shared with the dense oracle.
@@ -176,11 +176,11 @@ def finding(ratio: float, criteria: Iterable[str], error: str, ranks: Sequence[i
     """
     named = list(criteria)
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-    told = error or f"ratio {ratio:.3g} in {', '.join(named[:NAMED])}{more}"
+    text = error or f"ratio {ratio:.3g} in {', '.join(named[:NAMED])}{more}"
     if not ranks:
-        return told
+        return text
     found, lowest, highest = ranks
-    return f"{told} (rank {found}; right: {lowest}{f' to {highest}' if highest > lowest else ''})"
+    return f"{text} (rank {found}; right: {lowest}{f' to {highest}' if highest > lowest else ''})"
 
 
 def judge(
@@ -295,13 +295,13 @@ def _judge_truncation(
     if error:
         return Verdict(error=error)
     U1, S1, V1 = (X.astype(np.result_type(X.dtype, q.x.S.dtype)) for X in map(np.asarray, outputs))
-    rank, units, asked = S1.shape[0], q.unit * q.scale, q.unsettled + moved
+    rank, units, uncertain = S1.shape[0], q.unit * q.scale, q.unsettled + moved
     D = W_hat - product(U1, S1, H(V1))
-    explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "asked": asked, "rank": 2 * r + rank}
+    explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "uncertain": uncertain, "rank": 2 * r + rank}
     ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), q.unit, units, **explained)
-    ratios |= _rank_ratios(rank, tails, q.inputs, columns, units, asked)
+    ratios |= _rank_ratios(rank, tails, q.inputs, columns, units, uncertain)
     admissible = [
-        j for j in range(1, columns + 1) if max(_rank_ratios(j, tails, q.inputs, columns, units, asked).values()) <= FAIL
+        j for j in range(1, columns + 1) if max(_rank_ratios(j, tails, q.inputs, columns, units, uncertain).values()) <= FAIL
     ]
     ranks = (rank, admissible[0], admissible[-1]) if admissible and rank not in admissible else None
     return Verdict(ratios | (diagonal_ratios(S1, units) if diagonal else {}), ranks=ranks)
@@ -316,20 +316,20 @@ def truncation_ratios(
     *,
     storage: Storage = EXACT,
     defects: tuple[float, float] = (0.0, 0.0),
-    asked: float = 0.0,
+    uncertain: float = 0.0,
     rank: int | None = None,
 ) -> dict[str, float]:
     """Ratios for W₁ = U₁ S₁ V₁ᴴ and D = Ŵ − W₁: whether the factors are orthonormal and W₁ is as
     near to Ŵ as its rank allows.
 
     ``tail`` : the least possible ‖D‖.  ``unit`` = c·eps, ``units`` = c·eps·s.  Deviations are
-    explained by ``storage``, by ``defects`` of the bases before the step, and by ``asked``, the
+    explained by ``storage``, by ``defects`` of the bases before the step, and by ``uncertain``, the
     uncertainty of Ŵ.  ``rank`` : a bound of the rank of D.
     """
     U1, S1, V1 = outputs
     normal = off(U1, H(off(V1, H(D))))
     sigma_r = float(np.linalg.svd(in_double(S1), compute_uv=False)[-1])
-    explained = asked + storage.product(U1, S1, V1)
+    explained = uncertain + storage.product(U1, S1, V1)
     turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # rounding turns the tangent space, which then has a part of D
     return {
         "orthonormal U": _ratio(orthonormality_defect(U1) - storage.defect(U1) - defects[0], unit),

@@ -48,11 +48,11 @@ class DenseOracle:
 
         The largest of four errors counts.  *Forward*: ‖W₁ − T_r(Ŵ)‖ (1 − σ_{r+1}/σ_r), because the
         derivative of the truncation T_r has norm 1/(1 − σ_{r+1}/σ_r) exactly; it is 0 at a tie.
-        *Loss of optimality*: ‖W₁ − Ŵ‖ − tail_r, which works at ties, but beside a tail sees errors
+        *Loss of optimality*: ‖W₁ − Ŵ‖ − tail_r, which works at ties, but next to a tail sees errors
         only to second order.  *Coupling*: the residual Ŵ − W₁ of a best approximation is orthogonal
         to the row and column space of W₁; this sees errors to first order, also at ties. *Excess*:
         the part of the residual outside of both spaces may not be larger than the smallest singular
-        value of W₁, which the loss of optimality hardly sees beside a tail.
+        value of W₁, which the loss of optimality hardly sees next to a tail.
         """
         if rank not in self.ranks or W1.shape != self.W_hat.shape or not np.all(np.isfinite(W1)):
             return np.inf

@@ -28,7 +28,7 @@ __all__ = ["Storage", "norm"]
 
 Matrix = NDArray[Any]
 NUMBERS = {"float64": (52, -1074), "float32": (23, -149), "float16": (10, -24), "bfloat16": (7, -133)}
-"""For every dtype, the number of bits behind the leading one, and the exponent of the smallest number."""
+"""For every dtype, the number of bits after the leading one, and the exponent of the smallest number."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def orthonormality_defect(B: Matrix) -> float:
 
 
 def tails_of(W_hat: Matrix, rank: int | None = None) -> NDArray[np.float64]:
-    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; summed from the smallest up and
+    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 after the last; summed from the smallest up and
     scaled by the largest, so that no square leaves the range.
     """
     sigma = singular_values(W_hat, rank)

@@ -31,7 +31,7 @@ class Row:
     ``ratio`` is the worst over all criteria and steps, ``ratios`` the worst over all steps for each
     criterion.  ``outcome`` is "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed
     although listed, which is an error).  ``step`` is the first failing step of a sequence.
-    ``asked``, ``failed`` : how often the case was asked, and how often the backend failed it.
+    ``asked``, ``failed`` : how often the case was run, and how often the backend failed it.
     ``where`` : file:line of an exception.  ``rank`` : for a wrong rank the one "found", and the
     "lowest" and "highest" right one.
     """

@@ -16,7 +16,7 @@ from geolora_ref.support.files import read_regular
 
 __all__ = ["Scoreboard", "read_report", "scoreboard"]
 
-ASKED = ("select", "quick", "shapes", "fuzz", "seed", "fail_fast", "repeat")
+SELECTION = ("select", "quick", "shapes", "fuzz", "seed", "fail_fast", "repeat")
 FIELDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("backend", "dtype", "precision"), str),
     **dict.fromkeys(("batched", "whole", "diagonal", "directions", "quick", "fail_fast", "passed"), bool),
@@ -95,7 +95,7 @@ PAGE = """\
 <html lang="en"><meta charset="utf-8"><title>GeoLoRA steps</title>
 <style>body {{ font-family: sans-serif }} td, th {{ border: 1px solid #bbb; padding: .2em .5em; text-align: left }}
 table {{ border-collapse: collapse }}</style>
-<h1>GeoLoRA steps, and the traps that they were asked</h1>
+<h1>GeoLoRA steps, and the traps that they met</h1>
 {table}</html>
 """
 
@@ -106,8 +106,8 @@ def _plain(text: str) -> str:
 
 
 def _row(kind: str, title: str, cells: Sequence[str], other: str = "td") -> str:
-    told = "".join(f"<{other}>{html.escape(cell)}</{other}>" for cell in cells)
-    return f"<tr><{kind}>{html.escape(title)}</{kind}>{told}</tr>\n"
+    data = "".join(f"<{other}>{html.escape(cell)}</{other}>" for cell in cells)
+    return f"<tr><{kind}>{html.escape(title)}</{kind}>{data}</tr>\n"
 
 
 def scoreboard(reports: Sequence[Mapping[str, Any]]) -> Scoreboard:
@@ -120,12 +120,12 @@ def scoreboard(reports: Sequence[Mapping[str, Any]]) -> Scoreboard:
     groups = dict.fromkeys(row["group"] for report in reports for row in report["rows"])
     traps = {group: [_cell(report, group) for report in reports] for group in groups}
     alike = {title: cells[0] for title, cells in facts.items() if len(reports) > 1 and len({*cells}) == 1}
-    asked = [tuple(report["environment"].get(name) for name in ("kit", "catalogue")) for report in reports]
-    heads = [f"{report['backend']}{f' {MARK}' * (of != asked[0])}" for report, of in zip(reports, asked, strict=True)]
+    versions = [tuple(report["environment"].get(name) for name in ("kit", "catalogue")) for report in reports]
+    heads = [f"{report['backend']}{f' {MARK}' * (of != versions[0])}" for report, of in zip(reports, versions, strict=True)]
     notes = (
-        ["Of all: " + "; ".join(f"{title} {told}" for title, told in alike.items() if told) + "."] if any(alike.values()) else []
+        ["Of all: " + "; ".join(f"{title} {fact}" for title, fact in alike.items() if fact) + "."] if any(alike.values()) else []
     )
-    if len({*asked}) > 1:
+    if len({*versions}) > 1:
         notes.append(f"{MARK} Not comparable with the first one: another version of the kit, or of its catalogue.")
     rows = {title: cells for title, cells in (facts | traps).items() if title not in alike and any(cells)}
     return Scoreboard(heads, rows, notes)
@@ -140,7 +140,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     failed = outcomes["failed"] + outcomes["xpassed"]
     if not (failed or report["problems"]):
         return CONFORMS
-    return "; ".join([f"{failed} of {len(report['rows'])} fail"] * bool(failed) + [str(told) for told in report["problems"]])
+    return "; ".join([f"{failed} of {len(report['rows'])} fail"] * bool(failed) + [str(one) for one in report["problems"]])
 
 
 def _defect(report: Mapping[str, Any]) -> str:
@@ -152,12 +152,12 @@ def _defect(report: Mapping[str, Any]) -> str:
 
 def _words(report: Mapping[str, Any]) -> str:
     """The selection of cases in words; ``ValueError`` or ``TypeError`` for an impossible selection."""
-    return Choice(**{name: report[name] for name in ASKED}).words
+    return Choice(**{name: report[name] for name in SELECTION}).words
 
 
 def _promised(report: Mapping[str, Any]) -> str:
-    told = [name for name in ("batched", "whole", "directions") if report[name]] + ["dense core"] * (not report["diagonal"])
-    return ", ".join(told + [f"{report['threads']} threads"] * (report["threads"] > 1))
+    promises = [name for name in ("batched", "whole", "directions") if report[name]] + ["dense core"] * (not report["diagonal"])
+    return ", ".join(promises + [f"{report['threads']} threads"] * (report["threads"] > 1))
 
 
 def _precision(report: Mapping[str, Any]) -> str:
@@ -184,7 +184,7 @@ FACTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 def _cell(report: Mapping[str, Any], group: str) -> str:
     """The number of cases of a group, and how many of them fail."""
     outcomes = Counter(row["outcome"] for row in report["rows"] if row["group"] == group)
-    failed, known, asked = outcomes["failed"] + outcomes["xpassed"], outcomes["xfailed"], outcomes.total()
+    failed, known, count = outcomes["failed"] + outcomes["xpassed"], outcomes["xfailed"], outcomes.total()
     if failed:
-        return f"{failed} of {asked} fail"
-    return f"{asked}, {known} known to fail" if known else str(asked or "–")
+        return f"{failed} of {count} fail"
+    return f"{count}, {known} known to fail" if known else str(count or "–")

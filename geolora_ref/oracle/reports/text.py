@@ -36,8 +36,8 @@ def summary(report: Report, verdict: str = "") -> str:
     if report.warnings:
         worst = max(report.warnings, key=lambda row: row.ratio)
         criterion = max(worst.ratios, key=lambda name: worst.ratios[name], default="")
-        told = f"worst {worst.ratio:.3g} in {criterion} of {worst.id}"
-        lines.append(f"  {len(report.warnings)} cases pass above the warn level, {told}")
+        numbers = f"worst {worst.ratio:.3g} in {criterion} of {worst.id}"
+        lines.append(f"  {len(report.warnings)} cases pass above the warn level, {numbers}")
     if report.shared:
         lines.append(f"  {report.shared}")
     if report.diagnosis:
@@ -53,13 +53,13 @@ def _counted(outcomes: Sequence[str]) -> str:
 
 
 def _totals(report: Report) -> str:
-    """The numbers behind the verdict; known failures do not count in the worst ratio."""
+    """The numbers of the verdict; known failures do not count in the worst ratio."""
     known = len(report.known_failures)
-    told = [f"{len(report.rows)} cases" + (f" with {report.choice.words}" if report.choice.words else "")]
-    told += [f"{known} known to fail"] if known else []
+    totals = [f"{len(report.rows)} cases" + (f" with {report.choice.words}" if report.choice.words else "")]
+    totals += [f"{known} known to fail"] if known else []
     if len(report.rows) > known:
-        told.append(f"worst ratio{' of the others' if known else ''} {report.worst_ratio:.3g} (fail above {FAIL:g})")
-    return ", ".join(told)
+        totals.append(f"worst ratio{' of the others' if known else ''} {report.worst_ratio:.3g} (fail above {FAIL:g})")
+    return ", ".join(totals)
 
 
 def _resolution(report: Report) -> str:

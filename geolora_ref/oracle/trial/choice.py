@@ -1,4 +1,4 @@
-"""Choose the cases that a backend is asked: all cases of the catalogue that its arrays can hold, a
+"""Choose the cases that a backend is judged on: all cases of the catalogue that its arrays can hold, a
 part of them, or more.
 """
 
@@ -29,9 +29,9 @@ class Choice:
 
     ``select`` : {"group": …, "flag": …, "id": …}, which cases have to match.  ``quick`` : about a quarter
     of the catalogue.
-    ``shapes`` : sizes m, n, r at which everything is asked in addition.  ``fuzz``,
+    ``shapes`` : sizes m, n, r at which all cases are run in addition.  ``fuzz``,
     ``seed`` : number and seed of further cases.
-    ``fail_fast`` : stop after the first failure.  ``repeat`` : how often each case is asked.
+    ``fail_fast`` : stop after the first failure.  ``repeat`` : how often each case is run.
 
     Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), for a
     negative ``fuzz`` or ``seed``, and for ``repeat`` below 1.
@@ -60,17 +60,17 @@ class Choice:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the catalogue is asked."""
+        """Whether all of the catalogue is run."""
         return not (self.select or self.quick or self.fail_fast)
 
     @property
     def words(self) -> str:
         """The differences from a plain run of the catalogue in a few words; empty if there are none."""
-        told = [f"{key}={value}" for key, value in self.select.items()]
-        told += ["quick"] * self.quick + ["fail-fast"] * self.fail_fast
-        told += [f"each {self.repeat} times"] * (self.repeat > 1)
-        told += ["x".join(map(str, size)) for size in self.shapes]
-        return " and ".join([*told, *([f"{self.fuzz} drawn from seed {self.seed}"] if self.fuzz else [])])
+        words = [f"{key}={value}" for key, value in self.select.items()]
+        words += ["quick"] * self.quick + ["fail-fast"] * self.fail_fast
+        words += [f"each {self.repeat} times"] * (self.repeat > 1)
+        words += ["x".join(map(str, size)) for size in self.shapes]
+        return " and ".join([*words, *([f"{self.fuzz} drawn from seed {self.seed}"] if self.fuzz else [])])
 
     def as_data(self) -> dict[str, Any]:
         """The choice as plain JSON data."""
@@ -83,19 +83,19 @@ class Choice:
         for m, n, r in self.shapes:
             needed = (2 if harness.conversion.is_complex else 1) * MATRICES * 8.0 * m * n
             if needed > memory():
-                told = f"{m}x{n}x{r}: to judge a step takes {needed / 1e9:.3g} GB, and there are {memory() / 1e9:.3g}"
-                raise ValueError(f"shapes: expected sizes whose dense matrices fit into memory, found {told}")
+                size = f"{m}x{n}x{r}: to judge a step takes {needed / 1e9:.3g} GB, and there are {memory() / 1e9:.3g}"
+                raise ValueError(f"shapes: expected sizes whose dense matrices fit into memory, found {size}")
         layouts = [layout for layout in LAYOUTS if harness.conversion.has_layout(layout)] or ["rows"]
         known = [case for case in questions(harness) if not self.quick or case.id in QUICK]
         more = [case for size in self.shapes for case in of_size(size)]
         drawn = drawn_cases(self.seed, self.fuzz, complex_data=harness.conversion.is_complex, layouts=layouts)
         more += [case for case in drawn if representable(case, harness)]
-        cases = [*known, *(case for case in more if _asked(case, harness))]
+        cases = [*known, *(case for case in more if _taken(case, harness))]
         matching = [case for case in cases if self._matches(case)]
         if not matching:
             groups = ", ".join(dict.fromkeys(case.group for case in cases))
-            told = f"{dict(self.select)}{' and is quick' * self.quick}"
-            raise ValueError(f"select: no case for {harness.conversion.dtype} matches {told}; the groups are {groups}")
+            selected = f"{dict(self.select)}{' and is quick' * self.quick}"
+            raise ValueError(f"select: no case for {harness.conversion.dtype} matches {selected}; the groups are {groups}")
         return matching
 
     def _matches(self, case: ConformanceCase) -> bool:
@@ -105,12 +105,12 @@ class Choice:
 
 
 def questions(harness: Harness) -> list[ConformanceCase]:
-    """The cases of the catalogue that a backend can be asked."""
-    return [case for case in catalogue() if _asked(case, harness)]
+    """The cases of the catalogue that a backend can take."""
+    return [case for case in catalogue() if _taken(case, harness)]
 
 
-def _asked(case: ConformanceCase, harness: Harness) -> bool:
-    """Whether a backend can be asked a case: its arrays hold the numbers, and it takes directions
+def _taken(case: ConformanceCase, harness: Harness) -> bool:
+    """Whether a backend can take a case: its arrays hold the numbers, and it takes directions
     or stacks if need be.  JAX computes with 0 in place of subnormal numbers.
     """
     taken = (harness.directions or case.parameters.gradient != SIGNS) and (harness.batched or not case.problems)

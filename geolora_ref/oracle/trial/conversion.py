@@ -109,7 +109,7 @@ class Conversion:
         if layout == "long":
             return self._corner(X.swapaxes(-1, -2)).swapaxes(-1, -2)
         if layout == "reversed":
-            rows = X.shape[-2]  # as many NaN rows behind, for code that reads forwards
+            rows = X.shape[-2]  # as many NaN rows at the end, for code that reads forwards
             return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, :]
         if layout == "backwards":
             columns = X.shape[-1]
@@ -153,7 +153,7 @@ class Conversion:
         return True
 
     def alone(self, X: Array) -> bool:
-        """Whether the memory between and behind the numbers of X still holds the NaN that
+        """Whether the memory between and after the numbers of X still holds the NaN that
         :meth:`laid_out` wrote there.
         """
         if self.array == "jax":

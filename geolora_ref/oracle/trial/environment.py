@@ -1,4 +1,4 @@
-"""The environment on which a verdict depends, beside the backend: kit, questions, array library,
+"""The environment on which a verdict depends, in addition to the backend: kit, questions, array library,
 BLAS, processor, device.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["catalogue_digest", "environment"]
 
 @cache
 def catalogue_digest() -> str:
-    """A digest of all questions, equal wherever the same questions are asked."""
+    """A digest of all questions, equal wherever the same questions are put."""
     return digest(repr(catalogue()))[:16]
 
 
@@ -45,7 +45,7 @@ def environment(conversion: Conversion) -> dict[str, str]:
 
 
 def _blas(array: str, device: str) -> str:
-    """The linear algebra library behind an array library; JAX and CuPy bring their own."""
+    """The linear algebra library of an array library; JAX and CuPy bring their own."""
     library = importlib.import_module(array)
     if array == "torch" and device.startswith("cuda"):
         return f"CUDA {library.version.cuda}"

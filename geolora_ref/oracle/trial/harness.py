@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def factors(self) -> Factors | None:
-        """The new factors of the problem that was asked; None if the backend gave none."""
+        """The new factors of the problem that was given; None if the backend gave none."""
         return self.results[0][1] if self.results else None
 
 
@@ -126,9 +126,9 @@ class Harness:
         if self.precision is not None and self.precision not in EPS:
             raise ValueError(f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}")
         if self.whole and self.stages is not None:
-            raise ValueError("stages: expected none beside whole: a whole step forms dK, dL, dS itself, stages are given them")
+            raise ValueError("stages: expected none with whole: a whole step forms dK, dL, dS itself, stages are given them")
         if self.whole and self.directions:
-            raise ValueError("directions: expected none beside whole: a whole step has its own optimizer")
+            raise ValueError("directions: expected none with whole: a whole step has its own optimizer")
         checks.integer("threads", self.threads, 1)
         self.conversion.try_out()
 
@@ -181,7 +181,7 @@ class Harness:
 
         A stack has the problem and, as a rule, up to four mirror images of it, no two alike.  All
         have the same new rank, as a single array for the stack requires (except for directions of
-        rounding with ϑ = 0).  A backend that returns a list is asked once more, with another rank
+        rounding with ϑ = 0).  A backend that returns a list is called once more, with another rank
         for every second problem (in the first step of a sequence only).
         ``held`` : arrays that earlier calls were given and returned; they belong to the caller and
         must not have changed.
@@ -199,17 +199,17 @@ class Harness:
             return replace(mixed, results=both, held=held, stacked=len(problems))
 
     def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
-        convert, asked = self.conversion, [inputs for inputs, _ in problems]
-        meant, lying = _meant(problems, self.batched), layouts(asked[0].layout)
+        convert, steps = self.conversion, [inputs for inputs, _ in problems]
+        meant, lying = _meant(problems, self.batched), layouts(steps[0].layout)
         made, error = self._made(meant[len(own) :], lying[len(own) :])
         if error:
             return Outcome(error=error)
         given = [*own, *made]
         arguments = [*given[:3], self._gradients(problems)] if self.whole else given
-        with watched() as touched, self._company(problems) as beside:
-            returned, error, where = self._attempt(self.step, *arguments, **asked[0].parameters)
-        if error or beside:
-            error, where = (error, where) if error else beside[0]
+        with watched() as touched, self._company(problems) as errors:
+            returned, error, where = self._attempt(self.step, *arguments, **steps[0].parameters)
+        if error or errors:
+            error, where = (error, where) if error else errors[0]
             return Outcome(error=error, where=where)
         if any(taken_away(X) for X in given):
             return Outcome(error="took the memory of its inputs (donated arguments): the caller has them no longer")
@@ -218,16 +218,16 @@ class Harness:
         if not all(map(_can_be_written, made)):
             return Outcome(error="left an argument that cannot be written to: it belongs to the caller")
         if not all(map(convert.alone, made)):
-            return Outcome(error="wrote beside its inputs: the memory between and behind them belongs to the caller")
+            return Outcome(error="wrote next to its inputs: the memory between and after them belongs to the caller")
         for what, X, values in held:
             if taken_away(X) or not _unchanged(convert.back(X), values):
                 return Outcome(error=f"changed {what} of an earlier step: what was given and returned belongs to the caller")
         if touched:
             return Outcome(error=touched[0])
-        return self._unpacked(returned, given, asked)
+        return self._unpacked(returned, given, steps)
 
     def _problems(self, inputs: StepInputs, gradient: Gradient) -> list[tuple[StepInputs, Gradient]]:
-        """The one problem, or those of the stack that is asked for it."""
+        """The one problem, or those of the stack that is made of it."""
         if not self.batched:
             return [(inputs, gradient)]
         m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
@@ -341,13 +341,13 @@ class Harness:
                 place(problem, sys.modules.get(getattr(function, "__module__", None) or "")),
             )
 
-    def _unpacked(self, returned: Any, given: Sequence[Array], asked: Sequence[StepInputs]) -> Outcome:
+    def _unpacked(self, returned: Any, given: Sequence[Array], steps: Sequence[StepInputs]) -> Outcome:
         """(U₁, S₁, V₁) of every problem as NumPy arrays."""
         results: list[tuple[StepInputs, Any]] = []
         held: list[Held] = [("an input", X, self.conversion.back(X).copy()) for X in given]
         try:
             items = [returned] if not self.batched else returned if isinstance(returned, list) else zip(*returned, strict=True)
-            for inputs, (U1, S1, V1) in zip(asked, items, strict=True):
+            for inputs, (U1, S1, V1) in zip(steps, items, strict=True):
                 named = {"U1": U1, "S1": S1, "V1": V1}
                 error = self._unlike(named, given[0]) or _shared(named, given)
                 if error:
@@ -356,7 +356,7 @@ class Harness:
                 results.append((inputs, factors))
                 held += [("the result", X, values.copy()) for X, values in zip(named.values(), factors, strict=True)]
         except Exception as problem:  # a result of another form
-            many = f"{len(asked)} problem{'s' * (len(asked) > 1)}"
+            many = f"{len(steps)} problem{'s' * (len(steps) > 1)}"
             expected = f"(U1, S1, V1){f' of {many}' if self.batched else ''}"
             found = f"{_described(returned)} ({words(problem, LONGEST)})"
             return Outcome(error=f"expected {expected}, found {found}")

@@ -1,4 +1,4 @@
-"""Diagnose and report on a program that has written its outputs to files, and so cannot be asked again.
+"""Diagnose and report on a program that has written its outputs to files, and so cannot be called again.
 
 This is apart from the package of the vectors because a diagnosis needs the mutants, and the vectors
 depend on no backend.
@@ -50,6 +50,6 @@ def report_of(name: str, directory: Path, judgement: Judgement, diagnosis: Diagn
         ranks = dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True)) if verdict.ranks else None
         found = (verdict.failed_criteria, verdict.error)
         rows.append(Row(*about, "passed" if verdict.passed else "failed", *found, rank=ranks, ratios=verdict.ratios))
-    asked = {"kit": __version__, "catalogue": f"vectors {digest(b''.join(texts))[:16]}", "library": "files"}
+    facts = {"kit": __version__, "catalogue": f"vectors {digest(b''.join(texts))[:16]}", "library": "files"}
     promised = {**dict.fromkeys(("batched", "whole", "directions", "stages"), False), "diagonal": True, "threads": 1}
-    return Report(name, "files", "float64", rows, diagnosis=diagnosis, promised=promised, environment=asked)
+    return Report(name, "files", "float64", rows, diagnosis=diagnosis, promised=promised, environment=facts)

@@ -47,8 +47,8 @@ def read(
     at_once(document)
     violation = best_match(_validator(schema).iter_errors(document))
     if violation is not None:
-        told = violation.message  # what was found, then the reason
-        raise ValueError(f"{path.name}: {_path(violation)}: {told if len(told) <= 200 else f'{told[:100]} … {told[-100:]}'}")
+        text = violation.message  # what was found, then the reason
+        raise ValueError(f"{path.name}: {_path(violation)}: {text if len(text) <= 200 else f'{text[:100]} … {text[-100:]}'}")
     assert isinstance(document, dict)
     return document
 

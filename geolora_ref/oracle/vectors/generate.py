@@ -2,7 +2,7 @@
 
 The inputs of a vector are drawn once and stored.  On another machine a draw differs in the last
 digits, because LAPACK does.  So a fresh generation keeps the stored inputs if they are those of the
-case up to rounding, and computes all the rest anew: the text is the same on every machine.  Ids are
+case up to rounding, and computes all the rest again: the text is the same on every machine.  Ids are
 append-only.
 """
 
@@ -66,7 +66,7 @@ def regenerate_and_compare(directory: Path | None = None, ids: Collection[str] =
     empty if there are none.
 
     ``directory`` : an exported directory, by default the data of the package.  ``ids`` : the
-    vectors to generate anew; of other vectors only the presence is checked.
+    vectors to generate again; of other vectors only the presence is checked.
     """
     directory = DATA if directory is None else directory
     found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}

@@ -84,12 +84,12 @@ def _check_export(directory: Path, ids: Collection[str]) -> None:
     missing = [name for name in exported if name not in ids]
     if 0 < len(missing) < len(exported):
         raise ValueError(
-            f"{directory}: expected all {len(exported)} vectors of the package, {', '.join(missing)} missing: export it anew"
+            f"{directory}: expected all {len(exported)} vectors of the package, {', '.join(missing)} missing: export it again"
         )
     for path in (Path("vectors") / f"{name}.json" for name in exported if name in ids):
         expected, found = (digest(read_regular(folder / path)) for folder in (DATA, directory))
         if found != expected:
-            raise ValueError(f"{directory / path}: expected contents with the digest {expected}, found {found}: export it anew")
+            raise ValueError(f"{directory / path}: expected contents with the digest {expected}, found {found}: export it again")
 
 
 def judge_vector(vector: Vector, output: dict[str, Any], where: str = "$") -> Mapping[str, float]:

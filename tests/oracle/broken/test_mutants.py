@@ -17,7 +17,7 @@ from geolora_ref.oracle.broken.narrow_mutants import NARROW_MUTANTS, NarrowMutan
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
-from geolora_ref.oracle.check import Asked, run_case
+from geolora_ref.oracle.check import Tally, run_case
 from geolora_ref.oracle.judges.criteria import FAIL, judge, judge_stages
 from geolora_ref.oracle.reports.report import Row
 from geolora_ref.oracle.trial.choice import questions as questions_of
@@ -163,7 +163,7 @@ def _beginning(mutant: Mutant, name: str) -> str:
 @pytest.mark.parametrize("mutant", NARROW_MUTANTS.values(), ids=NARROW_MUTANTS)
 def test_a_narrow_mutant_is_rejected_by_the_last_of_its_cases_alone(mutant: NarrowMutant) -> None:
     """Those before it, which something is kept from, are right."""
-    results, cases = Asked(Harness.of(mutant.make(), **mutant.options)), {case.id: case for case in catalogue()}
+    results, cases = Tally(Harness.of(mutant.make(), **mutant.options)), {case.id: case for case in catalogue()}
     with np.errstate(all="ignore"):
         rows = [results.ask(cases[name]) for name in mutant.cases]
     assert [row.outcome for row in rows] == (len(rows) - 1) * ["passed"] + ["failed"]

@@ -27,7 +27,7 @@ from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.cases.own import LAYOUTS, drawn, shape
 from geolora_ref.oracle.cases.quick import QUICK, SLOW
-from geolora_ref.oracle.check import Asked, run_case
+from geolora_ref.oracle.check import Tally, run_case
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.judges.wide import singular_values, spectral_norm
 from geolora_ref.oracle.reproduce import NO_RESULT, RUNNING, reproduction
@@ -166,7 +166,7 @@ def test_every_mutant_dies_of_the_quick_cases(mutant: Mutant) -> None:
     options: dict[str, Any] = {"directions": mutant.visible_in == "catalogue"}
 
     def dies(dtype: str) -> bool:
-        results = Asked(Harness.of(mutant.step, dtype=dtype, **options))
+        results = Tally(Harness.of(mutant.step, dtype=dtype, **options))
         return any(results.ask(case).outcome == "failed" for case in Choice(quick=True).cases(results.harness))
 
     with np.errstate(all="ignore"):

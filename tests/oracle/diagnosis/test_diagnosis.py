@@ -505,7 +505,7 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
             (
                 "This is what happens when line 5 has this defect: the K-block is left out "
                 "(lower-left-missing; 90% of 1 compared step agree). "
-                "Asked again with new arrays, the steps that failed are right: the backend keeps a state, "
+                "Called again with new arrays, the steps that failed are right: the backend keeps a state, "
                 "is not deterministic, or does not read its own results in their layout."
             ),
         ),
@@ -574,7 +574,7 @@ def test_what_is_right_when_it_is_called_again_in_the_same_layout_does_read_it()
     check_step(step, select={"group": "shape"})  # row by row it has been called before
     diagnosis = diagnosed(step, select={"group": "layout"})
     assert (diagnosis.layouts, diagnosis.repeated) == ([], False)
-    assert "Asked again with new arrays, the steps that failed are right" in diagnosis.text
+    assert "Called again with new arrays, the steps that failed are right" in diagnosis.text
 
 
 def test_a_rank_rule_that_is_no_known_defect_is_one_of_line_6() -> None:
@@ -741,7 +741,7 @@ def _remembering(name: str) -> Step:
 @pytest.mark.parametrize("make", [_noisy, _with_momentum, *(partial(_remembering, name) for name in ("S", "dK", "dL", "dS"))])
 def test_a_step_that_answers_in_two_ways_has_no_line(make: Callable[[], Step]) -> None:
     diagnosis = diagnosed(make(), select={"group": "shape"})
-    assert diagnosis.text.startswith("Asked twice with the same numbers, it answers differently")
+    assert diagnosis.text.startswith("Called twice with the same numbers, it answers differently")
     assert "line 3" not in diagnosis.text
     assert (diagnosis.unsteady, diagnosis.as_data()["line"]) == (True, None)
 

@@ -523,9 +523,7 @@ def test_the_run_continues_in_whatever_state_a_backend_leaves(monkeypatch: pytes
     report = check_step(step, select={"id": "shape-square"})
     monkeypatch.undo()
     assert len(report.rows) == 5
-    assert {row.error for row in report.failures} == {
-        "left something behind with which the kit cannot go on: RuntimeError: out of order"
-    }
+    assert {row.error for row in report.failures} == {"left a state in which the kit cannot continue: RuntimeError: out of order"}
 
 
 @pytest.mark.parametrize("of", ["cuda", "mkldnn"])
@@ -724,7 +722,7 @@ def test_stages_with_a_dense_core_conform_where_none_other_is_promised() -> None
 
 
 def test_a_whole_step_has_no_stages() -> None:
-    with pytest.raises(ValueError, match=r"^stages: expected none beside whole: a whole step forms dK, dL, dS itself"):
+    with pytest.raises(ValueError, match=r"^stages: expected none with whole: a whole step forms dK, dL, dS itself"):
         check_step(right, whole=True, stages=REFERENCE.run)
 
 
@@ -804,7 +802,7 @@ def test_a_backend_that_exits_does_not_conform(folder: Path, capsys: pytest.Capt
         (["./good.py:step"], "backend: expected package.module:function, found './good.py:step'"),
         (["good.py:step"], "backend: no module 'good.py'"),
         (["good:step", "--stages", "raising:step"], "the import of 'raising' raised RuntimeError: out of luck"),
-        (["good:step", "--stages", "good:step", "--whole"], "stages: expected none beside whole"),
+        (["good:step", "--stages", "good:step", "--whole"], "stages: expected none with whole"),
         (
             ["good:step", "--array", "torch", "--device", "meta"],
             "device: expected torch to make and read arrays on the device 'meta', found NotImplementedError: Cannot copy",

@@ -638,7 +638,7 @@ def test_a_part_of_the_vectors_is_not_judged(tmp_path: Path, outputs: Path) -> N
         judge_outputs(tmp_path / "part", outputs)
     assert str(found.value) == (
         f"{tmp_path / 'part'}: expected all {len(IDS)} vectors of the package, "
-        f"{', '.join(sorted(IDS[:2]))} missing: export it anew"
+        f"{', '.join(sorted(IDS[:2]))} missing: export it again"
     )
     document = json.loads((DATA / "vectors" / "shape-tall-dense.json").read_text("utf-8")) | {"id": "mine"}
     own = tmp_path / "own" / "vectors" / "mine.json"
