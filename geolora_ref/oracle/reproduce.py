@@ -69,7 +69,10 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
 
 
 def import_of(step: Callable[..., Any], name: str) -> str:
-    """The line of code that imports a step by its name, module:function."""
+    """The line of code that imports a step by its name, module:function.
+
+    Raises ``ValueError`` if the name leads to no function, or to another one.
+    """
     module, _, function = name.partition(":")
     try:
         found = None if module == "__main__" else attrgetter(function)(importlib.import_module(module))

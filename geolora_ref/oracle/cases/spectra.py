@@ -8,8 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    *("EXTREME", "SPECTRA"),
-    *("algebraic", "clustered", "denormal", "dominant", "flat", "gaps", "geometric", "one_tiny", "to_size", "zero_tail"),
+    "EXTREME",
+    "SPECTRA",
+    "algebraic",
+    "clustered",
+    "denormal",
+    "dominant",
+    "flat",
+    "gaps",
+    "geometric",
+    "one_tiny",
+    "to_size",
+    "zero_tail",
 ]
 
 Spectrum = NDArray[np.float64]

@@ -214,7 +214,7 @@ def questions(definition: str, conversion: Conversion) -> list[Sequence]:
 
 
 def given(step: Step, scale: float = 1.0) -> tuple[Matrix, ...]:
-    """U, V and the gradients of K, L and S."""
+    """U m x r, V n x r, and ``scale`` times the gradients of K, L and S: m x r, n x r and r x r."""
     U, V, G = step
     return U, V, scale * (G @ V), scale * (H(G) @ U), scale * (H(U) @ G @ V)
 
