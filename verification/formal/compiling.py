@@ -30,7 +30,7 @@ CLOSED = "Closed under the global context"
 """What Coq prints of a theorem that rests on no axiom."""
 MISSING = (
     "coqc is not installed, so nothing was compiled; on Debian: apt-get install coq libcoq-mathcomp-algebra "
-    "libcoq-mathcomp-algebra-tactics libcoq-mathcomp-analysis"
+    "libcoq-mathcomp-algebra-tactics"
 )
 
 
