@@ -211,6 +211,8 @@ class Claim:
     nothing; for other plans it grows with the number of cases.  ``undecided`` : the largest share
     of comparisons that may decide nothing, at rounding level or for want of a unique answer.
     ``explanation`` : how the claim is checked, and what the statement does not say.
+    ``by_nature`` : the comparisons whose ratio is 1 wherever they hold, because they count, or say yes or
+    no: that 1 is no sign of a sharp bound, and the report says so.
     ``limit`` : the largest ratio that still holds, 1 for an inequality with explicit constants,
     ``FAIL`` for one in rounding units c·eps·s.  ``scale`` : what s is, the natural size of the
     compared quantity.
@@ -228,6 +230,7 @@ class Claim:
     floor: int
     explanation: str
     undecided: float = 0.0
+    by_nature: Sequence[str] = ()
     limit: float = 1.0
     scale: str = ""
     figures: Sequence[Figure] = ()

@@ -122,7 +122,11 @@ def summary(claim: dict[str, Any]) -> str:
 
 
 def _inequalities(outcome: ClaimOutcome) -> str:
-    rows = [[str(mathematics(one.name)), str(one.count), value(one.median), value(one.worst)] for one in outcome.compared]
+    natural = outcome.claim.by_nature
+    rows = [
+        [str(mathematics(one.name)), str(one.count), value(one.median), value(one.worst) + " (yes or no)" * (one.name in natural)]
+        for one in outcome.compared
+    ]
     return table(["compared", "times", "median", "worst ratio"], rows, numeric=3)
 
 

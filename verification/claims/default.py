@@ -366,6 +366,7 @@ CLAIM = Claim(
         "judged. With mini-batches every step keeps its bound, in which E holds the noise; a fixed momentum does not "
         "converge then, and the table says what is left."
     ),
+    by_nature=("the final rank is the planted one",),
     cases=cases,
     check=check,
     undecided=0.5,

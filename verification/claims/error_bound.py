@@ -293,8 +293,8 @@ CLAIM = Claim(
         "σ_min = ½, another start by half of a singular value, has its own error and bound. "
         "ϑ_k is the tail of the exact Ŵ beyond the new rank, computed without the step; what a step says that it discarded would "
         "excuse any W₁. On Ẇ = ℓW from a start that is off by δ the terms c₀δ and c₂λ of the bound are attained up to O(λ), and "
-        "where ε or ϑ is alone so is its term: none can be missing. A control is explicit Euler on the factor equations, which "
-        "divides by S."
+        "where ε or ϑ is alone so is its term: none can be missing. The factor 20 of “not vacuous” is chosen, no bound. A "
+        "control is explicit Euler on the factor equations, which divides by S."
     ),
     cases=cases,
     check=check,

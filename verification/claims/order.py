@@ -276,6 +276,7 @@ CLAIM = Claim(
         "order; only Strang splitting and projected Runge–Kutta keep order 2 in the general flow. Oblique Runge–Kutta follows "
         "another flow: its distance to the projected flow is O(ε), whatever h (order 0)."
     ),
+    by_nature=("tolerance, stalling methods: at the smallest h the rank is that of the start",),
     cases=cases,
     check=check,
     floor=100,

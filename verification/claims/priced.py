@@ -234,6 +234,7 @@ CLAIM = Claim(
         "with one spare direction in the bases. The first two inequalities are judged at every rank that could be kept. Single "
         "steps attain each term. Runs from the wrong rank end at the planted rank; with a relative threshold they do not."
     ),
+    by_nature=("planted: the rank is the planted one",),
     cases=cases,
     check=check,
     undecided=0.02,

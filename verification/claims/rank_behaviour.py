@@ -169,6 +169,10 @@ CLAIM = Claim(
         "lower right block becomes part of the S-step. The rejected steps and their field evaluations are reported in every "
         "step's record."
     ),
+    by_nature=(
+        "the rank reaches its cap",
+        "the rank stays",
+    ),
     cases=cases,
     check=check,
     floor=150,

@@ -98,6 +98,11 @@ CLAIM = Claim(
         "with σ ≈ λ²/σ_min against a threshold that falls like λ. The integrator that keeps the lower right block does not "
         "stall where that block exceeds the threshold: it is the control."
     ),
+    by_nature=(
+        "from S = 0 the rank reaches its cap",
+        "from order one at the smallest λ the rank stalls",
+        "tail bound ≤ ϑ: no new rank",
+    ),
     cases=cases,
     check=check,
     undecided=0.01,

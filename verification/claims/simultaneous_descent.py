@@ -184,7 +184,7 @@ def _largest_step(
     There the iteration of the factors is W − W* ↦ (I − λβP̂)(W − W*) to first order, and u₁v₁ᵀ is
     the eigenvector of P̂ of its largest eigenvalue 1 + 2σ_max²: along it the error is multiplied by
     1 − λβ(1 + 2σ_max²), ∓0.9 or ∓1.1 with 0.95 or 1.05 of the limit.  60 steps multiply an error of
-    1e-6 by 0.9⁶⁰ < 0.002 or by 1.1⁶⁰ > 300; half of this exponent is required.
+    1e-6 by 0.9⁶⁰ < 0.002 or by 1.1⁶⁰ > 300; 58 of them are required.
     """
     U, S, V = Y
     j = int(np.argmax(np.diagonal(S)))
@@ -199,9 +199,9 @@ def _largest_step(
         P, T, Q = factors
         grown = float(np.linalg.norm(P @ T @ Q.T - W_star)) / 1e-6
         if share < 1.0:
-            out.ratio("λ = 0.95 of the largest stable step: the error falls below 0.9³⁰", FAIL * grown / 0.9**30)
+            out.ratio("λ = 0.95 of the largest stable step: the error falls below 0.9⁵⁸", FAIL * grown / 0.9**58)
         else:
-            out.ratio("λ = 1.05 of it: the error grows above 1.1³⁰", FAIL * 1.1**30 / grown)
+            out.ratio("λ = 1.05 of it: the error grows above 1.1⁵⁸", FAIL * 1.1**58 / grown)
 
 
 def losses(size: float, factors: bool) -> list[float]:

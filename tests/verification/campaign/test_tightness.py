@@ -293,3 +293,10 @@ def test_every_claim_and_every_control_is_on_record() -> None:
     assert {name: set(of.medians) for name, of in recorded().items()} == {
         claim.id: {"", *(control.id for control in claim.controls)} for claim in CLAIMS.values()
     }
+
+
+def test_what_is_1_by_nature_is_a_comparison_whose_largest_ratio_is_1() -> None:
+    largest = {name: of.largest for name, of in recorded().items()}
+    found = {claim.id: {name: largest[claim.id].get(name) for name in claim.by_nature} for claim in CLAIMS.values()}
+    assert {claim: names for claim, names in found.items() if set(names.values()) - {1.0}} == {}
+    assert sum(map(len, found.values())) >= 10
