@@ -159,8 +159,8 @@ BOXES = {
     "priced-convergence": Box(
         "priced",
         "Convergence with priced truncation",
-        ("priced.priced_decrease", "telescoping.gradients_return_to_zero"),
-        "that the first gives what the second assumes, and the slope of the spectral rule",
+        ("priced_iterates.priced_slopes_return_to_zero",),
+        "the descent lemma, the bound of η, and the slope of the spectral rule",
     ),
     "relative": Box(
         "priced",
