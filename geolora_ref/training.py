@@ -44,7 +44,7 @@ When = Literal["at once", "after the cycle"]
 DEFAULT_LEARNING_RATE = 0.0063
 """λ of networks with the default rule and alpha = "rms": on seven tasks of three kinds of models within 3 %
 of the best of three rates, by the mean of the development metric.  At three times that
-one of five seeds of STS-B failed.  With alpha = 1 shorter trainings wanted more (docs/finetuning.md).
+one of five seeds of STS-B failed.  With alpha = 1 shorter trainings wanted more (docs/study.md).
 """
 DEFAULT_SHARE = 0.7
 """The share of networks where nothing else is chosen.  With it, and a spare direction, quadratics end at their

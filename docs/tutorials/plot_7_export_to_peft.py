@@ -7,7 +7,7 @@ When training is over, an adapter of adaptive rank is a plain LoRA adapter. PEFT
 
 # %%
 # A model of two linear layers, adapted and trained for a few steps on noise. :doc:`plot_6_fine_tune` trains a small network
-# on digits, ``make finetune`` a sentence encoder; :doc:`/finetuning` has what was measured there.
+# on digits, ``make finetune`` a sentence encoder; :doc:`/study` has what was measured there.
 
 import tempfile
 from pathlib import Path

@@ -24,7 +24,7 @@ quantised bases, but cannot merge them.
 better than the tolerance with its defaults (-0.2 to 1.3).
 
 The charts are made of stored runs of all-MiniLM-L6-v2 with two thousand training sentences of each
-task and one epoch; *LoRA* is PEFT's, with AdamW. :doc:`/finetuning` has the design and the numbers.
+task and one epoch; *LoRA* is PEFT's, with AdamW. :doc:`/study` has the design and the numbers.
 """
 
 # %%
