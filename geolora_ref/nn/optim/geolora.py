@@ -43,9 +43,9 @@ class GeoLoRA(AdapterOptimizer):
         own.  Groups ``{"params": tensors}``, as transformers' Trainer makes them, work too: a
         factor stands for its adapter.
     lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the
-        default rule it is the length of a step in the spectral norm of a layer's W, the same for
-        all ranks, and with alpha="rms" for all widths.  Short trainings, of 60 steps say, may want
-        more than the default.
+        default rule it is the length of a step in the spectral norm of a layer's W.  A rank does
+        not change that, nor with alpha="rms" a width; the best rate falls where ranks are large.
+        Short trainings, of 60 steps say, may want more than the default.
     head_lr : the learning rate of the other parameters, which AdamW steps; a group without adapters
         may say ``lr`` instead.
     share : what truncation may cost, as a share of the first-order decrease of the step: ϑ =
