@@ -342,7 +342,7 @@ def test_ctrl_c_tells_what_there_is_and_where_it_hung(folder: Path) -> None:
 def test_ctrl_c_tells_what_was_found_of_a_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "backend:stopping", "--rule", "gradient", "--json", "report.json"]) == 130
     printed = capsys.readouterr().out
-    assert "  PROBLEM interrupted in sequence one-12x9x3, after 7 of 140 sequences\n" in printed
+    assert "  PROBLEM interrupted in sequence one-12x9x3, after 7 of 141 sequences\n" in printed
     assert "INTERRUPTED: 7 sequences, 0 failed, worst ratio" in printed
     report = json.loads(Path("report.json").read_text())
     assert (report["passed"], len(report["rows"]), len(report["problems"])) == (False, 7, 1)

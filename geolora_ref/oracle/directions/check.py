@@ -320,7 +320,7 @@ def _ratios(D: Triple, step: Step, expected: Expected, rounding: float, *, first
     unit, size = 4.0 * sum(G.shape) ** 0.5 * rounding, float(np.linalg.norm(expected.D))
     views = float(max(np.linalg.norm(H(U) @ D.K - D.S), np.linalg.norm(H(V) @ D.L - H(D.S))))
     ratios = {
-        "views of one matrix": _over(views, unit * max(float(np.linalg.norm(D.K)), float(np.linalg.norm(D.L)))),
+        "views of one matrix": _over(views, unit * (expected.sensitivity + max(map(float, map(np.linalg.norm, (D.K, D.L)))))),
         "direction": _over(float(np.linalg.norm(found - expected.D)), unit * (expected.sensitivity + size)),
     }
     if first:

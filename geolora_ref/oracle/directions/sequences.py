@@ -75,11 +75,11 @@ def _without_core(d: _Draw, U: Matrix, V: Matrix) -> Matrix:
     return np.asarray(G if np.linalg.norm(G) > 1e-8 else np.zeros_like(G))  # for r = m = n only rounding is left
 
 
-def _steep(d: _Draw, U: Matrix, V: Matrix) -> Matrix:
-    """A gradient in the ranges of U and V, with a geometric spectrum."""
+def _geometric(d: _Draw, U: Matrix, V: Matrix, smallest: float = 1e-15) -> Matrix:
+    """A gradient in the ranges of U and V, with singular values from 1 to the smallest."""
     r = U.shape[1]
     P, Q = d.basis(r, r), d.basis(r, r)
-    return np.asarray(U @ (P * np.geomspace(1.0, 1e-15, r)) @ H(Q) @ H(V))
+    return np.asarray(U @ (P * np.geomspace(1.0, smallest, r)) @ H(Q) @ H(V))
 
 
 KINDS: dict[str, tuple[str, Kind]] = {
@@ -94,7 +94,7 @@ KINDS: dict[str, tuple[str, Kind]] = {
     ),
     "without-core": ("K and L leave the ranges, and S has no gradient", _without_core),
     "zero": ("a gradient of zeros has the direction 0", lambda d, U, V: np.zeros((len(U), len(V)), U.dtype)),
-    "steep": ("singular values from 1 to 1e-15: a polar factor gives weak directions the weight of strong ones", _steep),
+    "steep": ("singular values from 1 to 1e-15: a polar factor gives weak directions the weight of strong ones", _geometric),
 }
 
 
@@ -131,6 +131,9 @@ def sequences(*, is_complex: bool, wide_range: bool, homogeneous: bool = False) 
     yield Sequence("long-12x9x3", f"{LONG} steps: a memory that is cut off or started again late shows late", steps)
     one, other = (tuple(_walk(draw, (12, 9), (0.1, 0.1), (3,))) for _ in range(2))
     yield Sequence("two-12x9x3", "two layers in turn: each has the memory that it is given", one, between=other)
+    U, V = draw.basis(12, 4), draw.basis(9, 4)
+    reason = "singular values from 1 to 3e-4: their squares, 1e-7 of the largest, are no rounding"
+    yield Sequence("graded-12x9x4", reason, (Step(U, V, _geometric(draw, U, V, 3e-4)),))
 
 
 def _walk(

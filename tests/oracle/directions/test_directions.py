@@ -95,6 +95,38 @@ def test_a_memory_that_is_not_the_one_given_is_found_out() -> None:
     assert [row.id for row in report.rows if not row.passed] == ["two-12x9x3"]
 
 
+class Subtracted(optimizers.Preconditioned):
+    """D_K = (M_K − U M_S)X_K + U S as the page has it: X_K magnifies the rounding of M_K − U M_S along U."""
+
+    def direction(self, bases: Bases, gradients: optimizers.Triple, moments: Moments) -> tuple[optimizers.Triple, Moments]:
+        (U, V), (_, moments) = bases, super().direction(bases, gradients, moments)
+        M, R = self._unbiased(moments)
+        X_K, X_L = self._inverse_root(R.K), self._inverse_root(R.L)
+        S = 0.5 * (M.S @ X_K + X_L @ M.S)
+        D_K, D_L = (M.K - U @ M.S) @ X_K + U @ S, (M.L - V @ M.S.conj().T) @ X_L + V @ S.conj().T
+        return optimizers.Triple(D_K, D_L, S), moments
+
+
+class Floored(optimizers.Preconditioned):
+    """Eigenvalues of R below 1e-6 of the largest are raised to that."""
+
+    def _inverse_root(self, R: Any) -> Any:
+        values, Q = np.linalg.eigh(R)
+        root = np.sqrt(np.maximum(values, 1e-6 * np.max(values)) + self.eps**2)
+        return (Q / root) @ Q.conj().T
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_rounding_that_the_direction_magnifies_is_no_contradiction(dtype: str) -> None:
+    report = check_rule(as_asked(Subtracted()), "preconditioned", dtype=dtype)
+    assert report, report.summary()
+
+
+def test_a_floor_far_above_rounding_is_seen_by_graded_gradients_alone() -> None:
+    report = check_rule(as_asked(Floored()), "preconditioned")
+    assert [row.id for row in report.rows if not row.passed] == ["graded-12x9x4"]
+
+
 @pytest.mark.parametrize("smoothing", [0.05, 0.5])
 def test_our_smooth_rule_is_right(smoothing: float) -> None:
     report = check_rule(as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing)
