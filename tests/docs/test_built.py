@@ -27,7 +27,8 @@ KEY_PAGES = ("read/line_by_line.html", "theory/error_bound.html", "verification-
 WIDTHS = (1280, 390)
 FITTED = (
     *("index", "architecture", "fast_path", "integrators", "kill_matrix", "scoreboard"),
-    *("conformance", "rigor", "verification", "peft", "finetuning", "study", "howto/backend", "howto/vectors", "howto/distributed"),
+    *("conformance", "rigor", "verification", "peft", "finetuning", "study"),
+    *("howto/backend", "howto/vectors", "howto/distributed"),
     *("read/notation", "theory/acceptance"),
     *(f"gallery/{path.stem}" for path in sorted((BUILT.parents[1] / "docs" / "tutorials").glob("plot_*.py"))),
 )
