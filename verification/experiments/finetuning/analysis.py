@@ -40,12 +40,14 @@ from verification.experiments.finetuning.stored import read_runs
 from verification.experiments.finetuning.tasks import TASKS, TEXTS
 
 __all__ = [
+    "MARGIN",
     "MEASURED",
     "Difference",
     "at_best",
     "at_fixed_rates",
     "by_all_seeds",
     "differences",
+    "equivalence",
     "front",
     "least_share",
     "paired",
@@ -61,6 +63,8 @@ __all__ = [
 MEASURED = Path(__file__).parent / "measured" / "campaign"
 """One folder for each task, with its runs; a campaign with this folder as ``--output`` continues them."""
 DRAWS = 10_000
+MARGIN = 0.5
+"""Points within which the default counts as equivalent to LoRA."""
 COMPARED = (
     ("geolora, budget", "geolora, uniform"),
     ("geolora, tolerance, rms", "geolora, tolerance"),
@@ -169,6 +173,19 @@ def questions(stored: Stored) -> dict[str, Difference]:
     pairs = _at_one_rate() | _among_methods() | _at_ranks() | _from_ranks()
     found = {question: paired(stored, *both) for question, both in pairs.items()}
     return {question: one for question, one in found.items() if one is not None}
+
+
+def equivalence(stored: Stored, rank: int) -> tuple[Difference, float, float] | None:
+    """The method with every default less LoRA of a rank, with the 90 % interval of t over the tasks: two
+    one-sided tests of 5 % each.  The margin of the design is :data:`MARGIN`.
+    """
+    default = partial(runs_at, family="geolora", rank=MAIN_RANK, rate=DEFAULT_RATE)
+    one = paired(stored, default, partial(by_all_seeds, rank=rank))
+    if one is None or len(one.pairs) < 2:
+        return None
+    means = [statistics.fmean(values) for values in one.pairs.values()]
+    spread = float(stats.t.ppf(0.95, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
+    return one, one.mean - spread, one.mean + spread
 
 
 def _at_one_rate() -> dict[str, tuple[Base, Base]]:

@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 
 from geolora_ref.support.files import write_atomically
 from verification.experiments.finetuning.analysis import (
+    MARGIN,
     Difference,
     at_best,
     at_fixed_rates,
     by_all_seeds,
     differences,
+    equivalence,
     front,
     least_share,
     questions,
@@ -53,6 +55,7 @@ __all__ = [
     "image",
     "markdown",
     "of_other_models",
+    "of_the_default",
     "page",
     "stored_tables",
     "summary",
@@ -96,6 +99,7 @@ def page(stored: Stored) -> str:
     counts = counted(stored)
     figures = {title: image(draw, counts) for title, draw in charts.items() if _has_runs(draw, counts)}
     tables = {
+        "The method with every default, less LoRA": of_the_default(stored),
         "Every method at the rate that was best on the development examples": by_task(stored),
         "Other models": of_other_models(stored),
         "At one rate for all tasks, on development examples": at_one_rate(stored),
@@ -177,6 +181,19 @@ def further_questions(stored: Stored) -> Rows:
     return table
 
 
+def of_the_default(stored: Stored) -> Rows:
+    """The method with every default less LoRA of two ranks on texts, and whether it is equivalent."""
+    table: Rows = [["less", "thousand parameters", "difference", "90 % interval", f"within ±{MARGIN:g}", "pairs"]]
+    for rank in (MAIN_RANK, 2 * MAIN_RANK):
+        if (found := equivalence(counted(stored), rank)) is not None:
+            one, low, high = found
+            parameters = ", ".join(f"{count / 1e3:,.0f}" for count in one.parameters)
+            inside = "yes" if max(-low, high) <= MARGIN else "no"
+            pairs = str(sum(map(len, one.pairs.values())))
+            table.append([f"lora, rank {rank}", parameters, f"{one.mean:+.2f}", f"{low:+.2f} … {high:+.2f}", inside, pairs])
+    return table
+
+
 def at_one_rate(stored: Stored) -> Rows:
     """The mean metric on the development examples (number of seeds) at rates that are the same on every
     task, and the least share of the method's best one.
@@ -218,7 +235,14 @@ def markdown(stored: Stored) -> str:
     """The tables of the documentation."""
     return "\n\n".join(
         markdown_table(table)
-        for table in (by_task(stored), of_other_models(stored), at_one_rate(stored), summary(stored), further_questions(stored))
+        for table in (
+            of_the_default(stored),
+            by_task(stored),
+            of_other_models(stored),
+            at_one_rate(stored),
+            summary(stored),
+            further_questions(stored),
+        )
         if len(table) > 1
     )
 
