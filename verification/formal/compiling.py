@@ -16,21 +16,28 @@ from geolora_ref.support.files import digest, write_atomically
 from verification.formal.theorems import FOLDER, SOURCES, control_names, theorem_names
 
 __all__ = [
-    *("ACCEPTED", "CLOSED", "MISSING", "OPTIONS"),
-    *("assumptions", "compile_all", "coqc", "digests", "imports", "main_theorems"),
+    *("ACCEPTED", "CLASSICAL", "CLOSED", "MISSING", "OPTIONS"),
+    *("assumptions", "compile_all", "coqc", "digests", "imports", "main_theorems", "unexpected"),
 ]
 
 ACCEPTED = FOLDER / "accepted.json"
-"""The digests of the files that Coq has accepted, all without an axiom: whoever changes a file runs
-``make formal``.
+"""The digests of the files that Coq has accepted, without an unexpected axiom: whoever
+changes a file runs ``make formal``.
 """
 
 OPTIONS = ("-q", "-w", "none", "-Q", ".", "GeoLoRA")
 CLOSED = "Closed under the global context"
 """What Coq prints of a theorem that rests on no axiom."""
+CLASSICAL = {
+    "ClassicalDedekindReals.sig_forall_dec",
+    "ClassicalDedekindReals.sig_not_dec",
+    "Classical_Prop.classic",
+    "FunctionalExtensionality.functional_extensionality_dep",
+}
+"""The axioms of Coq's real numbers, allowed only in the files that import Flocq."""
 MISSING = (
     "coqc is not installed, so nothing was compiled; on Debian: apt-get install coq libcoq-mathcomp-algebra "
-    "libcoq-mathcomp-algebra-tactics"
+    "libcoq-mathcomp-algebra-tactics libcoq-flocq"
 )
 
 
@@ -98,3 +105,15 @@ def assumptions(folder: Path, theorems: Iterable[str], files: Iterable[str] = SO
     write_atomically(folder / "every_assumption.v", text)
     said = re.split(r"^<(.+)>$", coqc("every_assumption", folder)[1], flags=re.MULTILINE)[1:]
     return {name: answer.strip() for name, answer in zip(said[::2], said[1::2], strict=True)}
+
+
+def unexpected(theorem: str, answer: str) -> set[str]:
+    """The axioms that the theorem "file.name" must not rest on, from Coq's answer: each stands at
+    the beginning of a line, and its type is indented.
+    """
+    if answer == CLOSED:
+        return set()
+    file = theorem.partition(".")[0]
+    real = file in SOURCES and "\nFrom Flocq Require Import " in SOURCES[file].read_text(encoding="utf-8")
+    named = {line.split()[0] for line in answer.splitlines() if line[:1].strip()}
+    return (named or {"no answer"}) - ({"Axioms:"} | CLASSICAL if real else {"Axioms:"})
