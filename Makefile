@@ -13,7 +13,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-verify: $(READY)  ## check every guarantee and write the report (the quick plan: 4 CPU minutes, two on two quiet cores)
+verify: $(READY)  ## check every guarantee and write the report (the quick plan: 7 CPU minutes, four on two quiet cores)
 	$(BIN)/python -m verification
 
 verify-full: $(READY)  ## the same with more sizes and seeds (the full plan: an hour of CPU time, half of it on two quiet cores); an interrupted run resumes

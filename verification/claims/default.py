@@ -226,21 +226,23 @@ def check(case: Case, wrong: Wrong = Wrong()) -> CaseResult:
     run: Run = (StepByStep if own else WithTorch)(case, problem, wrong)
     batches = problem.batches(case.parameters.get("batches", "all"), np.random.default_rng([case["seed"], 79]))
     eps, steps, M = float(np.finfo(case["dtype"]).eps), case["steps"], np.zeros(problem.shape)
-    losses, ranks, guarantees = [problem.loss(run.Y.full(), run.head)], [run.Y.rank], []
+    after, guarantees = run.Y, []
+    losses, ranks = [problem.loss(after.full(), run.head)], [after.rank]
     for t in range(steps):
-        rate, before, head = DEFAULT_LEARNING_RATE * (1.0 - t / steps), run.Y, run.head
+        rate, before, head = DEFAULT_LEARNING_RATE * (1.0 - t / steps), after, run.head
         bases = Bases(before.U, before.V)
         G, g = problem.gradient(before.full(), head, next(batches))
         run.step(G, g, rate)
+        after = run.Y
         M = dense(seen(RULE.momentum * M + G, bases), bases)
         if t < FIRST or t % EVERY == 0:
             weight = (1.0 - RULE.momentum) / (1.0 - wrong.corrected * RULE.momentum ** (t + 1))
-            step = Step(problem, head, before, run.Y, weight * M, rate, eps)
+            step = Step(problem, head, before, after, weight * M, rate, eps)
             guarantees.append(judged(out, step))
             if t < FIRST and case.parameters.get("batches", "all") == "all":
                 out.ratio("‖M̄ − P∇L‖ ≤ ½‖P∇L‖ in the first six steps", 2.0 * _norm(step.mean - step.PG) / _norm(step.PG))
-        losses.append(problem.loss(run.Y.full(), run.head))
-        ranks.append(run.Y.rank)
+        losses.append(problem.loss(after.full(), run.head))
+        ranks.append(after.rank)
     if problem.data is not None or steps == STEPS:
         arrived(out, case, problem, losses, ranks)
     descending = [(bound, decrease) for bound, decrease in guarantees if decrease > 0.0]
