@@ -16,8 +16,18 @@ from geolora_ref.support.files import digest, write_atomically
 from verification.formal.theorems import FOLDER, SOURCES, control_names, theorem_names
 
 __all__ = [
-    *("ACCEPTED", "CLASSICAL", "CLOSED", "MISSING", "OPTIONS"),
-    *("assumptions", "compile_all", "coqc", "digests", "imports", "main_theorems", "unexpected"),
+    "ACCEPTED",
+    "CLASSICAL",
+    "CLOSED",
+    "MISSING",
+    "OPTIONS",
+    "assumptions",
+    "compile_all",
+    "coqc",
+    "digests",
+    "imports",
+    "main_theorems",
+    "unexpected",
 ]
 
 ACCEPTED = FOLDER / "accepted.json"
