@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from geolora_ref.finetune.methods import GeoLoRAMethod, Method
+from geolora_ref.training import DEFAULT_SHARE
 from verification.experiments.finetuning import methods
 
 __all__ = ["MAKE"]
@@ -34,7 +35,7 @@ MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
     "geolora, tolerance": lambda lr, r, _: replace(ONE, lr=lr, rank=2 * r, max_rank=32),
     "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, tau=0.35, alpha="rms"),
     "geolora, budget, rms": lambda lr, r, width: _with_budget(lr, r, width),
-    "geolora": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=32, alpha="rms"),
+    "geolora": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=8 * r, share=DEFAULT_SHARE, alpha="rms"),
     "initial rank": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=32),
     "published geolora": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"),
     "adalora": lambda lr, r, _: methods.AdaLoRAMethod(lr=lr, target_rank=r),
