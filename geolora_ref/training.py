@@ -48,7 +48,7 @@ one of five seeds of STS-B failed.  With alpha = 1 shorter trainings wanted more
 """
 DEFAULT_SHARE = 0.7
 """The share of networks where nothing else is chosen.  With it, and a spare direction, quadratics end at their
-minimum with its rank, which a share of 0.8 misses on flat spectra; smaller shares keep more ranks
+minimum with its rank; a share of 0.9 misses it, and smaller ones keep more directions under noise
 (docs/theory/priced.md).
 """
 

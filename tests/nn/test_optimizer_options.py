@@ -589,18 +589,24 @@ def test_habits_of_other_methods_get_a_word_once(options: dict[str, Any], messag
     assert [bool(re.match(message, str(warning.message))) for warning in caught] == [True]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"lr": 0.02},
-        {"lr": 1e-3},
-        {"tau": 0.35},
-        {"update": "adam", "lr": 2e-4},
-        {"min_rank": 2, "max_rank": 2},
-        {"budget": 4},
-    ],
-)
+USUAL: list[dict[str, Any]] = [
+    {},
+    {"lr": 0.02},
+    {"lr": 1e-3},
+    {"tau": 0.35},
+    {"theta": 1e-3},
+    {"share": 0.5},
+    {"budget": 4},
+    {"min_rank": 2, "max_rank": 2},
+    {"coefficient_steps": 2},
+    {"update": "adam", "lr": 2e-4},
+    {"update": "sgd", "lr": 1e-4},
+    {"update": "heavy-ball", "lr": 1e-4},
+    {"update": "preconditioned", "lr": 3e-3},
+]
+
+
+@pytest.mark.parametrize("options", USUAL)
 def test_nothing_is_said_of_usual_options(options: dict[str, Any]) -> None:
     model = network()
     train(model, GeoLoRA(model, **options), 55)  # a warning would be an error

@@ -44,9 +44,8 @@ BATCHES = ("all", "with replacement", "without replacement")
 
 def cases(plan: Plan) -> Iterator[Case]:
     for number, name in enumerate(TARGETS):
-        for method, dtype in plan.pick((PATHS[number % 3],), PATHS):
-            if name == "complex":
-                method, dtype = "step", "complex128"
+        paths = (("step", "complex128"),) if name == "complex" else plan.pick((PATHS[number % 3],), PATHS)
+        for method, dtype in paths:
             yield case_of(name, method, dtype, plan.seed)
     for batches in BATCHES:
         for method, dtype in plan.pick(PATHS[2:3], PATHS[:2]):
@@ -240,6 +239,7 @@ def check(case: Case, wrong: Wrong = Wrong()) -> CaseResult:
             step = Step(problem, head, before, after, weight * M, rate, eps)
             guarantees.append(judged(out, step))
             if t < FIRST and case.parameters.get("batches", "all") == "all":
+                # without the correction at least 0.9⁶ = 0.53 of the gradient is missing
                 out.ratio("‖M̄ − P∇L‖ ≤ ½‖P∇L‖ in the first six steps", 2.0 * _norm(step.mean - step.PG) / _norm(step.PG))
         losses.append(problem.loss(after.full(), run.head))
         ranks.append(after.rank)
@@ -276,7 +276,10 @@ class Step:
         self.cut = _norm(np.linalg.svd(self.W_hat, compute_uv=False)[kept:])
         self.normal = _norm(self.G - self.PG) * _norm(self.W1 - dense(seen(self.W1, bases), bases))
         self.before, self.after = problem.loss(self.W, head), problem.loss(self.W1, head)
-        self.rounding = 30.0 * max(self.W.shape) * eps * (_norm(self.W_hat) + rate * self.length / RULE.smoothing)
+        # of Ŵ in its precision; the memory adds up the roundings of 1/(1 − μ) steps, and the smoothing
+        # magnifies those of D by 1/0.5 at most
+        summed = 1.0 / ((1.0 - RULE.momentum) * RULE.smoothing)
+        self.rounding = 30.0 * max(self.W.shape) * eps * (_norm(self.W_hat) + summed * rate * self.length)
         self.loss_rounding = 50.0 * eps * (abs(self.before) + abs(self.after)) + _norm(self.G) * self.rounding
 
     @property
@@ -289,7 +292,7 @@ class Step:
 def judged(out: Measurements, step: Step) -> tuple[float, float]:
     """Judge one step; the guaranteed decrease, and the real one."""
     slope, moved = max(_inner(step.mean, step.D), 0.0), step.rate * step.length
-    out.at_most("‖Ŵ − W₁‖ is the least for its rank", _norm(step.W_hat - step.W1), step.cut + 1e-3 * moved, step.rounding)
+    out.ratio("‖Ŵ − W₁‖ is the least for its rank, up to rounding", (_norm(step.W_hat - step.W1) - step.cut) / step.rounding)
     out.at_most("‖Ŵ − W₁‖ ≤ γλ⟨M̄, D⟩/‖M̄‖", step.cut, DEFAULT_SHARE * step.rate * slope / _norm(step.mean), step.rounding)
     lost = (1.0 + DEFAULT_SHARE) * moved * _norm(step.mean - step.PG) + step.normal
     lost += 0.5 * step.beta * ((1.0 + DEFAULT_SHARE) * moved) ** 2
@@ -365,13 +368,14 @@ CLAIM = Claim(
         "`GeoLoRA` of torch with nothing chosen, fast path and reference, single and double precision; complex matrices by "
         "`training_step`. The memory is formed again here, of dense matrices. Six of the targets are those on which a "
         "relative threshold of 0.35 stalls or climbs. The bias of the digits is a head that AdamW trains: its own steps are not "
-        "judged. With mini-batches every step keeps its bound, in which E holds the noise; a fixed momentum does not "
+        "judged. The ends that runs must reach (1e-4 of the loss, 1e-2 on the digits, rises of 1 %) are chosen, not derived. "
+        "With mini-batches every step keeps its bound, in which E holds the noise; a fixed momentum does not "
         "converge then, and the table says what is left."
     ),
     by_nature=("the final rank is the planted one",),
     cases=cases,
     check=check,
-    undecided=0.5,
+    undecided=0.05,
     floor=5000,
     controls=(
         Control("relative", "τ = 0.35", _relative, lambda case: check(case, Wrong({"tau": 0.35}))),

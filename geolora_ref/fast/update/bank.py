@@ -182,6 +182,8 @@ class LayerBank:
         if not all(self.ranks):
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")
         how = Directions(checks.nonnegative_number("learning_rate", learning_rate), delta_S is None)
+        if spare and budget is not None:
+            raise ValueError("spare: expected a threshold, found a budget, which has no direction to spare")
         limits = self._limits(tau, theta, min_rank, max_rank, budget)._replace(spare=spare)
         self._check_updates(delta_K, delta_L, delta_S)
         plan = self._plan = self._plan or plan_of(self.ranks, self._stacks)

@@ -37,8 +37,6 @@ __all__ = [
 ]
 
 THRESHOLDS = ("tau", "theta", "share", "budget")
-
-
 PUBLISHED = "adam-published"
 RELATIVE_TAU = 0.35
 """τ where nothing else is chosen, of methods whose directions are no tangent vectors."""
@@ -81,7 +79,10 @@ def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
     and width with alpha = "rms".  So λ has a scale of its own: 50 steps of 5e-4 move by 2.5 % at most,
     and one step of 0.5 by a half.  ``ranks`` : those of the adapters after the step.
     """
-    lr, steps, rule = max(group["peak"], rate(group)), group["iteration"], group["update"]
+    steps = group["iteration"]
+    if steps not in (1, LOOK_AT):
+        return
+    lr, rule = max(group["peak"], rate(group)), group["update"]
     moves = f"a step moves the outputs of a layer by about {lr:g} times its inputs; usual are 2e-3 to 5e-2"
     if rule == "spectral" and ((steps == LOOK_AT and lr < 5e-4) or (steps == 1 and lr > 0.5)):
         warnings.warn(f"lr = {lr:g} with update='spectral': {moves}", stacklevel=3)

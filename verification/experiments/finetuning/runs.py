@@ -20,6 +20,7 @@ from geolora_ref.finetune.causal_lm import Likelihood
 from geolora_ref.finetune.data import Columns, digest_of_rows, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
+from geolora_ref.finetune.methods import Method
 from geolora_ref.finetune.metrics import default_kind, evaluate_metric
 from geolora_ref.finetune.model import Classifier, Decoder, Model, load_decoder, load_encoder, locate
 from geolora_ref.support.files import read_json, write_json
@@ -30,7 +31,7 @@ from verification.experiments.finetuning.stored import SINGLE, rows_by_name, run
 from verification.experiments.finetuning.tasks import LIMITS, TASKS, Pictures, PlainText
 from verification.support.machine import CODE, installed, machine_facts, sources
 
-__all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
+__all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "options_of", "work"]
 
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 FORMAT, MAX_LENGTH = 1, 64
@@ -164,6 +165,14 @@ def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
     }
 
 
+def options_of(method: Method) -> dict[str, Any]:
+    """The options of a method as runs store them: without a share that is not given, as in runs from
+    before there were shares.
+    """
+    options: dict[str, Any] = asdict(method)  # type: ignore[call-overload]
+    return {name: value for name, value in options.items() if (name, value) != ("share", None)}
+
+
 class Store:
     """The finished runs of one corpus and plan in a folder; a new one becomes a sealed file.  A
     process that adds runs should have locked the folder.
@@ -183,10 +192,7 @@ class Store:
         their own.
         """
         plan = asdict(self.corpus.plan) | {"seed": run.seed}
-        method: dict[str, Any] = asdict(run.method)  # type: ignore[call-overload]
-        if method.get("share") is None:  # names of runs from before there were shares stay valid
-            method.pop("share", None)
-        return {"format": FORMAT, "method": method, "plan": plan, **self.corpus.identity}
+        return {"format": FORMAT, "method": options_of(run.method), "plan": plan, **self.corpus.identity}
 
     def name(self, run: Run) -> str:
         """The name of a run."""
