@@ -122,7 +122,7 @@ def _rejections_by_the_kit(mutant: Mutant) -> Iterator[str]:
         harness = Harness.of(mutant.step, dtype=dtype, directions=True)
         with np.errstate(all="ignore"):
             for case in questions(harness):
-                if case.id.startswith(mutant.only_in):
+                if mutant.pattern_of(case.id):
                     yield from run_case(harness, case)[0].criteria
 
 

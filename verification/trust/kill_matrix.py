@@ -147,7 +147,7 @@ with others.  Every rejection that is shown is clear by a factor of {CLEAR:g}.  
 UNMARKED = """\
 *The stages* see a wrong line below a right output, *the kit* sees wrong manners despite right numbers.  Of *cases*, those of the
 catalogue whose ids begin so reject, some of them in single precision alone, and drawn combinations of options
-(`covering-…`).
+(`covering-…`, `remainder-…`).
 """
 NARROW = f"""\
 {len(NARROW_MUTANTS)} backends are wrong at one size, in one layout or in one state, and the reference elsewhere.  Few cases of

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +45,10 @@ class Mutant:
     stages: Stages | None = None
     visible_in: Visible = "output"
     only_in: tuple[str, ...] = ()
+
+    def pattern_of(self, name: str) -> str:
+        """The pattern of ``only_in`` that the id of a case begins like, or an empty string."""
+        return next((pattern for pattern in self.only_in if fnmatch(name, f"{pattern}*")), "")
 
 
 MUTANTS: dict[str, Mutant] = {}

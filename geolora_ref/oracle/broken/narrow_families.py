@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geolora_ref.oracle.broken.narrow_places import BACKWARDS, LAYOUTS, NAMES, SHAPES, THRESHOLDS, TINY
+from geolora_ref.oracle.broken.narrow_places import BACKWARDS, BEYOND, LAYOUTS, NAMES, SHAPES, THRESHOLDS, TINY
 
 __all__ = ["FAMILIES", "STACKS"]
 
@@ -224,6 +224,42 @@ FAMILIES: dict[str, dict[str, str]] = {
         for core in ("diagonal", "dense")
     },
     **{f"negated-{name}": {"sign-of-the-memory": f"array-negated-{name}"} for name in ("tall", "larger", *NAMES)},
+    "all-cut": {"clipped-at-0.999": "layer-equal-values"},
+    "core-above-100": {
+        "tails-in-single": "layer-core-104-tail-tau-above",
+        "tolerance-of-single": "layer-core-104-tail-tau-below",
+    },
+    "core-above-100-theta": {
+        "tails-in-single": "layer-core-104-tail-theta-above",
+        "tolerance-of-single": "layer-core-104-tail-theta-below",
+    },
+    "core-above-192": {
+        "tails-in-single": "layer-core-200-tail-tau-above",
+        "tolerance-of-single": "layer-core-200-tail-tau-below",
+    },
+    "core-above-192-theta": {
+        "tails-in-single": "layer-core-200-tail-theta-above",
+        "tolerance-of-single": "layer-core-200-tail-theta-below",
+    },
+    "fixed-beyond": {"rank-never-grows": "limit-rank-one-fixed-beyond"},
+    **{f"fixed-beyond-{state}": {"rank-never-grows": f"limit-{state}-fixed-beyond"} for state in BEYOND},
+    "rank-8-m-3": {
+        "k-step-sign": "remainder-37",
+        "max-rank-ignored": "remainder-197",
+        "theta-taken-relative": "remainder-202",
+        "min-rank-ignored": "remainder-191",
+    },
+    "rank-16-m-2": {"cap-before-truncation": "remainder-36", "theta-taken-relative": "remainder-161", "l1-tail": "remainder-62"},
+    "rank-32-m-3": {"min-rank-ignored": "remainder-156", "max-rank-ignored": "remainder-0"},
+    "rank-8-n-2": {
+        "l-step-sign": "remainder-21",
+        "max-rank-ignored": "remainder-58",
+        "min-rank-ignored": "remainder-226",
+        "zero-start-inverse": "remainder-61",
+    },
+    "rank-16-n-1": {"l-step-sign": "remainder-8", "theta-taken-relative": "remainder-65", "min-rank-ignored": "remainder-139"},
+    "rank-4-n-3": {"zero-start-inverse": "remainder-15"},
+    "rank-32-n-1": {"theta-taken-relative": "remainder-212", "max-rank-ignored": "remainder-115", "l1-tail": "remainder-28"},
     "theta-capped": {"theta-ignored": "covering-4"},
     "theta-min-above": {"min-rank-ignored": "covering-24"},
     "theta-still": {"theta-taken-relative": "covering-69"},

@@ -20,6 +20,7 @@ from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.broken.mutants import MUTANTS, REFERENCE
 from geolora_ref.oracle.broken.narrow_families import FAMILIES, STACKS
 from geolora_ref.oracle.broken.narrow_places import NAMES, PLACES, Given, Place, negated
+from geolora_ref.oracle.broken.stages import truncate, truncated_rank
 
 __all__ = ["NARROW_MUTANTS", "NarrowMutant"]
 
@@ -94,6 +95,20 @@ def _largest_alone(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **limits: Any) -
     return U_hat @ (u / sigma), np.array([[sigma]]).astype(S_hat.dtype), V_hat @ v
 
 
+def _tails_in_single(*arrays: Matrix, **limits: Any) -> Any:
+    """The rank by the tails of the singular values in single precision."""
+
+    def rank_of(sigma: Matrix, *thresholds: Any) -> int:
+        return truncated_rank(sigma.astype(np.float32), *thresholds)
+
+    return truncate(*arrays, **limits, rank_of=rank_of)
+
+
+def _raised(x: Given) -> Mapping[str, Any]:
+    name = "tau" if x.parameters["theta"] is None else "theta"
+    return {name: x.parameters[name] * (1.0 + 2.0**-23)}
+
+
 def _symmetrised(x: Given) -> Mapping[str, Any]:
     S = x.arrays["S"] - x.parameters["learning_rate"] * x.arrays["dS"]
     return {"S": 0.5 * (S + S.conj().T), "dS": np.zeros_like(S)}
@@ -130,6 +145,9 @@ WRONG: dict[str, tuple[int, str, Step]] = {
     "room-for-150": (6, "there is room for 150 directions", _first_ranks(lambda rank: 150)),
     "power-iteration": (6, "20 steps of a power iteration", replace(REFERENCE, truncation=_largest_alone).step),
     "clipped-at-0.99": (6, "τ is clipped at 0.99", _changed(lambda x: {"tau": 0.99})),
+    "clipped-at-0.999": (6, "τ is clipped at 0.999", _changed(lambda x: {"tau": 0.999})),
+    "tails-in-single": (6, "tails are summed in single precision", replace(REFERENCE, truncation=_tails_in_single).step),
+    "tolerance-of-single": (6, "a tail above the threshold by eps(float32) goes", _changed(_raised)),
     "theta-ignored": (6, "ϑ is taken for 0", _changed(lambda x: {"theta": 0.0})),
     "rounding-cut": (6, "ϑ = 0 cuts what is below 1e-10 of the norm", _changed(lambda x: {"tau": 1e-10, "theta": None})),
     "tiny-is-zero": (6, "a threshold below 1e-10 is taken for 0", _changed(_zero_for_tiny)),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from geolora_ref.arrays import Matrix
 
-__all__ = ["BACKWARDS", "LAYOUTS", "NAMES", "PLACES", "SHAPES", "THRESHOLDS", "TINY", "Given", "Place", "negated"]
+__all__ = ["BACKWARDS", "BEYOND", "LAYOUTS", "NAMES", "PLACES", "SHAPES", "THRESHOLDS", "TINY", "Given", "Place", "negated"]
 
 NAMES = ("U", "S", "V", "dK", "dL", "dS")
 """The arguments of a step."""
@@ -80,6 +81,34 @@ def _alone(name: str) -> Place:
 
 def _multiples(k: int) -> Place:
     return Place(f"m, n and r are multiples of {k}", lambda x: x.m % k == x.n % k == x.r % k == 0)
+
+
+def _left_over(name: str, rest: int, r: int) -> Place:
+    """m or n has this remainder by 4 at this rank, as a kernel for the rank has it in vectors of 4."""
+    return Place(f"r = {r} and {name} ≡ {rest} (mod 4)", lambda x: x.r == r and getattr(x, name) % 4 == rest)
+
+
+def _large_core(size: int, threshold: str) -> Place:
+    """A core with more columns than this, and a relative or an absolute threshold."""
+    words = "a relative" if threshold == "tau" else "an absolute"
+    return Place(
+        f"Ŝ has more than {size} columns, and there is {words} threshold",
+        lambda x: min(2 * x.r, x.m, x.n) > size and bool(x.parameters[threshold]),
+    )
+
+
+def _fixed_beyond(x: Given, state: Callable[[Given], bool] = lambda x: True) -> bool:
+    """Whether the rank is fixed beyond all singular values, in such a state."""
+    return bool(2 * x.r < x.parameters["min_rank"] == x.parameters["max_rank"]) and state(x)
+
+
+BEYOND: dict[str, tuple[str, Callable[[Given], bool]]] = {
+    "no-step": ("λ = 0", lambda x: x.parameters["learning_rate"] == 0.0),
+    "from-zero": ("S = 0", lambda x: not x.arrays["S"].any()),
+    "no-gradient": ("no gradient", lambda x: not x.arrays["dK"].any()),
+    "complex": ("complex numbers", lambda x: np.iscomplexobj(x.arrays["S"])),
+}
+"""States of a fixed rank beyond 2r, in words and as predicates."""
 
 
 def _nearly(x: Given, basis: str, name: str) -> bool:
@@ -257,6 +286,16 @@ PLACES: dict[str, Place] = {
     **{f"negated-{name}": _negated({*NAMES}, SHAPES[name][2]) for name in ("tall", "larger")},
     **{f"negated-{name}": _negated({name}, SHAPES["tall"][2]) for name in NAMES},
     "nearly-all-cut": Place("0.99 < τ < 1", lambda x: 0.99 < (x.parameters["tau"] or 0.0) < 1.0),
+    "all-cut": Place("τ ≥ 1", lambda x: (x.parameters["tau"] or 0.0) >= 1.0),
+    **{f"core-above-{size}": _large_core(size, "tau") for size in (100, 192)},
+    **{f"core-above-{size}-theta": _large_core(size, "theta") for size in (100, 192)},
+    **{f"rank-{r}-m-{m}": _left_over("m", m, r) for r, m in ((8, 3), (16, 2), (32, 3))},
+    **{f"rank-{r}-n-{n}": _left_over("n", n, r) for r, n in ((8, 2), (16, 1), (4, 3), (32, 1))},
+    "fixed-beyond": Place("min_rank = max_rank > 2r", _fixed_beyond),
+    **{
+        f"fixed-beyond-{state}": Place(f"min_rank = max_rank > 2r, {words}", partial(_fixed_beyond, state=holds))
+        for state, (words, holds) in BEYOND.items()
+    },
     "theta-capped": Place("ϑ and a cap", lambda x: x.parameters["theta"] is not None and x.parameters["max_rank"] is not None),
     "theta-min-above": Place(
         "ϑ and min_rank > r", lambda x: x.parameters["theta"] is not None and x.parameters["min_rank"] > x.r

@@ -16,6 +16,7 @@ from geolora_ref.oracle.cases.case import ConformanceCase, question
 from geolora_ref.oracle.cases.covering import covering_cases
 from geolora_ref.oracle.cases.layers import layer_cases
 from geolora_ref.oracle.cases.paths import path_cases
+from geolora_ref.oracle.cases.remainders import remainder_cases
 from geolora_ref.oracle.cases.spectra import SPECTRA
 from geolora_ref.oracle.cases.step_case import CORES, GRADIENTS, ONE_SIDED, SIGNS, TRAPS, CaseParameters
 
@@ -374,6 +375,8 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_negated(),
         *layer_cases(),
         *covering_cases(),
+        *_fixed_beyond(),
+        *remainder_cases(),
     )
     return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
 
@@ -475,6 +478,15 @@ def _limits() -> Iterator[ConformanceCase]:
                 continue
             flags = (state, name, *(("complex",) if p.complex else ()))
             yield question("limit", f"{state}-{name}", flags, f"{where}: {reason}", replace(p, **limits[name]))
+
+
+def _fixed_beyond() -> Iterator[ConformanceCase]:
+    for state in ("no-step", "rank-one", "from-zero", "no-gradient", "complex"):
+        p, where = LIMITED[state]
+        rank = 2 * p.r + 1
+        flags = (state, "fixed-beyond", *(("complex",) if p.complex else ()))
+        reason = f"{where}: min_rank = max_rank > 2r: all directions are kept"
+        yield question("limit", f"{state}-fixed-beyond", flags, reason, replace(p, tau=0.3, min_rank=rank, max_rank=rank))
 
 
 def _thresholds() -> Iterator[ConformanceCase]:

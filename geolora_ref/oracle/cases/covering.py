@@ -11,7 +11,7 @@ Like all cases, these keep their meaning by id.  More options need another group
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -23,7 +23,7 @@ from geolora_ref.oracle.cases.case import ConformanceCase, question
 from geolora_ref.oracle.cases.own import in_words
 from geolora_ref.oracle.cases.step_case import CaseParameters
 
-__all__ = ["OPTIONS", "covering_cases", "drawn_options"]
+__all__ = ["OPTIONS", "Options", "covering_array", "covering_cases", "drawn_options"]
 
 Options = tuple[str, ...]
 
@@ -84,14 +84,21 @@ def covering_cases() -> Iterator[ConformanceCase]:
 def drawn_options(numbers: str) -> list[Options]:
     """The options of the cases with "real" or "complex" numbers, in the order of ``OPTIONS``."""
     rng = np.random.default_rng([SEED, len(COUNTS) + [*COUNTS].index(numbers)])
-    values = [*OPTIONS.values()]
+    return covering_array(OPTIONS, COUNTS[numbers], _possible, rng)
+
+
+def covering_array(
+    options: Mapping[str, tuple[str, ...]], count: int, possible: Callable[[Options], bool], rng: np.random.Generator
+) -> list[Options]:
+    """So many possible combinations of options, each chosen for the pairs and triples that none before it has."""
+    values = [*options.values()]
     counts = np.array([len(names) for names in values])
     kinds = [_places(counts, together) for together in (2, 3)]
     seen = [np.zeros(size, bool) for _, size in kinds]
     found = []
-    for _ in range(COUNTS[numbers]):
+    for _ in range(count):
         drawn = rng.integers(0, counts, (CANDIDATES, len(counts)))
-        drawn = drawn[[_possible(_named(row, values)) for row in drawn]]
+        drawn = drawn[[possible(_named(row, values)) for row in drawn]]
         codes = [places(drawn) for places, _ in kinds]
         pairs, triples = (np.count_nonzero(~known[code], axis=1) for known, code in zip(seen, codes, strict=True))
         best = int(np.argmax(1000 * pairs + triples))

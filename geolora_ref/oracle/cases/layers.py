@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from geolora_ref.oracle.cases.case import ConformanceCase, question
+from geolora_ref.oracle.cases.spectra import SPECTRA
 from geolora_ref.oracle.cases.step_case import CaseParameters
 
 __all__ = ["layer_cases"]
@@ -52,6 +55,12 @@ HARD = {
     "skinny-wide": (16, 2304, 4, "n is more than a hundred times m"),
 }
 """Sizes at which the residual is 1e-9 of the gradient."""
+TAILS = {"104": (110, 107, 104), "200": (204, 202, 200)}
+"""m, n, r of cores whose sums of squares single precision does not hold."""
+KEPT = 20
+CLOSE = {"above": 1.0 + 1e-9, "below": 1.0 - 1e-9}
+EQUAL = 512
+"""The number of equal singular values: more than 1/(1 − 0.999²) = 500.3, so that a τ of 0.999 keeps two of them."""
 
 
 def layer_cases() -> Iterator[ConformanceCase]:
@@ -64,3 +73,22 @@ def layer_cases() -> Iterator[ConformanceCase]:
         parameters = CaseParameters(m, n, r, "algebraic", "dense", "nearly in the range", learning_rate=1.0, bases="thin")
         reason = f"the size of a layer: {why}; one pass of orthogonalisation is not enough"
         yield question("layer", f"{shape}-nearly-in-the-range", (shape,), reason, parameters)
+    yield from _tails()
+    parameters = CaseParameters(EQUAL, EQUAL, EQUAL, "flat", "diagonal", "zero", learning_rate=0.0, tau=1.0, bases="thin")
+    reason = f"{EQUAL} equal values: τ = 1 lets all but one go, and 0.999 only all but two"
+    yield question("layer", "equal-values", ("tau", "equal-values"), reason, parameters)
+
+
+def _tails() -> Iterator[ConformanceCase]:
+    for name, (m, n, r) in TAILS.items():
+        sigma = SPECTRA["algebraic"](r)
+        tail = float(np.linalg.norm(sigma[KEPT:]))
+        for side, factor in CLOSE.items():
+            limits: dict[str, dict[str, Any]] = {
+                "tau": {"tau": factor * tail / float(np.linalg.norm(sigma))},
+                "theta": {"tau": None, "theta": factor * tail},
+            }
+            for kind, threshold in limits.items():
+                parameters = CaseParameters(m, n, r, "algebraic", "diagonal", "zero", bases="thin", **threshold)
+                reason = f"Ŝ has {n} columns; the threshold is 1e-9 {side} the tail after {KEPT}: sums need double precision"
+                yield question("layer", f"core-{name}-tail-{kind}-{side}", ("tail", kind, side), reason, parameters)

@@ -20,7 +20,7 @@ DRAWN = (*(f"covering-{k}" for k in range(220)), *(f"covering-complex-{k}" for k
 SLOW = (
     *("layer-attention-tau", "layer-attention-max-at", "layer-attention-theta", "layer-square-none", "layer-long-max-at"),
     *("layer-long-wide-max-at", "layer-core-200-none", "layer-vocabulary-wide-none", "layer-wide-theta", "layer-tall-max-above"),
-    *("layer-mlp-theta", "layer-mlp-wide-theta"),
+    *("layer-mlp-theta", "layer-mlp-wide-theta", "layer-equal-values"),
 )
 """Cases that narrow mutants name, and which take too long for a quick run."""
 QUICK = frozenset({*OTHERS, *DRAWN, *(case for mutant in NARROW_MUTANTS.values() for case in mutant.cases)} - {*SLOW})
