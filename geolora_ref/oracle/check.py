@@ -35,6 +35,7 @@ from geolora_ref.oracle.trial.conversion import ARGUMENTS, EPS, taken_away
 from geolora_ref.oracle.trial.environment import environment
 from geolora_ref.oracle.trial.harness import LONGEST, Harness, Held, Options, Outcome
 from geolora_ref.oracle.trial.manners import spoil
+from geolora_ref.oracle.trial.misuse import misuse, others, refused
 from geolora_ref.support.foreign import place, words
 
 __all__ = ["Answer", "Answers", "Tally", "answered", "check_step", "run_case", "smallest_failing"]
@@ -336,8 +337,9 @@ def check_step(
         dtype = "float64", array = "numpy", device, precision, diagonal = True, whole = False,
         batched = False, directions = False, threads = 1; and name, by default the function's own.
 
-    Raises like :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches and for
-    sizes beyond the memory of the machine, and :class:`Interrupted` in place of
+    Raises like :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches, for sizes
+    beyond the memory of the machine and for a function of which every call ends in the same
+    ``TypeError``, ``AttributeError`` or ``ValueError``, and :class:`Interrupted` in place of
     ``KeyboardInterrupt``; errors of the backend itself become rows.
     """
     started = time.perf_counter()
@@ -367,6 +369,8 @@ def check_step(
                 if answer is None:
                     return report([f"stopped after {len(rows)} of {len(cases)} cases: too many crashes and hangs"])
                 row = tally.take(case, answer, xfail.get(case.id))
+                if done == 0 and row.outcome == "failed" and refused(row):
+                    _require_backend(harness, row, given(others(cases), 1))
                 if fail_fast and row.outcome == "failed":
                     break
         progress(len(cases), len(cases))
@@ -389,6 +393,18 @@ def _here(harness: Harness, cases: Sequence[ConformanceCase], repeat: int) -> An
     before: list[Held] = []
     for case in cases:
         yield answered(harness, case, before, repeat)
+
+
+def _require_backend(harness: Harness, row: Row, answers: Answers) -> None:
+    """Raise ``ValueError`` if all of these answers end in the same exception as the first row."""
+    rows = [row]
+    with contextlib.closing(answers):
+        for other, _ in answers:
+            rows.append(other)
+            if (other.error, other.where) != (row.error, row.where):
+                return
+    if problem := misuse(harness, rows):
+        raise ValueError(problem)
 
 
 SHRUNK = 3

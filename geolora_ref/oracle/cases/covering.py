@@ -84,11 +84,14 @@ def covering_cases() -> Iterator[ConformanceCase]:
 def drawn_options(numbers: str) -> list[Options]:
     """The options of the cases with "real" or "complex" numbers, in the order of ``OPTIONS``."""
     rng = np.random.default_rng([SEED, len(COUNTS) + [*COUNTS].index(numbers)])
-    return covering_array(OPTIONS, COUNTS[numbers], _possible, rng)
+    return covering_array(OPTIONS, COUNTS[numbers], rng, _possible)
 
 
 def covering_array(
-    options: Mapping[str, tuple[str, ...]], count: int, possible: Callable[[Options], bool], rng: np.random.Generator
+    options: Mapping[str, tuple[str, ...]],
+    count: int,
+    rng: np.random.Generator,
+    possible: Callable[[Options], bool] | None = None,
 ) -> list[Options]:
     """So many possible combinations of options, each chosen for the pairs and triples that none before it has."""
     values = [*options.values()]
@@ -98,7 +101,8 @@ def covering_array(
     found = []
     for _ in range(count):
         drawn = rng.integers(0, counts, (CANDIDATES, len(counts)))
-        drawn = drawn[[possible(_named(row, values)) for row in drawn]]
+        if possible is not None:
+            drawn = drawn[[possible(_named(row, values)) for row in drawn]]
         codes = [places(drawn) for places, _ in kinds]
         pairs, triples = (np.count_nonzero(~known[code], axis=1) for known, code in zip(seen, codes, strict=True))
         best = int(np.argmax(1000 * pairs + triples))

@@ -49,7 +49,7 @@ def remainder_cases() -> Iterator[ConformanceCase]:
 def remainder_options(numbers: str) -> list[Options]:
     """The options of the cases with "real" or "complex" numbers, in the order of ``OPTIONS``."""
     rng = np.random.default_rng([SEED, [*COUNTS].index(numbers)])
-    return covering_array(OPTIONS, COUNTS[numbers], lambda options: True, rng)
+    return covering_array(OPTIONS, COUNTS[numbers], rng)
 
 
 def _case(name: str, options: Options, *, complex_data: bool) -> ConformanceCase:

@@ -297,32 +297,41 @@ def _gradient(rng: np.random.Generator, p: CaseParameters, U: Matrix, V: Matrix)
 
 
 def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
-    normal = Z - U @ (U.conj().T @ Z)
-    normal = normal - (normal @ V) @ V.conj().T
-    constants: dict[str, Matrix] = {
-        "zero": np.zeros_like(Z),
-        "tangent": Z - normal,
+    def normal() -> Matrix:
+        left = Z - U @ (U.conj().T @ Z)
+        return np.asarray(left - (left @ V) @ V.conj().T)
+
+    def core() -> Matrix:
+        return np.asarray(U @ (U.conj().T @ Z @ V) @ V.conj().T)
+
+    def left() -> Matrix:
+        return np.asarray(Z @ V @ V.conj().T - core())
+
+    def right() -> Matrix:
+        return np.asarray(U @ (U.conj().T @ Z) - core())
+
+    constants: dict[str, Callable[[], Matrix]] = {
+        "zero": lambda: np.zeros_like(Z),
+        "tangent": lambda: Z - normal(),
         "normal": normal,
-        "rank one": Z[:, :1] @ Z[:1, :],
-        "nearly in the range": U @ (U.conj().T @ Z) + 1e-9 * Z,
-        "huge": 1e6 * Z,
-        "tiny": 1e-12 * Z,
-        "core": U @ (U.conj().T @ Z @ V) @ V.conj().T,
-        NEAR: U @ (U.conj().T @ Z @ V) @ V.conj().T + 1e-9 * Z,
-        "left": Z @ V @ V.conj().T - U @ (U.conj().T @ Z @ V) @ V.conj().T,
-        "right": U @ (U.conj().T @ Z) - U @ (U.conj().T @ Z @ V) @ V.conj().T,
-        "sparse": np.where(_but(len(U), U.shape[1]) & _but(len(V), V.shape[1]).T, Z, 0.0),
-        CONSTANT: np.full_like(Z, Z[0, 0]),
-        "padded": np.where((np.arange(len(U)) >= PADDING)[:, None] & (np.arange(len(V)) >= PADDING), Z, 0.0),
+        "rank one": lambda: Z[:, :1] @ Z[:1, :],
+        "nearly in the range": lambda: U @ (U.conj().T @ Z) + 1e-9 * Z,
+        "huge": lambda: 1e6 * Z,
+        "tiny": lambda: 1e-12 * Z,
+        "core": core,
+        NEAR: lambda: core() + 1e-9 * Z,
+        **dict.fromkeys(("left", "left alone"), left),
+        **dict.fromkeys(("right", "right alone"), right),
+        "off core": lambda: left() + right(),
+        **{of: lambda: _graded(left() @ V, right().conj().T @ U, U, V, GRADED[kind]) for of in GRADED},
+        "sparse": lambda: np.where(_but(len(U), U.shape[1]) & _but(len(V), V.shape[1]).T, Z, 0.0),
+        CONSTANT: lambda: np.full_like(Z, Z[0, 0]),
+        "padded": lambda: np.where((np.arange(len(U)) >= PADDING)[:, None] & (np.arange(len(V)) >= PADDING), Z, 0.0),
     }
-    constants |= {f"{side} alone": constants[side] for side in ("left", "right")}
-    constants["off core"] = constants["left"] + constants["right"]
-    if kind in GRADED:
-        return _graded(constants["left"] @ V, constants["right"].conj().T @ U, U, V, GRADED[kind])
     if kind not in constants:
         known = (*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, *EXACTLY, CONSTANT, NEAR, SIGNS)
         raise ValueError(f"gradient: expected one of {known}, found {kind!r}")
-    return constants[kind]
+    return constants[kind]()
 
 
 def _but(size: int, index: int) -> Matrix:
