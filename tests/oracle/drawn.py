@@ -93,9 +93,10 @@ def _new_direction(basis: Matrix, x: Matrix) -> Matrix | None:
     for _ in range(PASSES):
         if not np.any(x):
             return None
+        x = x / np.max(np.abs(x))  # no square leaves the range
         x = _off(basis, x / np.linalg.norm(x))
         if np.linalg.norm(x) > 1.0 - 1e-6:
-            return x / np.linalg.norm(x)
+            return np.asarray(x / np.linalg.norm(x))
     return None
 
 

@@ -224,6 +224,10 @@ FAMILIES: dict[str, dict[str, str]] = {
         for core in ("diagonal", "dense")
     },
     **{f"negated-{name}": {"sign-of-the-memory": f"array-negated-{name}"} for name in ("tall", "larger", *NAMES)},
+    "two-rows": {"k-step-missing": "shape-two-rows-dense", "s-step-sign": "shape-two-rows-zero"},
+    "two-columns": {"l-step-missing": "shape-two-columns-dense", "s-step-missing": "shape-two-columns-zero"},
+    "two-by-two": {"blocks-exchanged": "shape-two-by-two-dense", "k-step-sign": "shape-two-by-two-zero"},
+    "three-rows": {"k-step-missing": "shape-three-rows-dense", "k-step-sign": "shape-three-rows-zero"},
     "all-cut": {"clipped-at-0.999": "layer-equal-values"},
     "core-above-100": {
         "tails-in-single": "layer-core-104-tail-tau-above",

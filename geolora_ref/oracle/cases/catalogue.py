@@ -41,6 +41,13 @@ SHAPES = {
     "short-tall": (13, 6, 4, "0 < n − r < r ≤ m − r: the mirror image of short-wide"),
     "larger": (48, 33, 8, "rounding errors grow with the size; the criteria's scale must follow"),
 }
+SMALLEST = {
+    "two-rows": (2, 7, 1, "m = 2r = 2: old and new column of U are all of the space"),
+    "two-columns": (7, 2, 1, "n = 2r = 2: old and new column of V are all of the space"),
+    "two-by-two": (2, 2, 1, "m = n = 2, r = 1: the smallest matrix with new columns"),
+    "three-rows": (3, 5, 1, "m = 3, r = 1: the smallest space with a direction that is neither old nor new"),
+}
+"""Further shapes, with a dense S and with S = 0: m, n, r, the reason."""
 LIMITED = {
     "no-step": (CaseParameters(14, 11, 4, "algebraic", "dense", learning_rate=0.0), "λ = 0"),
     "full-rank": (CaseParameters(9, 4, 4, "algebraic", "diagonal"), "no new column on one side"),
@@ -376,6 +383,7 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *layer_cases(),
         *covering_cases(),
         *_fixed_beyond(),
+        *_smallest(),
         *remainder_cases(),
     )
     return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
@@ -487,6 +495,12 @@ def _fixed_beyond() -> Iterator[ConformanceCase]:
         flags = (state, "fixed-beyond", *(("complex",) if p.complex else ()))
         reason = f"{where}: min_rank = max_rank > 2r: all directions are kept"
         yield question("limit", f"{state}-fixed-beyond", flags, reason, replace(p, tau=0.3, min_rank=rank, max_rank=rank))
+
+
+def _smallest() -> Iterator[ConformanceCase]:
+    for name, (m, n, r, reason) in SMALLEST.items():
+        for core in ("dense", "zero"):
+            yield question("shape", f"{name}-{core}", (name, core), reason, CaseParameters(m, n, r, "algebraic", core, tau=0.05))
 
 
 def _thresholds() -> Iterator[ConformanceCase]:
