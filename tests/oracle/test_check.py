@@ -214,6 +214,46 @@ def test_ill_mannered_backend_gets_rows_and_the_run_goes_on(backend: Callable[..
 # --- lists of known failures, selections, names -----------------------------------------------------------------------
 
 
+def takes_objects(Y: Any, gradients: Any, *, learning_rate: float) -> Any:
+    """A step of another signature."""
+
+
+def takes_tensors(U: Any, *others: Any, **parameters: Any) -> Any:
+    raise TypeError(f"expected Tensor as element 0, but got {type(U).__name__}")
+
+
+def takes_its_own(U: Any, *others: Any, **parameters: Any) -> Any:
+    return U.unsqueeze(0)
+
+
+def takes_sixteens(U: Any, *others: Any, **parameters: Any) -> Any:
+    if len(U) % 16:
+        raise ValueError("m: expected a multiple of 16")
+    return REFERENCE.step(U, *others, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (takes_objects, r"^backend: each of 41 calls raised TypeError: .*; expected a function step\(U, S, V, dK, dL, dS, \*, "),
+        (takes_tensors, r"^backend: .* \(at .*test_check.py:\d+\); .* for torch choose --array torch"),
+        (takes_its_own, r"^backend: each of 41 calls raised AttributeError: 'numpy.ndarray' .*; the arguments are NumPy arrays"),
+    ],
+)
+def test_a_function_that_raises_the_same_in_every_call_is_no_backend(step: Callable[..., Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_step(step)
+
+
+@pytest.mark.usefixtures("undiagnosed")
+def test_a_backend_that_refuses_some_cases_has_rows() -> None:
+    """So has one of which all but few cases are refused, and a single case of any function."""
+    rows = check_step(takes_sixteens, quick=True).rows
+    assert {row.outcome for row in rows} == {"passed", "failed"}
+    [row] = check_step(takes_its_own, select={"id": "shape-tall-dense"}).rows
+    assert row.error.startswith("raised AttributeError")
+
+
 def test_the_precisions_are_those_of_the_libraries() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     assert {name: torch.finfo(getattr(torch, name)).eps for name in EPS} == EPS

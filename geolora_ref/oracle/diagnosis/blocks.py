@@ -26,7 +26,7 @@ STILL = "the result deviates where there is no step, as by a defect of line 6"
 EVERYWHERE = "the result deviates in all blocks of Ŝ at once, as by a defect of line 6"
 UPDATES = (
     "the result deviates in the S-, K- and L-block at once and not in the last one, as by a defect of line 3 (the gradients, or "
-    "a rule that is not SGD), of the bases in which Ŝ is taken (line 4) or of line 6"
+    "a rule that is not SGD), of the bases in which Ŝ is taken (line 4), of all of Ŝ (line 5) or of line 6"
 )
 RIGHT = "the result is right: line 6 goes wrong where it cuts"
 

@@ -9,8 +9,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from geolora_ref.oracle.cases import remainders
 from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.cases.covering import COUNTS, OPTIONS, _possible, drawn_options
+from geolora_ref.oracle.cases.remainders import remainder_cases, remainder_options
 from geolora_ref.oracle.cases.step_case import StepCase
 from geolora_ref.oracle.trial.choice import applicable
 from geolora_ref.oracle.trial.conversion import Conversion
@@ -56,6 +58,26 @@ def test_the_first_cases_cover_more_than_independent_draws() -> None:
         drawn += [options] if _possible(options) else []
     covered, independent = (len(set().union(*together(cases, 3))) for cases in (drawn_options("real"), drawn))
     assert covered > 1.05 * independent
+
+
+def test_every_rest_of_a_vector_meets_every_rank() -> None:
+    """Nine of ten combinations of rank, rest and limit occur with real numbers, and all pairs."""
+    found = remainder_options("real")
+    values = [*remainders.OPTIONS.values()]
+    for one, other in combinations(range(len(values)), 2):
+        assert len({(options[one], options[other]) for options in found}) == len(values[one]) * len(values[other])
+    names = [*remainders.OPTIONS]
+    for rest in ("rest of m", "rest of n"):
+        places = [names.index(name) for name in ("r", rest, "limit")]
+        met = {tuple(options[place] for place in places) for options in found}
+        assert len(met) >= 0.9 * np.prod([len(values[place]) for place in places])
+
+
+def test_a_size_leaves_the_rest_that_it_is_drawn_for() -> None:
+    for case, options in zip(remainder_cases(), remainder_options("real"), strict=False):
+        named, p = dict(zip(remainders.OPTIONS, options, strict=True)), case.parameters
+        assert (p.r, p.m % 4, p.n % 4) == tuple(int(named[of]) for of in ("r", "rest of m", "rest of n"))
+        assert min(p.m, p.n) > 2 * p.r
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

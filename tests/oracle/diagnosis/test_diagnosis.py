@@ -604,7 +604,7 @@ def test_a_rule_that_is_not_sgd_is_no_defect_of_line_6_alone() -> None:
     diagnosis = diagnosed(adam, select={"group": "gradient"})
     assert (
         "not in the last one, as by a defect of line 3 (the gradients, or a rule that is not SGD), of the bases in which Ŝ is "
-        "taken (line 4) or of line 6" in diagnosis.text
+        "taken (line 4), of all of Ŝ (line 5) or of line 6" in diagnosis.text
     )
 
 
