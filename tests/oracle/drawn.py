@@ -187,13 +187,13 @@ def jacobi_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters:
     """One-sided Jacobi: columns are rotated in pairs until all of them are orthogonal."""
     largest = np.max(np.abs(S_hat)) or 1.0
     A = S_hat / largest
-    Q = np.eye(A.shape[1], dtype=A.dtype)
+    Q, eps = np.eye(A.shape[1], dtype=A.dtype), np.finfo(A.dtype).eps
     for _ in range(30):
         rotated = False
         for i, j in combinations(range(A.shape[1]), 2):
             pair = A[:, [i, j]]
             gram = _H(pair) @ pair
-            if abs(gram[0, 1]) <= 2.0**-52 * np.sqrt(gram[0, 0].real * gram[1, 1].real):
+            if abs(gram[0, 1]) <= eps * np.sqrt(gram[0, 0].real * gram[1, 1].real):
                 continue
             rotation = np.linalg.eigh(gram).eigenvectors[:, ::-1]
             A[:, [i, j]], Q[:, [i, j]] = pair @ rotation, Q[:, [i, j]] @ rotation
