@@ -29,13 +29,13 @@ from geolora_ref.oracle.diagnosis.shared import shared
 from geolora_ref.oracle.diagnosis.unread import unread
 from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, Verdict, judge, judge_stages, resolution
 from geolora_ref.oracle.judges.storage import norm
+from geolora_ref.oracle.misuse import misuse, others, refused
 from geolora_ref.oracle.reports.report import Interrupted, Report, Row
 from geolora_ref.oracle.trial.choice import Choice, applicable, representable
 from geolora_ref.oracle.trial.conversion import ARGUMENTS, EPS, taken_away
 from geolora_ref.oracle.trial.environment import environment
 from geolora_ref.oracle.trial.harness import LONGEST, Harness, Held, Options, Outcome
 from geolora_ref.oracle.trial.manners import spoil
-from geolora_ref.oracle.trial.misuse import misuse, others, refused
 from geolora_ref.support.foreign import place, words
 
 __all__ = ["Answer", "Answers", "Tally", "answered", "check_step", "run_case", "smallest_failing"]
