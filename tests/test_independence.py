@@ -22,7 +22,7 @@ CORE = ("arrays", "checks", "lowrank", "gradients", "algorithm", "budget", "opti
 ROOMS = {
     "geolora_ref.oracle": (
         *("judges", "broken", "cases", "trial", "diagnosis", "reports", "directions", "vectors"),
-        *("check", "jobs", "reproduce", "reproduce_rule", "pytest_plugin", "backend_suite", "suite", "command"),
+        *("misuse", "check", "jobs", "reproduce", "reproduce_rule", "pytest_plugin", "backend_suite", "suite", "command"),
     ),
     "verification": (
         *("support", "claim", "instruments", "claims", "campaign", "certificates", "formal", "network_defects"),
