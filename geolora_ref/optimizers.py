@@ -47,6 +47,9 @@ __all__ = [
     "transported",
 ]
 
+NOISE_MEMORY = 0.98
+"""The weight of the past in the size of the noise: a mean over about 50 steps."""
+
 UpdateRule = Literal["spectral", "preconditioned", "adam", "adam-published", "sgd", "heavy-ball", "normalised"]
 """Names of the rules, as the commands and the torch optimizers accept them."""
 
@@ -71,8 +74,9 @@ class Moments:
     """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
 
     ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : the second moments of K, L
-    and S that a rule divides by.  A rule that is given the memory of another kind of rule starts
-    from zero: a sum of gradients cannot be continued as a mean.
+    and S that a rule divides by, or one number for each, the size of their noise.  A rule that is
+    given the memory of another kind of rule starts from zero: a sum of gradients cannot be
+    continued as a mean.
     """
 
     step: int = 0
@@ -142,7 +146,7 @@ def price(M: Triple, D: Triple) -> Array:
     norm that a truncation may discard before it can cost the whole decrease.  At most ‖D‖.
     Source: docs/theory/priced.md.
     """
-    M = _of_size_one(M)
+    M, _ = _of_size_one(M)
     xp = namespace(M.S)
     of_K, of_L, of_S = (xp.sum(_real(xp.conj(X) * Y), axis=(-2, -1)) for X, Y in zip(M, D, strict=True))
     return xp.clip(of_K + of_L - of_S, min=0.0) / _nonzero(xp.sqrt(xp.clip(norm_squared(M), min=0.0)))
@@ -195,7 +199,7 @@ class Normalised(HeavyBall):
         """M/‖M‖."""
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
-        M = _of_size_one(moments.first)
+        M, _ = _of_size_one(moments.first)
         size = namespace(M.S).sqrt(norm_squared(M))[..., None, None]
         return _each(lambda X: X / _nonzero(size), M), moments
 
@@ -212,45 +216,84 @@ class Spectral(HeavyBall):
     times their root mean square: directions that are weak in M get a small weight.  A σ that is
     only rounding error of the largest σ is left out.
 
-    Raises ``ValueError`` unless 0 ≤ μ < 1 and the smoothing is finite and ≥ 0.  Source: docs/theory/directions.md.
+    ``noise`` : a number z that adds z²ν² to δ², where ν is the root mean square of the singular
+    values of the noise in M: directions that noise of single gradients can explain get a weight of
+    about 1/z.  ν comes from the differences between each gradient and the mean before it; the first
+    gradient counts as noise alone.
+
+    Raises ``ValueError`` unless 0 ≤ μ < 1, and smoothing and noise are finite and ≥ 0.  Source:
+    docs/theory/directions.md, docs/theory/noise.md.
     """
 
     smoothing: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "smoothing", checks.nonnegative_number("smoothing", self.smoothing))
+        for name in ("smoothing", "noise"):
+            object.__setattr__(self, name, checks.nonnegative_number(name, getattr(self, name)))
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """P polar(M)."""
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
-        M = _of_size_one(moments.first)
+        M, size = _of_size_one(moments.first)
+        floor = namespace(size).zeros_like(size) if moments.second is None else self._noise_of_memory(moments) / size
         # δ² ≥ smoothing²‖M‖²/2r, so rounding of the squares costs D a relative error of about
         # 2r·eps/smoothing²
-        return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(bases, M), moments
+        return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(bases, M, self.noise * floor), moments
 
-    def _by_svd(self, bases: Bases, M: Triple) -> Triple:
-        """The direction by the polar factor of the core, from its SVD."""
+    def _remembered(self, gradients: Triple, moments: Moments) -> Moments:
+        """The memory with these gradients, and with the size of their noise where it is wanted."""
+        if not self.noise:
+            return super()._remembered(gradients, moments)
+        before = continued(moments, (tuple(gradients.S.shape[:-2]),) * 3)
+        after = super()._remembered(gradients, replace(before, second=None))
+        return replace(after, second=self._noise_of_gradients(gradients, before))
+
+    def _noise_of_gradients(self, gradients: Triple, before: Moments) -> Triple:
+        """Root mean squares of ‖∇ − mean‖/k^{1/2} of K, L and S, where the mean is that of the gradients
+        before and a tangent vector has k singular values.
+        """
+        m, n, r = gradients.K.shape[-2], gradients.L.shape[-2], gradients.S.shape[-1]
+        root = min(2 * r, m, n) ** 0.5
+        if before.first is None or before.second is None:
+            return _each(lambda G: _norm(G) / root, gradients)
+        mean = (1.0 - self.momentum) / (1.0 - self.momentum**before.step)
+        new = _each(lambda G, M: _norm(G - mean * M) / root, gradients, before.first)
+        weight = (1.0 - NOISE_MEMORY) / (1.0 - NOISE_MEMORY**before.step)  # 1 in step 2: there the first difference is known
+        return _each(lambda a, b: _hypot((1.0 - weight) ** 0.5 * a, weight**0.5 * b), before.second, new)
+
+    def _noise_of_memory(self, moments: Moments) -> Array:
+        """ν of the sum M: that of single gradients, times the root of Σ μ²ʲ over the steps."""
+        assert moments.second is not None
+        K, L, S = (X[..., None, None] for X in moments.second)
+        inside = S / _nonzero(K)  # at most 1, as S = UᴴK
+        of_K = K * namespace(K).sqrt(namespace(K).clip(1.0 - inside**2, min=0.0))
+        steps = (1.0 - self.momentum ** (2 * moments.step)) / (1.0 - self.momentum**2)
+        return _hypot(of_K, L) * steps**0.5
+
+    def _by_svd(self, bases: Bases, M: Triple, floor: Array) -> Triple:
+        """The direction by the polar factor of the core, from its SVD; ``floor`` joins δ."""
         (U, V), r, finite = bases, M.S.shape[-1], _finite(*M)
         M = _each(lambda X: _where(finite, X, 0.0), M)
         U_tilde, V_tilde = basis_augmentation(U, M.K), basis_augmentation(V, M.L)
         C = assemble(M.S, M.K, M.L, U_tilde, V_tilde)
         P, sigma, Qh = svd(C)
-        weights = self._weights(sigma, max(C.shape[-2:]) * eps(C))
+        weights = self._weights(sigma, max(C.shape[-2:]) * eps(C), floor[..., 0])
         polar = _weighted(P, weights, H(Qh))
         C11, C12, C21 = polar[..., :r, :r], polar[..., :r, r:], polar[..., r:, :r]
         D = Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11)
         return _each(lambda X: _where(finite, X, namespace(X).nan), D)
 
-    def _weights(self, sigma: Array, rounding: float) -> Array:
+    def _weights(self, sigma: Array, rounding: float, floor: Array) -> Array:
         """σ/(σ² + δ²)^{1/2}, and 0 where σ is only rounding error of the largest σ."""
         xp = namespace(sigma)
-        delta_squared = self.smoothing**2 * xp.mean(sigma**2, axis=-1, keepdims=True)
+        delta_squared = self.smoothing**2 * xp.mean(sigma**2, axis=-1, keepdims=True) + floor**2
         root = xp.sqrt(sigma**2 + delta_squared)  # M is scaled: σ² above the rounding level cannot underflow
         return xp.where(sigma > rounding * sigma[..., :1], sigma / _nonzero(root), xp.zeros_like(sigma))
 
-    def _by_squares(self, bases: Bases, M: Triple) -> Triple:
+    def _by_squares(self, bases: Bases, M: Triple, floor: Array) -> Triple:
         """P M(MᴴM + δ²I)^{-1/2} from Gram matrices, without the new columns Ũ and Ṽ.
 
         D_K − U D_S = M_K⊥ h and D_L − V D_Sᴴ = M_L⊥ g with h = Vᴴ(MᴴM + δ²I)^{-1/2}V and
@@ -275,7 +318,7 @@ class Spectral(HeavyBall):
         x, Q = xp.linalg.eigh(_where(finite, xp.concat([upper, lower], axis=-2), 0.0))
         x = xp.clip(x, min=0.0)  # MᴴM has no negative eigenvalues, rounding may
         mean = xp.sum(x, axis=-1, keepdims=True) / min(2 * r, U.shape[-2], V.shape[-2])
-        delta = self.smoothing * xp.sqrt(_nonzero(mean))  # for M = 0 any δ > 0 will do
+        delta = _hypot(self.smoothing * xp.sqrt(_nonzero(mean)), floor[..., 0])  # for M = 0 any δ > 0 will do
         s = xp.sqrt(x + delta**2)
         of_V, of_U = Q[..., :r, :], T @ Q
         D_S, h = _where(finite, _weighted(of_U, 1.0 / s, of_V), xp.nan), _weighted(of_V, 1.0 / s, of_V)
@@ -490,8 +533,24 @@ def _root(A: Array) -> Array:
     return _weighted(Q, xp.sqrt(xp.clip(values, min=0.0)), Q)
 
 
-def _of_size_one(M: Triple) -> Triple:
-    """M over its largest entry, so that squares neither overflow nor underflow; zeros stay zeros."""
+def _of_size_one(M: Triple) -> tuple[Triple, Array]:
+    """M over its largest entry, so that squares neither overflow nor underflow, and that entry; zeros
+    stay zeros, and have the size 1.
+    """
     xp = namespace(M.S)
-    largest = xp.maximum(*(xp.max(xp.abs(X), axis=(-2, -1), keepdims=True) for X in (M.K, M.L)))
-    return _each(lambda X: X / _nonzero(largest), M)
+    largest = _nonzero(xp.maximum(*(xp.max(xp.abs(X), axis=(-2, -1), keepdims=True) for X in (M.K, M.L))))
+    return _each(lambda X: X / largest, M), largest
+
+
+def _norm(X: Array) -> Array:
+    """The Frobenius norm of each matrix of a stack; no square leaves the range."""
+    xp = namespace(X)
+    largest = _nonzero(xp.max(xp.abs(X), axis=(-2, -1)))
+    return largest * xp.sqrt(xp.sum(xp.abs(X / largest[..., None, None]) ** 2, axis=(-2, -1)))
+
+
+def _hypot(a: Array, b: Array) -> Array:
+    """(a² + b²)^{1/2} of numbers ≥ 0; no square leaves the range."""
+    xp = namespace(a)
+    largest = _nonzero(xp.maximum(a, b))
+    return largest * xp.sqrt((a / largest) ** 2 + (b / largest) ** 2)

@@ -60,8 +60,9 @@ class Settings:
     ``learning_rate`` λ; ``tau``, ``theta``, ``min_rank``, ``max_rank`` as in
     :func:`geolora_ref.geolora_step`; ``share``, in place of them, the share of the first-order
     decrease of the step that a truncation may cost: ϑ = share·λ⟨M, D⟩/‖M‖ in each layer
-    (:func:`geolora_ref.optimizers.price`); ``spare`` whether the bases then keep one more
-    direction, with singular value 0; ``budget`` in ``unit`` over all layers takes the place of the
+    (:func:`geolora_ref.optimizers.price`); ``edge``, in place of them, a threshold in units of the
+    step: every singular value above edge·λ is kept; ``spare`` whether with a share or an edge the
+    bases keep one more direction, with singular value 0; ``budget`` in ``unit`` over all layers takes the place of the
     threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S (U and V are bases: to
     shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate``
     the schedule; ``optimizer`` the direction of K, L and S.
@@ -73,6 +74,7 @@ class Settings:
     tau: float | None = None
     theta: float | None = None
     share: float | None = None
+    edge: float | None = None
     spare: bool = True
     min_rank: int = 1
     max_rank: int | None = None
@@ -87,7 +89,7 @@ class Settings:
         checked: dict[str, Any] = {  # scalars of NumPy would promote arrays of single precision, and overflow as integers
             name: checks.nonnegative_number(name, getattr(self, name)) for name in ("learning_rate", "weight_decay")
         }
-        limits = {name: getattr(self, name) for name in ("tau", "theta", "share", "budget")}
+        limits = {name: getattr(self, name) for name in ("tau", "theta", "share", "edge", "budget")}
         given = {name: value for name, value in limits.items() if value is not None}
         if len(given) != 1:
             raise ValueError(f"{', '.join(limits)}: expected exactly one of them, found {given or 'none'}")
@@ -156,7 +158,8 @@ class Untruncated(NamedTuple):
 
 class Cut(NamedTuple):
     """Line 6 for several layers: a relative threshold, one threshold ``theta`` for each, or a
-    ``budget`` in ``unit`` over all; the range of the new ranks; whether the bases keep a spare direction.
+    ``budget`` in ``unit`` over all; the range of the new ranks; whether the bases keep a spare
+    direction; whether the threshold bounds the spectral norm.
     """
 
     tau: float | None
@@ -166,6 +169,7 @@ class Cut(NamedTuple):
     min_rank: int
     max_rank: list[int]
     spare: bool = False
+    spectral: bool = False
 
     @classmethod
     def of(cls, settings: Settings, phase: Phase, capacities: Sequence[int], prices: Sequence[float]) -> Cut:
@@ -173,15 +177,17 @@ class Cut(NamedTuple):
 
         ``prices`` : ⟨M, D⟩/‖M‖ of each layer, which a share needs.
         """
-        count, share = len(capacities), settings.share
+        count, share, edge = len(capacities), settings.share, settings.edge
         if not phase.truncates:
             return cls(None, [0.0] * count, None, settings.unit, settings.min_rank, list(capacities))
         most = [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
         theta = None if settings.theta is None else [settings.theta] * count
         if share is not None:
             theta = [share * settings.learning_rate * price for price in prices]
-        spare = share is not None and settings.spare
-        return cls(settings.tau, theta, settings.budget, settings.unit, settings.min_rank, most, spare)
+        if edge is not None:
+            theta = [edge * settings.learning_rate] * count
+        spare = settings.spare and (share is not None or edge is not None)
+        return cls(settings.tau, theta, settings.budget, settings.unit, settings.min_rank, most, spare, edge is not None)
 
 
 @runtime_checkable
@@ -352,7 +358,7 @@ def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], cut: Cut) 
     thresholds = [None] * len(moved) if cut.theta is None else cut.theta
     for layer, W, limit, theta in zip(layers, moved, cut.max_rank, thresholds, strict=True):
         with checks.naming(layer.name, FloatingPointError):
-            one = truncation(*W, tau=cut.tau, theta=theta, min_rank=cut.min_rank, max_rank=limit)
+            one = truncation(*W, tau=cut.tau, theta=theta, min_rank=cut.min_rank, max_rank=limit, spectral=cut.spectral)
             found.append(_with_spare(one, W, limit) if cut.spare else one)
     return found
 

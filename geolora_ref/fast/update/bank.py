@@ -152,6 +152,7 @@ class LayerBank:
         max_rank: int | Sequence[int] | None = None,
         budget: Budget | None = None,
         spare: bool = False,
+        spectral: bool = False,
     ) -> StepReport:
         """One step of all layers in place: K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS,
         augmented and truncated.
@@ -171,6 +172,7 @@ class LayerBank:
             than once a step.
         spare : whether the bases keep the first discarded direction of each layer, with singular
             value 0 (docs/theory/priced.md); not with a ``budget``.
+        spectral : whether the threshold bounds every discarded singular value in place of their norm.
 
         Raises
         ------
@@ -184,7 +186,7 @@ class LayerBank:
         how = Directions(checks.nonnegative_number("learning_rate", learning_rate), delta_S is None)
         if spare and budget is not None:
             raise ValueError("spare: expected a threshold, found a budget, which has no direction to spare")
-        limits = self._limits(tau, theta, min_rank, max_rank, budget)._replace(spare=spare)
+        limits = self._limits(tau, theta, min_rank, max_rank, budget)._replace(spare=spare, spectral=spectral)
         self._check_updates(delta_K, delta_L, delta_S)
         plan = self._plan = self._plan or plan_of(self.ranks, self._stacks)
         prepare(plan, delta_K, delta_L, delta_S)

@@ -82,6 +82,7 @@ class Limits(NamedTuple):
     the new ranks, max_rank (L,).
 
     ``spare`` : whether bases keep the first discarded direction, with singular value 0.
+    ``spectral`` : whether the threshold bounds every discarded singular value in place of their norm.
     """
 
     tau: float | None
@@ -89,6 +90,7 @@ class Limits(NamedTuple):
     min_rank: int
     max_rank: Integers
     spare: bool = False
+    spectral: bool = False
 
 
 class Ranks(NamedTuple):
@@ -112,9 +114,10 @@ def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
     columns of each layer's bases.
     """
     tail = _tails(sigma)
-    tau, theta, min_rank, max_rank, spare = limits
+    tau, theta, min_rank, max_rank, spare, spectral = limits
     limit = tail[:, 0] * (tau or 0.0) if theta is None else theta
-    wanted = np.minimum((tail[:, :-1] > limit[:, None]).sum(axis=1), columns)
+    measured = sigma if spectral else tail[:, :-1]
+    wanted = np.minimum((measured > limit[:, None]).sum(axis=1), columns)
     rank = np.maximum(np.minimum(wanted, max_rank), np.minimum(columns, min_rank))
     raised = np.where(columns < min_rank, BASIS, MIN_RANK)
     rule = np.where(wanted > max_rank, MAX_RANK, np.where(wanted < min_rank, raised, THRESHOLD))

@@ -153,7 +153,7 @@ class AllAtOnce:
         common: dict[str, Any] = {"min_rank": cut.min_rank, "max_rank": cut.max_rank}
         budget, shapes = cut.budget, self.bank.shapes
         if budget is None:
-            return {"tau": cut.tau, "theta": cut.theta, "spare": cut.spare, **common}
+            return {"tau": cut.tau, "theta": cut.theta, "spare": cut.spare, "spectral": cut.spectral, **common}
 
         def by_budget(spectra: Sequence[np.ndarray[Any, Any]]) -> Sequence[int]:
             return allocate_ranks(spectra, shapes, budget, unit=cut.unit, **common).ranks

@@ -16,7 +16,7 @@ from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.optim.fast_group import FastGroup
-from geolora_ref.nn.optim.groups import UpdateRule, check_relative, check_tangent, rate, update_rule, warn_of_habits
+from geolora_ref.nn.optim.groups import UpdateRule, check_edge, check_relative, check_tangent, rate, update_rule, warn_of_habits
 from geolora_ref.nn.optim.heads import finite, flags
 from geolora_ref.nn.optim.layer_memory import tangent_at
 from geolora_ref.nn.optim.report import TruncationReport
@@ -54,6 +54,9 @@ class GeoLoRA(AdapterOptimizer):
         with singular value 0, in which its rank can grow; ``rank`` counts it.
     tau, theta : another threshold in place of the share: relative, ϑ = τ‖Ŝ‖ with τ < 1, which holds
         at most 1/τ² directions and may cut what the loss needs (docs/theory/priced.md), or absolute.
+    edge, noise : for noisy gradients, 0.5 and 4 for example: every singular value above edge·λ is
+        kept, and directions that the noise of single gradients can explain get a weight of about
+        1/noise, so that they do not enter (docs/theory/noise.md).  With the spectral rule.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank``
         of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the
@@ -105,6 +108,7 @@ class GeoLoRA(AdapterOptimizer):
         tau: float | None = None,
         theta: float | None = None,
         share: float | None = None,
+        edge: float | None = None,
         min_rank: int = 1,
         max_rank: int | None = None,
         budget: int | None = None,
@@ -114,6 +118,7 @@ class GeoLoRA(AdapterOptimizer):
         eps: float = 1e-8,
         momentum: float = 0.9,
         smoothing: float = 0.5,
+        noise: float = 0.0,
         weight_decay: float = 0.0,
         coefficient_steps: int = 0,
         truncate: When = "at once",
@@ -127,6 +132,7 @@ class GeoLoRA(AdapterOptimizer):
             "tau": tau,
             "theta": theta,
             "share": share,
+            "edge": edge,
             "min_rank": min_rank,
             "max_rank": max_rank,
             "budget": budget,
@@ -136,6 +142,7 @@ class GeoLoRA(AdapterOptimizer):
             "eps": eps,
             "momentum": momentum,
             "smoothing": smoothing,
+            "noise": noise,
             "weight_decay": weight_decay,
             "coefficient_steps": coefficient_steps,
             "truncate": truncate,
@@ -170,6 +177,7 @@ class GeoLoRA(AdapterOptimizer):
         settings = _settings(group)
         check_relative(settings.tau)
         check_tangent(settings.share, group["update"])
+        check_edge(settings.edge, group["noise"], group["update"])
         least = 0
         for name, adapter in members.items():
             check_ranks(name, adapter, settings.min_rank, settings.max_rank, adapter.max_rank)
@@ -351,7 +359,19 @@ def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
 
 def _settings(group: Mapping[str, Any]) -> Settings:
     """The options of a group as the training step wants them, checked."""
-    names = ("tau", "theta", "share", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate")
+    names = (
+        "tau",
+        "theta",
+        "share",
+        "edge",
+        "min_rank",
+        "max_rank",
+        "budget",
+        "unit",
+        "weight_decay",
+        "coefficient_steps",
+        "truncate",
+    )
     options = {name: group[name] for name in names}
     lr = rate(group)
     explores = lr > EXPLORING * max(group.get("peak", 0.0), lr)

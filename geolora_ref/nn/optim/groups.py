@@ -27,6 +27,7 @@ __all__ = [
     "Rules",
     "UpdateRule",
     "check_common",
+    "check_edge",
     "check_relative",
     "check_tangent",
     "own_rate",
@@ -36,7 +37,7 @@ __all__ = [
     "warn_of_habits",
 ]
 
-THRESHOLDS = ("tau", "theta", "share", "budget")
+THRESHOLDS = ("tau", "theta", "share", "edge", "budget")
 PUBLISHED = "adam-published"
 RELATIVE_TAU = 0.35
 """τ where nothing else is chosen, of methods whose directions are no tangent vectors."""
@@ -51,7 +52,7 @@ def _averages(group: Mapping[str, Any]) -> tuple[tuple[float, float], float]:
 Rules = Mapping[str, Callable[[Mapping[str, Any]], Optimizer]]
 RULES: Rules = {
     "adam": lambda group: Adam(*_averages(group)),
-    "spectral": lambda group: Spectral(group["momentum"], group["smoothing"]),
+    "spectral": lambda group: Spectral(group["momentum"], group["smoothing"], group["noise"]),
     "preconditioned": lambda group: Preconditioned(*_averages(group)),
     "heavy-ball": lambda group: HeavyBall(group["momentum"]),
     "normalised": lambda group: Normalised(group["momentum"]),
@@ -118,6 +119,15 @@ def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[s
     return chosen | ({"tau": RELATIVE_TAU} if apart else {"share": DEFAULT_SHARE})
 
 
+def check_edge(edge: float | None, noise: float, update: str) -> None:
+    """Raise ``ValueError`` for an edge or a noise with a rule whose weights they do not fit."""
+    if edge is not None and not (update in ("spectral", "normalised") and edge < 1.0):
+        wanted = "a number below 1, the largest weight of a direction," if edge >= 1.0 else "update='spectral' or 'normalised'"
+        raise ValueError(f"edge: expected {wanted} found edge={edge:g}, update={update!r}")
+    if noise and update != "spectral":
+        raise ValueError(f"noise: expected update='spectral', whose weights it lowers, found {update!r}")
+
+
 def check_tangent(share: float | None, update: str) -> None:
     """Raise ``ValueError`` for a share with Adam as published, whose directions are no tangent vectors."""
     if share is not None and update == PUBLISHED:
@@ -137,7 +147,11 @@ def check_common(options: Mapping[str, Any], rules: Rules) -> None:
         _nonnegative("head_lr", options["head_lr"])
     checks.nonnegative_number("weight_decay", options["weight_decay"])
     checks.averaging(options["betas"], options["eps"])
-    for name, check in (("momentum", checks.below_one), ("smoothing", checks.nonnegative_number)):
+    for name, check in (
+        ("momentum", checks.below_one),
+        ("smoothing", checks.nonnegative_number),
+        ("noise", checks.nonnegative_number),
+    ):
         if name in options:  # whatever the rule: a later rule may use them
             check(name, options[name])
     update_rule(options, rules)
