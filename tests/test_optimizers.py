@@ -184,6 +184,35 @@ def test_singular_values_enter_as_the_smoothing_says(smoothing: float) -> None:
     np.testing.assert_allclose(D.S, np.diag(expected), atol=1e-14)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("complex_data", [False, True])
+def test_weights_know_the_noise_of_single_gradients(smoothing: float, complex_data: bool) -> None:
+    """δ² = s²·mean(σ²) + z²ν² of the sum M, in fixed bases against dense matrices."""
+    rng, mu, z, (m, n, r) = np.random.default_rng(5), 0.8, 3.0, (14, 11, 3)
+    bases, _ = problem(m, n, r, rng, complex_data)
+    rule, moments = Spectral(mu, smoothing, z), Moments()
+    M, squares, weight = np.zeros((m, n)), 0.0, 0.0
+    for t in range(1, 6):
+        G = draw(rng, complex_data, m, n) * 1e-200
+        D, moments = rule.direction(bases, seen(G, bases), moments)
+        PG = stands_for(seen(G, bases), bases)
+        difference = float(np.linalg.norm((PG - (M * (1.0 - mu) / (1.0 - mu ** (t - 1)) if t > 1 else 0.0)) * 1e200)) ** 2 / 6
+        squares, weight = (difference, 0.0) if t == 1 else (0.98 * squares * (t > 2) + 0.02 * difference, 0.98 * weight + 0.02)
+        M = mu * M + PG
+        nu = squares / (weight or 1.0) * (1.0 - mu ** (2 * t)) / (1.0 - mu**2)
+        u, sigma, vh = np.linalg.svd(M * 1e200, full_matrices=False)
+        delta = (smoothing**2 * np.sum(sigma**2) / 6 + z**2 * nu) ** 0.5
+        weighted = (u * (sigma / np.sqrt(sigma**2 + delta**2))) @ vh
+        np.testing.assert_allclose(stands_for(D, bases), stands_for(seen(weighted, bases), bases), atol=1e-12)
+
+
+def test_a_memory_of_another_kind_is_not_continued_with_noise() -> None:
+    bases, G = problem(14, 11, 3, np.random.default_rng(0))
+    _, moments = Spectral(0.9).direction(bases, seen(G, bases), Moments())
+    _, afresh = Spectral(0.9, noise=4.0).direction(bases, seen(G, bases), moments)
+    assert (moments.step, afresh.step) == (1, 1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 @pytest.mark.parametrize("size", [*SIZES, (70, 60, 32)], ids=str)
 def test_smoothing_is_that_of_the_whole_matrix(size: tuple[int, int, int], dtype: str) -> None:
@@ -352,7 +381,11 @@ def test_other_ambient_bases_and_zeros_beside_the_layer_change_nothing(rule: str
     np.testing.assert_allclose(stands_for(F, padded), np.pad(stands_for(D, bases), ((0, 5), (0, 3))), atol=1e-13)
 
 
-@pytest.mark.parametrize("rule", [*ALL.values(), Spectral(smoothing=0.05)], ids=[*ALL, "spectral by its SVD, smoothed"])
+@pytest.mark.parametrize(
+    "rule",
+    [*ALL.values(), Spectral(smoothing=0.05), Spectral(0.9, 0.5, 4.0)],
+    ids=[*ALL, "spectral by its SVD, smoothed", "spectral with noise"],
+)
 def test_layers_in_stacks_are_the_layers_one_by_one(rule: Optimizer) -> None:
     rng = np.random.default_rng(3)
     layers = [problem(9, 7, 3, rng) for _ in range(4)]

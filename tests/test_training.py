@@ -239,7 +239,7 @@ def test_a_step_repairs_bases_that_have_drifted() -> None:
     ("options", "message"),
     [
         ({"learning_rate": -1.0, "tau": 0.1}, r"^learning_rate: expected a finite number >= 0, found -1\.0$"),
-        ({"learning_rate": 1.0}, "^tau, theta, share, budget: expected exactly one of them, found none$"),
+        ({"learning_rate": 1.0}, "^tau, theta, share, edge, budget: expected exactly one of them, found none$"),
         ({"learning_rate": 1.0, "tau": 0.1, "theta": 0.1}, r"exactly one of them, found \{'tau': 0\.1, 'theta': 0\.1\}$"),
         ({"learning_rate": 1.0, "tau": 0.1, "budget": 3}, r"expected exactly one of them, found \{'tau': 0\.1, 'budget': 3\}$"),
         ({"learning_rate": 1.0, "share": 1.0}, "^share: expected 0 <= share < 1, found 1.0$"),

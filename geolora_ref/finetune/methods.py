@@ -61,7 +61,7 @@ class GeoLoRAMethod:
     """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of
     :func:`geolora_ref.nn.adapt` and of the optimizer.
 
-    Without ``tau``, ``theta``, ``share`` and ``budget`` the optimizer's default share decides.
+    Without ``tau``, ``theta``, ``share``, ``edge`` and ``budget`` the optimizer's default share decides.
     ``max_rank`` : None means four times ``rank``, so that ranks can grow.
     ``fast`` : use the fast path where it applies; False uses the reference, the same training
     within rounding.
@@ -72,6 +72,7 @@ class GeoLoRAMethod:
     tau: float | None = None
     theta: float | None = None
     share: float | None = None
+    edge: float | None = None
     rank: int = 8
     min_rank: int = 1
     max_rank: int | None = None
@@ -79,6 +80,7 @@ class GeoLoRAMethod:
     unit: Unit = "ranks"
     update: UpdateRule = "spectral"
     smoothing: float = 0.5
+    noise: float = 0.0
     weight_decay: float = 0.0
     coefficient_steps: int = 0
     target_modules: str | tuple[str, ...] = "all-linear"
@@ -105,12 +107,14 @@ class GeoLoRAMethod:
             tau=self.tau,
             theta=self.theta,
             share=self.share,
+            edge=self.edge,
             min_rank=self.min_rank,
             max_rank=self.max_rank,
             budget=self.budget,
             unit=self.unit,
             update=self.update,
             smoothing=self.smoothing,
+            noise=self.noise,
             weight_decay=self.weight_decay,
             coefficient_steps=self.coefficient_steps,
             method="auto" if self.fast else "reference",

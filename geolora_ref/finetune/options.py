@@ -107,6 +107,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     threshold.add_argument("--tau", type=float, help="relative truncation threshold, in place of --share")
     threshold.add_argument("--theta", type=float, help="absolute truncation threshold, in place of --share")
+    threshold.add_argument(
+        "--edge", type=float, help="keep every singular value above edge times --lr, in place of --share; 0.5 with --noise 4"
+    )
     geolora.add_argument("--rank", type=int, default=method.rank, help=f"at the start {DEFAULT}")
     geolora.add_argument("--min-rank", type=int, default=method.min_rank, help=f"of every layer {DEFAULT}")
     geolora.add_argument("--max-rank", type=int, default=method.max_rank, help="of every layer (default: 4 times --rank)")
@@ -119,6 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"rule of the optimizer; --lr and --share suit the default {DEFAULT}",
     )
     geolora.add_argument("--smoothing", type=float, default=method.smoothing, help=f"of the spectral update {DEFAULT}")
+    geolora.add_argument(
+        "--noise", type=float, default=method.noise, help=f"how far a direction must stand out of the noise {DEFAULT}"
+    )
     geolora.add_argument(
         "--coefficient-steps", type=int, default=method.coefficient_steps, help=f"on S alone, after every step {DEFAULT}"
     )

@@ -320,7 +320,7 @@ def test_run_that_learns_nothing_says_so(
         (["--target-modules", "no_such_layer"], "no_such_layer"),
         (["--rank", "0"], "rank"),
         (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
-        (["--budget", "20", "--tau", "0.1"], "tau, theta, share, budget: expected exactly one of them"),
+        (["--budget", "20", "--tau", "0.1"], "tau, theta, share, edge, budget: expected exactly one of them"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
         (
             ["--metric", "perplexity"],

@@ -55,6 +55,7 @@ WAYS: list[dict[str, Any]] = [
     {"tau": 0.1, "update": "spectral", "lr": 0.05},
     {"tau": 0.0, "max_rank": 6, "update": "spectral", "smoothing": 0.0},
     {"tau": 0.2, "update": "preconditioned", "lr": 0.01},
+    {"edge": 0.5, "noise": 4.0},
     {"theta": 1e-3, "update": "sgd", "lr": 0.3},
     {"tau": 0.1, "update": "heavy-ball"},
     {"tau": 0.1, "lr": 0.03, "update": "normalised", "weight_decay": 0.01},

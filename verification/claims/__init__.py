@@ -32,6 +32,8 @@ NAMES = (
     "stochastic_memory",
     "priced",
     "default",
+    "edge",
+    "noisy_recovery",
     "parallel_is_geolora",
     "order",
     "local_error",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from geolora_ref import LowRank
-from geolora_ref.optimizers import Bases, Moments, Optimizer, Sgd, Spectral
+from geolora_ref.optimizers import Bases, HeavyBall, Moments, Optimizer, Sgd, Spectral
 from geolora_ref.problems import Quadratic
 from geolora_ref.problems.problem import Matrix
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
@@ -126,11 +126,11 @@ def check(case: Case, bound: Bound = Bound(), tau: float = 0.0) -> CaseResult:
     is the last one judged: the run has converged.
     """
     rng, out = np.random.default_rng([case["seed"], 74]), Measurements()
-    problem, Y, moments = _start(case, rng)
+    problem, Y, moments = start_of(case, rng, SHARPENED)
     rule, first, moving = RULES[case["rule"]], problem.loss(Y.full()), True
     for step in range(case["steps"]):
         falling = 1.0 - step / case["steps"] if case["problem"] in PLANTED else 1.0
-        moved, moments = moved_by(case["rule"], problem, Y, moments, case["rate"] * falling, tau)
+        moved, moments = moved_by(rule, problem, Y, moments, case["rate"] * falling, tau)
         kept = priced_rank(moved.decomposition[1], moved.theta)
         moving = moving and _cuts(out, problem, moved, kept, bound)
         old, Y = Bases(Y.U, Y.V), moved.spare(kept)
@@ -143,13 +143,13 @@ def check(case: Case, bound: Bound = Bound(), tau: float = 0.0) -> CaseResult:
     return out.result(case)
 
 
-def moved_by(name: str, problem: Any, Y: LowRank, moments: Moments, rate: float, tau: float) -> tuple[Moved, Moments]:
-    """The step of the rule of this name with its ϑ, or with a relative ``tau`` > 0; and the new memory."""
+def moved_by(rule: Optimizer, problem: Any, Y: LowRank, moments: Moments, rate: float, tau: float = 0.0) -> tuple[Moved, Moments]:
+    """The step of a rule with its ϑ, or with a relative ``tau`` > 0; and the new memory."""
     bases, W = Bases(Y.U, Y.V), Y.full()
     G = problem.gradient(W)
-    triple, moments = RULES[name].direction(bases, seen(G, bases), moments)
+    triple, moments = rule.direction(bases, seen(G, bases), moments)
     D, PG = dense(triple, bases), dense(seen(G, bases), bases)
-    M = PG if moments.first is None else _mean(name, moments, bases)
+    M = PG if moments.first is None else _mean(rule, moments, bases)
     W_hat, size = W - rate * D, _norm(M)
     price = rate * max(float(np.sum(M * D)), 0.0) / size if size else 0.0
     theta = tau * _norm(W_hat) if tau else SHARE * price
@@ -190,10 +190,11 @@ def _cuts(out: Measurements, problem: Any, moved: Moved, kept: int, bound: Bound
     return moving
 
 
-def _mean(rule: str, moments: Moments, bases: Bases) -> Matrix:
+def _mean(rule: Optimizer, moments: Moments, bases: Bases) -> Matrix:
     """M̄, the mean of the memory with weights that sum to 1."""
     assert moments.first is not None
-    momentum = {"no memory": 0.0, "default": 0.9}[rule]
+    assert isinstance(rule, HeavyBall)
+    momentum = rule.momentum
     return np.asarray((1.0 - momentum) / (1.0 - momentum**moments.step) * dense(moments.first, bases))
 
 
@@ -201,16 +202,18 @@ def _norm(X: Any) -> float:
     return float(np.linalg.norm(X))
 
 
-def _start(case: Case, rng: np.random.Generator) -> tuple[Any, LowRank, Moments]:
-    """The problem, the state and the memory of a case."""
+def start_of(
+    case: Case, rng: np.random.Generator, sharpened: Mapping[str, tuple[Matrix, Matrix, Matrix | None]]
+) -> tuple[Any, LowRank, Moments]:
+    """The problem, the state and the memory of a case; those of ``sharpened`` are W, ∇L and a memory in two planes."""
     name = case["problem"]
     if name in PLANTED:
         A = LowRank.random((12, 10), PLANTED[name], rng).full()
         return Quadratic(A, np.eye(12), np.eye(10)), LowRank.random((12, 10), [1e-3, 1e-3], rng), Moments()
-    if name not in SHARPENED:
+    if name not in sharpened:
         problem = gradient_flows.make(name, rng)
         return problem, gradient_flows.start(problem, case["start"], rng), Moments()
-    W, G, memory = SHARPENED[name]
+    W, G, memory = sharpened[name]
     Q1, Q2 = (np.linalg.qr(rng.standard_normal((size, 2))).Q for size in (9, 7))
     rank = np.linalg.matrix_rank(W)
     Y = LowRank(Q1[:, :rank], W[:rank, :rank], Q2[:, :rank])

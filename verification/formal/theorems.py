@@ -140,6 +140,7 @@ BOXES = {
         claim="rank-budget",
         broken="allocations",
     ),
+    "edge": Box("noise", "A threshold per singular value", claim="edge", broken="steps"),
     "priced-cut": Box(
         "priced",
         "What a cut costs at any rank",
