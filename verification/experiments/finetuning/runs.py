@@ -165,12 +165,16 @@ def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
     }
 
 
+YOUNGER = (("share", None), ("edge", None), ("noise", 0.0))
+"""Options that the first stored runs do not have, at the values with which they change nothing."""
+
+
 def options_of(method: Method) -> dict[str, Any]:
-    """The options of a method as runs store them: without a share that is not given, as in runs from
-    before there were shares.
+    """The options of a method as runs store them: without those that are younger than the first runs,
+    where they change nothing.
     """
     options: dict[str, Any] = asdict(method)  # type: ignore[call-overload]
-    return {name: value for name, value in options.items() if (name, value) != ("share", None)}
+    return {name: value for name, value in options.items() if (name, value) not in YOUNGER}
 
 
 class Store:
