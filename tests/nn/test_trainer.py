@@ -5,8 +5,10 @@ training goes on.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -159,6 +161,49 @@ def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pyte
     exec(examples[1], names)
     assert len(examples) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora"}
+
+
+class Written:
+    """Stands in for TensorBoard's writer, which needs a package of its own."""
+
+    rows: ClassVar[list[tuple[str, int, int]]] = []
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Written:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def add_scalar(self, tag: str, value: int, step: int) -> None:
+        self.rows.append((tag, value, step))
+
+
+def test_the_recipe_for_logging_ranks_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    page = Path(__file__).parents[2] / "docs" / "howto" / "ranks.md"
+    loop, figure, board, callback = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Written))
+    names: dict[str, Any] = {}
+    exec(loop, names)
+    layers = list(adapters(names["model"]))
+    assert [list(found) for found in names["history"]] == [layers] * 50
+    assert names["history"][-1] == {name: report.rank for name, report in names["optimizer"].reports.items()}
+    with matplotlib.rc_context({"backend": "agg"}):
+        exec(figure, names)
+        assert len(names["plt"].gca().lines) == len(layers)
+        names["plt"].close()
+    exec(board, names)
+    assert Written.rows[-1] == (f"rank/{layers[-1]}", names["history"][-1][layers[-1]], 49)
+    exec(callback, names)
+    run = trainer(tuned("peft"), tmp_path, STEPS, logging_strategy="steps", save_strategy="no")
+    run.add_callback(names["RankCallback"])
+    run.train()
+    logged = [entry for entry in run.state.log_history if any(key.startswith("rank/") for key in entry)]
+    assert logged[-1] == {"step": STEPS} | {f"rank/{name}": layer.adapter.rank for name, layer in adapters(run.model).items()}
 
 
 def test_with_adapters_of_this_package(tmp_path: Path) -> None:

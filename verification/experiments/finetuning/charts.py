@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ __all__ = ["draw_front", "draw_ranks", "draw_rates", "draw_times"]
 COLOURS = dict(
     zip(FAMILIES, ("k", "C0", "C9", "C1", "gold", "navy", "C3", "C2", "C7", "C5", "C4", "C8", "C6", "0.6"), strict=True)
 )
+LABELS = {name: (name, colour) for name, colour in COLOURS.items()}
 FAR_BELOW = "head only"
 """The method that charts leave out: with it the others would be one point."""
 KINDS = {"query": "query", "key": "key", "value": "value", "attention.output": "attention\noutput"} | {
@@ -33,10 +35,11 @@ def draw_front(axes: Axes, stored: Stored) -> None:
     axes.set(xscale="log", xlabel="trained parameters of the encoder", ylabel="test metric, %, mean of the tasks")
 
 
-def draw_rates(axes: Axes, stored: Stored) -> None:
+def draw_rates(axes: Axes, stored: Stored, marked: Mapping[str, tuple[str, str]] = LABELS) -> None:
     """The development metric over the rate as a share of the best, mean of the tasks; rates in
-    units of a method's middle one.
+    units of a method's middle one.  ``marked``: label and colour by method; all others are grey.
     """
+    others = "other methods"
     for name, rates in ((name, rates) for name, rates in FAMILIES.items() if name != FAR_BELOW):
         shares: dict[float, list[float]] = defaultdict(list)
         for task in rate_shares(stored, name).values():
@@ -44,7 +47,12 @@ def draw_rates(axes: Axes, stored: Stored) -> None:
                 shares[rate / rates[1]].append(share)
         full = {unit: statistics.fmean(values) for unit, values in shares.items() if len(values) == len(stored)}
         if len(full) > 1:
-            axes.plot(sorted(full), [full[unit] for unit in sorted(full)], "o-", color=COLOURS[name], label=name)
+            curve = sorted(full), [full[unit] for unit in sorted(full)]
+            if name in marked:
+                axes.plot(*curve, "o-", label=marked[name][0], color=marked[name][1], zorder=3)
+            else:
+                axes.plot(*curve, "-", color="0.8", linewidth=1.0, label=others, zorder=1)
+                others = "_"
     axes.axhline(0.95, color="0.8", linewidth=1.0)
     ticks = [10.0 ** (half / 2.0) for half in range(-4, 5)]
     axes.set(xscale="log", xlabel="learning rate / middle rate of the method", ylabel="share of the best, mean of the tasks")
