@@ -106,7 +106,8 @@ for _ in range(40):
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
 left.semilogy(losses)
-left.set(xlabel="step", ylabel="loss")
+left.set(xlabel="step", ylabel="loss", title="The loss falls")
 right.step(range(41), ranks, where="mid")
 right.set(xlabel="step", ylabel="rank", yticks=range(max(ranks) + 1))
+right.set_title("The rank finds three")
 plt.show()

@@ -37,6 +37,7 @@ for r in (1, 2, 5, 8, 12):
     axes.step(range(41), found, where="post", label=f"start {r}")
     print(f"start {r:2d}: ends at rank {found[-1]}")
 axes.set(xlabel="step", ylabel="rank")
+axes.set_title("From five initial ranks towards the planted rank")
 axes.legend()
 plt.show()
 
@@ -69,6 +70,7 @@ for name, spectrum in (("S of order one", [1.0, 0.9]), ("S = 0", [0.0, 0.0])):
         )
         print(f"{name:<14} λ = {rate:<6} final rank {found[-1]}")
 axes.set(xlabel="t", ylabel="rank", ylim=(0, 9))
+axes.set_title("The rank stalls from S of order one at small steps")
 axes.legend(ncols=2)
 plt.show()
 

@@ -57,5 +57,6 @@ else:
         plt.plot(ours.ravel(), theirs.ravel(), ".", label="loaded by PEFT")
         plt.xlabel("outputs of the trained model")
         plt.ylabel("outputs")
+        plt.title("PEFT computes what the trained model computes")
         plt.legend()
         plt.show()

@@ -33,6 +33,7 @@ from verification.experiments.finetuning.design import counted
 
 figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
 study.draw_differences(ax)
+ax.set_title("Difference from LoRA of rank 4, with 95 % intervals")
 plt.show()
 
 # %%
@@ -51,6 +52,7 @@ MARKED = {
 figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
 charts.draw_rates(ax, counted(read_campaign()), MARKED)
 ax.set_ylabel("share of the best")
+ax.set_title("Development metric over the learning rate")
 figure.legend(loc="outside lower center", ncols=5, frameon=False)
 plt.show()
 
@@ -64,6 +66,6 @@ plt.show()
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 for ax, folder in zip(axes, sorted(rules.MEASURED.iterdir()), strict=True):
     rules.draw(ax, read_runs(folder), rules.TEST_SENTENCES[folder.name])
-    ax.set_title(folder.name.upper())
+    ax.set_title(f"{folder.name.upper()}: accuracy over parameters")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()

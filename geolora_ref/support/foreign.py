@@ -24,7 +24,7 @@ def words(problem: BaseException, longest: int = 2000) -> str:
 
 
 def place(problem: BaseException, module: ModuleType | None = None) -> str:
-    """The place where an exception was raised, as file:line: the deepest frame in the file of
+    """The place where an exception was raised, as ``file:line``: the deepest frame in the file of
     ``module``, else the last frame.
 
     The frame that caught it and frames of the import system do not count; the place is empty if no

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import urllib.parse
 from collections.abc import Sequence
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ WIDTHS = (1280, 390)
 FITTED = (
     *("index", "architecture", "fast_path", "integrators", "kill_matrix", "scoreboard"),
     *("conformance", "rigor", "verification", "peft", "finetuning", "study"),
-    *("howto/backend", "howto/vectors", "howto/distributed"),
+    *("howto/backend", "howto/vectors", "howto/distributed", "howto/ranks"),
     *("read/notation", "theory/acceptance"),
     *(f"gallery/{path.stem}" for path in sorted((BUILT.parents[1] / "docs" / "tutorials").glob("plot_*.py"))),
 )
@@ -103,17 +104,47 @@ def test_no_page_loads_anything_external() -> None:
     assert {page.name: urls for page in pages() if (urls := external(parsed(page.read_text("utf-8")).urls))} == {}
 
 
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """The places of a page that a link can lead to."""
+    return frozenset(map(html.unescape, re.findall(r'\s(?:id|name)="([^"]+)"', page.read_text("utf-8"))))
+
+
 def dead_links(page: Path) -> list[str]:
-    """Links of a page to files that are not there."""
-    links = re.findall(r"""<a\s[^>]*href="([^"#?]+)""", page.read_text("utf-8"))
-    local = [html.unescape(link) for link in links if not re.match(r"[a-z]+:|//", link)]
-    return [link for link in local if not (page.parent / urllib.parse.unquote(link)).exists()]
+    """Links of a page to files or places that are not there, or that only exist on the machine of the build."""
+    dead = []
+    for link in map(html.unescape, re.findall(r'<a\s[^>]*?href="([^"]*)"', page.read_text("utf-8"))):
+        if re.match(r"(https?:|mailto:|//)", link):
+            continue
+        path, _, place = link.partition("#")
+        target = page.parent / urllib.parse.unquote(path.partition("?")[0]) if path else page
+        there = not re.match(r"[a-z]+:", link) and target.exists()
+        if not there or (place and target.suffix == ".html" and urllib.parse.unquote(place) not in anchors(target)):
+            dead.append(link)
+    return dead
 
 
-def test_every_link_to_a_page_or_file_leads_there(tmp_path: Path) -> None:
+def test_every_link_to_a_page_or_place_leads_there(tmp_path: Path) -> None:
     assert {page.name: dead for page in pages() if (dead := dead_links(page))} == {}
-    (tmp_path / "page.html").write_text('<a href="page.html#x">here</a> <a class="x" href="no.html">nowhere</a>', "utf-8")
-    assert dead_links(tmp_path / "page.html") == ["no.html"]
+    links = ("page.html#x", "#x", "https://example.org/", "no.html", "page.html#no", "#no", "file:line")
+    (tmp_path / "page.html").write_text('<p id="x">' + "".join(f'<a class="a" href="{link}">b</a>' for link in links), "utf-8")
+    assert dead_links(tmp_path / "page.html") == ["no.html", "page.html#no", "#no", "file:line"]
+
+
+def nameless(text: str) -> list[str]:
+    """Pictures of a page without a text of their own: none at all, or the name of a file.
+
+    An empty text marks a picture that only decorates the words next to it, as in the gallery.
+    """
+    images = re.findall(r"<img\s[^>]*>", text)
+    texts = {image: re.search(r'\balt="([^"]*)"', image) for image in images}
+    return [image for image, alt in texts.items() if alt is None or re.search(r"^plot \d|/|\.(png|svg)$", alt[1])]
+
+
+def test_every_picture_has_a_text() -> None:
+    assert {page.name: found for page in pages() if (found := nameless(page.read_text("utf-8")))} == {}
+    bad = ['<img src="a.png">', '<img src="a.png" alt="plot 1 first step">', '<img alt="_images/a.png" src="a.png">']
+    assert nameless("".join(bad) + '<img alt="the error" src="a.png">') == bad
 
 
 def test_no_stylesheet_loads_anything_external() -> None:

@@ -129,8 +129,10 @@ def write_page(page: Page, results: Path, folder: Path) -> Path:
 
 def _finetuning() -> str:
     """The page of the stored campaign; if that cannot be shown, a page that says why."""
+    from verification.experiments.finetuning.rules import stored_table  # needs torch, which other reports do not
+
     try:
-        return finetuning_page(read_campaign(MEASURED))
+        return finetuning_page(read_campaign(MEASURED), stored_table())
     except (*UNREADABLE, jinja2.UndefinedError) as error:
         command = "python -m verification.experiments.finetuning"
         item = {"id": "campaign", "title": "Stored campaign", "command": command, "about": "Fine-tuning of a real model."}

@@ -32,7 +32,7 @@ class Row:
     criterion.  ``outcome`` is "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed
     although listed, which is an error).  ``step`` is the first failing step of a sequence.
     ``asked``, ``failed`` : how often the case was run, and how often the backend failed it.
-    ``where`` : file:line of an exception.  ``rank`` : for a wrong rank the one "found", and the
+    ``where`` : file and line of an exception.  ``rank`` : for a wrong rank the one "found", and the
     "lowest" and "highest" right one.
     """
 

@@ -44,7 +44,7 @@ class Outcome:
     ``held`` : the arrays that it was given and returned: what each is, the array, and its values at
     that time.
     ``own`` : the arrays (U₁, S₁, V₁) as they were returned; empty for a list of results.
-    ``where`` : file:line of an exception.  ``listed`` : whether the results of a stack are a list,
+    ``where`` : file and line of an exception.  ``listed`` : whether the results of a stack are a list,
     whose ranks may differ.
     ``stacked`` : the number of problems in the stack.
     """

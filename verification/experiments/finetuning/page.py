@@ -25,7 +25,6 @@ from verification.experiments.finetuning.analysis import (
     least_share,
     questions,
     rate_shares,
-    read_campaign,
     test_of,
     wide_range,
 )
@@ -57,7 +56,6 @@ __all__ = [
     "of_other_models",
     "of_the_default",
     "page",
-    "stored_tables",
     "summary",
     "thousands",
     "write_page",
@@ -70,8 +68,10 @@ def write_page(stored: Stored, folder: Path) -> Path:
     return folder / "page.html"
 
 
-def page(stored: Stored) -> str:
-    """The page, self-contained; ``ValueError`` where there is no run at all."""
+def page(stored: Stored, rules: Sequence[Sequence[str]] = ()) -> str:
+    """The page, self-contained; ``ValueError`` where there is no run at all.  ``rules`` : a table of
+    update rules, of other runs.
+    """
     if not stored:
         raise ValueError("expected runs of at least one task, found none")
     charts: Mapping[str, Callable[[Axes, Stored], None]] = {
@@ -107,7 +107,7 @@ def page(stored: Stored) -> str:
         "One rate for all tasks, rivals, other ranks and initial ranks": further_questions(stored),
     }
     tables = {title: table for title, table in tables.items() if len(table) > 1}
-    return environment.get_template("page.html.j2").render(**facts, tables=tables, figures=figures)
+    return environment.get_template("page.html.j2").render(**facts, tables=tables, figures=figures, rules=rules)
 
 
 def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
@@ -245,11 +245,6 @@ def markdown(stored: Stored) -> str:
         )
         if len(table) > 1
     )
-
-
-def stored_tables() -> str:
-    """The tables of the stored campaign."""
-    return markdown(read_campaign())
 
 
 def thousands(rows: Sequence[Row]) -> str:

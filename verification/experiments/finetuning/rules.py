@@ -77,7 +77,7 @@ def accuracies(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
     return {(row["family"], rate_of(row)): max(0.0, dev_of(row)) for row in chosen}
 
 
-def table(tasks: Mapping[str, Sequence[Row]]) -> str:
+def table(tasks: Mapping[str, Sequence[Row]]) -> Rows:
     """Test accuracy in percent by task, rule and rank: of each rate with the first seed, and of all
     seeds at the best rate.
     """
@@ -95,10 +95,10 @@ def table(tasks: Mapping[str, Sequence[Row]]) -> str:
                 if seeds:
                     cells = ", ".join(f"{swept[rate]:.1f}" if rate in swept else "–" for rate in rates)
                     shown.append([task, rule, str(rank), cells, cell(seeds, best), thousands(seeds)])
-    return markdown_table(shown)
+    return shown
 
 
-def stored_table() -> str:
+def stored_table() -> Rows:
     """The table of the stored runs."""
     return table({folder.name: read_runs(folder) for folder in sorted(MEASURED.iterdir()) if folder.is_dir()})
 
@@ -146,9 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 store.put(missing[0], result, time.monotonic() - started)
                 outcome = result["diverged"] or result["metrics"]
                 console.print(f"{data.name} {store.name(missing[0])}: {outcome}, {len(missing) - 1} left", soft_wrap=True)
-    console.print(
-        table({data.name: read_runs(options.output / data.name) for data in options.data}), markup=False, soft_wrap=True
-    )
+    shown = table({data.name: read_runs(options.output / data.name) for data in options.data})
+    console.print(markdown_table(shown), markup=False, soft_wrap=True)
     return 0
 
 

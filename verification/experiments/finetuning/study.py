@@ -28,6 +28,7 @@ __all__ = ["choice", "draw_differences", "table"]
 
 AT_DEFAULT = partial(runs_at, rank=MAIN_RANK, rate=DEFAULT_RATE)
 DEFAULT, LORA = "GeoLoRA, every default", "LoRA, rank 4"
+OTHERS = ("cifar10", "shakespeare")
 METHODS: Mapping[str, Base] = {
     DEFAULT: partial(AT_DEFAULT, family="geolora"),
     "GeoLoRA, τ = 0.35": partial(AT_DEFAULT, family="geolora, tolerance, rms"),
@@ -78,8 +79,10 @@ def choice() -> str:
         [
             "**GeoLoRA**",
             "training should find the rank of each layer, or each step needs a proved bound",
-            f"{_thousand(small.parameters[0])} thousand parameters with every default; {_signed(small.mean)} points against LoRA "
-            f"of rank 4 (90 %: {_to(*around_small)}), {_signed(large.mean)} against rank 8 (90 %: {_to(*around_large)})",
+            (
+                f"{_thousand(small.parameters[0])} thousand parameters with every default; {_signed(small.mean)} points against "
+                f"LoRA of rank 4 (90 %: {_to(*around_small)}), {_signed(large.mean)} against rank 8 (90 %: {_to(*around_large)})"
+            ),
         ],
         [
             "**LoRA**",
@@ -89,8 +92,10 @@ def choice() -> str:
         [
             "**DoRA**",
             "a small gain is worth an eighth more parameters than LoRA",
-            f"{_thousand(dora.parameters[0])} thousand parameters; {_signed(dora.mean)} points against LoRA of rank 4 "
-            f"(95 %: {_to(dora.t_low, dora.t_high)})",
+            (
+                f"{_thousand(dora.parameters[0])} thousand parameters; {_signed(dora.mean)} points against LoRA of rank 4 "
+                f"(95 %: {_to(dora.t_low, dora.t_high)})"
+            ),
         ],
     ]
     return markdown_table(rows)
@@ -100,16 +105,17 @@ def table() -> str:
     """Each method: parameters, mean over the tasks of texts, its difference from LoRA of rank 4, and the
     other two models, in Markdown.
     """
-    rows: Rows = [["method", "thousand parameters", "texts, %", "less LoRA, points", "95 %", "pictures, %", "decoder, perplexity"]]
+    head = ["method", "thousand parameters", "texts, %", "less LoRA, points", "95 %", "pictures, %", "decoder, perplexity"]
+    shown: Rows = [head]
     for name, base in METHODS.items():
         runs = {task: list(base(rows).values()) for task, rows in _campaign().items()}
         texts = [run for task in counted(_campaign()) for run in runs[task]]
         mean = statistics.fmean(statistics.fmean(map(test_of, runs[task])) for task in counted(_campaign()))
         one = _less(name)
         less = ["", ""] if name == LORA else [_signed(one.mean), _to(one.t_low, one.t_high)]
-        others = [f"{statistics.fmean(map(test_of, runs[task])):.1f}" if runs[task] else "–" for task in ("cifar10", "shakespeare")]
-        rows.append([name, thousands(texts), f"{mean:.1f}", *less, *others])
-    return markdown_table(rows)
+        others = [f"{statistics.fmean(map(test_of, found)):.1f}" if (found := runs[task]) else "–" for task in OTHERS]
+        shown.append([name, thousands(texts), f"{mean:.1f}", *less, *others])
+    return markdown_table(shown)
 
 
 def draw_differences(axes: Axes) -> None:
