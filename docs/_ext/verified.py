@@ -29,6 +29,8 @@ from verification.claims import CLAIMS
 from verification.report.report import drawn, mathematics, number, picture, write_pages_beside, write_report
 from verification.support.machine import provenance
 
+from formulas import formulas
+
 LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).resolve().parent.parent
 FOLDER = DOCS.parent / "build" / "verification" / "quick"
@@ -130,13 +132,15 @@ def _inequalities(outcome: ClaimOutcome) -> str:
     return table(["compared", "times", "median", "worst ratio"], rows, numeric=3)
 
 
-def _hypotheses(claim: dict[str, Any]) -> str:
-    listed = "; ".join(claim["hypotheses"])
-    return f"<br>Hypotheses: {mathematics(listed)}." if listed else ""
-
-
-def _scale(claim: dict[str, Any]) -> str:
-    return f"<br>In rounding units c·eps·s: s = {mathematics(claim['scale'])}." if claim["scale"] else ""
+def _checked(claim: dict[str, Any]) -> list[nodes.Node]:
+    """The statement as checked, its hypotheses and its scale, each a paragraph with formulas."""
+    texts = {"": claim["statement"], "Hypotheses: ": "; ".join(claim["hypotheses"])}
+    texts["In rounding units c·eps·s: "] = f"s = {claim['scale']}" if claim["scale"] else ""
+    return [
+        nodes.paragraph("", "", nodes.Text(name), *formulas(text), nodes.Text("." if name else ""), classes=["checked"])
+        for name, text in texts.items()
+        if text
+    ]
 
 
 def _controls(claim: dict[str, Any]) -> str:
@@ -181,9 +185,9 @@ def measured(claim_id: str, cited: list[nodes.Node], explanation: str) -> list[n
     claim, outcome = results()[claim_id], outcomes()[claim_id]
     box = nodes.container(classes=["measured"], ids=[anchor(claim_id)])
     box += raw(
-        f'<p class="measured-head"><b>Measured</b>: {escape(claim["title"])} <code>{claim_id}</code></p>'
-        f"<p>{summary(claim)}</p><p class='checked'>{mathematics(claim['statement'])}{_hypotheses(claim)}{_scale(claim)}</p>"
+        f'<p class="measured-head"><b>Measured</b>: {escape(claim["title"])} <code>{claim_id}</code></p><p>{summary(claim)}</p>'
     )
+    box += _checked(claim)
     box += raw(f"<p>{mathematics(explanation)}</p>" if explanation else "")
     box += cited
     for index, figure in enumerate(outcome.claim.figures):
