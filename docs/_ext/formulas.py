@@ -15,115 +15,13 @@ from docutils import nodes
 __all__ = ["formulas", "tex"]
 
 ACCENTS = {"\u0302": "hat", "\u0303": "tilde", "\u0304": "bar", "\u0307": "dot"}
-NAMES = [
-    r"ᵀ",
-    r"^{\mathsf{T}}",
-    r"ᴴ",
-    r"^{\mathsf{H}}",
-    r"⊥",
-    r"^\perp",
-    r"₊",
-    r"_+",
-    r"°",
-    r"^\circ",
-    r"½",
-    r"\tfrac12",
-    r"‖",
-    r"\Vert",
-    r"⟨",
-    r"\langle",
-    r"⟩",
-    r"\rangle",
-    r"≤",
-    r"\le",
-    r"≥",
-    r"\ge",
-    r"≪",
-    r"\ll",
-    r"≫",
-    r"\gg",
-    r"⇔",
-    r"\iff",
-    r"−",
-    r"-",
-    r"·",
-    r"\cdot",
-    r"∇",
-    r"\nabla",
-    r"Σ",
-    r"\sum",
-    r"∝",
-    r"\propto",
-    r"→",
-    r"\to",
-    r"←",
-    r"\leftarrow",
-    r"…",
-    r"\dots",
-    r"∈",
-    r"\in",
-    r"∞",
-    r"\infty",
-    r"×",
-    r"\times",
-    r"≈",
-    r"\approx",
-    r"≠",
-    r"\ne",
-    r"%",
-    r"\%",
-    r"α",
-    r"\alpha",
-    r"β",
-    r"\beta",
-    r"γ",
-    r"\gamma",
-    r"δ",
-    r"\delta",
-    r"ε",
-    r"\varepsilon",
-    r"η",
-    r"\eta",
-    r"ϑ",
-    r"\vartheta",
-    r"θ",
-    r"\theta",
-    r"κ",
-    r"\kappa",
-    r"λ",
-    r"\lambda",
-    r"μ",
-    r"\mu",
-    r"ν",
-    r"\nu",
-    r"π",
-    r"\pi",
-    r"ρ",
-    r"\rho",
-    r"σ",
-    r"\sigma",
-    r"ς",
-    r"\varsigma",
-    r"τ",
-    r"\tau",
-    r"φ",
-    r"\varphi",
-    r"ω",
-    r"\omega",
-    r"ℓ",
-    r"\ell",
-    r"Φ",
-    r"\Phi",
-    r"Λ",
-    r"\Lambda",
-    r"Ω",
-    r"\Omega",
-    r"Δ",
-    r"\Delta",
-    r"∂",
-    r"\partial",
-]
-SYMBOLS = {sign: f"{name} " for sign, name in zip(NAMES[::2], NAMES[1::2], strict=True)}
+NAMES = r"""
+    ᵀ ^{\mathsf{T}} ᴴ ^{\mathsf{H}} ⊥ ^\perp ₊ _+ ° ^\circ ½ \tfrac12 ‖ \Vert ⟨ \langle ⟩ \rangle ≤ \le ≥ \ge ≪ \ll ≫ \gg
+    ⇔ \iff − - · \cdot ∇ \nabla Σ \sum ∝ \propto → \to ← \leftarrow … \dots ∈ \in ∞ \infty × \times ≈ \approx ≠ \ne % \%
+    α \alpha β \beta γ \gamma δ \delta ε \varepsilon η \eta ϑ \vartheta θ \theta κ \kappa λ \lambda μ \mu ν \nu π \pi
+    ρ \rho σ \sigma ς \varsigma τ \tau φ \varphi ω \omega ℓ \ell Φ \Phi Λ \Lambda Ω \Omega Δ \Delta ∂ \partial
+"""
+SYMBOLS = {sign: name + " " * name.startswith("\\") for sign, name in re.findall(r"(\S+) (\S+)", NAMES)}
 SYMBOLS |= {sign: f"_{{{digit}}}" for digit, sign in enumerate("₀₁₂₃₄₅₆₇₈₉")}
 RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 WORD = re.compile(r"[\"'(\[]*(?:[A-Za-z][a-zà-ÿ'’]+|SGD|BUG|QR|SVD|RK4|GeoLoRA)(?:[-–/][A-Za-z]+)*[\"')\]]*[,;:.]*")
@@ -167,41 +65,39 @@ def formulas(text: str) -> list[nodes.Node]:
     return found[:-1]
 
 
-def _runs(tokens: list[str]) -> Iterator[tuple[bool, str]]:
+def _runs(pieces: list[str]) -> Iterator[tuple[bool, str]]:
     """Runs of words and of symbols; ``rank`` before a matrix and digits among symbols belong to a formula."""
     run: list[str] = []
     was = False
-    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
-        word = bool(WORD.fullmatch(token) or CODE.fullmatch(token) or NAMED.fullmatch(token)) or (
-            token.strip("(") == "a" and _is_word(following)
-        )
-        if token == "rank" and re.match(r"[A-Z]\W|[A-Z][A-Z∇(]|[A-Z]$", unicodedata.normalize("NFD", following)):
+    for piece, following in zip(pieces, [*pieces[1:], ""], strict=True):
+        word = _is_word(piece) or (piece.strip("(") == "a" and _is_word(following))
+        if piece == "rank" and MATRIX.match(unicodedata.normalize("NFD", following)):
             word = False
         if run and was == word:
             yield was, " ".join(run)
             run = []
-        run.append(token)
+        run.append(piece)
         was = not word
     yield was, " ".join(run)
 
 
-def _is_word(token: str) -> bool:
-    return any(kind.fullmatch(token) for kind in (WORD, CODE, NAMED))
+def _is_word(piece: str) -> bool:
+    return any(kind.fullmatch(piece) for kind in (WORD, CODE, NAMED))
 
 
 def _words(run: str) -> list[nodes.Node]:
     found: list[nodes.Node] = []
-    for token in run.split():
-        if code := CODE.fullmatch(token):
-            before, after = token.split(code[1])
+    for piece in run.split():
+        if code := CODE.fullmatch(piece):
+            before, after = piece.split(code[1])
             found += [nodes.Text(before), nodes.literal("", code[1]), nodes.Text(f"{after} ")]
-        elif named := NAMED.fullmatch(token):
+        elif named := NAMED.fullmatch(piece):
             symbol = tex(named["symbol"] or named["number"])
             before, after = named["before"] or named["word"] or "", named["after"] or named["end"]
             parts = (nodes.Text(before), nodes.math(symbol, symbol), nodes.Text(after))
             found += [nodes.inline("", "", *parts, classes=["unbroken"]), nodes.Text(" ")]
         else:
-            found.append(nodes.Text(f"{token} "))
+            found.append(nodes.Text(f"{piece} "))
     return [*found[:-1], nodes.Text(found[-1].astext().rstrip())]
 
 
