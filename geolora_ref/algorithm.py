@@ -114,8 +114,7 @@ def assemble(
 def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_rank: int | None = None) -> tuple[int, RankRule]:
     """The smallest r' with tail_{r'} ≤ ϑ, clipped to [min_rank, max_rank], and the rule that fixed it.
 
-    ``tails[j]`` is (Σ_{i≥j} σ_i²)^{1/2}, or in the spectral norm σ_j, nonincreasing; the tail after
-    the last singular value is 0.
+    ``tails[j]`` is (Σ_{i≥j} σ_i²)^{1/2}, nonincreasing; the tail after the last singular value is 0.
     """
     wanted = sum(tail > theta for tail in tails)
     if max_rank is not None and wanted > max_rank:
@@ -132,8 +131,7 @@ class Truncation:
     """The result of line 6: the new state, and what was discarded.
 
     ``singular_values``: all of Ŝ; ``theta``: the absolute threshold; ``discarded``: ‖Ŵ − W₁‖, at
-    most ϑ unless max_rank clipped or ϑ bounds the spectral norm; ``rank_rule``: the rule that fixed
-    the rank.
+    most ϑ unless max_rank clipped; ``rank_rule``: the rule that fixed the rank.
     """
 
     Y: LowRank
@@ -152,12 +150,8 @@ def truncation(
     theta: float | None = None,
     min_rank: int = 1,
     max_rank: int | None = None,
-    spectral: bool = False,
 ) -> Truncation:
     """Algorithm 2, trunc: Ŝ = P Σ Qᴴ, U ← Û P[:, :r₁], V ← V̂ Q[:, :r₁], S ← diag(σ_1 … σ_{r₁}).
-
-    With ``spectral`` the threshold bounds ‖Ŵ − W₁‖₂, hence every discarded singular value, in place
-    of the Frobenius norm of the paper.
 
     Raises ``ValueError`` unless exactly one of τ (ϑ = τ‖Σ‖), ϑ is a finite number ≥ 0, and for ranks
     or matrices that do not fit together; ``FloatingPointError`` if ‖Ŝ‖ is beyond double precision.
@@ -168,8 +162,7 @@ def truncation(
     tails = tail_norms(sigma)
     checks.finite_norm("line 6", "S_hat", tails[0])
     theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)
-    measured = [float(one) for one in sigma] if spectral else tails
-    rank, rule = choose_rank(measured, theta, min_rank, max_rank)  # rank may be len(tails): nothing is cut
+    rank, rule = choose_rank(tails, theta, min_rank, max_rank)  # rank may be len(tails): nothing is cut
     Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])
     return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=[*tails, 0.0][rank], rank_rule=rule)
 

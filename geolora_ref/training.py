@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkab
 
 from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
-from geolora_ref.arrays import Array, Inexact, diagonal_matrix, namespace
+from geolora_ref.arrays import Array, Inexact, diagonal_matrix, namespace, svd, tail_norms
 from geolora_ref.budget import Unit, truncate_to_budget
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank
@@ -358,9 +358,20 @@ def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], cut: Cut) 
     thresholds = [None] * len(moved) if cut.theta is None else cut.theta
     for layer, W, limit, theta in zip(layers, moved, cut.max_rank, thresholds, strict=True):
         with checks.naming(layer.name, FloatingPointError):
-            one = truncation(*W, tau=cut.tau, theta=theta, min_rank=cut.min_rank, max_rank=limit, spectral=cut.spectral)
+            one = _cut(W, cut, theta, limit)
             found.append(_with_spare(one, W, limit) if cut.spare else one)
     return found
+
+
+def _cut(W: Untruncated, cut: Cut, theta: float | None, limit: int) -> Truncation:
+    """Line 6 for one layer.  A threshold in the spectral norm is the one in the Frobenius norm that
+    discards the same singular values, those up to ϑ.
+    """
+    if theta is None or not cut.spectral:
+        return truncation(*W, tau=cut.tau, theta=theta, min_rank=cut.min_rank, max_rank=limit)
+    _, sigma, _ = svd(W.S_hat)
+    rest = [*tail_norms(sigma), 0.0][sum(float(one) > theta for one in sigma)]
+    return replace(truncation(*W, theta=rest, min_rank=cut.min_rank, max_rank=limit), theta=theta)
 
 
 def _with_spare(cut: Truncation, W: Untruncated, limit: int) -> Truncation:

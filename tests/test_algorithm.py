@@ -414,8 +414,7 @@ def test_each_rank_rule_is_hit_and_reported(
     discarded: float,
 ) -> None:
     S_hat, U_hat, V_hat = (library.array(X) for X in (np.diag(SIGMA), np.eye(8)[:, :4], np.eye(7)[:, :4]))
-    tau, theta = thresholds.get("tau"), thresholds.get("theta")
-    cut = truncation(S_hat, U_hat, V_hat, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)
+    cut = truncation(S_hat, U_hat, V_hat, **thresholds, min_rank=min_rank, max_rank=max_rank)
     assert (cut.Y.rank, cut.rank_rule) == (rank, rule)
     assert ratio(abs(cut.discarded - discarded), 13.0, (8, 7), 2.0**-52) <= FAIL
     expected = thresholds["theta"] if "theta" in thresholds else 13.0 * thresholds["tau"]
@@ -547,11 +546,3 @@ def test_a_truncation_beyond_the_range_is_refused(tau: float) -> None:
     """All entries are finite and the norm is not: every threshold would be infinite, or no number."""
     with pytest.raises(FloatingPointError, match=r"^line 6: the norm of S_hat overflowed the range of float64"):
         truncation(1.5e308 * np.eye(3), np.eye(4)[:, :3], np.eye(3), tau=tau)
-
-
-def test_a_spectral_threshold_bounds_each_discarded_value_and_not_their_norm(library: Library) -> None:
-    S_hat, U_hat, V_hat = (library.array(X) for X in (np.diag([3.0, 0.8, 0.8, 0.8]), np.eye(8)[:, :4], np.eye(7)[:, :4]))
-    cut = truncation(S_hat, U_hat, V_hat, theta=1.0, spectral=True)
-    assert (cut.Y.rank, cut.rank_rule) == (1, RankRule.THRESHOLD)
-    assert cut.discarded == pytest.approx(0.8 * 3**0.5)
-    assert truncation(S_hat, U_hat, V_hat, theta=1.0).Y.rank == 3

@@ -67,6 +67,20 @@ def test_a_share_of_coefficient_steps_is_that_of_the_core() -> None:
     assert step.cut.theta == pytest.approx(0.6 * 0.1 * np.linalg.norm(U.T @ G @ V), rel=1e-12)
 
 
+def test_an_edge_keeps_what_exceeds_it_however_much_is_left() -> None:
+    """Four values of 0.8 steps each are cut, though their norm is 1.6 steps; with 1.2 they are kept."""
+    one, _ = layer(rank=1)
+    U, V = (np.linalg.qr(np.random.default_rng(seed).standard_normal((size, 5))).Q for seed, size in ((0, 14), (1, 11)))
+    for value, rank in ((0.8, 1), (1.2, 5)):
+        Y = LowRank(U, np.diag([3.0, *(value * 0.1,) * 4]), V)
+        still = replace(one, Y=Y, gradients=ProjectedGradients.from_dense(Y, np.zeros((14, 11))))
+        step = run(still, Settings(0.1, edge=0.999, spare=False))
+        assert step.cut is not None
+        assert (step.Y.rank, step.cut.rank_rule, step.cut.theta) == (rank, RankRule.THRESHOLD, 0.0999)
+        assert step.cut.discarded == pytest.approx(value * 0.2 if rank == 1 else 0.0)
+        assert run(still, Settings(0.1, edge=0.999)).Y.rank == rank + 1
+
+
 @pytest.mark.parametrize("max_rank", [None, 2])
 def test_a_spare_direction_changes_the_bases_alone(max_rank: int | None) -> None:
     one, _ = layer()

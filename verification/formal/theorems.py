@@ -140,7 +140,6 @@ BOXES = {
         claim="rank-budget",
         broken="allocations",
     ),
-    "edge": Box("noise", "A threshold per singular value", claim="edge", broken="steps"),
     "priced-cut": Box(
         "priced",
         "What a cut costs at any rank",
@@ -176,6 +175,7 @@ BOXES = {
         ("tied.bias_falls", "tied.noise_falls"),
         "the last sentence",
     ),
+    "edge": Box("noise", "A threshold per singular value", claim="edge", broken="steps"),
     "simultaneous": Box("factors", "Descending in all factors at once", claim="simultaneous-descent", broken="operators"),
     "directions": Box(
         "directions",

@@ -24,6 +24,7 @@ from verification.claim import Figure, Plan, Results, Table
 from verification.claims import CLAIMS, HEADINGS
 from verification.experiments.finetuning.analysis import MEASURED, read_campaign
 from verification.experiments.finetuning.page import page as finetuning_page
+from verification.experiments.finetuning.rules import stored_table
 from verification.report.fast_path import PAGE as FAST_PATH
 from verification.report.glyphs import faces
 from verification.report.rigor import FOLDER
@@ -129,8 +130,6 @@ def write_page(page: Page, results: Path, folder: Path) -> Path:
 
 def _finetuning() -> str:
     """The page of the stored campaign; if that cannot be shown, a page that says why."""
-    from verification.experiments.finetuning.rules import stored_table  # needs torch, which other reports do not
-
     try:
         return finetuning_page(read_campaign(MEASURED), stored_table())
     except (*UNREADABLE, jinja2.UndefinedError) as error:

@@ -91,7 +91,7 @@ def test_what_is_added_is_there_as_long_as_it_is_needed() -> None:
         assert [len(registry) - len(then) for registry, then in zip(registries, before, strict=True)] == [1, 0, 1, 1]
     assert [dict(registry) for registry in registries] == before
     assert list(map(list, registries)) == list(map(list, before))
-    directions = {"first-directions", "memory", "priced"}
+    directions = {"first-directions", "memory", "priced", "edge"}
     flows = {"descent", "convergence", "curvature-tail", "parallel-is-geolora", "problems"} | directions
     assert set(extended(Extensions(problems=("my_problem:weighted",)), Plan())) == flows
     measured = {"accumulated-estimate", "linear-stability"}

@@ -209,7 +209,10 @@ def _among_methods() -> dict[str, tuple[Base, Base]]:
     one, other = COMPARED[0]
     pairs[f"{one}, at {DEFAULT_RATE:g}, less {other}"] = partial(default, family=one), partial(default, family=other)
     one = "geolora, tolerance, rms"
-    pairs[f"geolora, less {one}, both at {DEFAULT_RATE:g}"] = partial(default, family="geolora"), partial(default, family=one)
+    pairs[f"geolora, at {DEFAULT_RATE:g}, less {one}, at {DEFAULT_RATE:g}"] = (
+        partial(default, family="geolora"),
+        partial(default, family=one),
+    )
     for rival in RIVALS:
         pairs[f"{one}, at {DEFAULT_RATE:g}, less {rival}"] = partial(default, family=one), partial(at_best, family=rival)
     return pairs

