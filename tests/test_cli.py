@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 import geolora_ref
+from geolora_ref import cli
 from geolora_ref.cli import main
 from geolora_ref.oracle import command, jobs
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.check import check_step
+from geolora_ref.oracle.directions import definitions
 from geolora_ref.oracle.reports.scoreboard import read_report
 from geolora_ref.oracle.reports.text import junit
 from geolora_ref.oracle.trial.choice import Choice, questions
@@ -340,7 +342,7 @@ def test_ctrl_c_tells_what_there_is_and_where_it_hung(folder: Path) -> None:
 
 
 def test_ctrl_c_tells_what_was_found_of_a_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "backend:stopping", "--rule", "gradient", "--json", "report.json"]) == 130
+    assert main(["check-rule", "gradient", "backend:stopping", "--json", "report.json"]) == 130
     printed = capsys.readouterr().out
     assert "  PROBLEM interrupted in sequence one-12x9x3, after 7 of 141 sequences\n" in printed
     assert "INTERRUPTED: 7 sequences, 0 failed, worst ratio" in printed
@@ -393,15 +395,14 @@ def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.Capt
     assert len(rows[0]) == 87
     for arguments, message in (
         (["backend:right", "--timeout", "0"], "timeout: expected seconds > 0, found 0.0"),
-        (["backend:right", "--timeout", "1", "--rule", "adam"], "--timeout: expected none with --rule"),
+        (
+            ["backend:right", "--timeout", "1", "--rule", "adam"],
+            "check --rule NAME MODULE:FUNCTION is now check-rule NAME MODULE:FUNCTION",
+        ),
+        (["--rule=adam", "backend:right"], "is now check-rule NAME"),
+        (["backend:right", "--momentum", "0.5"], "unrecognized arguments: --momentum 0.5"),
         (["backend:right", "--jobs", "0"], "jobs: expected a number >= 1, found 0"),
         (["backend:right", "--jobs", "2", "--reproduce", "x"], "--jobs: expected none with --reproduce"),
-        (["backend:right", "--repeat", "2", "--rule", "adam"], "--repeat: expected none with --rule"),
-        (
-            ["backend:right", "--rule", "adam", "--momentum", "0.5"],
-            "--momentum: expected none with --rule adam, which has none",
-        ),
-        (["backend:right", "--rule", "normalised", "--smoothing", "1"], "--smoothing: expected none with --rule normalised"),
         (["backend:right", "--seed", "7"], "--seed: expected --fuzz with it"),
         (["backend:right", "--json", "a", "--junit", "a"], "--junit: expected another file than that of --json, found a"),
         (["backend:right", "--stages", "a:b", "--reproduce", "x"], "--stages: expected none with --reproduce"),
@@ -409,6 +410,30 @@ def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.Capt
         with pytest.raises(SystemExit, match="2"):
             main(["check", *arguments])
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["adam", "backend:right", "--timeout", "1"], "unrecognized arguments: --timeout 1"),
+        (["adam", "backend:right", "--repeat", "2"], "unrecognized arguments: --repeat 2"),
+        (["adam", "backend:right", "--momentum", "0.5"], "unrecognized arguments: --momentum 0.5"),
+        (["normalised", "backend:right", "--smoothing", "1"], "unrecognized arguments: --smoothing 1"),
+        (["backend:right"], "invalid choice: 'backend:right' (choose from "),
+        (["adam", "backend:right", "--reproduce", "x", "--name", "y"], "--name: expected none with --reproduce"),
+        (["adam", "backend:right", "--tests", "group=x"], "--tests: expected id=… for a rule, found group"),
+    ],
+)
+def test_a_rule_has_the_options_of_its_definition(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["check-rule", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_the_rules_of_the_command_line_are_those_of_the_kit() -> None:
+    assert list(cli.RULES) == list(definitions.RULES)
 
 
 def test_ctrl_c_elsewhere_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

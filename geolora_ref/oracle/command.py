@@ -1,5 +1,5 @@
-"""The commands ``geolora-ref check``, ``scoreboard`` and ``vectors``, imported after the options
-because that takes a second.
+"""The commands ``geolora-ref check``, ``check-rule``, ``scoreboard`` and ``vectors``, imported after
+the options because that takes a second.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ import faulthandler
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 
+from geolora_ref.oracle import directions
 from geolora_ref.oracle.cases.known_failures import checked, read_known_failures
 from geolora_ref.oracle.cases.own import shape
 from geolora_ref.oracle.check import check_step
-from geolora_ref.oracle.directions import RuleReport, check_rule
+from geolora_ref.oracle.directions import RuleReport
 from geolora_ref.oracle.jobs import Jobs
 from geolora_ref.oracle.reports.report import Interrupted, Report
 from geolora_ref.oracle.reports.scoreboard import read_report, scoreboard
@@ -29,16 +30,27 @@ from geolora_ref.support.files import require_writable, write_atomically
 from geolora_ref.support.options import BACKEND_OPTIONS, INTERRUPTED
 from geolora_ref.support.streams import kept, tell
 
-__all__ = ["check", "table", "vectors"]
+__all__ = ["check", "check_rule", "table", "vectors"]
 
 
 def check(options: argparse.Namespace) -> int:
     """``geolora-ref check``; an interrupted run reports its results so far."""
-    _require_writable(options, "json", "junit")
+    _require_writable(options, "junit")
+    return _judge(_check_step, options)
+
+
+def check_rule(options: argparse.Namespace) -> int:
+    """``geolora-ref check-rule``; an interrupted run reports its results so far."""
+    return _judge(_check_rule, options)
+
+
+def _judge(judge: Callable[[argparse.Namespace], Report | RuleReport | str], options: argparse.Namespace) -> int:
+    """Print what ``judge`` returns, a report or a script, and write the files that the options name."""
+    _require_writable(options, "json")
     sys.path.insert(0, os.getcwd())
     with suppress(RuntimeError, ValueError, OSError, AttributeError):  # standard error is closed or no file
         faulthandler.enable()  # a crash in C prints the case that was running
-    judge, verdict, status = _check_step if options.rule is None else _check_rule, "", None
+    verdict, status = "", None
     try:
         with kept():
             report = judge(options)
@@ -79,10 +91,11 @@ def _check_step(options: argparse.Namespace) -> Report | str:
 
 
 def _check_rule(options: argparse.Namespace) -> RuleReport | str:
-    """``geolora-ref check --rule``: the report on an optimizer's directions, or with ``--reproduce`` the
+    """``geolora-ref check-rule``: the report on an optimizer's directions, or with ``--reproduce`` the
     script.
     """
-    settings = {name: getattr(options, name) for name in ("momentum", "smoothing", "array", "dtype", "device")}
+    names = ("momentum", "smoothing", "array", "dtype", "device")
+    settings = {name: getattr(options, name) for name in names if hasattr(options, name)}
     rule, selected = load_backend(options.backend), _selection(options.tests)
     if options.reproduce is not None:
         with redirect_stdout(sys.stderr):  # a rule may print, and the script is to be read by Python
@@ -90,7 +103,7 @@ def _check_rule(options: argparse.Namespace) -> RuleReport | str:
     if set(selected) - {"id"}:
         raise ValueError(f"--tests: expected id=… for a rule, found {', '.join(selected)}")
     settings |= {"select": selected.get("id", ""), "fail_fast": options.fail_fast}
-    return check_rule(rule, options.rule, **settings, name=options.name or options.backend)
+    return directions.check_rule(rule, options.rule, **settings, name=options.name or options.backend)
 
 
 def _require_writable(options: argparse.Namespace, *names: str) -> None:
@@ -106,7 +119,7 @@ def _require_writable(options: argparse.Namespace, *names: str) -> None:
 
 def _write_reports(report: Report | RuleReport, options: argparse.Namespace) -> None:
     """Write the files that the options name."""
-    if options.junit and isinstance(report, Report):
+    if isinstance(report, Report) and options.junit:
         write_atomically(options.junit, junit(report))
     if options.json:
         _write_json(report, options.json)

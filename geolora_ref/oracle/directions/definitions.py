@@ -184,4 +184,4 @@ RULES: dict[str, Definition] = {
     "preconditioned": preconditioned,
     "adam": adam,
 }
-"""The definitions by the names that ``--rule`` takes."""
+"""The definitions by the names that ``geolora-ref check-rule`` takes."""

@@ -226,16 +226,13 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     (tmp_path / "relative.py").write_text(RELATIVE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert main(["check", "relative:apart", "--rule", "spectral", "--momentum", "0", "--json", "found.json"]) == 1
+    assert main(["check-rule", "spectral", "relative:apart", "--momentum", "0", "--json", "found.json"]) == 1
     printed = capsys.readouterr().out
     assert "diagnosis: polar of K, L and S apart" in printed
     assert json.loads((tmp_path / "found.json").read_text())["diagnosis"] in printed
     with pytest.raises(SystemExit, match="2"):
-        main(["check", "relative:apart", "--smoothing", "0.5"])
-    assert "--smoothing: expected --rule with it" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        main(["check", "relative:apart", "--rule", "spectral", "--whole"])
-    assert "--whole: expected none with --rule" in capsys.readouterr().err
+        main(["check-rule", "spectral", "relative:apart", "--whole"])
+    assert "unrecognized arguments: --whole" in capsys.readouterr().err
 
 
 MOMENTUM = """
@@ -302,8 +299,7 @@ def test_a_failing_sequence_is_reproduced(
     rule: str, sequence: str, momentum: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """By a script that ends with status 1, and with 0 for a right rule."""
-    options = ["--rule", "heavy-ball", "--reproduce"]
-    assert main(["check", f"momentum_rules:{rule}", *options, sequence]) == 0
+    assert main(["check-rule", "heavy-ball", f"momentum_rules:{rule}", "--reproduce", sequence]) == 0
     text = capsys.readouterr().out
     assert "geolora_ref" not in text
     for wanted, status in ((text, 1), (text.replace(f"import {rule} as", "import right as"), 0)):
@@ -312,8 +308,9 @@ def test_a_failing_sequence_is_reproduced(
             runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")
         assert stopped.value.code == status, capsys.readouterr().out
     for name, message in (("right", "expected a sequence that fails"), ("turned", "expected the id of a sequence")):
+        unknown = sequence if name == "right" else "nowhere"
         with pytest.raises(SystemExit, match="2"):
-            main(["check", f"momentum_rules:{name}", *options, sequence if name == "right" else "nowhere"])
+            main(["check-rule", "heavy-ball", f"momentum_rules:{name}", "--reproduce", unknown])
         assert message in capsys.readouterr().err
 
 
