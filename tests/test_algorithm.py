@@ -400,6 +400,8 @@ def test_rank_rules(theta: float, min_rank: int, max_rank: int | None, rank: int
         ({"tau": 0.3}, 1, None, 2, RankRule.THRESHOLD, 3.0),
         ({"tau": 0.4}, 1, None, 1, RankRule.THRESHOLD, 5.0),
         ({"theta": 20.0}, 1, None, 1, RankRule.MIN_RANK, 5.0),
+        ({"tau": 1.0}, 1, None, 1, RankRule.MIN_RANK, 5.0),
+        ({"tau": 2.0}, 3, None, 3, RankRule.MIN_RANK, 0.0),
         ({"tau": 0.0}, 1, 1, 1, RankRule.MAX_RANK, 5.0),
         ({"tau": 0.0}, 6, None, 4, RankRule.BASIS, 0.0),
     ],

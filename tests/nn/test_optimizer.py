@@ -298,6 +298,8 @@ def test_adapters_wait_for_a_gradient_that_is_not_zero(method: Any) -> None:
         assert bool(optimizer.reports) is moved
     first, last = adapters(model).values()
     kept = [layer.adapter.full().clone() for layer in (first, last)]
+    optimizer.zero_grad()
+    backward(model)
     for X in first.adapter.parameters():
         assert X.grad is not None
         X.grad.zero_()
@@ -394,6 +396,8 @@ def test_the_memory_of_gradients_in_half_precision_is_loaded(method: Any, coeffi
     model.bfloat16().float()
     for layer in adapters(model).values():
         layer.adapter.orthonormalise()
+    optimizer.zero_grad()
+    (model(x) - target).square().mean().backward()
     optimizer.step()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 import warnings
 from collections.abc import Callable
@@ -617,3 +618,76 @@ USUAL: list[dict[str, Any]] = [
 def test_nothing_is_said_of_usual_options(options: dict[str, Any]) -> None:
     model = network()
     train(model, GeoLoRA(model, **options), 55)  # a warning would be an error
+
+
+def _another_steps_in_turn(model: nn.Module, optimizer: GeoLoRA) -> None:
+    train(model, GeoLoRA(model), 1)
+    backward(model)
+    optimizer.step()
+
+
+def _another_steps_from_the_same_gradients(model: nn.Module, optimizer: GeoLoRA) -> None:
+    GeoLoRA(model).step()
+
+
+def _it_steps_again(model: nn.Module, optimizer: GeoLoRA) -> None:
+    optimizer.step()
+
+
+def _it_is_frozen_and_steps(model: nn.Module, optimizer: GeoLoRA) -> None:
+    optimizer.zero_grad()
+    model.requires_grad_(False)
+    optimizer.step()
+
+
+MISUSES: dict[str, tuple[Callable[[nn.Module, GeoLoRA], None], type[Exception], str]] = {
+    "two optimizers": (_another_steps_in_turn, RuntimeError, "remembers .*; another optimizer has stepped since, and an adapter"),
+    "two of one backward pass": (_another_steps_from_the_same_gradients, UserWarning, "^step: another optimizer has used these"),
+    "two steps after one": (_it_steps_again, UserWarning, r"^step: an earlier step has used these gradients and .* \(0, 2\)"),
+    "frozen": (_it_is_frozen_and_steps, UserWarning, r"^step: nothing is stepped, every adapter .* is frozen \(0, 2\)"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("misuse", MISUSES)
+def test_a_step_that_trains_something_else_is_not_silent(misuse: str, method: Any) -> None:
+    model = network(rank=4)
+    optimizer = GeoLoRA(model, method=method)
+    train(model, optimizer, 2)
+    act, kind, message = MISUSES[misuse]
+    with pytest.raises(kind, match=message):  # a warning is an error in these tests
+        act(model, optimizer)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_said_of_gradients_that_are_new(set_to_none: bool, method: Any) -> None:
+    """Accumulated over passes, with a rate of 0 in between, on a copy, and by a later optimizer."""
+    model = network(rank=4)
+    optimizer = GeoLoRA(model, method=method)
+    for lr in (1e-2, 0.0, 1e-2):
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad(set_to_none=set_to_none)
+        for _ in range(2):
+            backward(model)
+        optimizer.step()
+    other = copy.deepcopy(model)
+    train(other, GeoLoRA(other, method=method), 2)
+    model.zero_grad()
+    train(model, GeoLoRA(model, method=method), 2)
+    assert pickle.loads(pickle.dumps(adapters(model)["0"].adapter)).rank == adapters(model)["0"].adapter.rank
+
+
+WORDS_OF_LORA: dict[str, tuple[dict[str, Any], str]] = {
+    "rank": ({"r": 8}, r"^adapt: expected its own words, for r rank, .*; found \{'r': 8\}$"),
+    "heads": ({"modules_to_save": ["4"]}, "for modules_to_save train; found"),
+    "start": ({"init_lora_weights": True}, "for init_lora_weights nothing: S = 0 at the start; found"),
+    "no word of LoRA": ({"ranks": 8}, "^adapt: got an unexpected keyword argument 'ranks'$"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS_OF_LORA)
+def test_adapt_answers_the_words_of_lora_with_its_own(case: str) -> None:
+    options, message = WORDS_OF_LORA[case]
+    with pytest.raises(TypeError, match=message):
+        adapt(nn.Sequential(nn.Linear(3, 3)), **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -141,6 +142,40 @@ def test_saved_and_loaded(tmp_path: Path, low_memory: bool) -> None:
     }
     assert saved["base_model.model.first.geolora_adapter.S"].shape == (ranks(model)[0],) * 2
     assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"] == "GEOLORA"
+
+
+def test_the_model_card_says_what_loading_needs(tmp_path: Path) -> None:
+    """Its lines run in a process of their own, where PEFT knows no such method before the import."""
+    torch.save(base_model(), tmp_path / "base.pt")
+    model = wrapped()
+    for _ in range(2):  # once, however often it is saved
+        model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert card.count("import geolora_ref") == 1
+    lines = re.findall("```python\n(.*?)```", card.partition("## How to Get Started with the Model")[2], re.DOTALL)[0]
+    program = f"""
+import peft, torch
+base_model = torch.load("base.pt", weights_only=False)
+try:
+    peft.PeftModel.from_pretrained(base_model, ".")
+except KeyError:
+    pass
+else:
+    raise SystemExit("loaded without the import")
+{lines.replace("this folder", ".")}
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("before", ["", "---\nlibrary_name: peft\n---\nMine.\n", "Not of PEFT.\n"])
+def test_a_card_without_the_heading_gets_it_and_others_are_left_alone(before: str, tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text(before, encoding="utf-8")
+    config().save_pretrained(str(tmp_path / "other"))
+    after = card.read_text(encoding="utf-8")
+    assert after.startswith(before)
+    assert ("## How to Get Started" in after) is ("library_name: peft" in before)
 
 
 def test_a_number_of_numpy_is_saved(tmp_path: Path) -> None:
@@ -494,6 +529,18 @@ def test_deleted() -> None:
     model.delete_adapter("default")
     assert torch.equal(model.base_model.model(x), base_model()(x))
     assert not adapters(model)
+
+
+def test_a_step_of_the_adapter_that_is_not_active_is_not_silent() -> None:
+    model = two_adapters()
+    optimizer = GeoLoRA(model)
+    model.set_adapter("other")
+    optimizer.zero_grad()
+    x, target = regression()
+    (model(x) - target).square().mean().backward()
+    with pytest.warns(UserWarning, match="every adapter .* is frozen .*: another adapter is active since set_adapter"):
+        optimizer.step()
+    train(model, 2)  # the one that is active: a warning would be an error
 
 
 def test_deleting_the_active_adapter_activates_another() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -30,6 +31,7 @@ from geolora_ref.nn.layers.adapt import (
 )
 from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, alpha_of, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
+from geolora_ref.nn.layers.lora_words import IN_CONFIG, refuse_words_of_lora
 from geolora_ref.nn.optim.geolora import GeoLoRA
 from geolora_ref.support.extras import noting_how_to_install
 from geolora_ref.training import DEFAULT_LEARNING_RATE
@@ -58,18 +60,16 @@ def _known_to_peft(name: str) -> PeftType:
 
 GEOLORA = _known_to_peft("GEOLORA")
 FactorDtype = Literal["float32", "float64"]
-LORA_SAYS = {
-    "r": "rank, where training starts, and max_rank",
-    "lora_alpha": "alpha, 'rms' or a number in the place of lora_alpha/r",
-    "lora_dropout": "dropout",
-    "init_lora_weights": "init_weights",
-    "rank_pattern": "one rank for all at the start; training finds that of each",
-    "alpha_pattern": "alpha, 'rms' or one number for all",
-    "use_rslora": "alpha",
-    "bias": "modules_to_save",
-    "target_parameters": "target_modules",
-}
-"""Options of LoraConfig, each with its counterpart here."""
+START = """\
+The adapter is one of GeoLoRA. The package `geolora_ref` has to be installed, and its method imported before PEFT loads:
+
+```python
+import geolora_ref.nn.exchange.peft_tuner  # makes the method GEOLORA known to PEFT
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "this folder")
+```"""
+"""What a saved model card says about loading."""
 
 
 @dataclass
@@ -117,10 +117,7 @@ class GeoLoraConfig(PeftConfig):
         """Refuse options of LoraConfig with a hint, before the generated ``__init__`` refuses them
         without one.
         """
-        found = {name: value for name, value in options.items() if name in LORA_SAYS}
-        if found:
-            here = "; ".join(f"for {name} {LORA_SAYS[name]}" for name in found)
-            raise TypeError(f"GeoLoraConfig: expected its own words, {here}; found {found}")
+        refuse_words_of_lora("GeoLoraConfig", options, IN_CONFIG)
         new: GeoLoraConfig = super().__new__(cls)
         return new
 
@@ -147,6 +144,30 @@ class GeoLoraConfig(PeftConfig):
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern: expected layers_to_transform with it, found none")
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Like PEFT's method; a model card that PEFT has written there says how the adapter is loaded."""
+        super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        for card in (
+            folder / "README.md",
+            folder.parent / "README.md",
+        ):  # PEFT writes one card for all adapters
+            if card.is_file() and "library_name: peft" in (text := card.read_text("utf-8")):
+                card.write_text(_with_a_start(text), "utf-8")
+                return
+
+
+def _with_a_start(card: str) -> str:
+    """A model card with :data:`START` under the heading that PEFT's template has for it, or at its end; once."""
+    if START in card:
+        return card
+    heading, nothing = "## How to Get Started with the Model\n", "[More Information Needed]"
+    before, found, after = card.partition(heading)
+    words, empty, rest = after.partition(nothing)
+    if found and empty and "\n#" not in words:
+        return f"{before}{heading}{words}{START}{rest}"
+    return f"{card.rstrip()}\n\n{heading}\n{START}\n"
 
 
 class NamedLayer(AdaptedLayer):

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import cast
+from typing import Never, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from geolora_ref import checks
 from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, check_fused, is_transposed_linear, layout_of
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
+from geolora_ref.nn.layers.lora_words import IN_ADAPT, refuse_words_of_lora
 
 __all__ = [
     "COMPILED",
@@ -59,6 +60,7 @@ def adapt(
     train: Sequence[str] = (),
     exclude: Sequence[str] = (),
     generator: torch.Generator | None = None,
+    **unknown: Never,
 ) -> dict[str, AdaptedLayer]:
     """Replace layers of ``model`` by :class:`AdaptedLayer` and freeze everything else, as PEFT does.
 
@@ -87,8 +89,12 @@ def adapt(
     :class:`AdaptedLayer`), a rank, alpha or dropout out of range, names that no module has (the
     message lists the possible ones), layers that cannot be adapted, a weight that another module
     shares, a layer inside of ``train``, a layer that is compiled by itself, a model that is adapted
-    already, dropout where only the weight of a layer is read.  The model is unchanged then.
+    already, dropout where only the weight of a layer is read.  ``TypeError``: an unknown option; for
+    options of PEFT's LoraConfig the message names the counterpart.  The model is unchanged then.
     """
+    if unknown:
+        refuse_words_of_lora("adapt", unknown, IN_ADAPT)
+        raise TypeError(f"adapt: got an unexpected keyword argument {next(iter(unknown))!r}")
     checks.integer("rank", rank, 1)
     if max_rank is not None:
         checks.integer("max_rank", max_rank, 1)

@@ -14,6 +14,7 @@ from geolora_ref.budget import factor_entries
 from geolora_ref.fast.precision import own_precision
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
+from geolora_ref.nn.layers.last_step import LastStep
 from geolora_ref.nn.layers.owner import own
 from geolora_ref.nn.layers.watch import Watch, defect, has_values, tolerated
 from geolora_ref.optimizers import Triple
@@ -49,6 +50,7 @@ class LowRankAdapter(nn.Module):
     watch : detects changes of the bases by anything but GeoLoRA's optimizers (``watch.py``).
         Training passes, ``state_dict``, merging and exports raise ``RuntimeError`` after such a
         change.
+    last_step : which optimizer stepped the adapter last, and from which gradient (``last_step.py``).
 
     In a ``state_dict`` the factors are U (m, r), S (r, r) and V (n, r): their shapes store the
     rank.
@@ -76,7 +78,7 @@ class LowRankAdapter(nn.Module):
         if dtype not in STORAGE:
             raise ValueError(f"dtype: expected torch.float32 or torch.float64, found {dtype}; {FOR_HALF}")
         checks.one_of("gradients", gradients, get_args(GradientRoute))
-        self.rank, self.gradients, self.watch = rank, gradients, Watch()
+        self.rank, self.gradients, self.watch, self.last_step = rank, gradients, Watch(), LastStep()
         self.Ut = nn.Parameter(torch.zeros(max_rank, m, dtype=dtype, device=device))
         self.S = nn.Parameter(torch.zeros(max_rank, max_rank, dtype=dtype, device=device))
         self.Vt = nn.Parameter(torch.zeros(max_rank, n, dtype=dtype, device=device))

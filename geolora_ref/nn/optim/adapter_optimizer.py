@@ -4,6 +4,7 @@ memory, rollback.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -17,14 +18,16 @@ from geolora_ref.fast.precision import own_precision
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
+from geolora_ref.nn.layers.last_step import LastStep
 from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, rate, threshold_of
 from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
 from geolora_ref.nn.optim.parts import members_of, parts_of
 from geolora_ref.optimizers import Moments, Triple
 
-__all__ = ["AdapterOptimizer", "check_ranks", "named", "uncompiled"]
+__all__ = ["ONE_OPTIMIZER", "AdapterOptimizer", "check_ranks", "named", "uncompiled"]
 
 FORMAT = 4
+ONE_OPTIMIZER = "another optimizer has stepped since, and an adapter has only one: drop one of the two"
 T = TypeVar("T")
 Step = TypeVar("Step", bound=Callable[..., Any])
 
@@ -170,8 +173,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
         """Whether this step is to be skipped because gradients are not finite; a skipped step is counted.
 
         With on_nonfinite="raise" it raises ``FloatingPointError`` instead; the message says whose
-        gradients they are.
+        gradients they are.  Warns of gradients that an earlier step has used, and of a step without any
+        for adapters that are frozen by now.
         """
+        _warn_of_nothing_to_step(self.param_groups, list(self._adapters))
+        _warn_of_used_gradients(self._adapters, self)
         bad = self._nonfinite()
         if bad and self.on_nonfinite == "raise":
             raise FloatingPointError(f"gradients are not finite: {', '.join(bad[:4])} ({len(bad)} in all); nothing was changed")
@@ -242,6 +248,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
             head.parameter.copy_(head.value)
             self.state[head.parameter] = head.memory
         for group in self.param_groups:
+            for adapter in (self._adapters[name] for name in group["adapters"] if rate(group) != 0.0):
+                adapter.last_step = adapter.last_step if adapter.S.grad is None else LastStep(self, adapter.S.grad)
             group["iteration"] += rate(group) != 0.0
             group["peak"] = max(group["peak"], rate(group))
 
@@ -270,9 +278,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
         of_K, of_L, of_S = (self.state.get(factor, {}) for factor in (adapter.Ut, adapter.Vt, adapter.S))
         first, second = (Triple(of_K[kind], of_L[kind], of_S[kind]) if kind in of_S else None for kind in ("first", "second"))
         if first is not None and first.S.shape[0] != adapter.rank:
+            why = ONE_OPTIMIZER if adapter.last_step.by_another(self) else "load the states of model and optimizer together"
             raise RuntimeError(
-                f"{name}: the optimizer remembers rank {first.S.shape[0]}, the adapter has rank {adapter.rank}; "
-                "load the states of model and optimizer together"
+                f"{name}: the optimizer remembers rank {first.S.shape[0]}, the adapter has rank {adapter.rank}; {why}"
             )
         if first is not None and (first.S.dtype, first.S.device) != (adapter.S.dtype, adapter.S.device):
             raise RuntimeError(
@@ -355,6 +363,30 @@ def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], sta
     if group["adapters"]:
         for K, S, L in zip(known[0::3], known[1::3], known[2::3], strict=True):
             _refuse_torn(K, S, L)
+
+
+def _warn_of_nothing_to_step(groups: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Warn if every parameter is frozen by now and has no gradient: training continues elsewhere."""
+    if not any(parameter.requires_grad or parameter.grad is not None for group in groups for parameter in group["params"]):
+        warnings.warn(
+            f"step: nothing is stepped, every adapter of this optimizer is frozen ({checks.first_few(names)}): another adapter "
+            "is active since set_adapter, or requires_grad was changed; make an optimizer for what is trained now",
+            stacklevel=4,
+        )
+
+
+def _warn_of_used_gradients(adapters: Mapping[str, LowRankAdapter], optimizer: AdapterOptimizer) -> None:
+    """Warn of gradients from which a step has been taken: they are those at bases that the step has changed."""
+    used = {name: adapter for name, adapter in adapters.items() if adapter.last_step.used(adapter.S.grad)}
+    if used:
+        others = any(adapter.last_step.by_another(optimizer) for adapter in used.values())
+        warnings.warn(
+            f"step: {'another optimizer' if others else 'an earlier step'} has used these gradients and changed the bases that "
+            f"they belong to ({checks.first_few(list(used))}); a backward pass belongs before every step"
+            + "; one optimizer steps an adapter"
+            * others,
+            stacklevel=4,
+        )
 
 
 def _place(adapter: LowRankAdapter) -> tuple[int, ...]:

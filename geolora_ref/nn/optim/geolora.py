@@ -14,7 +14,7 @@ from geolora_ref import checks
 from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
+from geolora_ref.nn.optim.adapter_optimizer import ONE_OPTIMIZER, AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.optim.fast_group import FastGroup
 from geolora_ref.nn.optim.groups import UpdateRule, check_edge, check_relative, check_tangent, rate, update_rule, warn_of_habits
 from geolora_ref.nn.optim.heads import finite, flags
@@ -327,11 +327,10 @@ class GeoLoRA(AdapterOptimizer):
         fits = flags([tangent_at(Bases(active[name][0].mT, active[name][2].mT), M) for name, M in known.items()])
         bad = [name for name, fit in zip(known, fits, strict=True) if not fit]
         if bad:
-            raise RuntimeError(
-                f"{', '.join(bad[:4])}: the optimizer remembers other bases ({len(bad)} adapters), because another optimizer, "
-                "a loaded state or an assignment has changed them since its last step; load the states of model and optimizer "
-                "together, or make a new optimizer"
-            )
+            stepped = any(self._adapters[name].last_step.by_another(self) for name in bad)
+            cure = "load the states of model and optimizer together, or make a new optimizer"
+            why = ONE_OPTIMIZER if stepped else f"a loaded state or an assignment has changed them; {cure}"
+            raise RuntimeError(f"{', '.join(bad[:4])}: the optimizer remembers other bases ({len(bad)} adapters); {why}")
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter is in one bank at a time."""
