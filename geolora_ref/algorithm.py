@@ -232,8 +232,7 @@ def geolora_step(
     Y : the state W = U S Vᴴ, m x n of rank r; S may be dense, singular or zero.
     gradients : at Y, :class:`ProjectedGradients` (division-free) or :class:`FactorGradients` (published).
     learning_rate : λ ≥ 0.
-    tau, theta : the truncation threshold, exactly one of them: relative, ϑ = τ‖Ŝ‖, or absolute.  τ ≥ 1
-        lets everything be cut, as ϑ ≥ ‖Ŝ‖ does: the new rank is min_rank.  The optimizers for torch refuse it.
+    tau, theta : the threshold, exactly one: relative, ϑ = τ‖Ŝ‖ (τ ≥ 1 leaves min_rank), or absolute.
     min_rank, max_rank : limits of the new rank, in addition to the number of columns of the augmented bases.
     optimizer : opt(P, G, λ), which gets copies of K, L, S, and returns one like P; default: plain SGD.
 

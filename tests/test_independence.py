@@ -26,7 +26,7 @@ ROOMS = {
     ),
     "verification": (
         *("support", "claim", "instruments", "claims", "campaign", "certificates", "formal", "network_defects"),
-        *("parity", "peft_suite", "experiments", "report", "__main__", "trust", "release"),
+        *("parity", "peft_suite", "experiments", "report", "command", "__main__", "trust", "release"),
     ),
 }
 """The files and folders of a package from the ground up, each may import those before it only."""

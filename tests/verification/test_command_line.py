@@ -20,12 +20,14 @@ import pytest
 from rich.console import Console
 
 from geolora_ref.support.files import write_json
-from verification.__main__ import main, print_outcomes
+from verification.__main__ import main
 from verification.campaign import record, tightness
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
+from verification.command import print_outcomes
 from verification.report.report import FILES, PAGES
 from verification.support import command_line
+from verification.support.options import known
 
 pytestmark = pytest.mark.usefixtures("module_unchecked", "stored_pages_once")  # as a user runs it
 
@@ -79,7 +81,7 @@ def test_a_report_of_all_claims_has_pages_next_to_it(
     """What other commands have measured is the same whatever is checked: a claim alone need not
     wait for their pictures.
     """
-    for module in ("verification.__main__", "verification.report.report"):
+    for module in ("verification.command", "verification.report.report"):
         monkeypatch.setattr(f"{module}.CLAIMS", there_are)
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
     assert "the claim holds, every negative control fails" in capsys.readouterr().out
@@ -116,7 +118,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     only: Sequence[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).mkdir()
-    monkeypatch.setattr("verification.__main__.run", lambda *_, **__: pytest.fail("cases were done"))
+    monkeypatch.setattr("verification.command.run", lambda *_, **__: pytest.fail("cases were done"))
     assert main([*only, "--jobs", "1", "--output", str(tmp_path)]) == 2
     printed = " ".join(capsys.readouterr().err.split())
     assert f"cannot go on: [Errno 21] Is a directory: '{tmp_path / name}'" in printed
@@ -139,7 +141,7 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
         signal.raise_signal(signum)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(f"verification.__main__.{when}", interrupted)
+    monkeypatch.setattr(f"verification.command.{when}", interrupted)
     for effort, kept in (("--full", "0 finished cases are kept"), ("--jobs=1", "without --full the next run starts over")):
         if when != "run" and effort == "--full":
             continue
@@ -159,7 +161,7 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
         (["--scheduler", "tcp://host:1"], "--scheduler: expected with --backend dask and only there"),
         (["--backend", "dask", "--scheduler", "tcp://host:1", "--jobs", "2"], "--jobs: expected with --backend loky only"),
         (["--backend", "ray"], "invalid choice"),
-        (["--only", "no-such-claim"], "expected one of one-backward-pass, "),
+        (["--only", "no-such-claim"], "expected one of accumulated-estimate, "),
         (["--only", CLAIM, "--seed", "-1"], "argument --seed: expected an integer >= 0, found '-1'"),
         (["--only", CLAIM, "--seed", "one"], "argument --seed: expected an integer >= 0, found 'one'"),
         (["--only", CLAIM, "--jobs", "0"], "argument --jobs: expected an integer >= 1, found '0'"),
@@ -196,6 +198,7 @@ def test_what_an_earlier_run_had_finished_is_reported(
     own, of_control = list(claim.cases(Plan()))[:2], list(claim.controls[0].cases(Plan()))[:1]
     few = replace(claim.controls[0], cases=lambda plan: of_control)
     monkeypatch.setitem(CLAIMS, CLAIM, replace(claim, cases=lambda plan: own, controls=(few,)))
+    monkeypatch.setattr("verification.support.options.known", lambda: [CLAIM, "another"])
     monkeypatch.setitem(CLAIMS, "another", replace(CLAIMS[CLAIM], id="another"))
     main(["--only", "another", "--full", "--jobs", "1", "--output", str(tmp_path)])  # whose cases are in the same journal
     assert "earlier run" not in capsys.readouterr().out
@@ -232,7 +235,7 @@ def test_a_damaged_record_is_reported_before_anything_is_done(
         write_json(ledger, {"format": 1, "claims": {CLAIM: {"median": 1.0}}})
     else:
         ledger.write_text(contents, encoding="utf-8")
-    monkeypatch.setattr("verification.__main__.run", lambda *_, **__: pytest.fail("cases were done"))
+    monkeypatch.setattr("verification.command.run", lambda *_, **__: pytest.fail("cases were done"))
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path / "run")]) == 2
     assert f"cannot go on: {ledger}: expected " in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
@@ -314,3 +317,33 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
         command.main(["--output", str(tmp_path / "file" / "folder")])
     assert stopped.value.code == 2
     assert "argument --output: expected a folder that can be written, found '" in capsys.readouterr().err
+
+
+WITHOUT_CLAIMS = """
+import sys
+from verification.__main__ import main
+
+try:
+    main(sys.argv[1:])
+except SystemExit as stopped:
+    sys.exit(stopped.code + 10 * ("verification.claims" in sys.modules) + 20 * ("numpy" in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "nothing"], "--only: expected one of .*one-backward-pass, .*; found nothing"),
+        (["--fresh"], "--fresh: expected with --full only"),
+        (["--jobs", "0"], "--jobs: expected an integer >= 1, found '0'"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_claims_are_imported(arguments: Sequence[str], message: str) -> None:
+    call = [sys.executable, "-c", WITHOUT_CLAIMS, *arguments]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert re.search(message, done.stderr)
+
+
+def test_the_names_of_the_claims_are_those_of_their_files() -> None:
+    assert known() == sorted(CLAIMS)

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from geolora_ref.integrators import RK4, TruncationRule
+from geolora_ref.integrators.integrator import StepError
 from geolora_ref.oracle.trial.load import load_object
-from geolora_ref.problems import GradientFlow, MatrixODE
+from geolora_ref.problems import GradientFlow, MatrixODE, RotatingExponential
 from geolora_ref.support.foreign import place, words
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
@@ -60,6 +62,7 @@ def added(extensions: Extensions) -> Iterator[None]:
             _enter(FLOWS if _has_slope(name) else ZOO, name, load_object(name, "--problem"), f"--problem {name}")
         for name in extensions.integrators:
             member = _loaded(name, "--integrator", Member)
+            _refuse_broken(member, name)
             _enter(FAMILY, member.name, member, f"--integrator {name}")
         yield
     finally:
@@ -78,6 +81,20 @@ def _loaded(name: str, option: str, kind: type) -> Any:
 def _enter(registry: dict[str, Any], key: str, entry: Any, who: str) -> None:
     if registry.setdefault(key, entry) is not entry:
         raise ValueError(f"{who}: expected a name of its own, {key!r} is taken")
+
+
+@lru_cache
+def _refuse_broken(member: Member, name: str) -> None:
+    """Raise ``ValueError`` unless the integrator of a member takes a step: one step, before every claim
+    reports the same error.
+    """
+    problem = RotatingExponential.random(6, np.random.default_rng(0), rank=2)
+    try:
+        member.make(TruncationRule.fixed_rank(2), RK4).step(problem, 0.0, problem.start(2), 0.1)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, StepError) and error.__cause__ else error
+        wanted = "--integrator: expected a Member whose integrator takes a step of rank 2"
+        raise ValueError(f"{wanted}, {name!r} raised {words(cause)} (at {place(cause)})") from error
 
 
 @lru_cache

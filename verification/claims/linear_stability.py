@@ -8,7 +8,7 @@ import numpy as np
 from numpy.polynomial import Polynomial
 
 from geolora_ref import LowRank
-from geolora_ref.integrators import EXPLICIT_EULER, HEUN, RK4, Integrator, TruncationRule
+from geolora_ref.integrators import EXPLICIT_EULER, RK4, Integrator, TruncationRule
 from geolora_ref.integrators.sub_solvers import RungeKutta
 from geolora_ref.problems.problem import Matrix
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
@@ -21,19 +21,11 @@ RATES = -np.linspace(0.5, 0.05, N)
 """λ_i of both sides, so that those of the problem, λ_i + λ_j, go from −1 to −0.1."""
 ALLOWED = 0.01
 SPLITTINGS = {"projector splitting, Lie": 1, "projector splitting, Strang": 2}
-OWN = {
-    "projected Runge–Kutta": HEUN,
-    "oblique Runge–Kutta": HEUN,
-    "Runge–Kutta BUG, Heun": HEUN,
-    "Runge–Kutta BUG, RK4": RK4,
-    "naive factor Euler": EXPLICIT_EULER,
-}
-"""Methods without a sub-solver, and the Runge–Kutta method that they are where nothing turns."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for name in FAMILY:
-        for solver in SOLVERS if name not in OWN else ("Euler",):
+    for name, promise in FAMILY.items():
+        for solver in SOLVERS if promise.solves else ("Euler",) if promise.alone else ():
             for seed in range(plan.pick(3, 5)):
                 yield Case(f"{name}-{solver}-{seed}", {"integrator": name, "solver": solver, "seed": plan.seed + seed})
 
@@ -53,7 +45,7 @@ def computed(name: str, solver: str) -> float:
     splitting goes forward twice and backward once, R(z) = P(z)P(−z)P(z), and Strang splitting does
     this twice over half the time.  With Euler, (1 − x)²(1 + x) = 1 at x = (1 + √5)/2.
     """
-    P = amplification(OWN.get(name, SOLVERS[solver]))
+    P = amplification(FAMILY[name].alone or SOLVERS[solver])
     if name not in SPLITTINGS:
         return crossing(P)
     return SPLITTINGS[name] * crossing(P * P * P(Polynomial([0.0, -1.0])))

@@ -14,6 +14,8 @@ from geolora_ref import LowRank
 from geolora_ref.arrays import H, Matrix
 from geolora_ref.integrators import (
     BUG,
+    EXPLICIT_EULER,
+    HEUN,
     RK4,
     AugmentedBUG,
     AugmentedSplitting,
@@ -30,7 +32,7 @@ from geolora_ref.integrators import (
     StrangSplitting,
     TruncationRule,
 )
-from geolora_ref.integrators.sub_solvers import RK4_TABLEAU, SubSolver
+from geolora_ref.integrators.sub_solvers import RK4_TABLEAU, RungeKutta, SubSolver
 from geolora_ref.problems import MatrixODE, Product
 
 __all__ = ["FAMILY", "Member", "member", "projected_flow"]
@@ -43,7 +45,8 @@ class Member:
     ``tangential``, ``general`` : its order against the projected flow for a tangential field and
     for one with a normal part; 0 for a method that follows another flow, at a distance of O(ε).
     ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away
-    by ε.  ``exact`` : whether it reproduces a given curve of its rank.  ``half_exact`` : whether it
+    by ε.  ``exact`` : whether it reproduces a given curve of its rank; None promises nothing about
+    it, and is not judged.  ``half_exact`` : whether it
     does so if the curve has no normal part at the beginning of the step, as if one of its two
     spaces is constant: the missing block of Ŝ is 0 then.  ``conservative`` : whether every sub-step
     is a Galerkin step in a space that contains the state, so that the invariants of a Hamiltonian
@@ -52,7 +55,9 @@ class Member:
     per unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a
     tolerance.  ``stalls`` : whether the rank fails to grow from a well conditioned state as h falls,
     since a new direction enters with size O(h²/σ_min) only.  ``solves`` : whether a sub-solver
-    handles time, so that a curve in the spaces of the state is exact.
+    handles time, so that a curve in the spaces of the state is exact.  ``alone`` : for a method without
+    a sub-solver, the Runge–Kutta method that it is where nothing turns; its linear stability is
+    judged by it, or not at all.
     """
 
     name: str
@@ -60,7 +65,7 @@ class Member:
     tangential: int
     general: int
     dial: bool = False
-    exact: bool = False
+    exact: bool | None = False
     half_exact: bool = False
     conservative: bool = False
     robust: bool = True
@@ -68,6 +73,7 @@ class Member:
     adaptive: bool = True
     stalls: bool = False
     solves: bool = True
+    alone: RungeKutta | None = None
 
 
 FAMILY = {
@@ -99,11 +105,11 @@ FAMILY = {
         Member("midpoint BUG", MidpointBUG, 2, 1, dial=True, conservative=True, coarsest=32),
         Member("midpoint BUG, 3r", lambda rule, s: MidpointBUG(rule, s, wide=False), 2, 1, dial=True, conservative=True),
         Member("second-order parallel", SecondOrderParallel, 2, 1, dial=True, half_exact=True),
-        Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2, stalls=True, solves=False),
+        Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2, stalls=True, solves=False, alone=HEUN),
         Member("augmented splitting (abc-PSI)", AugmentedSplitting, 2, 1, dial=True, exact=True, conservative=True),
         # the slope of h⁴ is that of RK4: the splitting itself shows no error on a tangential field
         Member("generalised Nyström", GeneralisedNystroem, 4, 1, dial=True, exact=True, coarsest=8),
-        Member("Runge–Kutta BUG, Heun", lambda rule, _: RungeKuttaBUG(rule), 2, 1, solves=False, coarsest=32),
+        Member("Runge–Kutta BUG, Heun", lambda rule, _: RungeKuttaBUG(rule), 2, 1, solves=False, coarsest=32, alone=HEUN),
         Member(
             "Runge–Kutta BUG, RK4",
             lambda rule, _: RungeKuttaBUG(rule, RK4_TABLEAU, wide=True),
@@ -112,9 +118,19 @@ FAMILY = {
             dial=True,
             solves=False,
             coarsest=8,
+            alone=RK4,
         ),
-        Member("oblique Runge–Kutta", lambda rule, _: ObliqueRK(rule), 2, 0, dial=True, stalls=True, solves=False),
-        Member("naive factor Euler", lambda *_: NaiveFactorEuler(), 1, 1, robust=False, adaptive=False, solves=False),
+        Member("oblique Runge–Kutta", lambda rule, _: ObliqueRK(rule), 2, 0, dial=True, stalls=True, solves=False, alone=HEUN),
+        Member(
+            "naive factor Euler",
+            lambda *_: NaiveFactorEuler(),
+            1,
+            1,
+            robust=False,
+            adaptive=False,
+            solves=False,
+            alone=EXPLICIT_EULER,
+        ),
     )
 }
 

@@ -31,7 +31,7 @@ FILES: dict[str, str] = {name: text for text, name in re.findall(r"```python\n(#
 PROMISES = {
     "my_claim": ("--claim", "CLAIM", "short-step", "rate=0.1)", "rate=0.2)"),
     "my_problem": ("--problem", "weighted", "problems", "weights.max()", "weights.max() / 3"),
-    "my_integrator": ("--integrator", "HALVES", "rank-behaviour", "adaptive=False", "adaptive=True"),
+    "my_integrator": ("--integrator", "EULER", "rank-behaviour", "stalls=True", "stalls=False"),
 }
 """Of each file: the option, the object, a claim that judges it, and what to write in place of what
 to promise too much.
@@ -86,7 +86,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_added_is_there_as_long_as_it_is_needed() -> None:
     registries: tuple[dict[str, Any], ...] = (CLAIMS, ZOO, FLOWS, FAMILY)
     before = [dict(registry) for registry in registries]
-    mine = Extensions(("my_claim:CLAIM",), ("my_problem:weighted",), ("my_integrator:HALVES",))
+    mine = Extensions(("my_claim:CLAIM",), ("my_problem:weighted",), ("my_integrator:EULER",))
     with added(mine), added(mine):  # as where the process that works is the one that asks
         assert [len(registry) - len(then) for registry, then in zip(registries, before, strict=True)] == [1, 0, 1, 1]
     assert [dict(registry) for registry in registries] == before
@@ -96,7 +96,7 @@ def test_what_is_added_is_there_as_long_as_it_is_needed() -> None:
     assert set(extended(Extensions(problems=("my_problem:weighted",)), Plan())) == flows
     measured = {"accumulated-estimate", "linear-stability"}
     family = {"order", "exactness", "integrator-robustness", "rank-behaviour", "work-precision"} | measured
-    assert set(extended(Extensions(integrators=("my_integrator:HALVES",)), Plan())) == family
+    assert set(extended(Extensions(integrators=("my_integrator:EULER",)), Plan())) == family
 
 
 def test_a_journal_belongs_to_the_sources_of_what_is_added(here: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_journal_belongs_to_the_sources_of_what_is_added(here: Path) -> None:
         (["--claim", "my_claim:check"], "--claim: expected a verification.claim.Claim, found function at 'my_claim:check'"),
         (["--claim", "verification.claims:CLAIMS"], "--claim: expected a verification.claim.Claim, found dict"),
         (
-            ["--integrator", "my_integrator:Halves"],
+            ["--integrator", "my_integrator:ProjectedEuler"],
             "--integrator: expected a verification.instruments.integrator_family.Member, found ABCMeta",
         ),
         (["--problem", "my_claim:CLAIM"], "a function of a random generator that returns a MatrixODE, 'my_claim:CLAIM' raised"),
@@ -145,3 +145,38 @@ def test_a_name_that_is_taken_is_refused(here: Path, capsys: pytest.CaptureFixtu
 def test_a_claim_of_no_section_is_listed_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--claim", "my_claim:CLAIM", "--list"]) == 0
     assert capsys.readouterr().out.startswith("short-step (in no section of the theory) A step is no longer than the gradient\n")
+
+
+def test_a_member_that_promises_nothing_about_exactness_is_not_judged_by_it(here: Path) -> None:
+    silent = FILES["my_integrator"].replace("    stalls=True,", "    exact=None,\n    stalls=True,")
+    (here / "my_silent.py").write_text(silent, encoding="utf-8")
+    counts = {}
+    for module in ("my_integrator", "my_silent"):
+        with added(Extensions(integrators=(f"{module}:EULER",))):
+            ids = {name: [case.id for case in CLAIMS[name].cases(Plan())] for name in ("exactness", "order")}
+        counts[module] = {name: sum("projected Euler" in case for case in found) for name, found in ids.items()}
+    assert counts["my_silent"] == {"exactness": 0, "order": counts["my_integrator"]["order"]}
+    assert min(counts["my_integrator"].values()) > 0
+
+
+BREAKS = {
+    "in its step": ("U, S, V = Y", "U, S, V = Y.full()", r"raised ValueError: .*unpack.* \(at .*my_broken\.py:17\)"),
+    "where it is made": ("ProjectedEuler(rule)", "ProjectedEuler(0.1)", "raised ValueError: truncate: expected a TruncationRule"),
+    "in what it returns": (
+        "Step.truncated(self.truncate(combine(moved), h))",
+        "Y",
+        "raised MisfitError: advance: expected a",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", BREAKS)
+def test_a_broken_member_is_refused_before_any_claim_runs(where: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right, wrong, message = BREAKS[where]
+    assert FILES["my_integrator"].count(right) == 1
+    (here / "my_broken.py").write_text(FILES["my_integrator"].replace(right, wrong), encoding="utf-8")
+    sys.modules.pop("my_broken", None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--integrator", "my_broken:EULER"])
+    assert stopped.value.code == 2
+    assert re.search(f"takes a step of rank 2, 'my_broken:EULER' {message}", capsys.readouterr().err)

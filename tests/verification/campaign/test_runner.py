@@ -19,7 +19,6 @@ from rich.console import Console
 from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 from geolora_ref.support.files import read_json
-from verification.__main__ import print_outcomes
 from verification.campaign import runner
 from verification.campaign.journal import Journal
 from verification.campaign.outcomes import ClaimOutcome
@@ -27,6 +26,7 @@ from verification.campaign.record import NOTHING
 from verification.campaign.runner import run
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Table
 from verification.claims import CLAIMS
+from verification.command import print_outcomes
 from verification.report.report import as_data, drawn, write_report
 
 pytestmark = pytest.mark.usefixtures("stored_pages_once", "module_unchecked")
