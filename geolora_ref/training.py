@@ -30,9 +30,9 @@ __all__ = [
     "Cut",
     "Layer",
     "LayerStep",
+    "LayerStepper",
     "Phase",
     "Settings",
-    "Stepper",
     "When",
     "iterate",
     "phase_of",
@@ -191,7 +191,7 @@ class Cut(NamedTuple):
 
 
 @runtime_checkable
-class Stepper(Protocol):
+class LayerStepper(Protocol):
     """Layers that :func:`iterate` moves: one by one (:func:`training_step`), or all at once
     (``nn/optim/fast_group.py``).
     """
@@ -222,7 +222,7 @@ class Stepper(Protocol):
         """
 
 
-def iterate(layers: Stepper, settings: Settings, iteration: int) -> None:
+def iterate(layers: LayerStepper, settings: Settings, iteration: int) -> None:
     """Iteration number ``iteration`` (from 0) of all layers: the schedule, written once."""
     phase, rate, decay = phase_of(settings, iteration), settings.learning_rate, settings.weight_decay
     directions = layers.directions(settings.optimizer)

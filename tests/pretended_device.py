@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geolora_ref.fast import LayerBank, batched_step, step
 from geolora_ref.fast.update import storage
-from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.bank import LayerFactors
 from geolora_ref.nn import GeoLoRA, adapters
 from geolora_ref.oracle import check_step
 from tests.fast.layers import random_layer, random_update
@@ -71,7 +71,7 @@ def crossings(shapes: Any, ranks: Any, dtype: torch.dtype, **limits: Any) -> tup
     return device.crossings, bank, report
 
 
-def on_device(factors: Factors) -> Factors:
+def on_device(factors: LayerFactors) -> LayerFactors:
     """Copies there, laid out as they were."""
     U, S, V = (X.to(NAME) for X in factors)
     return U, S, V

@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from geolora_ref import checks
-from geolora_ref.fast.update.bank import Factors, LayerBank
+from geolora_ref.fast.update.bank import LayerBank, LayerFactors
 from geolora_ref.fast.update.report import StepReport
 
 __all__ = ["batched_step", "fast_updates", "step"]
 
 
 def fast_updates(
-    factors: Sequence[Factors],
-    updates: Sequence[Factors],
+    factors: Sequence[LayerFactors],
+    updates: Sequence[LayerFactors],
     *,
     learning_rate: float = 1.0,
     tau: float | None = None,
     theta: float | None = None,
     min_rank: int = 1,
     max_rank: int | Sequence[int] | None = None,
-) -> tuple[list[Factors], StepReport]:
+) -> tuple[list[LayerFactors], StepReport]:
     """One step of many layers of any shapes and ranks, from (U, S, V) and (ΔK, ΔL, ΔS) of each
     layer to its new (U, S, V).
 
@@ -59,7 +59,7 @@ def step(
     theta: float | None,
     min_rank: int,
     max_rank: int | None,
-) -> Factors:
+) -> LayerFactors:
     """One SGD step of one layer, as the oracle calls it (``geolora-ref check geolora_ref.fast:step
     --array torch``).
     """
@@ -80,7 +80,7 @@ def batched_step(
     theta: float | None,
     min_rank: int,
     max_rank: int | None,
-) -> list[Factors]:
+) -> list[LayerFactors]:
     """One SGD step of a stack of layers, U (L, m, r) and so on; a list, because the new ranks
     differ (``--batched``).
     """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geolora_ref.fast import LayerBank, StepReport
-from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.bank import LayerFactors
 from geolora_ref.fast.update.core import Small, small_of
 from tests.fast.layers import defect
 
@@ -43,14 +43,14 @@ ALLOWED = 2.0 + M**0.5
 CASES = [(condition, b) for condition in (1.0, 10.0, 100.0, 1000.0) for b in (1e-3, 0.02, 0.05, 0.15, 0.25)]
 
 
-def layer_of(r: int, condition: float, generator: torch.Generator) -> Factors:
+def layer_of(r: int, condition: float, generator: torch.Generator) -> LayerFactors:
     """A layer with singular values from 2 to 2/condition."""
     U, V = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0] for k in (M, N))
     S = torch.diag(2.0 * condition ** -torch.linspace(0.0, 1.0, r, dtype=torch.float64))
     return U, S, V
 
 
-def update_of(layer: Factors, b: float, generator: torch.Generator) -> Factors:
+def update_of(layer: LayerFactors, b: float, generator: torch.Generator) -> LayerFactors:
     """ΔK, ΔL with λ‖ΔK‖ = λ‖ΔL‖ = b·σ_r for λ = 1, and ΔS a twentieth of it."""
     U, S, V = layer
     size = b * float(S.diagonal()[-1])
@@ -59,7 +59,7 @@ def update_of(layer: Factors, b: float, generator: torch.Generator) -> Factors:
     return dK, dL, 0.05 * dS
 
 
-def small(layer: Factors, update: Factors) -> Small:
+def small(layer: LayerFactors, update: LayerFactors) -> Small:
     """What is small of one layer, λ = 1."""
     (U, S, V), (dK, dL, dS) = layer, update
     Gamma = torch.stack([B.mT @ B for B in (torch.cat([U, dK], dim=1), torch.cat([V, dL], dim=1))])
@@ -72,14 +72,14 @@ def padded(X: Tensor, w: int) -> Tensor:
     return torch.nn.functional.pad(X, (0, padding, 0, padding if X.shape[0] == X.shape[1] else 0))
 
 
-def untruncated(layer: Factors, update: Factors) -> Tensor:
+def untruncated(layer: LayerFactors, update: LayerFactors) -> Tensor:
     """Ŵ."""
     (U, S, V), (dK, dL, dS) = layer, update
     return U @ (S - dS) @ V.mT - (dK - U @ (U.mT @ dK)) @ V.mT - U @ (dL - V @ (V.mT @ dL)).mT
 
 
 def stepped(
-    layers: Sequence[Factors], updates: Sequence[Factors], dtype: torch.dtype = torch.float32, **limits: Any
+    layers: Sequence[LayerFactors], updates: Sequence[LayerFactors], dtype: torch.dtype = torch.float32, **limits: Any
 ) -> tuple[LayerBank, StepReport]:
     """A bank of these layers after one step; the matrices that it starts from are those that are
     rounded to its dtype.
@@ -89,7 +89,7 @@ def stepped(
     return bank, bank.update_(*deltas, **limits)
 
 
-def dense(factors: Factors) -> Tensor:
+def dense(factors: LayerFactors) -> Tensor:
     """U S Vᵀ in float64."""
     U, S, V = (X.double() for X in factors)
     return U @ S @ V.mT
@@ -100,7 +100,7 @@ def whole(report: StepReport, layer: int = 0) -> bool:
     return not np.isnan(report.singular_values[layer]).any()
 
 
-def wrong(bank: LayerBank, layers: Sequence[Factors], updates: Sequence[Factors]) -> tuple[float, float]:
+def wrong(bank: LayerBank, layers: Sequence[LayerFactors], updates: Sequence[LayerFactors]) -> tuple[float, float]:
     """The worst error of W₁ in units of eps·σ₁, and the worst defect of a basis in units of eps,
     eps of the storage.
     """
@@ -114,7 +114,7 @@ def wrong(bank: LayerBank, layers: Sequence[Factors], updates: Sequence[Factors]
     return max(errors) / eps, max(defects) / eps
 
 
-def many(r: int, condition: float, b: float, generator: torch.Generator) -> tuple[list[Factors], list[Factors]]:
+def many(r: int, condition: float, b: float, generator: torch.Generator) -> tuple[list[LayerFactors], list[LayerFactors]]:
     """A dozen layers."""
     layers = [layer_of(r, condition, generator) for _ in range(12)]
     return layers, [update_of(layer, b, generator) for layer in layers]

@@ -10,7 +10,7 @@ import pytest
 import geolora_ref.fast.update.step as step_module
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.fast import StepReport, fast_updates
-from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.bank import LayerFactors
 
 __all__ = ["CRITERION", "_all_trusted", "_reference", "updated"]
 
@@ -18,7 +18,7 @@ CRITERION = 28.0
 """c = 4√(m + n) of the oracle's criteria, in units of eps, for the largest of the shapes here."""
 
 
-def updated(factors: Any, update: Any, **limits: Any) -> tuple[Factors, StepReport]:
+def updated(factors: Any, update: Any, **limits: Any) -> tuple[LayerFactors, StepReport]:
     """:func:`fast_updates` for one layer."""
     new, report = fast_updates([factors], [tuple(update)], **limits)
     return new[0], report

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import geolora_ref.fast.update.step as step_module
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
-from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.bank import LayerFactors
 from geolora_ref.fast.update.gram import gram_core
 from geolora_ref.fast.update.leading import leading_core
 from tests.fast.small_steps import ALLOWED, EPS, M, dense, layer_of, many, stepped, untruncated, update_of, wrong
@@ -49,7 +49,7 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return seen
 
 
-def singular(layer: Factors, kind: str, b: float, generator: torch.Generator) -> Factors:
+def singular(layer: LayerFactors, kind: str, b: float, generator: torch.Generator) -> LayerFactors:
     """An update of the size of :func:`update_of` with a Gram matrix that is singular, or nearly."""
     deltas = []
     for Q in (layer[0], layer[2]):

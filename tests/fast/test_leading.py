@@ -17,7 +17,7 @@ import geolora_ref.fast.update.leading as leading_module
 import geolora_ref.fast.update.step as step_module
 from geolora_ref.algorithm import RankRule
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
-from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.bank import LayerFactors
 from geolora_ref.fast.update.core import Small
 from geolora_ref.fast.update.leading import defects, smallness
 from tests.fast.small_steps import (
@@ -114,7 +114,7 @@ def test_bounds_without_eigenvalues_are_bounds(b: float, condition: float, gener
         assert float(torch.linalg.matrix_norm(Q @ (Q.mT @ W) - best, 2)) <= 0.5 * EPS * float(sigma[0])
 
 
-def known(a: float, b: float, generator: torch.Generator) -> tuple[Factors, Factors]:
+def known(a: float, b: float, generator: torch.Generator) -> tuple[LayerFactors, LayerFactors]:
     """A layer and an update of rank one of which all norms are known, σ' = 1."""
     U, V = (torch.linalg.qr(torch.randn(k, 5, generator=generator, dtype=torch.float64))[0] for k in (M, N))
     S = torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0], dtype=torch.float64))
@@ -249,7 +249,7 @@ def test_fewer_products_than_the_bound_asks_for_are_not_enough(
     assert wrong(bank, layers, updates)[0] > 100.0
 
 
-def one_large(r: int, condition: float, b: float, random: bool, generator: torch.Generator) -> tuple[Factors, Factors]:
+def one_large(r: int, condition: float, b: float, random: bool, generator: torch.Generator) -> tuple[LayerFactors, LayerFactors]:
     """One singular value of ``condition``, all others 1; the updates of rank one, across the large
     one, or random.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 import geolora_ref.fast.update.bank as bank_module
 import geolora_ref.fast.update.step as step_module
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, fast_updates
-from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.bank import LayerFactors
 from tests.fast.layers import random_layer, random_layers, random_update
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -27,13 +27,13 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(11)
 
 
-def with_core(size: float, layer: Factors) -> Factors:
+def with_core(size: float, layer: LayerFactors) -> LayerFactors:
     """The layer with S = size·I."""
     U, S, V = layer
     return U, size * torch.eye(len(S), dtype=S.dtype), V
 
 
-def nothing(layer: Factors) -> Factors:
+def nothing(layer: LayerFactors) -> LayerFactors:
     """ΔK = 0, ΔL = 0, ΔS = 0."""
     U, S, V = (torch.zeros_like(X) for X in layer)
     return U, V, S

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 
 from geolora_ref.arrays import to_numpy
-from geolora_ref.oracle.broken.stages import Backend, Factors, Stages, truncate, truncated_rank
+from geolora_ref.oracle.broken.stages import ArrayFactors, Backend, Stages, truncate, truncated_rank
 from geolora_ref.oracle.cases.step_case import StepCase, draw_cases
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.trial.conversion import EPS
@@ -183,7 +183,7 @@ def _svd_from_right_vectors(A: Matrix, Q: Matrix) -> tuple[Matrix, Matrix, Matri
     return (P * phase)[:, falling], sigma[falling], Q[:, order][:, falling]
 
 
-def jacobi_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> Factors:
+def jacobi_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> ArrayFactors:
     """One-sided Jacobi: columns are rotated in pairs until all of them are orthogonal."""
     largest = np.max(np.abs(S_hat)) or 1.0
     A = S_hat / largest
@@ -204,7 +204,7 @@ def jacobi_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters:
     return _truncated_svd(P, largest * sigma, Q, U_hat, V_hat, **parameters)
 
 
-def gram_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> Factors:
+def gram_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> ArrayFactors:
     """The eigenvectors of ŜᴴŜ, computed in double precision."""
     largest = np.max(np.abs(S_hat)) or 1.0
     A = (S_hat / largest).astype(np.result_type(S_hat, np.float64))
@@ -213,20 +213,20 @@ def gram_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: A
     return _truncated_svd(P, largest * sigma, Q, U_hat, V_hat, **parameters)
 
 
-def gesvd_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> Factors:
+def gesvd_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> ArrayFactors:
     """The other LAPACK driver: QR iteration instead of divide and conquer."""
     P, sigma, Qh = scipy.linalg.svd(S_hat, full_matrices=False, lapack_driver="gesvd")
     return _truncated_svd(P, sigma, _H(Qh), U_hat, V_hat, **parameters)
 
 
-def newton_schulz(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> Factors:
+def newton_schulz(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> ArrayFactors:
     """The new bases are polished by B ← B(3I − BᴴB)/2."""
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     U1, V1 = (1.5 * B - 0.5 * B @ (_H(B) @ B) for B in (U1, V1))
     return U1, S1, V1
 
 
-def random_signs(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> Factors:
+def random_signs(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> ArrayFactors:
     """Each pair of singular vectors times a phase, which cancels."""
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     rng = np.random.default_rng(len(S1))
@@ -234,7 +234,7 @@ def random_signs(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any)
     return U1 * phase, S1, V1 * phase
 
 
-def dense_core(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> Factors:
+def dense_core(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> ArrayFactors:
     """The result in another gauge: (U Q₁, Q₁ᵀ S Q₂, V Q₂)."""
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     Q1, Q2 = (_orthogonal(len(S1), seed) for seed in (1, 2))
@@ -244,7 +244,7 @@ def dense_core(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -
 # --- other steps -----------------------------------------------------------------------------------------------------
 
 
-def from_the_gradient(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Factors:
+def from_the_gradient(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
     """The bases are augmented with the gradients, and the blocks are −λŨᴴ∇_K and −λ(Ṽᴴ∇_L)ᴴ: more
     accurate for small λ.
     """
@@ -255,19 +255,19 @@ def from_the_gradient(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, d
     return truncate(S_hat, np.hstack([U, Ut]), np.hstack([V, Vt]), **parameters)
 
 
-def transposed(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Factors:
+def transposed(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
     """The step of Wᴴ, transposed back."""
     V1, S1, U1 = REFERENCE.step(V, _H(S), U, dL, dK, _H(dS), **parameters)
     return U1, _H(S1), V1
 
 
-def rotated(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Factors:
+def rotated(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
     """The step from (U Q₁, Q₁ᴴ S Q₂, V Q₂)."""
     Q1, Q2 = (_orthogonal(len(S), seed) for seed in (3, 4))
     return REFERENCE.step(U @ Q1, Q1.T @ S @ Q2, V @ Q2, dK @ Q2, dL @ Q1, Q1.T @ dS @ Q2, **parameters)
 
 
-def dense_matrix(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Factors:
+def dense_matrix(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
     """Ŵ = W − λ(∇_K Vᴴ + U ∇_Lᴴ − U ∇_S Vᴴ) as a dense m x n matrix, and its SVD."""
     W_hat = U @ S @ _H(V) - parameters.pop("learning_rate") * (dK @ _H(V) + U @ _H(_off(V, dL)) + U @ (dS - _H(U) @ dK) @ _H(V))
     P, sigma, Qh = np.linalg.svd(W_hat, full_matrices=False)
@@ -279,7 +279,7 @@ def _adjoints(stack: Matrix) -> Matrix:
     return np.asarray(np.conj(np.swapaxes(stack, -1, -2)))
 
 
-def stacked(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Factors:
+def stacked(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
     """A stack of three problems, this one in the middle, by products, QR and SVD along the first axis."""
     rate = parameters.pop("learning_rate")
     weight = np.array([0.5, 1.0, 2.0])[:, None, None].astype(S.real.dtype)
@@ -292,14 +292,14 @@ def stacked(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix,
     return _truncated_svd(P, sigma, _H(Qh), np.hstack([U, Ut[1]]), np.hstack([V, Vt[1]]), **parameters)
 
 
-def by_torch(*arrays: Matrix, **parameters: Any) -> Factors:
+def by_torch(*arrays: Matrix, **parameters: Any) -> ArrayFactors:
     """The reference on torch tensors."""
     torch = load("torch").module
     U1, S1, V1 = REFERENCE.step(*(torch.asarray(X.copy()) for X in arrays), **parameters)
     return to_numpy(U1), to_numpy(S1), to_numpy(V1)
 
 
-def in_single_precision(*arrays: Matrix, **parameters: Any) -> Factors:
+def in_single_precision(*arrays: Matrix, **parameters: Any) -> ArrayFactors:
     """Everything in single precision, the result as it was requested."""
     narrow = np.complex64 if np.iscomplexobj(arrays[0]) else np.float32
     U1, S1, V1 = (X.astype(arrays[0].dtype) for X in REFERENCE.step(*(X.astype(narrow) for X in arrays), **parameters))

@@ -25,7 +25,7 @@ from geolora_ref.support.files import digest, read_json
 from verification.campaign.outcomes import ClaimOutcome
 from verification.claim import Results
 
-__all__ = ["ADVICE", "LEDGER", "NOTHING", "SEED", "Record", "changes", "condensed", "measured", "recorded", "unequal"]
+__all__ = ["ADVICE", "LEDGER", "NOTHING", "SEED", "ClaimRecord", "changes", "condensed", "measured", "recorded", "unequal"]
 
 LEDGER = Path(__file__).with_name("tightness.json")
 ADVICE = "python -m verification.campaign.tightness records it if two runs agree"
@@ -51,7 +51,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 Ratios = Mapping[str, float]
 
 
-class Record(NamedTuple):
+class ClaimRecord(NamedTuple):
     """The record of one claim.
 
     ``medians`` : the median ratios of the claim's cases, under the empty name, and of each control;
@@ -71,7 +71,7 @@ class Record(NamedTuple):
     numbers: Sequence[str]
 
 
-NOTHING = Record({}, {}, {}, "none", [0, 0], [], [])
+NOTHING = ClaimRecord({}, {}, {}, "none", [0, 0], [], [])
 """The record of a claim that is new."""
 
 
@@ -87,7 +87,7 @@ def condensed(results: Results, limit: float, statistic: Callable[[Sequence[floa
     return {name: float(f"{np.clip(value, LEAST, MOST):.3g}") for name, value in found.items()}
 
 
-def measured(outcome: ClaimOutcome) -> Record:
+def measured(outcome: ClaimOutcome) -> ClaimRecord:
     """The record that this outcome would give."""
     limit = outcome.claim.limit
     everything = {"": outcome.results} | {c.control.id: c.results for c in outcome.controls}
@@ -100,22 +100,22 @@ def measured(outcome: ClaimOutcome) -> Record:
     numbers = [number for entry in entries for number in (NUMBER.findall(entry) if entry else ["0"])]
     shares = {c.control.id: float(f"{c.share:.3g}") for c in outcome.controls}
     comparisons = [outcome.count + outcome.undecided, outcome.undecided]
-    return Record(medians, largest, shares, cases, comparisons, words, numbers)
+    return ClaimRecord(medians, largest, shares, cases, comparisons, words, numbers)
 
 
-def recorded() -> dict[str, Record]:
+def recorded() -> dict[str, ClaimRecord]:
     """The record, by claim.  Raises ``ValueError`` that names the file if it is damaged or has
     another form.
     """
     data = read_json(LEDGER)
     try:
-        return {name: Record(**entry) for name, entry in data["claims"].items()}
+        return {name: ClaimRecord(**entry) for name, entry in data["claims"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        wanted = f"'claims', each with {', '.join(Record._fields)}"
+        wanted = f"'claims', each with {', '.join(ClaimRecord._fields)}"
         raise ValueError(f"{LEDGER}: expected {wanted}; found another form ({type(error).__name__}: {error})") from error
 
 
-def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
+def changes(outcome: ClaimOutcome, record: ClaimRecord, seed: int) -> list[str]:
     """Every difference from the record, in words: in ratios, inequalities, cases and tables, with
     its seed in all counts too.
     """
@@ -135,7 +135,7 @@ def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
     ]
 
 
-def unequal(one: Record, two: Record) -> list[str]:
+def unequal(one: ClaimRecord, two: ClaimRecord) -> list[str]:
     """Every entry in which two records of one machine differ at all, in words."""
     first, second = dict(_entries(one)), dict(_entries(two))
     return [
@@ -145,7 +145,7 @@ def unequal(one: Record, two: Record) -> list[str]:
     ]
 
 
-def _entries(record: Record) -> Iterator[tuple[str, object]]:
+def _entries(record: ClaimRecord) -> Iterator[tuple[str, object]]:
     """The entries of a record, each with its name."""
     yield "cases", record.cases
     yield from zip(("comparisons", "comparisons that decide nothing"), record.comparisons, strict=True)
@@ -158,13 +158,13 @@ def _entries(record: Record) -> Iterator[tuple[str, object]]:
             yield f"{kind} {i} of the tables", entry
 
 
-def _ratios(record: Record) -> dict[tuple[str, str, str], float]:
+def _ratios(record: ClaimRecord) -> dict[tuple[str, str, str], float]:
     """The ratios of a record, by control (empty for the claim), inequality and statistic."""
     medians = {(who, name, "median"): value for who, of in record.medians.items() for name, value in of.items()}
     return medians | {("", name, "largest"): value for name, value in record.largest.items()}
 
 
-def _other_counts(now: Record, then: Record) -> list[str]:
+def _other_counts(now: ClaimRecord, then: ClaimRecord) -> list[str]:
     """Other numbers of comparisons, and other shares; the number of undecided ones may depend on
     the processor, by a half.
     """

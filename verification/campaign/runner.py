@@ -17,7 +17,7 @@ from verification.campaign.backends import in_processes, on_dask
 from verification.campaign.extensions import NONE, Extensions, added
 from verification.campaign.journal import Journal
 from verification.campaign.outcomes import ClaimOutcome, ControlOutcome
-from verification.campaign.record import ADVICE, Record, changes, recorded
+from verification.campaign.record import ADVICE, ClaimRecord, changes, recorded
 from verification.claim import Case, CaseResult, Claim, Plan, Results
 from verification.claims import CLAIMS
 
@@ -156,7 +156,7 @@ def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_rec
         return replace(bare, broken=[f"what it measured cannot be held against the record: {in_a_line(error)}"])
 
 
-def records(plan: Plan) -> Mapping[str, Record]:
+def records(plan: Plan) -> Mapping[str, ClaimRecord]:
     """The records that a plan is compared with, by claim: all for the quick plan, none for others.
 
     Raises ``ValueError`` or ``OSError`` that names the file if the record cannot be read.

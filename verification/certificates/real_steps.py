@@ -35,7 +35,7 @@ from geolora_ref.oracle.judges.criteria import unit_of
 __all__ = ["RANK", "RATE", "REAL_STEPS", "RealStep", "allowed", "lossy", "missing_bits", "question"]
 
 Matrix = NDArray[np.float64]
-Factors = tuple[Matrix, Matrix, Matrix]
+StoredFactors = tuple[Matrix, Matrix, Matrix]
 RATE, RANK = 0.3, 4
 """λ, the only input that the formats do not represent exactly, so that line 3 rounds; and the rank
 that is kept.
@@ -50,7 +50,7 @@ class RealStep:
 
     dtype: str
     arithmetic: str
-    take: Callable[[Sequence[Matrix], str], Factors]
+    take: Callable[[Sequence[Matrix], str], StoredFactors]
 
 
 def question(seed: int) -> tuple[Matrix, Matrix, Matrix, Matrix]:
@@ -62,20 +62,20 @@ def question(seed: int) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     return U[rng.permutation(16)], S, V[rng.permutation(12)], rng.integers(-3, 4, (16, 12)) / 4.0
 
 
-def _gradients(arrays: Sequence[Matrix]) -> Factors:
+def _gradients(arrays: Sequence[Matrix]) -> StoredFactors:
     """∇_K, ∇_L, ∇_S, without rounding."""
     U, _, V, G = arrays
     return G @ V, G.T @ U, U.T @ G @ V
 
 
-def _reference(arrays: Sequence[Matrix], dtype: str) -> Factors:
+def _reference(arrays: Sequence[Matrix], dtype: str) -> StoredFactors:
     Y = LowRank(*(X.astype(dtype) for X in arrays[:3]))
     gradients = ProjectedGradients(*(X.astype(dtype) for X in _gradients(arrays)))
     U, S, V = geolora_step(Y, gradients, learning_rate=RATE, tau=0.0, max_rank=RANK).Y
     return U.astype(np.float64), S.astype(np.float64), V.astype(np.float64)
 
 
-def _fast(arrays: Sequence[Matrix], dtype: str) -> Factors:
+def _fast(arrays: Sequence[Matrix], dtype: str) -> StoredFactors:
     given = (torch.tensor(X, dtype=getattr(torch, dtype)) for X in (*arrays[:3], *_gradients(arrays)))
     U, S, V = fast_step(*given, learning_rate=RATE, tau=0.0, theta=None, min_rank=1, max_rank=RANK)
     return U.double().numpy(), S.double().numpy(), V.double().numpy()
@@ -108,7 +108,7 @@ def missing_bits(real: RealStep) -> int:
 def lossy(real: RealStep, bits: int) -> RealStep:
     """The control: the same step with a gradient that is right to so many bits."""
 
-    def take(arrays: Sequence[Matrix], dtype: str) -> Factors:
+    def take(arrays: Sequence[Matrix], dtype: str) -> StoredFactors:
         *factors, G = arrays
         return real.take((*factors, G * (1.0 + 2.0**-bits)), dtype)
 

@@ -236,7 +236,7 @@ def check(case: Case, wrong: Wrong = Wrong()) -> CaseResult:
         M = dense(seen(RULE.momentum * M + G, bases), bases)
         if t < FIRST or t % EVERY == 0:
             weight = (1.0 - RULE.momentum) / (1.0 - wrong.corrected * RULE.momentum ** (t + 1))
-            step = Step(problem, head, before, after, weight * M, rate, eps)
+            step = JudgedStep(problem, head, before, after, weight * M, rate, eps)
             guarantees.append(judged(out, step))
             if t < FIRST and case.parameters.get("batches", "all") == "all":
                 # without the correction at least 0.9⁶ = 0.53 of the gradient is missing
@@ -257,7 +257,7 @@ def check(case: Case, wrong: Wrong = Wrong()) -> CaseResult:
     return out.result(case)
 
 
-class Step:
+class JudgedStep:
     """A step from ``before`` to ``after``, and what the theorem says of it."""
 
     def __init__(
@@ -289,7 +289,7 @@ class Step:
         return self.rate * _inner(self.G, self.D) - _norm(self.PG) * self.cut - self.normal - square
 
 
-def judged(out: Measurements, step: Step) -> tuple[float, float]:
+def judged(out: Measurements, step: JudgedStep) -> tuple[float, float]:
     """Judge one step; the guaranteed decrease, and the real one."""
     slope, moved = max(_inner(step.mean, step.D), 0.0), step.rate * step.length
     out.ratio("‖Ŵ − W₁‖ is the least for its rank, up to rounding", (_norm(step.W_hat - step.W1) - step.cut) / step.rounding)

@@ -49,7 +49,7 @@ def check(case: Case, broken: str = "") -> CaseResult:
         U, S, V, G = drawn.state(working if not complex_data else np.float64)
         G0 = rng.standard_normal(G.shape) + (1j * rng.standard_normal(G.shape) if complex_data else 0.0)
         G0 = (G0 * (np.linalg.norm(G) / np.linalg.norm(G0))).astype(G.dtype)
-        question = Question(rule, (U, S, V), (G0, G), Conversion(case["library"], U.dtype.name))
+        question = RuleAtState(rule, (U, S, V), (G0, G), Conversion(case["library"], U.dtype.name))
         question.one_vector(out, parameters.learning_rate)
         question.memory(out, parameters.learning_rate)
         if name in EQUIVARIANT or name == broken:
@@ -57,7 +57,7 @@ def check(case: Case, broken: str = "") -> CaseResult:
     return out.result(case)
 
 
-class Question:
+class RuleAtState:
     """A rule at one state: the direction that it gave there, and its memory."""
 
     def __init__(self, rule: Optimizer, factors: Any, gradients: Any, conversion: Conversion) -> None:

@@ -18,8 +18,8 @@ from geolora_ref.oracle.judges.dense import dense_oracle
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 
 DRAWS = 40
-Step = Callable[..., tuple[Matrix, Matrix, Matrix]]
-Question = tuple[LowRank, Matrix]
+Backend = Callable[..., tuple[Matrix, Matrix, Matrix]]
+Given = tuple[LowRank, Matrix]
 SYMMETRIES = ("gauge", "orthogonal", "transposition", "scaling", "padding")
 
 
@@ -34,7 +34,7 @@ def reference(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matri
     return tuple(geolora_step(LowRank(U, S, V), ProjectedGradients(dK, dL, dS), **parameters).Y)
 
 
-def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) -> tuple[Question, Callable[[Matrix], Matrix]]:
+def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) -> tuple[Given, Callable[[Matrix], Matrix]]:
     """The question transformed by a symmetry, and the map that transforms its answer.
 
     For complex data unitary matrices stand for orthogonal ones, and conjugate transposes for transposes.
@@ -56,7 +56,7 @@ def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) 
     return (padded, np.pad(G, pad)), lambda W: np.pad(W, pad)
 
 
-def check(case: Case, step: Step = reference) -> CaseResult:
+def check(case: Case, step: Backend = reference) -> CaseResult:
     """‖Φ(transformed question) − transformed Φ(question)‖, in rounding units times 1/(1 − σ_{r+1}/σ_r).
 
     That factor is the exact norm of the derivative of the truncation.  Draws whose truncation lies
@@ -159,7 +159,14 @@ def out_of_nothing(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: 
 
 
 def _control(
-    symmetry: str, name: str, why: str, step: Step, *, infinite: bool = False, blocks: Sequence[int] = (0, 1), share: float = 1.0
+    symmetry: str,
+    name: str,
+    why: str,
+    step: Backend,
+    *,
+    infinite: bool = False,
+    blocks: Sequence[int] = (0, 1),
+    share: float = 1.0,
 ) -> Control:
     def some(plan: Plan) -> Iterator[Case]:
         return (case for case in cases(plan) if case["symmetry"] == symmetry and case["seed"][1] in blocks)

@@ -22,7 +22,7 @@ EPS = float(np.finfo(float).eps)
 DRAWS = 10
 UNITS: tuple[Unit, ...] = ("ranks", "parameters")
 Matrix = NDArray[np.generic]
-Truncate = Callable[["Question"], list[Truncation]]
+Truncate = Callable[["Sharing"], list[Truncation]]
 CONSTRUCTED = {
     "cheap": ((20.0, 10.0), (20.0, 6.0, 6.0, 6.0, 6.0), 166),
     "dear": ((20.0, 10.0), (20.0, *4 * (2.5,)), 174),
@@ -59,7 +59,7 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class Sharing:
     """Layers and a budget that must be shared among them; ``least`` and ``most`` are the ranks that
     each layer may have.
     """
@@ -98,23 +98,23 @@ class Question:
         return float(best[-1])
 
 
-Decision = tuple[Question, list[Truncation]]
+Decision = tuple[Sharing, list[Truncation]]
 """A question and its answer."""
 
 
-def drawn_question(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator) -> Question:
+def drawn_question(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator) -> Sharing:
     """A question with a random budget between the costs of the least and of the largest ranks, and
     sometimes a cap on ranks.
     """
     columns = [len(layer.sigma) for layer in layers]
     least = min(int(rng.integers(1, 4)), *(min(layer.W_hat.shape) for layer in layers))
     cap = least + int(rng.integers(0, max(columns))) if rng.random() < 0.3 else max(columns)
-    question = Question(layers, 0, unit, [min(least, k) for k in columns], [min(cap, k) for k in columns])
+    question = Sharing(layers, 0, unit, [min(least, k) for k in columns], [min(cap, k) for k in columns])
     low, high = sum(question.costs(question.least)), sum(question.costs(question.most))
     return replace(question, budget=int(rng.integers(low, high + 1)))
 
 
-def by_budget(question: Question) -> list[Truncation]:
+def by_budget(question: Sharing) -> list[Truncation]:
     """The answer of the reference."""
     steps = [layer.step for layer in question.layers]
     least = max(question.least)  # a layer with fewer columns keeps all of them
@@ -122,7 +122,7 @@ def by_budget(question: Question) -> list[Truncation]:
     return truncate_to_budget(steps, question.budget, unit=question.unit, min_rank=least, max_rank=most)
 
 
-def at_ranks(question: Question, ranks: Sequence[int]) -> list[Truncation]:
+def at_ranks(question: Sharing, ranks: Sequence[int]) -> list[Truncation]:
     """Every layer truncated to its rank."""
     steps = zip((layer.step for layer in question.layers), ranks, strict=True)
     return [truncation(s.S_hat, s.U_hat, s.V_hat, theta=0.0, min_rank=rank, max_rank=rank) for s, rank in steps]
@@ -161,7 +161,7 @@ def constructed(case: Case, truncate: Truncate) -> Iterator[Decision]:
     for shape, sigma in (((37, 37), dear), ((8, 5), cheap)):
         Y = LowRank.random(shape, sigma, rng)
         layers.append(Layer.of(Y, np.zeros(shape), 0.0))
-    question = Question(layers, budget, "parameters", [1, 1], [len(layer.sigma) for layer in layers])
+    question = Sharing(layers, budget, "parameters", [1, 1], [len(layer.sigma) for layer in layers])
     yield question, truncate(question)
 
 
@@ -190,13 +190,13 @@ def trained(case: Case, truncate: Truncate) -> Iterator[Decision]:
     for _ in range(case["steps"]):
         Gs = problem.gradient(*(Y.full() for Y in Ys))
         layers = [Layer.of(Y, G, 0.1) for Y, G in zip(Ys, Gs, strict=True)]
-        question = Question(layers, budget, case["unit"], [1, 1], [min(8, len(layer.sigma)) for layer in layers])
+        question = Sharing(layers, budget, case["unit"], [1, 1], [min(8, len(layer.sigma)) for layer in layers])
         cuts = truncate(question)
         yield question, cuts
         Ys = [cut.Y for cut in cuts]
 
 
-def judge(out: Measurements, question: Question, cuts: Sequence[Truncation], slack: float = 1.0) -> None:
+def judge(out: Measurements, question: Sharing, cuts: Sequence[Truncation], slack: float = 1.0) -> None:
     """Record the inequalities of one decision."""
     layers, ranks = question.layers, [cut.Y.rank for cut in cuts]
     allowed = zip(ranks, question.least, question.most, strict=True)
@@ -221,7 +221,7 @@ def judge(out: Measurements, question: Question, cuts: Sequence[Truncation], sla
         out.at_most("in parameters: discarded² − least² ≤ (a/c)σ² of the first refused", excess, allowed_excess, known)
 
 
-def first_refused(question: Question) -> float:
+def first_refused(question: Sharing) -> float:
     """(a/c_f)σ_f² of what the order of worth refuses first, when a is left of the budget; 0 if all fits."""
     ranks, left = list(question.least), question.budget - sum(question.costs(question.least))
     while offers := question.offers(ranks):
@@ -233,7 +233,7 @@ def first_refused(question: Question) -> float:
     return 0.0
 
 
-def equal_ranks(question: Question) -> list[Truncation]:
+def equal_ranks(question: Sharing) -> list[Truncation]:
     """The largest rank that all layers can have within the budget."""
     equal = [
         [min(max(rank, low), high) for low, high in zip(question.least, question.most, strict=True)]
@@ -242,7 +242,7 @@ def equal_ranks(question: Question) -> list[Truncation]:
     return at_ranks(question, [ranks for ranks in equal if sum(question.costs(ranks)) <= question.budget][-1])
 
 
-def greedy(question: Question, worth: Callable[[float, int], float], stop: bool = False) -> list[Truncation]:
+def greedy(question: Sharing, worth: Callable[[float, int], float], stop: bool = False) -> list[Truncation]:
     """Keep singular values in the order of their ``worth(σ², cost)``; ``stop`` : end at the first
     that does not fit.
     """
@@ -256,7 +256,7 @@ def greedy(question: Question, worth: Callable[[float, int], float], stop: bool 
         ranks[best] += 1
 
 
-def without_limits(question: Question) -> list[Truncation]:
+def without_limits(question: Sharing) -> list[Truncation]:
     """The answer of the reference without limits on the ranks."""
     columns = [len(layer.sigma) for layer in question.layers]
     return by_budget(replace(question, least=[1] * len(columns), most=columns))

@@ -17,7 +17,7 @@ import torch
 
 from geolora_ref.fast import LayerBank, batched_step, step
 from geolora_ref.fast.precision import whole_products
-from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.bank import LayerFactors
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.judges.criteria import unit_of
 from verification.parity.functions import function_difference
@@ -127,12 +127,12 @@ def training_difference(device: str, dtype: torch.dtype, training: Training = CH
     return {"worst": worst, "bound": allowed, "passed": worst <= allowed, "different_ranks": len(seen)}
 
 
-def _layer(m: int, n: int, r: int, dtype: torch.dtype, generator: torch.Generator) -> Factors:
+def _layer(m: int, n: int, r: int, dtype: torch.dtype, generator: torch.Generator) -> LayerFactors:
     U, V = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0].to(dtype) for k in (m, n))
     return U, torch.randn(r, r, generator=generator, dtype=torch.float64).to(dtype), V
 
 
-def _dense(factors: Factors) -> torch.Tensor:
+def _dense(factors: LayerFactors) -> torch.Tensor:
     U, S, V = factors
     return U @ S @ V.mT
 

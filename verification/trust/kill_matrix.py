@@ -15,7 +15,7 @@ import numpy as np
 
 from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.broken.narrow_mutants import NARROW_MUTANTS
-from geolora_ref.oracle.broken.stages import Factors
+from geolora_ref.oracle.broken.stages import ArrayFactors
 from geolora_ref.oracle.cases.step_case import draw_cases
 from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, Verdict, judge, resolution
 from geolora_ref.oracle.judges.storage import Storage
@@ -65,7 +65,7 @@ def _inputs() -> tuple[StepInputs, ...]:
 
 
 @cache
-def _outputs(mutant: str) -> tuple[Factors, ...]:
+def _outputs(mutant: str) -> tuple[ArrayFactors, ...]:
     step = MUTANTS[mutant].step
     return tuple(step(*(X.copy() for X in x.arrays), **x.parameters) for x in _inputs())
 

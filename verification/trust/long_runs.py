@@ -45,7 +45,7 @@ CHUNK = 10_000
 LEAK = 4096
 """KiB by which the process may grow in the whole run, after its first chunk."""
 
-Step = Callable[[LowRank, int], tuple[LowRank, float]]
+OneStep = Callable[[LowRank, int], tuple[LowRank, float]]
 
 
 def long_run(
@@ -107,7 +107,7 @@ def verdict(found: dict[str, Any]) -> dict[str, Any]:
     return {"checks": reasons, "passed": all(reasons.values())}
 
 
-def _stepper(dtype: str, polish: int, period: int) -> Step:
+def _stepper(dtype: str, polish: int, period: int) -> OneStep:
     """Step k: the new state, and the defect of its bases before they are cured (measured every
     PERIOD steps, else 0).
     """
@@ -144,7 +144,7 @@ def _state(task: dict[str, Any], state_file: Path | None) -> dict[str, Any]:
     }
 
 
-def _advance(step: Step, Y: LowRank, begin: int, end: int) -> tuple[LowRank, dict[str, Any]]:
+def _advance(step: OneStep, Y: LowRank, begin: int, end: int) -> tuple[LowRank, dict[str, Any]]:
     """Steps ``begin`` to ``end``, and what was measured."""
     ranks, worst, started, before = set(), 0.0, time.process_time(), _peak()
     for k in range(begin, end):

@@ -38,7 +38,7 @@ from geolora_ref.support.terminal import Terminal
 from verification.support.command_line import ProgressBar, integer_from
 from verification.support.machine import ROOT, provenance
 from verification.trust.mutation_rules import RULES
-from verification.trust.mutation_sources import Mutant, mutants_of
+from verification.trust.mutation_sources import SourceMutant, mutants_of
 
 __all__ = ["Scope", "Suspect", "accepted", "judge", "main", "summary"]
 
@@ -66,7 +66,7 @@ Check = Callable[[], bool]
 class Suspect:
     """A mutant and the check that ought to notice it."""
 
-    mutant: Mutant
+    mutant: SourceMutant
     check: Check
 
 
@@ -85,7 +85,7 @@ class Altered(SourceFileLoader):
     changed text.
     """
 
-    def __init__(self, mutant: Mutant) -> None:
+    def __init__(self, mutant: SourceMutant) -> None:
         name = mutant.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         super().__init__(name, str(ROOT / mutant.file))
         self.text = mutant.mutated
@@ -155,7 +155,7 @@ def claim_stands(module: str) -> bool:
 # --- mutants in forks ------------------------------------------------------------------------------------------------
 
 
-def judge(check: Check, mutant: Mutant | None, limit: int) -> tuple[str, float]:
+def judge(check: Check, mutant: SourceMutant | None, limit: int) -> tuple[str, float]:
     """Run the check in a fork, with the mutant in place of its file; returns the outcome and the
     seconds of processor time.
 
@@ -176,7 +176,7 @@ def judge(check: Check, mutant: Mutant | None, limit: int) -> tuple[str, float]:
     return "survived" if status == 0 else "killed", seconds
 
 
-def _in_fork(check: Check, mutant: Mutant | None, limit: int) -> None:
+def _in_fork(check: Check, mutant: SourceMutant | None, limit: int) -> None:
     """Never returns: exits with 0 if the check holds."""
     status = 1
     try:

@@ -20,14 +20,14 @@ import libcst.matchers as m
 from libcst.metadata import MetadataWrapper, WhitespaceInclusivePositionProvider
 from mutmut.mutation.mutators import mutation_operators, operator_arg_removal, operator_assignment, operator_string
 
-__all__ = ["Mutant", "Rule", "mutants_of"]
+__all__ = ["Rule", "SourceMutant", "mutants_of"]
 
 Rule = Callable[[cst.CSTNode], bool]
 """Whether a node, with everything in it, is left without mutants."""
 
 
 @dataclass(frozen=True)
-class Mutant:
+class SourceMutant:
     """One change: ``source`` from ``start`` to ``end`` (offsets in characters) becomes ``new``.
 
     ``occurrence`` : which place, counted from 1, where the function has the same line and the same change.
@@ -102,7 +102,7 @@ class _Collector(cst.CSTVisitor):
         for line in source.splitlines(keepends=True):
             self.offsets.append(self.offsets[-1] + len(line))
         self.scope: list[str] = []
-        self.found: list[Mutant] = []
+        self.found: list[SourceMutant] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
@@ -118,11 +118,11 @@ class _Collector(cst.CSTVisitor):
         if isinstance(original_node, cst.FunctionDef | cst.ClassDef):
             self.scope.pop()
 
-    def _mutant(self, node: cst.CSTNode, changed: cst.CSTNode) -> Mutant:
+    def _mutant(self, node: cst.CSTNode, changed: cst.CSTNode) -> SourceMutant:
         span = self.get_metadata(WhitespaceInclusivePositionProvider, node)
         start, end = (self.offsets[p.line - 1] + p.column for p in (span.start, span.end))
         new = cst.Module([]).code_for_node(changed)
-        return Mutant(self.file, ".".join(self.scope) or "module", span.start.line, self.source, start, end, new)
+        return SourceMutant(self.file, ".".join(self.scope) or "module", span.start.line, self.source, start, end, new)
 
 
 def _offered(operator: Callable[[cst.CSTNode], Iterable[cst.CSTNode]], node: cst.CSTNode) -> Iterable[cst.CSTNode]:
@@ -151,7 +151,7 @@ def _matters(call: cst.Call, changed: cst.Call) -> bool:
     return next(old for old in call.args if old not in changed.args).keyword is not None
 
 
-def mutants_of(root: Path, file: str, rules: tuple[Rule, ...] = ()) -> list[Mutant]:
+def mutants_of(root: Path, file: str, rules: tuple[Rule, ...] = ()) -> list[SourceMutant]:
     """Every mutant of ``root / file`` that changes its text, in the order of the text.
 
     Nodes for which a rule is true are left alone.
@@ -162,7 +162,7 @@ def mutants_of(root: Path, file: str, rules: tuple[Rule, ...] = ()) -> list[Muta
     return _told_apart(mutant for mutant in collector.found if mutant.mutated != source)
 
 
-def _told_apart(mutants: Iterable[Mutant]) -> list[Mutant]:
+def _told_apart(mutants: Iterable[SourceMutant]) -> list[SourceMutant]:
     """The same mutants; those that would have the same key are numbered."""
     found, seen = [], Counter[str]()
     for mutant in mutants:

@@ -15,12 +15,12 @@ from geolora_ref import checks
 from geolora_ref.fast.update.core import RULES, Limits
 from geolora_ref.fast.update.report import StepReport
 from geolora_ref.fast.update.step import Budget, Directions, decided, prepare, put_back, write
-from geolora_ref.fast.update.storage import Plan, plan_of, stacks_of
+from geolora_ref.fast.update.storage import Workspace, plan_of, stacks_of
 
-__all__ = ["Factors", "LayerBank"]
+__all__ = ["LayerBank", "LayerFactors"]
 
 STORAGE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-Factors = tuple[Tensor, Tensor, Tensor]
+LayerFactors = tuple[Tensor, Tensor, Tensor]
 
 
 class LayerBank:
@@ -54,7 +54,7 @@ class LayerBank:
         self._place = {layer: (stack, i) for stack in self._stacks for i, layer in enumerate(stack.layers)}
         self.ranks: tuple[int, ...] = (0,) * len(shapes)
         """The rank of every layer, 0 before anything was loaded."""
-        self._plan: Plan | None = None
+        self._plan: Workspace | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The state without the plan, whose views would no longer share memory with the buffers in
@@ -71,7 +71,7 @@ class LayerBank:
         return f"LayerBank(layers: {len(self.shapes)}, ranks: {ranks}, capacity: {self.capacity}, {self.dtype}, {self.device})"
 
     @classmethod
-    def of(cls, factors: Sequence[Factors], capacity: int | None = None) -> LayerBank:
+    def of(cls, factors: Sequence[LayerFactors], capacity: int | None = None) -> LayerBank:
         """A bank with copies of these (U, S, V); by default the capacity is twice the largest rank.
 
         Raises ``ValueError`` for mixed dtypes or devices, shapes that do not fit each other, ranks
@@ -89,7 +89,7 @@ class LayerBank:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def load(self, factors: Sequence[Factors]) -> None:
+    def load(self, factors: Sequence[LayerFactors]) -> None:
         """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError``
         like :meth:`of`.
 
@@ -115,12 +115,12 @@ class LayerBank:
                 mine[: X.shape[0], : X.shape[1]] = X
         self.ranks = tuple(int(U.shape[-1]) for U, _, _ in factors)
 
-    def factors(self, layer: int) -> Factors:
+    def factors(self, layer: int) -> LayerFactors:
         """Views (U, S, V) of one layer: (m, r), (r, r), (n, r)."""
         r, (Ut, S, Vt) = self.ranks[layer], self.storage(layer)
         return Ut[:r].mT, S[:r, :r], Vt[:r].mT
 
-    def storage(self, layer: int) -> Factors:
+    def storage(self, layer: int) -> LayerFactors:
         """The whole buffers (Ut, S, Vt) of one layer: (capacity, m), (capacity, capacity),
         (capacity, n), zero beyond its rank.
 
@@ -252,7 +252,7 @@ class LayerBank:
             if X.device != device:
                 raise ValueError(f"{name}[{layer}]: expected device {device}, found {X.device}")
 
-    def _check_bases(self, factors: Sequence[Factors]) -> None:
+    def _check_bases(self, factors: Sequence[LayerFactors]) -> None:
         """Check that all bases are orthonormal, with one synchronisation; ``ValueError`` names the
         first that is not.
 

@@ -26,7 +26,7 @@ from geolora_ref.fast.update.gram import GramCore, gram_core, gram_matrices, new
 from geolora_ref.fast.update.householder import householder_core
 from geolora_ref.fast.update.leading import LEAST_WIDTH, LeadingCore, defects, leading_core, smallness
 from geolora_ref.fast.update.report import NonFiniteUpdateError, refuse
-from geolora_ref.fast.update.storage import Part, Plan, WidthClass
+from geolora_ref.fast.update.storage import Part, WidthClass, Workspace
 
 __all__ = ["Budget", "Directions", "New", "decided", "prepare", "put_back", "write"]
 
@@ -85,7 +85,7 @@ class New(NamedTuple):
 
 
 def prepare(
-    plan: Plan, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None
+    plan: Workspace, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None
 ) -> None:
     """Copy [basis; update], S and ΔS of all layers into the workspace of the plan; ΔK = ΔL = None
     means zeros.
@@ -104,7 +104,9 @@ def prepare(
         torch._foreach_copy_(plan.S, list(delta_S))
 
 
-def decided(plan: Plan, dtype: torch.dtype, how: Directions, columns: Integers, limits: Limits, budget: Budget | None) -> New:
+def decided(
+    plan: Workspace, dtype: torch.dtype, how: Directions, columns: Integers, limits: Limits, budget: Budget | None
+) -> New:
     """The spectra and the ranks of all layers; by Householder QR where Gram matrices are not
     enough, and for float64.
 
@@ -180,7 +182,7 @@ def _leading(of: WidthClass, dtype: torch.dtype, small: Small, limits: Limits) -
     return enough, int(products[enough].max(initial=0.0))
 
 
-def _on_host(plan: Plan, found: Sequence[Found]) -> tuple[Values, Values, Values]:
+def _on_host(plan: Workspace, found: Sequence[Found]) -> tuple[Values, Values, Values]:
     """Σ² (L, 2w) descending, s² and the error code (L,) of every layer on the host: one transfer."""
     count, most = len(plan.ranks), 2 * max(plan.ranks)
     squares, (scale, info) = np.zeros((count, most)), np.zeros((2, count))
@@ -222,7 +224,7 @@ def _chosen(sigma: Values, columns: Integers, limits: Limits, budget: Budget | N
     return cut_at(sigma, np.asarray(wanted))
 
 
-def _finite(plan: Plan, how: Directions) -> NDArray[np.bool_]:
+def _finite(plan: Workspace, how: Directions) -> NDArray[np.bool_]:
     """Whether all factors and updates of each layer are finite; one download."""
     found = []
     for of in plan.classes:
@@ -243,7 +245,7 @@ def _with_rate(Bt: Tensor, w: int, rate: float) -> Tensor:
     return B
 
 
-def _exact(plan: Plan, layers: Sequence[int], how: Directions) -> dict[int, Exact]:
+def _exact(plan: Workspace, layers: Sequence[int], how: Directions) -> dict[int, Exact]:
     """The spectra and singular vectors of some layers by Householder QR, one batch for each part.
 
     Raises :class:`NonFiniteUpdateError` for layers whose products left the range of float64.
@@ -277,7 +279,7 @@ def _by_householder(
     return householder_core(B_K, B_L, S, None if how.plain else how.rate * delta_S)
 
 
-def write(plan: Plan, new: New) -> None:
+def write(plan: Workspace, new: New) -> None:
     """Write the new factors into the storage, with zeros beyond each layer's rank."""
     order, ranks, kept_values = plan.order, new.ranks.rank, new.ranks.kept
     width = int(ranks.max())
@@ -301,7 +303,7 @@ def write(plan: Plan, new: New) -> None:
     _orthonormalise_spares(plan, new)
 
 
-def _orthonormalise_spares(plan: Plan, new: New) -> None:
+def _orthonormalise_spares(plan: Workspace, new: New) -> None:
     """Make the spare directions of layers done by Gram matrices orthonormal to the rest of their bases.
 
     Their singular values may be so small that coordinates divided by them are not orthonormal to
@@ -352,7 +354,7 @@ def _coordinates(of: WidthClass, found: Sequence[Found], inverse: Tensor) -> lis
     return [[its for _, its in of.by_part(X.float() if narrow else X)] for X in (X_K, X_L)]
 
 
-def put_back(plan: Plan) -> None:
+def put_back(plan: Workspace) -> None:
     """Restore the factors after a failed write: the plan's workspace still holds those from before
     the step.
     """

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Part", "Plan", "Stack", "WidthClass", "plan_of", "stacks_of", "uploaded"]
+__all__ = ["Part", "Stack", "WidthClass", "Workspace", "plan_of", "stacks_of", "uploaded"]
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """The widths of classes: a class is less than 1.5 times as wide as the rank of any of its layers."""
@@ -95,7 +95,7 @@ class WidthClass(NamedTuple):
         return zip(self.parts, X.split([len(part.B_K) for part in self.parts]), strict=True)
 
 
-class Plan(NamedTuple):
+class Workspace(NamedTuple):
     """The workspace of a step for given ranks.  ``K``, ``L``, ``S`` : views (m, r), (n, r) and (r,
     r) that take ΔK, ΔL and ΔS of each layer; ``columns`` (L,) : the number of columns of the
     augmented bases; ``roots`` (L,) √max(m, n).
@@ -116,7 +116,7 @@ class Plan(NamedTuple):
         return found
 
 
-def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Plan:
+def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Workspace:
     """The plan of layers of these ranks; nothing is written."""
     by_width: dict[int, list[tuple[Stack, list[int]]]] = {}
     for stack in stacks:
@@ -138,7 +138,7 @@ def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Plan:
     columns = np.array([min(2 * r, *shapes[layer]) for layer, r in enumerate(ranks)])
     roots = np.sqrt([float(max(shapes[layer])) for layer in range(len(ranks))])
     K, L, S = ([found[layer] for layer in range(len(ranks))] for found in views)
-    return Plan(ranks, classes, K, L, S, columns, roots)
+    return Workspace(ranks, classes, K, L, S, columns, roots)
 
 
 def _class(

@@ -29,14 +29,14 @@ __all__ = ["ONE_OPTIMIZER", "AdapterOptimizer", "check_ranks", "named", "uncompi
 FORMAT = 4
 ONE_OPTIMIZER = "another optimizer has stepped since, and an adapter has only one: drop one of the two"
 T = TypeVar("T")
-Step = TypeVar("Step", bound=Callable[..., Any])
+StepMethod = TypeVar("StepMethod", bound=Callable[..., Any])
 
 
-def uncompiled(step: Step) -> Step:
+def uncompiled(step: StepMethod) -> StepMethod:
     """Mark a step so that ``torch.compile`` calls it untraced: ranks, checks and rollback do not
     fit into a graph.
     """
-    called: Step = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
+    called: StepMethod = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
     return called
 
 

@@ -84,7 +84,7 @@ class FastGroup:
 
 
 class AllAtOnce:
-    """The adapters of a group as a :class:`~geolora_ref.training.Stepper` that changes them in
+    """The adapters of a group as a :class:`~geolora_ref.training.LayerStepper` that changes them in
     place.  Cores are S (r, r).
 
     ``moments`` : the optimizer's memory; ``reports`` : one report for each layer, or none without a

@@ -23,9 +23,9 @@ from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Bases, Moments
 from geolora_ref.training import DEFAULT_LEARNING_RATE, Layer, LayerStep, Settings, When, iterate, training_step
 
-__all__ = ["GeoLoRA", "Method"]
+__all__ = ["GeoLoRA", "Route"]
 
-Method = Literal["auto", "fast", "reference"]
+Route = Literal["auto", "fast", "reference"]
 ALIKE = "of one dtype, on one device and with gradients='projected' in each group"
 EXPLORING = 0.1
 """The part of its peak down to which a rate keeps a spare direction in every layer: a run whose rate falls to 0
@@ -123,10 +123,10 @@ class GeoLoRA(AdapterOptimizer):
         coefficient_steps: int = 0,
         truncate: When = "at once",
         head_lr: float = 1e-3,
-        method: Method = "auto",
+        method: Route = "auto",
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
-        checks.one_of("method", method, get_args(Method))
+        checks.one_of("method", method, get_args(Route))
         defaults = {
             "lr": lr,
             "tau": tau,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from geolora_ref.arrays import H, Matrix, tail_norms
-from geolora_ref.oracle.broken.stages import Backend, Factors, Stages, coefficient_update, truncate, truncated_rank
+from geolora_ref.oracle.broken.stages import ArrayFactors, Backend, Stages, coefficient_update, truncate, truncated_rank
 from geolora_ref.support.memory import misread
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -93,7 +93,7 @@ def _add_rank_rule(
     visible_in: Visible = "catalogue" if only_in else "output"
 
     def register(rank_of: Callable[..., int]) -> Callable[..., int]:
-        def truncation(*matrices: Matrix, **parameters: Any) -> Factors:
+        def truncation(*matrices: Matrix, **parameters: Any) -> ArrayFactors:
             return truncate(*matrices, **parameters, rank_of=rank_of)
 
         truncation.__name__ = rank_of.__name__

@@ -24,10 +24,10 @@ from geolora_ref.oracle.broken.stages import truncate, truncated_rank
 
 __all__ = ["NARROW_MUTANTS", "NarrowMutant"]
 
-Step = Callable[..., Any]
+Backend = Callable[..., Any]
 
 
-def _changed(change: Callable[[Given], Mapping[str, Any]]) -> Step:
+def _changed(change: Callable[[Given], Mapping[str, Any]]) -> Backend:
     """A step that replaces some arguments or parameters first."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
@@ -37,7 +37,7 @@ def _changed(change: Callable[[Given], Mapping[str, Any]]) -> Step:
     return step
 
 
-def _first_ranks(rank: Callable[[int], int]) -> Step:
+def _first_ranks(rank: Callable[[int], int]) -> Backend:
     """A step that returns only the first ``rank(r₁)`` directions of the right result of rank r₁."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
@@ -48,7 +48,7 @@ def _first_ranks(rank: Callable[[int], int]) -> Step:
     return step
 
 
-def _first_rows(name: str, size: int) -> Step:
+def _first_rows(name: str, size: int) -> Backend:
     """A step that never reads the rows of an argument after its whole tiles."""
 
     def change(x: Given) -> Mapping[str, Any]:
@@ -118,7 +118,7 @@ def _zero_for_tiny(x: Given) -> Mapping[str, Any]:
     return {name: 0.0 for name in ("tau", "theta") if 0.0 < (x.parameters[name] or 0.0) < 1e-10}
 
 
-WRONG: dict[str, tuple[int, str, Step]] = {
+WRONG: dict[str, tuple[int, str, Backend]] = {
     "strides-assumed": (3, "every argument is read as if it lay row by row", MUTANTS["strides-ignored"].step),
     "rows-of-k-lost": (3, "the rows of ∇_K after whole tiles of 32 are not read", _first_rows("dK", 32)),
     "rows-of-l-lost": (3, "the rows of ∇_L after whole tiles of 32 are not read", _first_rows("dL", 32)),
@@ -160,12 +160,12 @@ words, the step.
 # --- what a path keeps from one call to the next -----------------------------------------------------------------------
 
 
-def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], Step]:
+def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], Backend]:
     """A step that keeps these arguments or parameters of the first call for all calls with the same
     key ``by``.
     """
 
-    def made() -> Step:
+    def made() -> Backend:
         kept: dict[object, tuple[Mapping[str, Any], Given]] = {}
 
         def change(x: Given) -> Mapping[str, Any]:
@@ -177,12 +177,12 @@ def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], S
     return made
 
 
-def _captured(name: str) -> Callable[[], Step]:
+def _captured(name: str) -> Callable[[], Backend]:
     """A step that keeps a parameter from its fourth call with the same array S, after three calls to
     warm up, for all later ones.
     """
 
-    def made() -> Step:
+    def made() -> Backend:
         calls: dict[object, list[Given]] = {}
 
         def change(x: Given) -> Mapping[str, Any]:
@@ -195,10 +195,10 @@ def _captured(name: str) -> Callable[[], Step]:
     return made
 
 
-def _with_results(name: str) -> Callable[[], Step]:
+def _with_results(name: str) -> Callable[[], Backend]:
     """A step that keeps a parameter as long as it is given the arrays that it has returned last."""
 
-    def made() -> Step:
+    def made() -> Backend:
         kept: list[tuple[Any, Any]] = []
 
         def step(*arrays: Matrix, **parameters: Any) -> Any:
@@ -213,7 +213,7 @@ def _with_results(name: str) -> Callable[[], Step]:
     return made
 
 
-def _transposed() -> Step:
+def _transposed() -> Backend:
     """A step that keeps V₁ᴴ with the array V₁ that it returns, for a next call with this array."""
     kept: list[tuple[Matrix, Matrix]] = []
 
@@ -226,10 +226,10 @@ def _transposed() -> Step:
     return step
 
 
-def _unless_none(name: str) -> Callable[[], Step]:
+def _unless_none(name: str) -> Callable[[], Backend]:
     """A step for which None leaves a parameter as it was in the call before with the same array S."""
 
-    def made() -> Step:
+    def made() -> Backend:
         kept: dict[object, tuple[Any, Given]] = {}
 
         def change(x: Given) -> Mapping[str, Any]:
@@ -246,20 +246,20 @@ def _unless_none(name: str) -> Callable[[], Step]:
     return made
 
 
-def _again(change: Callable[[Given], Mapping[str, Any]]) -> Callable[[], Step]:
+def _again(change: Callable[[Given], Mapping[str, Any]]) -> Callable[[], Backend]:
     """A step that changes arguments where the array S was there in an earlier call."""
 
-    def made() -> Step:
+    def made() -> Backend:
         seen: dict[object, Given] = {}
         return _changed(lambda x: change(x) if seen.setdefault(_address("S")(x), x) is not x else {})
 
     return made
 
 
-def _late(change: Callable[[Given], Mapping[str, Any]], calls: int) -> Callable[[], Step]:
+def _late(change: Callable[[Given], Mapping[str, Any]], calls: int) -> Callable[[], Backend]:
     """A step that changes arguments from this call on with the same array S."""
 
-    def made() -> Step:
+    def made() -> Backend:
         seen: dict[object, list[Given]] = {}
 
         def late(x: Given) -> Mapping[str, Any]:
@@ -272,7 +272,7 @@ def _late(change: Callable[[Given], Mapping[str, Any]], calls: int) -> Callable[
     return made
 
 
-def _workspace() -> Step:
+def _workspace() -> Backend:
     """A step that returns views of a workspace for each shape, which the next call of this shape
     overwrites.
     """
@@ -309,7 +309,7 @@ ABSENT = (("max_rank", "the cap", "no-max"), ("tau", "τ", "to-theta"), ("theta"
 """The same where it is None afterwards."""
 WARM_UP = 3
 """The number of calls before a graph is captured, as torch advises."""
-KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
+KEPT: dict[str, tuple[str, Callable[[], Backend], tuple[str, ...]]] = {
     "rate-of-a-shape": (
         "a graph is captured for each shape, with λ in it",
         _kept(["learning_rate"], _shape),
@@ -374,7 +374,7 @@ in this order.
 """
 
 
-def _batched(most: int) -> Step:
+def _batched(most: int) -> Backend:
     """A step for stacks that leaves out the K-step after the first ``most`` problems."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
@@ -387,7 +387,7 @@ def _batched(most: int) -> Step:
     return step
 
 
-def _at(place: Place, wrong: Step) -> Step:
+def _at(place: Place, wrong: Backend) -> Backend:
     """A step that is ``wrong`` at this place, and the reference elsewhere."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
@@ -408,7 +408,7 @@ class NarrowMutant:
     line: int
     where: str
     defect: str
-    make: Callable[[], Step]
+    make: Callable[[], Backend]
     cases: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 

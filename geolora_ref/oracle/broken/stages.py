@@ -16,7 +16,7 @@ from geolora_ref.arrays import Array, H, diagonal_matrix, namespace, svd, tail_n
 
 __all__ = ["Backend", "Stages", "coefficient_update", "truncate", "truncated_rank"]
 
-Factors = tuple[Array, Array, Array]
+ArrayFactors = tuple[Array, Array, Array]
 
 
 @runtime_checkable
@@ -37,11 +37,11 @@ class Backend(Protocol):
         theta: float | None,
         min_rank: int,
         max_rank: int | None,
-    ) -> Factors:
+    ) -> ArrayFactors:
         """(U, S, V) and (dK, dL, dS) to (U₁, S₁, V₁)."""
 
 
-def coefficient_update(U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, learning_rate: float) -> Factors:
+def coefficient_update(U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, learning_rate: float) -> ArrayFactors:
     """Line 3 on bare factors: (K_new, L_new, S_new)."""
     return (
         optimizer_step(U @ S, dK, learning_rate),
@@ -66,7 +66,7 @@ def truncate(
     min_rank: int,
     max_rank: int | None,
     rank_of: Callable[..., int] = truncated_rank,
-) -> Factors:
+) -> ArrayFactors:
     """Line 6 on bare factors: (U₁, S₁, V₁), the rank chosen by ``rank_of``."""
     P, sigma, Qh = svd(S_hat)
     rank = rank_of(sigma, tau, theta, min_rank, max_rank)
@@ -77,10 +77,10 @@ def truncate(
 class Stages:
     """Lines 3, 4, 5 and 6 of Algorithm 1; each may be replaced."""
 
-    coefficient_update: Callable[..., Factors] = coefficient_update
+    coefficient_update: Callable[..., ArrayFactors] = coefficient_update
     basis_augmentation: Callable[[Array, Array], Array] = basis_augmentation
     assemble: Callable[..., Array] = assemble
-    truncation: Callable[..., Factors] = truncate
+    truncation: Callable[..., ArrayFactors] = truncate
 
     def begins_like(self, other: Stages) -> bool:
         """Whether lines 3 and 4 of both are the same functions."""
@@ -106,7 +106,7 @@ class Stages:
         S_hat = self.assemble(*(begun[name] for name in ("S_new", "K_new", "L_new", "U_tilde", "V_tilde")))
         return {**begun, "S_hat": S_hat, "output": self.truncation(S_hat, begun["U_hat"], begun["V_hat"], **parameters)}
 
-    def step(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any) -> Factors:
+    def step(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any) -> ArrayFactors:
         """The step as a backend."""
-        output: Factors = self.run(U, S, V, dK, dL, dS, **parameters)["output"]
+        output: ArrayFactors = self.run(U, S, V, dK, dL, dS, **parameters)["output"]
         return output

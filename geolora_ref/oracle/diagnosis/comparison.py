@@ -13,14 +13,14 @@ from geolora_ref.oracle.judges.criteria import StepInputs, resolution
 from geolora_ref.oracle.judges.storage import Storage, norm
 from geolora_ref.oracle.judges.wide import in_double
 
-__all__ = ["Answer", "Comparison", "Factors", "Found", "Matrix", "product"]
+__all__ = ["Answer", "Comparison", "Found", "Matrix", "StepFactors", "product"]
 
-Factors = tuple[Matrix, Matrix, Matrix]
-Found = Factors | str
+StepFactors = tuple[Matrix, Matrix, Matrix]
+Found = StepFactors | str
 """The output of a step, or the reason why it cannot be judged."""
 
 
-def product(factors: Factors) -> Matrix:
+def product(factors: StepFactors) -> Matrix:
     """W₁ = U₁S₁V₁ᴴ in double precision."""
     U, S, V = (in_double(X) for X in factors)
     return np.asarray(U @ S @ V.conj().T)
@@ -70,11 +70,11 @@ class Comparison:
         (m, r), n = inputs.U.shape, len(inputs.V)
         return float(resolution(m, n, r, self.eps, self.storage) * scale)
 
-    def orthonormal(self, factors: Factors) -> bool:
+    def orthonormal(self, factors: StepFactors) -> bool:
         """Whether both bases are orthonormal."""
         return all(self.kind(factors)[:2])
 
-    def kind(self, factors: Factors) -> tuple[bool, ...]:
+    def kind(self, factors: StepFactors) -> tuple[bool, ...]:
         """Whether U₁ and V₁ are orthonormal and, if that is promised, whether S₁ is diagonal,
         nonnegative and sorted.
         """

@@ -15,7 +15,7 @@ import numpy as np
 from geolora_ref.oracle.broken.mutants import MUTANTS, REFERENCE, Mutant
 from geolora_ref.oracle.broken.stages import Backend, Stages
 from geolora_ref.oracle.diagnosis.blocks import deviating_blocks, line_of
-from geolora_ref.oracle.diagnosis.comparison import Comparison, Factors, Found, Matrix
+from geolora_ref.oracle.diagnosis.comparison import Comparison, Found, Matrix, StepFactors
 from geolora_ref.oracle.judges.criteria import StepInputs, unusable
 from geolora_ref.oracle.judges.storage import Storage
 from geolora_ref.oracle.judges.wide import in_double
@@ -334,9 +334,9 @@ class _Steps:
 
 
 def _after_line_4(stages: Stages, begun: Mapping[str, Matrix]) -> Callable[[StepInputs], Found]:
-    def step(inputs: StepInputs) -> Factors:
+    def step(inputs: StepInputs) -> StepFactors:
         cut = {name: value for name, value in inputs.parameters.items() if name != "learning_rate"}
-        output: Factors = stages.finish(begun, **cut)["output"]
+        output: StepFactors = stages.finish(begun, **cut)["output"]
         return output
 
     return step

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.oracle.broken.mutants import REFERENCE
-from geolora_ref.oracle.diagnosis.comparison import Factors, Found, Matrix, product
+from geolora_ref.oracle.diagnosis.comparison import Found, Matrix, StepFactors, product
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.judges.storage import norm
 from geolora_ref.oracle.judges.wide import in_double
@@ -84,13 +84,13 @@ def _arrays(x: StepInputs) -> Iterator[tuple[str, Matrix]]:
             yield name, (B - 2.0 * z @ (z.conj().T @ B)).astype(B.dtype)
 
 
-def _right(inputs: StepInputs) -> Factors:
+def _right(inputs: StepInputs) -> StepFactors:
     with np.errstate(all="ignore"):
-        factors: Factors = REFERENCE.step(*map(in_double, inputs.arrays), **inputs.parameters)
+        factors: StepFactors = REFERENCE.step(*map(in_double, inputs.arrays), **inputs.parameters)
     return factors
 
 
-def _differ(A: Factors, B: Factors) -> bool:
+def _differ(A: StepFactors, B: StepFactors) -> bool:
     """Whether two outputs differ in their ranks or clearly in W₁."""
     return len(A[1]) != len(B[1]) or norm(product(A) - product(B)) > CLEAR * norm(product(A))
 

@@ -24,7 +24,7 @@ from geolora_ref.support.foreign import place, words
 
 __all__ = ["STAGES", "Harness", "Held", "Options", "Outcome"]
 
-Factors = tuple[Matrix, Matrix, Matrix]
+StepFactors = tuple[Matrix, Matrix, Matrix]
 Gradient = Callable[[Matrix], Matrix]
 Held = tuple[str, Array, Matrix]
 LONGEST = 200
@@ -49,7 +49,7 @@ class Outcome:
     ``stacked`` : the number of problems in the stack.
     """
 
-    results: Sequence[tuple[StepInputs, Factors]] = ()
+    results: Sequence[tuple[StepInputs, StepFactors]] = ()
     error: str = ""
     where: str = ""
     held: Sequence[Held] = ()
@@ -58,7 +58,7 @@ class Outcome:
     stacked: int = 1
 
     @property
-    def factors(self) -> Factors | None:
+    def factors(self) -> StepFactors | None:
         """The new factors of the problem that was given; None if the backend gave none."""
         return self.results[0][1] if self.results else None
 
@@ -273,7 +273,7 @@ class Harness:
             for thread in threads:
                 thread.join()
 
-    def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
+    def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], StepFactors | None, str]:
         """The stages of one problem by name, their output, and an error text, which is empty if
         they can be judged.
         """

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from geolora_ref import __version__
-from geolora_ref.oracle.diagnosis.comparison import Factors
+from geolora_ref.oracle.diagnosis.comparison import StepFactors
 from geolora_ref.oracle.diagnosis.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.reports.report import Report, Row
@@ -28,7 +28,7 @@ __all__ = ["diagnose_outputs", "report_of"]
 def diagnose_outputs(vectors: Mapping[str, Vector], judgement: Judgement) -> Diagnosis | None:
     """The diagnosis of a program from the factors that it has written; None if no factors fail."""
     questions: dict[bool, list[StepInputs]] = {True: [], False: []}
-    answers: dict[int, Factors] = {}
+    answers: dict[int, StepFactors] = {}
     for row in judgement.rows:
         if row.factors is not None:
             inputs = vectors[row.id].inputs

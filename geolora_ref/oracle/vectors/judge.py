@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.arrays import Matrix
-from geolora_ref.oracle.diagnosis.comparison import Factors
+from geolora_ref.oracle.diagnosis.comparison import StepFactors
 from geolora_ref.oracle.judges.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
 from geolora_ref.oracle.trial.conversion import EPS
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
@@ -34,7 +34,7 @@ class VectorVerdict(Verdict):
     """
 
     id: str = ""
-    factors: Factors | None = None
+    factors: StepFactors | None = None
 
 
 @dataclass(frozen=True)

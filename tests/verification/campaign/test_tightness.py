@@ -16,7 +16,7 @@ from geolora_ref.support.files import read_json, write_json
 from tests.verification.campaign.test_runner import GOOD
 from verification.campaign import record, tightness
 from verification.campaign.outcomes import ClaimOutcome, ControlOutcome
-from verification.campaign.record import LEAST, MOST, Record, changes, condensed, measured, recorded, unequal
+from verification.campaign.record import LEAST, MOST, ClaimRecord, changes, condensed, measured, recorded, unequal
 from verification.claim import CaseResult, Table
 from verification.claims import CLAIMS
 
@@ -261,7 +261,7 @@ def test_every_entry_in_which_two_records_differ_is_named() -> None:
         "words": ["no"],
         "numbers": [],
     }
-    assert set(fields) == set(Record._fields)
+    assert set(fields) == set(ClaimRecord._fields)
     found = [entry for name, value in fields.items() for entry in unequal(record, record._replace(**{name: value}))]
     assert found == [
         "1 ≤ 2: median ratio: 0.5, then 0.501",

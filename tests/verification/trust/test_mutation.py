@@ -23,7 +23,7 @@ from verification.trust import branch_coverage, mutation
 from verification.trust.branch_coverage import percentages
 from verification.trust.mutation import Scope, Suspect, accepted, claim_stands, main, objections, scopes, summary
 from verification.trust.mutation_rules import RULES
-from verification.trust.mutation_sources import Mutant, mutants_of
+from verification.trust.mutation_sources import SourceMutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = mutation._run
@@ -47,12 +47,12 @@ def f(axes, rng, x: float = 1.5):
 
 
 @pytest.fixture
-def mutants(tmp_path: Path) -> list[Mutant]:
+def mutants(tmp_path: Path) -> list[SourceMutant]:
     (tmp_path / "module.py").write_text(SOURCE, encoding="utf-8")
     return mutants_of(tmp_path, "module.py")
 
 
-def test_data_properties_and_defaults_are_mutated(mutants: list[Mutant]) -> None:
+def test_data_properties_and_defaults_are_mutated(mutants: list[SourceMutant]) -> None:
     keys = {mutant.key for mutant in mutants}
     assert "module.py::module::LIMIT = 3 ⇒ LIMIT = 4" in keys
     assert "module.py::C.p::return 1 if LIMIT > 2 else 0 ⇒ return 1 if LIMIT >= 2 else 0" in keys
@@ -64,14 +64,14 @@ def test_data_properties_and_defaults_are_mutated(mutants: list[Mutant]) -> None
     assert len(keys) == len(mutants)
 
 
-def test_a_mutant_changes_one_place_and_is_a_program(mutants: list[Mutant]) -> None:
+def test_a_mutant_changes_one_place_and_is_a_program(mutants: list[SourceMutant]) -> None:
     for mutant in mutants:
         assert mutant.compiles
         assert mutant.mutated != SOURCE
         assert sum(a != b for a, b in zip(SOURCE.split("\n"), mutant.mutated.split("\n"), strict=True)) == 1
 
 
-def test_easy_kills_and_names_for_readers_are_left_alone(mutants: list[Mutant]) -> None:
+def test_easy_kills_and_names_for_readers_are_left_alone(mutants: list[SourceMutant]) -> None:
     changed = [mutant.diff for mutant in mutants]
     assert not any("__all__" in diff or "XXText" in diff for diff in changed)
     assert not any(diff.endswith(("LIMIT = None", "y = None")) for diff in changed)
@@ -83,7 +83,7 @@ def test_easy_kills_and_names_for_readers_are_left_alone(mutants: list[Mutant]) 
     [("assertions", "f", "^(assert|z = zip)"), ("pictures", "f", ""), ("random_streams", "f", "default_rng")],
 )
 def test_a_rule_leaves_out_what_it_names_and_nothing_else(
-    rule: str, function: str, part: str, mutants: list[Mutant], tmp_path: Path
+    rule: str, function: str, part: str, mutants: list[SourceMutant], tmp_path: Path
 ) -> None:
     left = {mutant.key for mutant in mutants_of(tmp_path, "module.py", (RULES[rule],))}
     gone = [mutant for mutant in mutants if mutant.key not in left]
@@ -182,7 +182,7 @@ def test_a_fork_imports_the_mutant_and_is_judged_by_what_it_returns() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_score_leaves_out_accepted_mutants_and_the_list_is_checked(mutants: list[Mutant]) -> None:
+def test_the_score_leaves_out_accepted_mutants_and_the_list_is_checked(mutants: list[SourceMutant]) -> None:
     scope = Scope("s", 0.9, suspects := [Suspect(mutant, lambda: True) for mutant in mutants[:4]], suspects)
     keys = [mutant.key for mutant in mutants[:4]]
     outcomes = dict(zip(keys, ["killed", "survived", "survived", "timeout"], strict=True))
@@ -201,7 +201,7 @@ def test_the_score_leaves_out_accepted_mutants_and_the_list_is_checked(mutants: 
 
 
 @pytest.fixture
-def two_scopes(mutants: list[Mutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def two_scopes(mutants: list[SourceMutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The scopes "core" and "fast" with two mutants each, and what became of them in place of a run."""
     outcomes: dict[str, str] = {}
 
@@ -230,7 +230,7 @@ def test_what_would_try_nothing_is_refused(arguments: list[str], two_scopes: dic
 
 
 def test_a_run_of_one_scope_keeps_what_is_known_of_the_others(
-    two_scopes: dict[str, str], mutants: list[Mutant], tmp_path: Path
+    two_scopes: dict[str, str], mutants: list[SourceMutant], tmp_path: Path
 ) -> None:
     assert main([]) == 0
     two_scopes[mutants[1].key] = "survived"
@@ -255,7 +255,7 @@ def test_results_that_cannot_be_kept_are_replaced(left: bytes | None, two_scopes
 
 
 def test_a_scope_in_which_nothing_counts_is_reported_and_fails(
-    two_scopes: dict[str, str], mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    two_scopes: dict[str, str], mutants: list[SourceMutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mutation, "accepted", lambda: {mutant.key: "because" for mutant in mutants[:2]})
     two_scopes[mutants[1].key] = "survived"
@@ -265,13 +265,13 @@ def test_a_scope_in_which_nothing_counts_is_reported_and_fails(
 
 
 @pytest.fixture
-def judged(two_scopes: dict[str, str], mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def judged(two_scopes: dict[str, str], mutants: list[SourceMutant], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the mutants that were tried, in place of forks; what comes of them is in
     ``two_scopes``, in turn.
     """
     tried: list[str] = []
 
-    def judge(check: object, mutant: Mutant | None, limit: int) -> tuple[str, float]:
+    def judge(check: object, mutant: SourceMutant | None, limit: int) -> tuple[str, float]:
         if mutant is None:
             return "survived", 0.1
         tried.append(mutant.key)
@@ -286,7 +286,7 @@ def judged(two_scopes: dict[str, str], mutants: list[Mutant], monkeypatch: pytes
 
 
 def test_what_was_killed_is_trusted_for_the_same_sources_and_tests_only(
-    judged: list[str], mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    judged: list[str], mutants: list[SourceMutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (mutant.key for mutant in mutants[:2])
     for arguments, tried in ((["core"], [first, second]), (["core", "--keep"], [first]), (["core"], [first, second])):
@@ -321,7 +321,7 @@ def test_earlier_outcomes_that_are_damaged_are_reported_and_nothing_is_tried(
 
 
 def test_a_mutant_that_the_system_ends_is_tried_again_and_then_reported(
-    judged: list[str], two_scopes: dict[str, str], mutants: list[Mutant], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    judged: list[str], two_scopes: dict[str, str], mutants: list[SourceMutant], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is no kill: memory that is short must not raise the score."""
     second = mutants[1].key
@@ -340,11 +340,11 @@ def test_a_mutant_that_the_system_ends_is_tried_again_and_then_reported(
 
 
 def test_an_interrupted_run_keeps_what_it_knows(
-    judged: list[str], mutants: list[Mutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judged: list[str], mutants: list[SourceMutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted = mutation.judge
 
-    def judge(check: Any, mutant: Mutant | None, limit: int) -> tuple[str, float]:
+    def judge(check: Any, mutant: SourceMutant | None, limit: int) -> tuple[str, float]:
         if mutant == mutants[1]:
             raise KeyboardInterrupt
         return interrupted(check, mutant, limit)

@@ -23,7 +23,7 @@ from verification.experiments.finetuning.design import (
     QUARTER,
     RANKS,
     SEEDS,
-    Row,
+    RunRow,
     Stored,
     best_rate,
     dev_of,
@@ -74,11 +74,11 @@ COMPARED = (
 )
 """What is compared at the rates of the tuning: the allocation, alpha twice, and the step twice."""
 RIVALS = ("published geolora", "adalora", "rslora", "dora")
-Base = Callable[[Sequence[Row]], Mapping[int, Row]]
+Base = Callable[[Sequence[RunRow]], Mapping[int, RunRow]]
 """Finds runs among those of a task; by seed."""
 
 
-def read_campaign(folder: Path = MEASURED) -> dict[str, list[Row]]:
+def read_campaign(folder: Path = MEASURED) -> dict[str, list[RunRow]]:
     """The runs of every task that has some.
 
     Raises ``ValueError`` that names a damaged file, or two runs that would stand for each other: of
@@ -93,21 +93,21 @@ def read_campaign(folder: Path = MEASURED) -> dict[str, list[Row]]:
     return campaign
 
 
-def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int, Row]:
+def at_best(rows: Sequence[RunRow], family: str, rank: int = MAIN_RANK) -> dict[int, RunRow]:
     """By seed, the runs of a family on one task at the rate that was best on the development
     examples at the main rank.
     """
     return runs_at(rows, family, rank, best_rate(rows, family))
 
 
-def by_all_seeds(rows: Sequence[Row], family: str = "lora", rank: int = MAIN_RANK) -> dict[int, Row]:
+def by_all_seeds(rows: Sequence[RunRow], family: str = "lora", rank: int = MAIN_RANK) -> dict[int, RunRow]:
     """By seed, the runs of a family at the rate that it keeps at other ranks
     (:func:`~verification.experiments.finetuning.design.kept_rate`).
     """
     return runs_at(rows, family, rank, kept_rate(rows, family))
 
 
-def test_of(row: Row) -> float:
+def test_of(row: RunRow) -> float:
     """The metric on the test examples in percent; a run that diverged has 0, which is chance or below.
     A perplexity is as it is, and that of a run that diverged infinite.
     """
@@ -246,7 +246,7 @@ def _from_ranks() -> dict[str, tuple[Base, Base]]:
     }
 
 
-def _begun(rows: Sequence[Row], family: str, rank: int) -> dict[int, Row]:
+def _begun(rows: Sequence[RunRow], family: str, rank: int) -> dict[int, RunRow]:
     """By seed, the runs of a family that begin with another rank."""
     return runs_at(rows, from_rank(family, rank), rank, best_rate(rows, family))
 

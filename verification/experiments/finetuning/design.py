@@ -103,9 +103,9 @@ EXTENSIONS = 2
 """At most so many rates are added at either edge."""
 INITIAL_RANKS = (1, 32)
 ROOT_TEN = 10.0**0.5
-Row = Mapping[str, Any]
+RunRow = Mapping[str, Any]
 """A stored run."""
-Stored = Mapping[str, Sequence[Row]]
+Stored = Mapping[str, Sequence[RunRow]]
 """The stored runs by task."""
 
 
@@ -177,18 +177,18 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
 """The stages in the order in which they are done."""
 
 
-def runs_at(rows: Sequence[Row], family: str, rank: int, rate: float | None) -> dict[int, Row]:
+def runs_at(rows: Sequence[RunRow], family: str, rank: int, rate: float | None) -> dict[int, RunRow]:
     """By seed, the runs of a family at a rank and a rate, be it its best, its second or a fixed one."""
     names = (family, second_rate(family), fixed_rate(family))
     return {seed_of(row): row for row in rows if row["family"] in names and (row["budget"], rate_of(row)) == (rank, rate)}
 
 
-def rate_of(row: Row) -> float:
+def rate_of(row: RunRow) -> float:
     """The learning rate of a stored run."""
     return float(row["config"]["method"]["lr"])
 
 
-def dev_of(row: Row) -> float:
+def dev_of(row: RunRow) -> float:
     """The metric of a stored run on the development examples, the larger the better: a perplexity
     has its sign changed; minus infinity if the run diverged or has none.
     """
@@ -198,18 +198,18 @@ def dev_of(row: Row) -> float:
     return -float(value) if is_perplexity(row) else float(value)
 
 
-def is_perplexity(row: Row) -> bool:
+def is_perplexity(row: RunRow) -> bool:
     """Whether the metrics of a stored run are perplexities."""
     return bool(row["config"]["plan"]["metric"] == "perplexity")
 
 
-def swept(rows: Sequence[Row], family: str) -> dict[float, float]:
+def swept(rows: Sequence[RunRow], family: str) -> dict[float, float]:
     """The development metric over the learning rate, at the main rank with the first seed."""
     chosen = (row for row in rows if (row["family"], row["budget"], seed_of(row)) == (family, MAIN_RANK, 0))
     return {rate_of(row): dev_of(row) for row in chosen}
 
 
-def seed_of(row: Row) -> int:
+def seed_of(row: RunRow) -> int:
     """The seed of a stored run."""
     return int(row["config"]["plan"]["seed"])
 
@@ -233,7 +233,7 @@ def next_rates(first: Sequence[float], dev: Mapping[float, float]) -> list[float
     return []
 
 
-def best_rate(rows: Sequence[Row], name: str) -> float | None:
+def best_rate(rows: Sequence[RunRow], name: str) -> float | None:
     """The best rate of a family on a task, the smaller one of equals; None as long as it is being
     looked for.
     """
@@ -243,14 +243,14 @@ def best_rate(rows: Sequence[Row], name: str) -> float | None:
     return max(sorted(dev), key=dev.__getitem__)
 
 
-def second_best(rows: Sequence[Row], name: str) -> float | None:
+def second_best(rows: Sequence[RunRow], name: str) -> float | None:
     """The rate of the tuning that is best but for one; None as long as rates are being looked for."""
     best = best_rate(rows, name)
     others = {rate: value for rate, value in swept(rows, name).items() if rate != best}
     return None if best is None else max(sorted(others), key=others.__getitem__)
 
 
-def kept_rate(rows: Sequence[Row], name: str) -> float | None:
+def kept_rate(rows: Sequence[RunRow], name: str) -> float | None:
     """The rate that a family keeps at other ranks: those of :data:`RECHOSEN` the one of their two best
     rates that has the better mean on the development examples over all seeds; None as long as seeds
     are missing.  The decoder has no second rates.
@@ -397,7 +397,7 @@ def _neighbouring_rates(names: Sequence[str], stored: Stored, widths: Mapping[st
                     yield task, Run(outer_rates(name), rank, _made(name, rate, rank, widths[task]), 0)
 
 
-def next_outer(rows: Sequence[Row], name: str) -> list[float]:
+def next_outer(rows: Sequence[RunRow], name: str) -> list[float]:
     """The rates to be tried still, outward until the metric is below 95 % of the best one on either
     side; none before the tuning has ended.
     """

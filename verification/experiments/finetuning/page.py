@@ -34,7 +34,7 @@ from verification.experiments.finetuning.design import (
     FIXED_RATES,
     MAIN_RANK,
     SEEDS,
-    Row,
+    RunRow,
     Stored,
     best_rate,
     counted,
@@ -207,7 +207,7 @@ def at_one_rate(stored: Stored) -> Rows:
     return table
 
 
-def _dev_cell(rows: Sequence[Row], mean: float, seeds: int) -> str:
+def _dev_cell(rows: Sequence[RunRow], mean: float, seeds: int) -> str:
     return f"{mean if is_perplexity(rows[0]) else 100.0 * mean:.1f} ({seeds})"
 
 
@@ -247,12 +247,12 @@ def markdown(stored: Stored) -> str:
     )
 
 
-def thousands(rows: Sequence[Row]) -> str:
+def thousands(rows: Sequence[RunRow]) -> str:
     """The mean number of parameters in thousands."""
     return f"{statistics.fmean(row['parameters'] for row in rows) / 1e3:,.0f}"
 
 
-def cell(rows: Sequence[Row], rate: float | None) -> str:
+def cell(rows: Sequence[RunRow], rate: float | None) -> str:
     """Mean ± standard deviation (number of seeds, rate); a perplexity that is infinite has no spread."""
     if not rows:
         return "–"

@@ -23,7 +23,7 @@ from geolora_ref.support.files import locked
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
 from verification.experiments.finetuning.analysis import test_of
-from verification.experiments.finetuning.design import Row, Run, dev_of, rate_of, seed_of
+from verification.experiments.finetuning.design import Run, RunRow, dev_of, rate_of, seed_of
 from verification.experiments.finetuning.page import cell, thousands
 from verification.experiments.finetuning.stored import read_runs
 from verification.support.shown import Rows, markdown_table
@@ -67,7 +67,7 @@ def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
                     yield Run(rule, rank, method(rule, best, rank), seed)
 
 
-def accuracies(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
+def accuracies(rows: Sequence[RunRow]) -> dict[tuple[str, float], float]:
     """Accuracy on the development sentences by rule and rate, at rank 8 with the first seed; a run
     that diverged has 0.
     """
@@ -75,7 +75,7 @@ def accuracies(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
     return {(row["family"], rate_of(row)): max(0.0, dev_of(row)) for row in chosen}
 
 
-def table(tasks: Mapping[str, Sequence[Row]]) -> Rows:
+def table(tasks: Mapping[str, Sequence[RunRow]]) -> Rows:
     """Test accuracy in percent by task, rule and rank: of each rate with the first seed, and of all
     seeds at the best rate.
     """
@@ -101,7 +101,7 @@ def stored_table() -> Rows:
     return table({folder.name: read_runs(folder) for folder in sorted(MEASURED.iterdir()) if folder.is_dir()})
 
 
-def draw(axes: Axes, rows: Sequence[Row], sentences: int) -> None:
+def draw(axes: Axes, rows: Sequence[RunRow], sentences: int) -> None:
     """Test accuracy over parameters on one task: each rule at ranks 2, 8 and 32, at the rate best
     on development sentences.
 
@@ -109,7 +109,7 @@ def draw(axes: Axes, rows: Sequence[Row], sentences: int) -> None:
     ``sentences``.
     """
     for rule, colour in zip(RATES, ("C0", "C2", "C3", "k"), strict=True):
-        best: dict[int, Row] = {}
+        best: dict[int, RunRow] = {}
         for row in rows:
             if row["family"] == rule and seed_of(row) == 0:
                 best[row["budget"]] = max(best.get(row["budget"], row), row, key=dev_of)

@@ -24,7 +24,7 @@ from geolora_ref.finetune.methods import Method
 from geolora_ref.finetune.metrics import default_kind, evaluate_metric
 from geolora_ref.finetune.model import Classifier, Decoder, Model, load_decoder, load_encoder, locate
 from geolora_ref.support.files import read_json, write_json
-from verification.experiments.finetuning.design import WARMUP, Row, Run
+from verification.experiments.finetuning.design import WARMUP, Run, RunRow
 from verification.experiments.finetuning.images import efficientnet, read_images
 from verification.experiments.finetuning.plain_text import read_blocks
 from verification.experiments.finetuning.stored import SINGLE, rows_by_name, run_name
@@ -206,12 +206,12 @@ class Store:
         """The file of a run that this campaign adds."""
         return self.folder / SINGLE / f"{self.name(run)}.json"
 
-    def get(self, run: Run) -> Row | None:
+    def get(self, run: Run) -> RunRow | None:
         """The stored result, or None; ``ValueError`` that names its file if that is damaged."""
         path = self.path(run)
         return read_json(path) if path.exists() else self.kept.get(path.stem)
 
-    def all(self) -> list[Row]:
+    def all(self) -> list[RunRow]:
         """Every stored run of this corpus and plan, whatever its method."""
         wanted = {"format": FORMAT, "plan": asdict(self.corpus.plan) | {"seed": None}, **self.corpus.identity}
 

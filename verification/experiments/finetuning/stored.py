@@ -17,7 +17,7 @@ from typing import Any
 
 from geolora_ref.support.files import digest, locked, read_json, read_regular, seal, unseal, write_atomically
 from geolora_ref.support.options import nonempty_path
-from verification.experiments.finetuning.design import Row
+from verification.experiments.finetuning.design import RunRow
 
 __all__ = ["gather", "main", "read_runs", "rows_by_name", "run_name"]
 
@@ -33,7 +33,7 @@ def run_name(config: Mapping[str, Any], budget: int) -> str:
     return f"{name}-{digest(text)[:10]}"
 
 
-def rows_by_name(folder: Path) -> dict[str, Row]:
+def rows_by_name(folder: Path) -> dict[str, RunRow]:
     """The runs of one task by their names, in the order of the names.
 
     Raises ``ValueError`` that names a line or a file which is cut off, altered or not sealed, or
@@ -50,7 +50,7 @@ def rows_by_name(folder: Path) -> dict[str, Row]:
     return dict(sorted(found.items()))
 
 
-def read_runs(folder: Path) -> list[Row]:
+def read_runs(folder: Path) -> list[RunRow]:
     """The runs of one task; ``ValueError`` like :func:`rows_by_name`."""
     return list(rows_by_name(folder).values())
 

@@ -18,7 +18,7 @@ from geolora_ref.nn import GeoLoRA, adapt, adapters
 from verification.experiments.performance.authors import GLUE, authors_module, checkout
 from verification.experiments.performance.networks import Case, chosen_layers
 
-__all__ = ["METHODS", "Method", "Training"]
+__all__ = ["METHODS", "TimedMethod", "Training"]
 
 RATE = 1e-3
 
@@ -298,7 +298,7 @@ class Adaptive(OfGeoLoRA):
 
 
 @dataclass(frozen=True)
-class Method:
+class TimedMethod:
     """A row: id, what it is, how it is made."""
 
     id: str
@@ -307,14 +307,14 @@ class Method:
 
 
 METHODS = (
-    Method("frozen", "frozen network, forward + backward", FrozenNetwork),
-    Method("lora", "LoRA (PEFT)", PeftLoRA),
-    Method("adalora", "AdaLoRA (PEFT)", PeftAdaLoRA),
-    Method("lean", "LoRA by our fused function", LeanLoRA),
-    Method("reference", "GeoLoRA, reference", OfReference),
-    Method("sgd", "GeoLoRA at fixed rank, plain gradients", OfSgd),
-    Method("geolora", "GeoLoRA at fixed rank", OfGeoLoRA),
-    Method("adaptive", "GeoLoRA, ranks adapt", Adaptive),
-    *([Method("authors", "the authors' layer, stepping at every iteration", Authors)] if checkout() else []),
+    TimedMethod("frozen", "frozen network, forward + backward", FrozenNetwork),
+    TimedMethod("lora", "LoRA (PEFT)", PeftLoRA),
+    TimedMethod("adalora", "AdaLoRA (PEFT)", PeftAdaLoRA),
+    TimedMethod("lean", "LoRA by our fused function", LeanLoRA),
+    TimedMethod("reference", "GeoLoRA, reference", OfReference),
+    TimedMethod("sgd", "GeoLoRA at fixed rank, plain gradients", OfSgd),
+    TimedMethod("geolora", "GeoLoRA at fixed rank", OfGeoLoRA),
+    TimedMethod("adaptive", "GeoLoRA, ranks adapt", Adaptive),
+    *([TimedMethod("authors", "the authors' layer, stepping at every iteration", Authors)] if checkout() else []),
 )
 """The first method is the floor; the second is the one that the others are compared with."""
