@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import re
 import warnings
 from collections.abc import Callable
@@ -675,7 +674,7 @@ def test_nothing_is_said_of_gradients_that_are_new(set_to_none: bool, method: An
     train(other, GeoLoRA(other, method=method), 2)
     model.zero_grad()
     train(model, GeoLoRA(model, method=method), 2)
-    assert pickle.loads(pickle.dumps(adapters(model)["0"].adapter)).rank == adapters(model)["0"].adapter.rank
+    assert copy.deepcopy(adapters(model)["0"].adapter).rank == adapters(model)["0"].adapter.rank
 
 
 WORDS_OF_LORA: dict[str, tuple[dict[str, Any], str]] = {

@@ -34,6 +34,7 @@ from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers.lora_words import IN_CONFIG, refuse_words_of_lora
 from geolora_ref.nn.optim.geolora import GeoLoRA
 from geolora_ref.support.extras import noting_how_to_install
+from geolora_ref.support.files import write_atomically
 from geolora_ref.training import DEFAULT_LEARNING_RATE
 
 with noting_how_to_install():
@@ -149,12 +150,9 @@ class GeoLoraConfig(PeftConfig):
         """Like PEFT's method; a model card that PEFT has written there says how the adapter is loaded."""
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
-        for card in (
-            folder / "README.md",
-            folder.parent / "README.md",
-        ):  # PEFT writes one card for all adapters
+        for card in (folder / "README.md", folder.parent / "README.md"):  # PEFT writes one card for all adapters
             if card.is_file() and "library_name: peft" in (text := card.read_text("utf-8")):
-                card.write_text(_with_a_start(text), "utf-8")
+                write_atomically(card, _with_a_start(text))
                 return
 
 

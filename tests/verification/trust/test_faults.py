@@ -77,6 +77,7 @@ CLAIM = Claim(
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CLAIMS, CLAIM.id, CLAIM)
+    monkeypatch.setattr("verification.support.options.known", lambda: list(CLAIMS))
     monkeypatch.setattr("verification.campaign.journal.fingerprint", lambda *_: "made-up")  # the true one reads every source
 
 
