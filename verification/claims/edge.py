@@ -115,7 +115,7 @@ CLAIM = Claim(
     id="edge",
     title="A threshold per singular value",
     section="A threshold per singular value",
-    statement="σ_i(Ŵ) ≤ cλ is cut: L(W₁) ≤ L(W) − λ⟨M̄, D⟩ + cλ‖M̄‖₍q₎ + λ‖E‖(‖D‖ + c√q) + εη + ½βλ²(‖D‖ + c√q)²",
+    statement="σ_i(Ŵ) ≤ cλ is cut: L(W₁) ≤ L(W) − λ⟨M̄, D⟩ + cλ‖M̄‖_{(q)} + λ‖E‖(‖D‖ + c√q) + εη + ½βλ²(‖D‖ + c√q)²",
     hypotheses=("∇L is β-Lipschitz", "D and M̄ = P∇L + E tangential", "q singular values of Ŵ are cut, each at most cλ"),
     sources=("GeoLoRA", "CKL24"),
     explanation=(
