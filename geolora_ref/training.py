@@ -95,6 +95,9 @@ class Settings:
             raise ValueError(f"{', '.join(limits)}: expected exactly one of them, found {given or 'none'}")
         if self.budget is None:
             checks.nonnegative_number(*next(iter(given.items())))
+        if self.edge is not None and self.coefficient_steps:
+            # a cycle moves W by up to coefficient_steps + 1 steps, so noise would exceed the threshold of one
+            raise ValueError(f"edge: expected coefficient_steps = 0 with it, found {self.coefficient_steps}")
         if self.share is not None:
             checked["share"] = checks.below_one("share", self.share)
         checked["min_rank"], checked["max_rank"] = checks.ranks(self.min_rank, self.max_rank)

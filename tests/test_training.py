@@ -67,6 +67,11 @@ def test_a_share_of_coefficient_steps_is_that_of_the_core() -> None:
     assert step.cut.theta == pytest.approx(0.6 * 0.1 * np.linalg.norm(U.T @ G @ V), rel=1e-12)
 
 
+def test_an_edge_is_refused_with_coefficient_steps(unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r"^edge: expected coefficient_steps = 0 with it, found 2$"):
+        Settings(0.1, edge=0.5, coefficient_steps=2)
+
+
 def test_an_edge_keeps_what_exceeds_it_however_much_is_left() -> None:
     """Four values of 0.8 steps each are cut, though their norm is 1.6 steps; with 1.2 they are kept."""
     one, _ = layer(rank=1)

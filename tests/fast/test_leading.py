@@ -18,7 +18,7 @@ import geolora_ref.fast.update.step as step_module
 from geolora_ref.algorithm import RankRule
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.fast.update.bank import LayerFactors
-from geolora_ref.fast.update.core import Small
+from geolora_ref.fast.update.core import Limits, Small, decide_ranks
 from geolora_ref.fast.update.leading import defects, smallness
 from tests.fast.small_steps import (
     ALLOWED,
@@ -466,3 +466,9 @@ def test_an_update_that_is_not_finite_changes_nothing(generator: torch.Generator
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[1\]"):
         bank.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.1)
     assert all(torch.equal(dense(bank.factors(layer)), W) for layer, W in enumerate(before))
+
+
+def test_the_norm_of_the_rest_is_no_singular_value_that_an_edge_keeps() -> None:
+    """After the leading values 3 and 0.8 the norm of the rest, 1.5, exceeds the threshold 1."""
+    limits = Limits(None, np.array([1.0]), 1, np.array([2]), spectral=True)
+    assert decide_ranks(np.array([[3.0, 0.8, 1.5]]), np.array([3]), limits).rank.tolist() == [1]

@@ -116,7 +116,8 @@ def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
     tail = _tails(sigma)
     tau, theta, min_rank, max_rank, spare, spectral = limits
     limit = tail[:, 0] * (tau or 0.0) if theta is None else theta
-    measured = sigma if spectral else tail[:, :-1]
+    # after leading values sigma may hold the norm of the rest, which can exceed them
+    measured = np.minimum.accumulate(sigma, axis=1) if spectral else tail[:, :-1]
     wanted = np.minimum((measured > limit[:, None]).sum(axis=1), columns)
     rank = np.maximum(np.minimum(wanted, max_rank), np.minimum(columns, min_rank))
     raised = np.where(columns < min_rank, BASIS, MIN_RANK)

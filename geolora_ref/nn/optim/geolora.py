@@ -56,7 +56,9 @@ class GeoLoRA(AdapterOptimizer):
         at most 1/τ² directions and may cut what the loss needs (docs/theory/priced.md), or absolute.
     edge, noise : for noisy gradients, 0.5 and 4 for example: every singular value above edge·λ is
         kept, and directions that the noise of single gradients can explain get a weight of about
-        1/noise, so that they do not enter (docs/theory/noise.md).  With the spectral rule.
+        1/noise, so that they do not enter (docs/theory/noise.md).  With the spectral rule, edge also
+        with "normalised", and without coefficient steps.  A change between noise and none in
+        ``param_groups`` begins without a memory.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank``
         of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the
