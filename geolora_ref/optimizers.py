@@ -238,10 +238,10 @@ class Spectral(HeavyBall):
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
         M, size = _of_size_one(moments.first)
-        floor = namespace(size).zeros_like(size) if moments.second is None else self._noise_of_memory(moments) / size
+        floor = None if moments.second is None else (self.noise * self._noise_of_memory(moments) / size)[..., 0]
         # δ² ≥ smoothing²‖M‖²/2r, so rounding of the squares costs D a relative error of about
         # 2r·eps/smoothing²
-        return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(bases, M, self.noise * floor), moments
+        return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(bases, M, floor), moments
 
     def _remembered(self, gradients: Triple, moments: Moments) -> Moments:
         """The memory with these gradients, and with the size of their noise where it is wanted."""
@@ -273,27 +273,32 @@ class Spectral(HeavyBall):
         steps = (1.0 - self.momentum ** (2 * moments.step)) / (1.0 - self.momentum**2)
         return _hypot(of_K, L) * steps**0.5
 
-    def _by_svd(self, bases: Bases, M: Triple, floor: Array) -> Triple:
-        """The direction by the polar factor of the core, from its SVD; ``floor`` joins δ."""
+    def _delta(self, mean: Array, floor: Array | None) -> Array:
+        """δ from the mean of the squares of the singular values and, with noise, zν."""
+        delta = self.smoothing * namespace(mean).sqrt(mean)
+        return delta if floor is None else _hypot(delta, floor)
+
+    def _by_svd(self, bases: Bases, M: Triple, floor: Array | None) -> Triple:
+        """The direction by the polar factor of the core, from its SVD."""
         (U, V), r, finite = bases, M.S.shape[-1], _finite(*M)
         M = _each(lambda X: _where(finite, X, 0.0), M)
         U_tilde, V_tilde = basis_augmentation(U, M.K), basis_augmentation(V, M.L)
         C = assemble(M.S, M.K, M.L, U_tilde, V_tilde)
         P, sigma, Qh = svd(C)
-        weights = self._weights(sigma, max(C.shape[-2:]) * eps(C), floor[..., 0])
+        weights = self._weights(sigma, max(C.shape[-2:]) * eps(C), floor)
         polar = _weighted(P, weights, H(Qh))
         C11, C12, C21 = polar[..., :r, :r], polar[..., :r, r:], polar[..., r:, :r]
         D = Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11)
         return _each(lambda X: _where(finite, X, namespace(X).nan), D)
 
-    def _weights(self, sigma: Array, rounding: float, floor: Array) -> Array:
+    def _weights(self, sigma: Array, rounding: float, floor: Array | None) -> Array:
         """σ/(σ² + δ²)^{1/2}, and 0 where σ is only rounding error of the largest σ."""
         xp = namespace(sigma)
-        delta_squared = self.smoothing**2 * xp.mean(sigma**2, axis=-1, keepdims=True) + floor**2
-        root = xp.sqrt(sigma**2 + delta_squared)  # M is scaled: σ² above the rounding level cannot underflow
+        delta = self._delta(xp.mean(sigma**2, axis=-1, keepdims=True), floor)
+        root = xp.sqrt(sigma**2 + delta**2)  # M is scaled: σ² above the rounding level cannot underflow
         return xp.where(sigma > rounding * sigma[..., :1], sigma / _nonzero(root), xp.zeros_like(sigma))
 
-    def _by_squares(self, bases: Bases, M: Triple, floor: Array) -> Triple:
+    def _by_squares(self, bases: Bases, M: Triple, floor: Array | None) -> Triple:
         """P M(MᴴM + δ²I)^{-1/2} from Gram matrices, without the new columns Ũ and Ṽ.
 
         D_K − U D_S = M_K⊥ h and D_L − V D_Sᴴ = M_L⊥ g with h = Vᴴ(MᴴM + δ²I)^{-1/2}V and
@@ -318,7 +323,7 @@ class Spectral(HeavyBall):
         x, Q = xp.linalg.eigh(_where(finite, xp.concat([upper, lower], axis=-2), 0.0))
         x = xp.clip(x, min=0.0)  # MᴴM has no negative eigenvalues, rounding may
         mean = xp.sum(x, axis=-1, keepdims=True) / min(2 * r, U.shape[-2], V.shape[-2])
-        delta = _hypot(self.smoothing * xp.sqrt(_nonzero(mean)), floor[..., 0])  # for M = 0 any δ > 0 will do
+        delta = self._delta(_nonzero(mean), floor)  # for M = 0 any δ > 0 will do
         s = xp.sqrt(x + delta**2)
         of_V, of_U = Q[..., :r, :], T @ Q
         D_S, h = _where(finite, _weighted(of_U, 1.0 / s, of_V), xp.nan), _weighted(of_V, 1.0 / s, of_V)
@@ -550,7 +555,7 @@ def _norm(X: Array) -> Array:
 
 
 def _hypot(a: Array, b: Array) -> Array:
-    """(a² + b²)^{1/2} of numbers ≥ 0; no square leaves the range."""
+    """(a² + b²)^{1/2} of numbers ≥ 0, also of infinite ones; no square leaves the range."""
     xp = namespace(a)
     largest = _nonzero(xp.maximum(a, b))
-    return largest * xp.sqrt((a / largest) ** 2 + (b / largest) ** 2)
+    return xp.where(xp.isinf(largest), largest, largest * xp.sqrt((a / largest) ** 2 + (b / largest) ** 2))

@@ -61,9 +61,9 @@ class Settings:
     :func:`geolora_ref.geolora_step`; ``share``, in place of them, the share of the first-order
     decrease of the step that a truncation may cost: ϑ = share·λ⟨M, D⟩/‖M‖ in each layer
     (:func:`geolora_ref.optimizers.price`); ``edge``, in place of them, a threshold in units of the
-    step: every singular value above edge·λ is kept; ``spare`` whether with a share or an edge the
-    bases keep one more direction, with singular value 0; ``budget`` in ``unit`` over all layers takes the place of the
-    threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S (U and V are bases: to
+    step: every singular value above edge·λ is kept, edge < 1; ``spare`` whether with a share or an
+    edge the bases keep one more direction, with singular value 0; ``budget`` in ``unit`` over all
+    layers takes the place of the threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S (U and V are bases: to
     shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate``
     the schedule; ``optimizer`` the direction of K, L and S.
 
@@ -98,8 +98,9 @@ class Settings:
         if self.edge is not None and self.coefficient_steps:
             # a cycle moves W by up to coefficient_steps + 1 steps, so noise would exceed the threshold of one
             raise ValueError(f"edge: expected coefficient_steps = 0 with it, found {self.coefficient_steps}")
-        if self.share is not None:
-            checked["share"] = checks.below_one("share", self.share)
+        for name, value in (("share", self.share), ("edge", self.edge)):
+            if value is not None:
+                checked[name] = checks.below_one(name, value)
         checked["min_rank"], checked["max_rank"] = checks.ranks(self.min_rank, self.max_rank)
         if self.budget is not None:
             checked["budget"] = checks.integer("budget", self.budget, 1)

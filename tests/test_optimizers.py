@@ -206,6 +206,20 @@ def test_weights_know_the_noise_of_single_gradients(smoothing: float, complex_da
         np.testing.assert_allclose(stands_for(D, bases), stands_for(seen(weighted, bases), bases), atol=1e-12)
 
 
+def test_noise_that_is_beyond_the_range_of_the_memory_stops_the_step() -> None:
+    """δ is infinite where ν/‖M‖ is beyond single precision: weights of 0, and no NaN."""
+    torch = pytest.importorskip("torch")
+    bases, G = problem(14, 11, 3, np.random.default_rng(0))
+    factors = Bases(*(torch.from_numpy(X).float() for X in bases))
+    for rule in (Spectral(0.9, 0.5, 4.0), Spectral(0.9, 0.0, 4.0)):
+        moments = Moments()
+        for size in (1e30, 1e31, 1e-12):
+            moments = replace(moments, first=moments.first and Triple(*(0.0 * X for X in moments.first)))
+            gradients = Triple(*(torch.from_numpy(size * X).float() for X in seen(G, bases)))
+            D, moments = rule.direction(factors, gradients, moments)
+        assert not any(X.any() for X in D)
+
+
 def test_a_memory_of_another_kind_is_not_continued_with_noise() -> None:
     bases, G = problem(14, 11, 3, np.random.default_rng(0))
     _, moments = Spectral(0.9).direction(bases, seen(G, bases), Moments())

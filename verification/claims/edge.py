@@ -11,7 +11,7 @@ import numpy as np
 from geolora_ref.optimizers import Bases, Optimizer, Spectral
 from geolora_ref.problems.problem import Matrix
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.claims.priced import LENGTH, PLANTED, RATE, TURNED, Moved, moved_by, start_of
+from verification.claims.priced import LENGTH, PLANTED, RATE, TURNED, Moved, cases_of, moved_by, start_of
 from verification.instruments import gradient_flows
 from verification.instruments.directions import dense, seen
 
@@ -45,20 +45,7 @@ class Terms:
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for name in SHARPENED:
-        curvature = 1.0 if name == "curved" else 1e-6
-        yield Case(
-            name, {"problem": name, "rule": "default", "rate": RATE, "steps": 1, "curvature": curvature, "seed": plan.seed}
-        )
-    for name in PLANTED:
-        for rule in RULES:
-            parameters = {"problem": name, "rule": rule, "rate": 0.02, "steps": 400, "seed": plan.seed}
-            yield Case(f"{name}-{rule}", parameters)
-    for problem in gradient_flows.FLOWS:
-        for start in gradient_flows.STARTS:
-            for rule in RULES:
-                parameters = {"problem": problem, "start": start, "rule": rule, "rate": 0.01, "steps": plan.pick(20, 200)}
-                yield Case(f"{problem}-{start}-{rule}", parameters | {"seed": plan.seed})
+    return cases_of(plan, SHARPENED, RULES, RULES)
 
 
 def check(case: Case, terms: Terms = Terms(), edge: float = EDGE) -> CaseResult:

@@ -119,7 +119,7 @@ def least_squares(data: Data, rank: int | None = None) -> Matrix:
 
 
 def check(case: Case, options: dict[str, Any] | None = None) -> CaseResult:
-    """The rank and the error of W, beside those of LoRA and of least squares, each at its best."""
+    """The rank and the error of W, compared with LoRA at its best rate and with least squares."""
     out, data = Measurements(), data_of(case)
     (m, n), rank = case["shape"], case["rank"]
 
@@ -139,7 +139,10 @@ def check(case: Case, options: dict[str, Any] | None = None) -> CaseResult:
         known[name] = min(error(lora(case, data, of_rank, rate)) for rate in LORA_RATES)
     for name in ("LoRA r*", "least squares of rank r*", "least squares"):
         out.ratio(f"the error is at most 1.1 times that of {name}", ours / (1.1 * known[name]))
-    out.ratio("1.3 times the error is at most that of LoRA with r = 8", 1.3 * ours / known["LoRA r = 8"])
+    # converged errors are in the ratio (8(m + n − 8)/(r*(m + n − r*)))^{1/2}, which is 1.9 for 40 x 30 and r* = 2,
+    # and below 1.3 for 50 x 50 and r* = 5
+    if rank == 2:
+        out.ratio("1.3 times the error is at most that of LoRA with r = 8", 1.3 * ours / known["LoRA r = 8"])
     size = float(np.linalg.norm(data.target))
     out.series = {**case.parameters, "found": found, "ours": ours / size} | {name: X / size for name, X in known.items()}
     return out.result(case)
@@ -171,7 +174,7 @@ CLAIM = Claim(
     statement=(
         "With edge = 0.5 and noise = 4 the final rank is that of the signal. The error is at most 1.1 times that of two factors "
         "of rank r* trained by Adam at the best of three rates, and of least squares over matrices of rank r* and of full rank; "
-        "1.3 times the error is at most that of two factors of rank 8"
+        "for r* = 2, 1.3 times the error is at most that of two factors of rank 8"
     ),
     hypotheses=("the least singular value of W* is at least 4 times the edge of the noise, σ(√m + √n)/√N, for N = 3000",),
     sources=("GeoLoRA", "GD14"),

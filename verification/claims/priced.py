@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,18 +52,23 @@ class Bound:
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for name in SHARPENED:
+    return cases_of(plan, SHARPENED, RULES, ("no memory", "default"))
+
+
+def cases_of(plan: Plan, sharpened: Iterable[str], rules: Iterable[str], arriving: Iterable[str]) -> Iterator[Case]:
+    """Single steps, runs to planted targets by the rules ``arriving``, and runs on the gradient flows."""
+    for name in sharpened:
         curvature = 1.0 if name == "curved" else 1e-6
         yield Case(
             name, {"problem": name, "rule": "default", "rate": RATE, "steps": 1, "curvature": curvature, "seed": plan.seed}
         )
     for name in PLANTED:
-        for rule in ("no memory", "default"):
+        for rule in arriving:
             parameters = {"problem": name, "rule": rule, "rate": 0.02, "steps": 400, "seed": plan.seed}
             yield Case(f"{name}-{rule}", parameters)
     for problem in gradient_flows.FLOWS:
         for start in gradient_flows.STARTS:
-            for rule in RULES:
+            for rule in rules:
                 rate = (
                     0.3 / gradient_flows.smoothness(gradient_flows.make(problem, np.random.default_rng(0)))
                     if rule == "gradient"

@@ -380,11 +380,10 @@ def _warn_of_used_gradients(adapters: Mapping[str, LowRankAdapter], optimizer: A
     used = {name: adapter for name, adapter in adapters.items() if adapter.last_step.used(adapter.S.grad)}
     if used:
         others = any(adapter.last_step.by_another(optimizer) for adapter in used.values())
+        who, cure = ("another optimizer", "; one optimizer steps an adapter") if others else ("an earlier step", "")
         warnings.warn(
-            f"step: {'another optimizer' if others else 'an earlier step'} has used these gradients and changed the bases that "
-            f"they belong to ({checks.first_few(list(used))}); a backward pass belongs before every step"
-            + "; one optimizer steps an adapter"
-            * others,
+            f"step: {who} has used these gradients and changed the bases that they belong to "
+            f"({checks.first_few(list(used))}); a backward pass belongs before every step{cure}",
             stacklevel=4,
         )
 

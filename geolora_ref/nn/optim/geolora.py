@@ -16,7 +16,16 @@ from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import ONE_OPTIMIZER, AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.optim.fast_group import FastGroup
-from geolora_ref.nn.optim.groups import UpdateRule, check_edge, check_relative, check_tangent, rate, update_rule, warn_of_habits
+from geolora_ref.nn.optim.groups import (
+    THRESHOLDS,
+    UpdateRule,
+    check_edge,
+    check_relative,
+    check_tangent,
+    rate,
+    update_rule,
+    warn_of_habits,
+)
 from geolora_ref.nn.optim.heads import finite, flags
 from geolora_ref.nn.optim.layer_memory import tangent_at
 from geolora_ref.nn.optim.report import TruncationReport
@@ -360,19 +369,7 @@ def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
 
 def _settings(group: Mapping[str, Any]) -> Settings:
     """The options of a group as the training step wants them, checked."""
-    names = (
-        "tau",
-        "theta",
-        "share",
-        "edge",
-        "min_rank",
-        "max_rank",
-        "budget",
-        "unit",
-        "weight_decay",
-        "coefficient_steps",
-        "truncate",
-    )
+    names = (*THRESHOLDS, "min_rank", "max_rank", "unit", "weight_decay", "coefficient_steps", "truncate")
     options = {name: group[name] for name in names}
     lr = rate(group)
     explores = lr > EXPLORING * max(group.get("peak", 0.0), lr)

@@ -24,6 +24,7 @@ from geolora_ref.training import DEFAULT_SHARE
 
 __all__ = [
     "RULES",
+    "THRESHOLDS",
     "Rules",
     "UpdateRule",
     "check_common",
@@ -120,10 +121,9 @@ def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[s
 
 
 def check_edge(edge: float | None, noise: float, update: str) -> None:
-    """Raise ``ValueError`` for an edge or a noise with a rule whose weights they do not fit."""
-    if edge is not None and not (update in ("spectral", "normalised") and edge < 1.0):
-        wanted = "a number below 1, the largest weight of a direction" if edge >= 1.0 else "update='spectral' or 'normalised'"
-        raise ValueError(f"edge: expected {wanted}, found edge={edge:g}, update={update!r}")
+    """Raise ``ValueError`` for an edge with a rule whose steps have no length, or a noise with one that has no weights."""
+    if edge is not None and update not in ("spectral", "normalised"):
+        raise ValueError(f"edge: expected update='spectral' or 'normalised', found {update!r}")
     if noise and update != "spectral":
         raise ValueError(f"noise: expected update='spectral', whose weights it lowers, found {update!r}")
 
