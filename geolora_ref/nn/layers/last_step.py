@@ -30,7 +30,7 @@ class LastStep:
         return LastStep, ()
 
     def used(self, gradient: Tensor | None) -> bool:
-        """Whether the step came from this gradient, and no backward pass has written it since."""
+        """Whether the step came from this gradient, r x r, and no backward pass has written it since."""
         return gradient is not None and self._gradient() is gradient and self._version == gradient._version
 
     def by_another(self, optimizer: object) -> bool:
