@@ -489,7 +489,7 @@ def test_files_and_layers_may_be_given_one_by_one(model_folder: Path, tsv: Path,
     files = ["--data", str(more), "--dev", str(more), "--dev", str(tsv)]
     layers = ["--target-modules", "query", "--target-modules", "value"]
     options = parse([*arguments(model_folder, tsv, tmp_path), *files, *layers])
-    assert (options.data, options.dev, options.target_modules) == ([tsv, more], [more, tsv], ["query", "value"])
+    assert (options.data, options.dev, options.method.target_modules) == ((tsv, more), (more, tsv), ("query", "value"))
 
 
 def test_what_an_interrupted_run_says_is_true(
