@@ -52,23 +52,21 @@ def adapted_linear(
     adapter_x: Tensor | None = None,
     factor_gradients: bool = False,
 ) -> Tensor:
-    """A frozen linear layer with its adapter: y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ, where x' is
-    ``adapter_x``, by default x.
+    """A frozen linear layer with its adapter: y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ.
 
     Parameters
     ----------
-    x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r,
-        r), V (n, r).
+    x, adapter_x : (…, n); the adapter's own input x', by default x, such as x after dropout.
+    weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable.
+    U, S, V : (m, r), (r, r) and (n, r); without a gradient of S, dS is not computed.
     scale : the constant factor of the adapter.
-    adapter_x : the adapter's own input, of the shape of x, such as x after dropout.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
 
-    If S requires no gradient, dS = UᵀdK is not computed: ``LayerBank.update_`` forms it from dK.
     Under autocast everything is computed in autocast's dtype; otherwise all tensors share one
-    dtype.
-    The function is twice differentiable with respect to x alone.
-    If x has many rows (``merging_pays``), a merged weight is formed and kept for the backward pass;
-    it is no larger than an eighth of x and y.
+    dtype. The function is twice differentiable with respect to x alone. If x has many rows
+    (``merging_pays``), a merged weight is kept for the backward pass; it is no larger than an
+    eighth of x and y.
+
     Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes
     or devices, or for a scale that is not finite.
     """

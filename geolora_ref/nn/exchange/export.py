@@ -59,31 +59,21 @@ def export_lora(
     """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and
     ``adapter_model.safetensors``.
 
-    ``peft.PeftModel.from_pretrained(base, directory)`` then computes the same as ``model``.
-    Modules that are trained as a whole or own trainable parameters (heads) become
-    ``modules_to_save``, with all their submodules; frozen again before the export, they still do if
-    they were in ``train`` of :func:`~geolora_ref.nn.adapt`.  The factors keep their dtype.  Buffers that
-    training changes in a module without trainable parameters are not saved: keep a frozen
-    nn.BatchNorm2d in eval mode, or train it.
+    ``peft.PeftModel.from_pretrained(base, directory)`` then computes the same as ``model``. Trained
+    modules (heads, and those in ``train`` of :func:`~geolora_ref.nn.adapt`) become
+    ``modules_to_save``. The factors keep their dtype. A concurrent reader finds the old adapter,
+    none, or the new one, but no mixture.
 
     ``compact`` : every layer at its own rank, for PEFT alone (see above); by default all at the
     largest, for every reader.
 
-    ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load.  Their
-    defaults come from the configuration of a PEFT model, or from the path from which transformers
-    loaded the model.
-
-    A concurrent reader of the directory finds the old adapter, none, or the new one, but no
-    mixture: the old configuration is removed first and the new one is written last.
+    ``base_model_name_or_path``, ``task_type`` : what PEFT's ``AutoPeftModel`` loads; by default
+    those of the PEFT model, or of the model that transformers loaded.
 
     Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``;
     ``ValueError`` for a model without adapters or merged, and for parts that a LoRA checkpoint
-    cannot hold: convolutions with dilation or a padding mode other than zeros, the projection of
-    nn.MultiheadAttention (PEFT's layer is not called there), a part in nn.DataParallel, PEFT's
-    trainable tokens, a trained parameter next to a low-rank update in the same layer, a trained module
-    that PEFT cannot name, a trained nn.ParameterList or another container with trained parameters of
-    its own, an adapted or trained module that the model has at several places; ``RuntimeError`` for
-    bases that another optimizer has changed.  Nothing is written then.
+    cannot hold (docs/peft.md lists them); ``RuntimeError`` for bases that another optimizer has
+    changed. Nothing is written then.
     """
     model = unwrapped(model)
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type, compact=compact)

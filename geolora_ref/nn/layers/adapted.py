@@ -177,29 +177,18 @@ def _embedding_layout(layer: nn.Embedding) -> Layout:
 class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
-    ``alpha`` is a constant: a factor that depended on the rank would change the function at every
-    truncation.  "rms" is √(m/n), and 1 for an embedding.  A step of the spectral rule, before its
-    truncation, then moves the outputs of a linear layer of any shape by at most 2λ/√3 in root mean
-    square for inputs of root mean square 1 (docs/theory/directions.md; [YSB23]).  A ``state_dict``
-    notes alpha, and loading it into a layer with another alpha is an error.  A file of tensors
-    alone (safetensors) loses the note.
-    ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that
-    applies: the base is nn.Linear itself with a frozen, plain weight in the dtype and on the device
-    of the factors, without hooks and without an instance ``forward`` (offloading, pruning and older
-    parametrisations set these).  Every other layer takes the plain way, and so does
-    gradients="published", whose graph is torch's own.  False always takes the plain way: base(x)
-    plus the update.  Its output equals the base's to the last bit while S = 0; the fused function
-    may round otherwise, where another library multiplies (``fast/layer/product.py``).  True is like
-    "auto", but fuses gradients="published" too, and raises ``ValueError`` for a base of another
-    class, dtype or device.  Torch's global module hooks (for debugging) do not see a fused base: it
-    is not called.  The attribute ``weight`` is the effective weight base.weight + alpha·W, for
-    callers that read it instead of calling the layer (nn.MultiheadAttention).  Gradients pass
-    through it in the same form; dropout acts on the input and has no effect there.  Every other
-    attribute is the base's, except special ones such as ``__deepcopy__``.  A ``state_dict`` holds
-    base and adapter unmerged, even while they are merged; loading a state unmerges.  Layers that
-    share one base do not know of each other: save and load them unmerged, and unmerge first the
-    layer that was merged last.  A ``torch.export`` program of the layer computes the same but
-    cannot be trained: it has the ordinary gradients of U, S, V.
+    ``alpha`` : a constant, or "rms": √(m/n), and 1 for an embedding. Before its truncation, a step
+    of the spectral rule then moves the outputs of a linear layer by at most 2λ/√3, both in root
+    mean square, whatever its shape (docs/theory/directions.md; [YSB23]).
+    ``fused`` : "auto" computes base and update in one function where that applies
+    (docs/fast_path.md), False never; True is like "auto", but fuses gradients="published" too.
+
+    Other attributes are the base's, except special ones such as ``__deepcopy__``. A ``state_dict``
+    holds base and adapter unmerged, and alpha; loading one unmerges, and refuses another alpha. For
+    a base that layers share, see docs/peft.md.
+
+    Raises ``ValueError`` for options out of range, and with ``fused=True`` for a base of another
+    class, dtype or device.
     """
 
     def __init__(
