@@ -56,16 +56,15 @@ def adapted_linear(
 
     Parameters
     ----------
-    x, adapter_x : (…, n); the adapter's own input x', by default x, such as x after dropout.
-    weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable.
-    U, S, V : (m, r), (r, r) and (n, r); without a gradient of S, dS is not computed.
+    x, adapter_x : (…, n); the adapter's own input x', by default x.
+    weight, bias : W₀ (m, n), frozen, and (m,) or None, may be trainable.
+    U, S, V : (m, r), (r, r) and (n, r); an S that requires no gradient gets no dS.
     scale : the constant factor of the adapter.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
 
-    Under autocast everything is computed in autocast's dtype; otherwise all tensors share one
-    dtype. The function is twice differentiable with respect to x alone. If x has many rows
-    (``merging_pays``), a merged weight is kept for the backward pass; it is no larger than an
-    eighth of x and y.
+    Under autocast everything is computed in its dtype; otherwise all tensors share one dtype. The
+    function is twice differentiable with respect to x alone. For many rows (``merging_pays``) a
+    merged weight is kept for the backward pass, at most an eighth of x and y.
 
     Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes
     or devices, or for a scale that is not finite.

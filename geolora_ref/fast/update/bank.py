@@ -159,16 +159,13 @@ class LayerBank:
 
         Parameters
         ----------
-        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; float32 is accepted
-            for storage of less precision. None for ΔS means UᵀΔK. None for both ΔK and ΔL trains
-            and truncates S alone.
-        learning_rate : λ ≥ 0; with 1 the directions are the updates.
-        tau, theta : one relative or absolute threshold (for all layers, or one for each), or
-            neither and a ``budget``.
+        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer, float32 for storage of
+            less precision. None for ΔS means UᵀΔK; None for ΔK and ΔL trains S alone.
+        learning_rate : λ ≥ 0.
+        tau, theta : one relative or absolute threshold, for all layers or one for each.
         min_rank, max_rank : the range of the new ranks; None is the capacity.
-        budget : a rank decision over all layers; it may be called more than once a step.
-        spare : keep the first discarded direction of each layer, with singular value 0
-            (docs/theory/priced.md).
+        budget : a rank decision over all layers in place of the threshold.
+        spare : keep the first discarded direction of each layer, with singular value 0.
         spectral : bound every discarded singular value in place of their norm.
 
         Raises

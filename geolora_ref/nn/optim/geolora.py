@@ -55,25 +55,24 @@ class GeoLoRA(AdapterOptimizer):
     head_lr : the learning rate of AdamW for the other parameters; a group without adapters may say
         ``lr`` instead.
     share : the cost of truncation, as a share of the first-order decrease of the step: ϑ =
-        share·λ⟨M, D⟩/‖M‖ in every layer, with memory M and direction D. The default is 0.7. While λ
-        is above a tenth of its peak, ``rank`` counts one spare direction with singular value 0.
+        share·λ⟨M, D⟩/‖M‖, with memory M and direction D; by default 0.7. While λ is above a tenth
+        of its peak, ``rank`` counts one spare direction with singular value 0.
     tau, theta : a relative threshold ϑ = τ‖Ŝ‖, τ < 1, or an absolute one, in place of the share.
-    edge, noise : for noisy gradients, 0.5 and 4 for example (docs/theory/noise.md), with the
-        spectral rule; edge also with "normalised", and without coefficient steps.
+    edge, noise : for noisy gradients, such as 0.5 and 4 (docs/theory/noise.md), with the spectral
+        rule; edge also with "normalised", and without coefficient steps.
     min_rank, max_rank : limits of every rank, within the storage of an adapter.
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of a
         threshold.
-    update : the rule that turns gradients into a direction: "spectral", "adam", "preconditioned",
-        "heavy-ball", "normalised", "sgd" or "adam-published" (``geolora_ref.optimizers``). Each has
-        its own range of learning rates.
+    update : the rule that turns gradients into a direction (``geolora_ref.optimizers``):
+        "spectral", "adam", "preconditioned", "heavy-ball", "normalised", "sgd", "adam-published".
+        Each needs its own learning rate.
     betas, eps, momentum, smoothing : options of the rule; betas and eps also of AdamW.
-    weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
+    weight_decay : decoupled, on S and on the other parameters; never on U and V.
     coefficient_steps, truncate : the schedule of a group (``geolora_ref.training``).
-    method : "fast", all layers at once (``geolora_ref.fast``); "reference", layer by layer, the
-        same within rounding; "auto", "fast" where it applies (docs/fast_path.md). The logger
-        "geolora_ref" reports the choice.
-    on_nonfinite : on non-finite gradients "raise" ``FloatingPointError``, or "skip" the step and
-        count it in ``skipped``. Nothing is changed then.
+    method : "fast", all layers at once; "reference", layer by layer; "auto", "fast" where it
+        applies (docs/fast_path.md).
+    on_nonfinite : "raise" ``FloatingPointError`` on non-finite gradients, or "skip" the step, which
+        changes nothing, and count it in ``skipped``.
 
     Gradients may be sums over batches or averages over processes: both are linear in G.
 
