@@ -48,8 +48,8 @@ def factor_entries(rank: int, shape: tuple[int, int]) -> int:
 
 
 def cost(rank: int, shape: tuple[int, int], unit: Unit) -> int:
-    """What a layer of this rank and shape (m, n) takes of a budget: r or r(m + n + r);
-    ``ValueError`` for another ``unit``.
+    """The cost of a layer of this rank and shape (m, n): r or r(m + n + r); ``ValueError`` for
+    another ``unit``.
     """
     checks.one_of("unit", unit, get_args(Unit))
     return rank if unit == "ranks" else factor_entries(rank, shape)

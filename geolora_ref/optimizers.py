@@ -71,7 +71,8 @@ class Bases(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
+    """The memory of an optimizer: the number of steps, and its first and second moments where it
+    has them.
 
     ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : the second moments of K, L
     and S that a rule divides by, or one number for each, the size of their noise.  A rule that is

@@ -137,7 +137,7 @@ class LayerStep:
 
 
 class Phase(NamedTuple):
-    """What an iteration of the cycle does: augment the bases (otherwise S alone is trained),
+    """The work of an iteration of the cycle: augment the bases (otherwise S alone is trained),
     truncate by the settings' limits.
     """
 

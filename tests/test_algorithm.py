@@ -212,8 +212,9 @@ def test_a_fixed_point_needs_a_cap() -> None:
 
 
 def test_a_fixed_point_may_repel() -> None:
-    """Of ½‖W − A‖², σ_min = 0.8 and a normal gradient of norm ν = 3: rounding grows by
-    1 + λ(ν/0.8 − 1) a step; and a kept zero leaves W in the second step, whatever the cap."""
+    """For ½‖W − A‖², σ_min = 0.8 and a normal gradient of norm ν = 3: rounding grows by 1 + λ(ν/0.8
+    − 1) a step; and a kept zero leaves W in the second step, whatever the cap.
+    """
     rng = np.random.default_rng(1)
     distances: list[list[float]] = []
     for spectrum in ((1.0, 0.8), (1.0, 0.0)):
@@ -284,7 +285,7 @@ def _in_place(P: Array, G: Array, learning_rate: float) -> Array:
 
 
 def test_a_custom_optimizer_may_work_in_place(library: Library, dtype: Dtype) -> None:
-    """What it changes are its own copies."""
+    """It changes its own copies."""
     inputs = _example(dtype).inputs(dtype.real)
     Y, gradients = state_and_gradients(library, inputs)
     before = bytes_of((*Y, gradients.dK, gradients.dL, gradients.dS))

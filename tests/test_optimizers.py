@@ -66,7 +66,7 @@ def stands_for(D: Triple, bases: Bases) -> Matrix:
 
 
 def after(rule: Optimizer, bases: Bases, steps: int, rng: np.random.Generator, complex_data: bool = False) -> Moments:
-    """What a rule remembers after some random gradients."""
+    """The memory of a rule after some random gradients."""
     moments, (m, n) = Moments(), (len(bases.U), len(bases.V))
     for _ in range(steps):
         _, moments = rule.direction(bases, seen(draw(rng, complex_data, m, n), bases), moments)
@@ -253,7 +253,7 @@ def test_smoothing_is_that_of_the_whole_matrix(size: tuple[int, int, int], dtype
 @pytest.mark.parametrize("rule", ["normalised", "spectral", "smooth spectral"])
 @pytest.mark.parametrize("size", [1e-300, 1e-160, 1.0, 1e160, 1e300])
 def test_the_size_of_a_gradient_does_not_count(rule: str, size: float) -> None:
-    """Of rules that divide by it; rank-deficient gradients included."""
+    """The rules divide by it; rank-deficient gradients are included."""
     bases, G = problem(14, 11, 3, np.random.default_rng(1))
     for gradient in (G, G[:, :1] @ G[:1] / 4.0):
         one, other = (RULES[rule].direction(bases, seen(s * gradient, bases), Moments())[0] for s in (1.0, size))
@@ -382,7 +382,7 @@ def test_gauge_independence(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["gradient", "heavy ball", "normalised", "spectral", "smooth spectral"])
 def test_other_ambient_bases_and_zeros_beside_the_layer_change_nothing(rule: str) -> None:
-    """Of rules that have no reason to know m and n."""
+    """The rules have no reason to know m and n."""
     rng = np.random.default_rng(8)
     bases, G = problem(8, 6, 2, rng)
     A, B = unitary(8, rng), unitary(6, rng)

@@ -135,8 +135,8 @@ class Measurements:
             self.violated.append(hypothesis)
 
     def diverges(self, where: str, *matrices: ArrayLike) -> bool:
-        """Whether an entry is beyond ``GREATEST`` or NaN; if so the divergence is recorded, and the
-        caller must end the run.
+        """Return whether an entry is beyond ``GREATEST`` or NaN; if so the divergence is recorded,
+        and the caller must end the run.
         """
         if all(np.max(np.abs(A), initial=0.0) <= GREATEST for A in matrices):
             return False

@@ -84,7 +84,7 @@ def public_names(module: str) -> list[str]:
 
 
 def reexported(package: str) -> list[tuple[str, str]]:
-    """What the ``__init__`` of a package offers: (name, module that defines it)."""
+    """The names that the ``__init__`` of a package offers: (name, module that defines it)."""
     init = ROOT.joinpath(*package.split("."), "__init__.py")
     tree = ast.parse(init.read_text(encoding="utf-8"))
     return [

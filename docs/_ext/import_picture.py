@@ -39,7 +39,7 @@ def part_of(module: str) -> str:
 
 @cache
 def exists(module: str) -> bool:
-    """Whether this is a module or package of the checkout."""
+    """Return whether this is a module or package of the checkout."""
     path = ROOT.joinpath(*module.split("."))
     return path.is_dir() or path.with_suffix(".py").is_file()
 

@@ -444,7 +444,7 @@ class NetworkDefects(SphinxDirective):
 
 
 def _holds(defect: Defect) -> str:
-    """Whether the identity holds for what is here, and for the broken version."""
+    """Return whether the identity holds for what is here, and for the broken version."""
     right = defect.identity()
     with ExitStack() as stack:
         for place, broken in defect.patches.items():

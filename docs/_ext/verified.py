@@ -70,7 +70,7 @@ def _found() -> list[ClaimOutcome]:
 
 
 def _made_from_these() -> bool:
-    """Whether the report is that of all claims, of this plan and of these sources."""
+    """Return whether the report is that of all claims, of this plan and of these sources."""
     try:
         data = read_json(FOLDER / "results.json")
     except (ValueError, OSError):
@@ -176,7 +176,7 @@ def figure_node(claim: str, index: int, figure: Figure, found: Results) -> nodes
 
 
 def sources(directive: SphinxDirective, claim: Claim) -> list[nodes.Node]:
-    """What in the literature a claim draws on: statements, methods or problems, as citations."""
+    """Sources of a claim in the literature: statements, methods or problems, as citations."""
     return directive.parse_text_to_nodes(f"Literature: {{cite}}`{','.join(claim.sources)}`.")
 
 

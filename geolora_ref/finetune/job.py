@@ -99,7 +99,7 @@ class History:
         return float(np.mean(self.losses[-max(1, self.steps // 10) :]))
 
     def learned(self, baseline: float) -> bool:
-        """Whether the late loss is below that of a model that ignores its input."""
+        """Return whether the late loss is below that of a model that ignores its input."""
         return self.late_loss < baseline
 
     def state(self) -> dict[str, Any]:

@@ -113,8 +113,8 @@ class Tally:
             return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
 
         def coarse(inputs: StepInputs) -> bool:
-            """Whether the step is wrong again, but right to single precision; a step that is right
-            now had another defect.
+            """Return whether the step is wrong again, but right to single precision; a step that is
+            right now had another defect.
             """
             answer = factors(inputs)
             if isinstance(answer, str) or judge(inputs, answer, **harness.promised).passed:
@@ -443,35 +443,37 @@ def _in_common(failed: Sequence[Row]) -> dict[str, Any]:
 
 
 def _in_rank_alone(row: Row) -> bool:
-    """Whether a failing case is wrong in its rank alone: its result could be judged, and nothing
-    else is wrong.
+    """Return whether a failing case is wrong in its rank alone: its result could be judged, and
+    nothing else is wrong.
     """
     return not row.error and all(criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria)
 
 
 def _has_too_few(row: Row) -> bool:
-    """Whether a case fails by a rank below the allowed range: line 6 may have cut too much, or line
-    4 added too few columns.
+    """Return whether a case fails by a rank below the allowed range: line 6 may have cut too much,
+    or line 4 added too few columns.
     """
     clipped = all(criterion.rpartition(": ")[2] == "rank clipping" for criterion in row.criteria)
     return clipped and row.rank is not None and row.rank["found"] < row.rank["lowest"]
 
 
 def _in_others_alone(row: Row) -> bool:
-    """Whether a case fails in problems after the first one of its stack alone."""
+    """Return whether a case fails in problems after the first one of its stack alone."""
     later = [criterion.startswith("problem ") and not criterion.startswith("problem 1 ") for criterion in row.criteria]
     return bool(later) and all(later)
 
 
 def _in_form_alone(row: Row) -> bool:
-    """Whether a failing case is wrong in the form of S₁ alone: its result could be judged, and
-    nothing else is wrong.
+    """Return whether a failing case is wrong in the form of S₁ alone: its result could be judged,
+    and nothing else is wrong.
     """
     return not row.error and all(criterion.rpartition(": ")[2] in FORM for criterion in row.criteria)
 
 
 def _by_drift_alone(row: Row) -> bool:
-    """Whether a case fails in the bases alone, in a later step, and by so little that it has grown over several steps."""
+    """Return whether a case fails in the bases alone, in a later step, and by so little that it has
+    grown over several steps.
+    """
     bases = all(criterion.rpartition(": ")[2].startswith("orthonormal") for criterion in row.criteria)
     return not row.error and bases and row.step > 0 and row.ratio <= DRIFT * FAIL
 

@@ -30,7 +30,7 @@ __all__ = ["NO_RESULT", "RUNNING", "adapters", "array_of", "ended", "import_of",
 
 WIDTH = 120
 NO_RESULT = "the step has no result to judge"
-"""What a script prints for an exception."""
+"""The line that a script prints for an exception."""
 RUNNING = "GEOLORA_REF_REPRODUCES"
 """In the environment of a script that is tried: it imports the step's module, which might ask for it
 again.

@@ -1,5 +1,5 @@
-"""What few steps need: the ends of the range, one side without an update, interrupts between two
-writes, ranks far apart.
+"""Unusual steps: the ends of the range, one side without an update, interrupts between two writes,
+ranks far apart.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def test_other_data_from_a_pipe_are_refused(model_folder: Path, tmp_path: Path, 
 
 
 def test_the_folder_of_the_model_may_hold_the_output(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
-    """What a run writes is no part of the pretrained model."""
+    """The files of a run are no part of the pretrained model."""
     folder = shutil.copytree(model_folder, tmp_path / "model")
     for _ in range(2):
         assert main(arguments(folder, tsv, folder)) == 0
@@ -213,7 +213,7 @@ def test_an_interrupt_of_the_imports_is_no_traceback(
 
 
 def test_a_reader_that_goes_ends_no_training(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
-    """As ``head`` goes; status 1 would mean that the training has diverged."""
+    """``head`` ends so; status 1 would mean that the training has diverged."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "geolora_ref.finetune", *arguments(model_folder, tsv, tmp_path / "run")]

@@ -269,7 +269,7 @@ def test_a_run_that_stopped_can_be_copied_and_sent_away() -> None:
 
 
 def test_an_error_that_cannot_be_read_loses_nothing() -> None:
-    """Of the callback, and of the field from t = 0.5 on."""
+    """Errors of the callback, and of the field from t = 0.5 on."""
     problem, Y0 = _problem()
 
     def careless(progress: Progress) -> None:
@@ -461,7 +461,7 @@ def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
 
 
 def test_the_step_to_the_end_may_be_smaller_than_the_smallest() -> None:
-    """What is left of the time span is not the tolerance's doing."""
+    """The rest of the time span does not depend on the tolerance."""
     problem, Y0 = _problem()
     run = integrate(BUG(), problem, Y0, (0.0, 0.1 + 1e-5), Adaptive(first=0.1, rtol=1.0, smallest=1e-2))
     assert run.stopped is None
@@ -651,7 +651,7 @@ class Halving(Integrator):
 
 
 def first_steps(integrator: Integrator, Y0: LowRank, control: Adaptive, count: int = 2) -> list[Progress]:
-    """What the callback gets of the first steps for Ẇ = W."""
+    """The arguments of the callback in the first steps for Ẇ = W."""
     reports: list[Progress] = []
 
     def watch(progress: Progress) -> bool:
@@ -679,7 +679,7 @@ def test_a_controlled_step_is_two_halves_and_tells_of_both(rtol: float, atol: fl
 
 
 def test_step_sizes_grow_by_four_at_most_and_by_four_where_nothing_differs() -> None:
-    """Of 0 every step is exact."""
+    """Every step of the zero field is exact."""
     Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
     nothing = LowRank(Y0.U, 0.0 * Y0.S, Y0.V)
     for start, atol in ((nothing, 1e-3), (Y0, 1e9)):

@@ -1,5 +1,5 @@
-"""What real states, states of size one and the usual tableaus do not show: complex η, full rows,
-tolerances, rules.
+"""Cases that real states, states of size one and the usual tableaus do not show: complex η, full
+rows, tolerances, rules.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
 
 
 def test_a_callback_may_work_in_the_state_it_gets() -> None:
-    """As a plot of normalised states does; the run keeps its own, and that of its start."""
+    """A plot of normalised states does so; the run keeps its own state, and its start."""
     Y0 = LowRank.random((6, 5), [1.0, 0.5], _rng())
 
     def normalise(progress: Any) -> None:
@@ -162,7 +162,7 @@ def test_a_callback_may_work_in_the_state_it_gets() -> None:
 
 
 def test_masked_values_of_a_field_are_refused() -> None:
-    """What lies under a mask is no value."""
+    """A masked entry is no value."""
 
     class Masked(DenseField):
         def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:

@@ -41,7 +41,7 @@ def drawn_cases(count: int, seed: int, largest: int = 12) -> tuple[StepCase, ...
 
 @cache
 def drawn_inputs(count: int, seed: int, largest: int = 12) -> tuple[StepInputs, ...]:
-    """What a backend is given in these cases, in double precision."""
+    """The arguments of a backend in these cases, in double precision."""
     return tuple(case.inputs() for case in drawn_cases(count, seed, largest))
 
 
@@ -85,7 +85,7 @@ PASSES = 8
 
 
 def _new_direction(basis: Matrix, x: Matrix) -> Matrix | None:
-    """What is left of a column outside the basis, normalised; None if nothing is.
+    """The part of a column outside the basis, normalised; None if there is none.
 
     The first passes may cancel all digits but the last ones.  A pass that keeps the length of a unit
     vector finds nothing of it within the basis.

@@ -23,7 +23,7 @@ Factors = tuple[Array, Array, Array]
 
 
 def _new_columns(B: Array, X: Array) -> Array:
-    """What the QR decomposition of [B | X] adds to B."""
+    """The columns that the QR decomposition of [B | X] adds to B."""
     return jnp.linalg.qr(jnp.hstack([B, X]))[0][:, B.shape[1] :]
 
 

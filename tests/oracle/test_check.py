@@ -91,7 +91,9 @@ def test_reference_conforms(array: str, dtype: str) -> None:
 
 
 def test_directions_go_to_the_backends_that_take_them() -> None:
-    """Of an optimizer: dS is neither UᴴdK nor (VᴴdL)ᴴ, of which a step for gradients alone may form it."""
+    """Directions of an optimizer: dS is neither UᴴdK nor (VᴴdL)ᴴ, from which a step for gradients
+    alone may form it.
+    """
     without, with_them = (questions(Harness.of(REFERENCE.step, directions=directions)) for directions in (False, True))
     more = [case.id for case in with_them if case not in without]
     named = ("dense", "from-zero", "capped", "full-rank", "rank-one", "wide", "theta", "min", "larger")

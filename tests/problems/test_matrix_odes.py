@@ -396,8 +396,8 @@ def test_heat_has_four_smooth_directions_besides_its_sources() -> None:
     ids=["Landau", "two streams"],
 )
 def test_plasmas_start_neutral_and_at_rest(problem: VlasovPoisson, spread: float) -> None:
-    """As many electrons as ions, up to what a Maxwellian has beyond 6 standard deviations, 2e-9;
-    ⟨v⟩ = 0, and ⟨v²⟩ as given.
+    """Electrons and ions balance, up to the part of a Maxwellian beyond 6 standard deviations,
+    2e-9; ⟨v⟩ = 0, and ⟨v²⟩ as given.
     """
     length = problem.shape[0] * problem.cell[0]
     assert problem.invariants(problem.start(2).full())["mass"] == pytest.approx(length, rel=3e-9)

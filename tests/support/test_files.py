@@ -306,7 +306,7 @@ def source_files(*folders: str) -> Iterator[Path]:
 
 
 def unsafe(source: str) -> list[str]:
-    """What in this source reads or writes data that can run code."""
+    """The calls in this source that read or write data that can run code."""
     if not any(word in source for word in SUSPICIOUS):  # parsing takes a while
         return []
     found = []
@@ -328,7 +328,7 @@ def writers(source: str) -> list[str]:
 
 
 def in_tree(search: Callable[[str], list[str]], *folders: str) -> dict[str, list[str]]:
-    """What the search finds, by file."""
+    """The findings of the search, by file."""
     files = list(source_files(*folders))
     assert len(files) > 100
     found = {str(path.relative_to(ROOT)): search(path.read_text("utf-8")) for path in files}

@@ -1,4 +1,4 @@
-"""What is proved of one iteration: statements left ≤ right about the exact numbers that double
+"""Proved statements about one iteration, left ≤ right, about the exact numbers that double
 precision took in and gave out.
 
 Every statement judges the *output* against quantities that the output does not enter, except

@@ -56,8 +56,8 @@ def _size(name: str, plan: Plan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Bound:
-    """What controls change: factors of ν, of ς², of the floor; a mean of all gradients in place of
-    a memory that forgets; the estimates, by a factor of their errors and a bias of every entry.
+    """The changes of controls: factors of ν, of ς², of the floor; a mean of all gradients in place
+    of a memory that forgets; the estimates, by a factor of their errors and a bias of every entry.
     """
 
     nu: float = 1.0

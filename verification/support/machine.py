@@ -1,4 +1,6 @@
-"""What figures depend on: processor, system, versions, the commit if there is one, and the sources."""
+"""The surroundings that figures depend on: processor, system, versions, the commit if there is one,
+and the sources.
+"""
 
 from __future__ import annotations
 

@@ -91,9 +91,7 @@ def long_run(
 
 
 def verdict(found: dict[str, Any]) -> dict[str, Any]:
-    """What must hold: bounded defect, ranks that grow and shrink in every tenth, no leak of memory
-    or time.
-    """
+    """Judge the run: bounded defect, ranks that grow and shrink in every tenth, no leak of memory or time."""
     tenths = found["tenths"]
     defects = [tenth["defect"] / found["eps"] for tenth in tenths]
     a_step = [tenth["seconds"] / tenth["steps"] for tenth in tenths]

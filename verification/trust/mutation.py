@@ -59,7 +59,7 @@ CONSOLE = Terminal()
 say = partial(CONSOLE.print, markup=False, highlight=False, soft_wrap=True)
 
 Check = Callable[[], bool]
-"""Whether everything holds; called in a fork."""
+"""A function that returns whether everything holds; it is called in a fork."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Profile:
 
 
 def tests_pass(arguments: Sequence[str]) -> bool:
-    """Whether these tests pass, without the run-time type checker: no mutant may be killed by the
-    shapes in annotations.
+    """Return whether these tests pass, without the run-time type checker: no mutant may be killed
+    by the shapes in annotations.
     """
     import pytest
 
@@ -127,8 +127,8 @@ def tests_pass(arguments: Sequence[str]) -> bool:
 
 
 def claim_stands(module: str) -> bool:
-    """Whether the claim of this module holds in the quick plan, as sharp as on record, and its
-    pictures and tables can be made.
+    """Return whether the claim of this module holds in the quick plan, as sharp as on record, and
+    its pictures and tables can be made.
 
     ``verification.claims`` is imported first: it refuses claims whose names and sources are not
     what they should be.

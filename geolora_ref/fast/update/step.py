@@ -225,7 +225,7 @@ def _chosen(sigma: Values, columns: Integers, limits: Limits, budget: Budget | N
 
 
 def _finite(plan: Workspace, how: Directions) -> NDArray[np.bool_]:
-    """Whether all factors and updates of each layer are finite; one download."""
+    """Return whether all factors and updates of each layer are finite; one download."""
     found = []
     for of in plan.classes:
         cores = torch.isfinite(of.S).all(2).all(1)

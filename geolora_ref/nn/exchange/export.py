@@ -236,7 +236,7 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_trained(module: nn.Module, trained: set[int]) -> bool:
-    """Whether the module has parameters, all of them among these."""
+    """Return whether the module has parameters, all of them among these."""
     parameters = list(module.parameters())
     return bool(parameters) and all(id(p) in trained for p in parameters)
 

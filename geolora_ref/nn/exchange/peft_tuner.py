@@ -70,7 +70,7 @@ from peft import PeftModel
 
 model = PeftModel.from_pretrained(base_model, "this folder")
 ```"""
-"""What a saved model card says about loading."""
+"""The paragraph of a saved model card about loading."""
 
 
 @dataclass
@@ -189,7 +189,7 @@ class NamedLayer(AdaptedLayer):
 
     @property
     def base_is_merged(self) -> bool:
-        """Whether base.weight contains any adapter of the base."""
+        """Return whether base.weight contains any adapter of the base."""
         return bool(self.merged_adapters)
 
     def merge(self) -> None:

@@ -124,7 +124,9 @@ def alpha_of(alpha: Any) -> Alpha:
 
 
 def is_transposed_linear(layer: nn.Module) -> bool:
-    """Whether this is the ``Conv1D`` of transformers: a linear layer whose weight is stored as n x m."""
+    """Return whether this is the ``Conv1D`` of transformers: a linear layer whose weight is stored
+    as n x m.
+    """
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and hasattr(layer, "weight")
 
 
@@ -244,12 +246,12 @@ class AdaptedLayer(nn.Module):
 
     @property
     def merged(self) -> bool:
-        """Whether base.weight contains alpha·W at present."""
+        """Return whether base.weight contains alpha·W at present."""
         return self._unmerged_weight is not None
 
     @property
     def base_is_merged(self) -> bool:
-        """Whether base.weight contains this adapter or another adapter of the same base
+        """Return whether base.weight contains this adapter or another adapter of the same base
         (``peft_tuner.py``).
         """
         return self.merged
@@ -285,7 +287,7 @@ class AdaptedLayer(nn.Module):
         return y + self.alpha * self.update(input).to(y.dtype)
 
     def _is_fusable(self) -> bool:
-        """Whether base(x) is x W₀ᵀ + bias, with a frozen W₀, and nothing else."""
+        """Return whether base(x) is x W₀ᵀ + bias, with a frozen W₀, and nothing else."""
         base = self.base
         if not _is_like_the_factors(base, self.adapter) or "forward" in base.__dict__:
             return False
@@ -376,8 +378,8 @@ def check_fused(fused: object) -> None:
 
 
 def _is_like_the_factors(base: nn.Module, adapter: LowRankAdapter) -> bool:
-    """Whether the base is nn.Linear itself, with a plain weight in the dtype and on the device of
-    the factors.
+    """Return whether the base is nn.Linear itself, with a plain weight in the dtype and on the
+    device of the factors.
     """
     if type(base) is not nn.Linear:
         return False
@@ -386,21 +388,21 @@ def _is_like_the_factors(base: nn.Module, adapter: LowRankAdapter) -> bool:
 
 
 def _does_nothing(dropout: nn.Module) -> bool:
-    """Whether dropout returns its input.  Its own mode counts: Monte Carlo dropout switches it on
-    in a model in eval mode.
+    """Return whether dropout returns its input.  Its own mode counts: Monte Carlo dropout switches
+    it on in a model in eval mode.
     """
     return isinstance(dropout, nn.Identity) or (isinstance(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0.0))
 
 
 def _is_plain(weight: Tensor) -> bool:
-    """Whether a weight is a plain tensor: tensor subclasses (quantised, distributed) may support
-    fewer operations.
+    """Return whether a weight is a plain tensor: tensor subclasses (quantised, distributed) may
+    support fewer operations.
     """
     return type(weight) in PLAIN_WEIGHTS
 
 
 def _is_coded(weight: Tensor) -> bool:
-    """Whether a weight is quantised: it holds codes that another library decodes into numbers."""
+    """Return whether a weight is quantised: it holds codes that another library decodes into numbers."""
     return not weight.is_floating_point() or weight.element_size() < 2
 
 
@@ -409,7 +411,7 @@ def _full_name(kind: type) -> str:
 
 
 def _has_own_forward(base: nn.Module) -> bool:
-    """Whether a subclass of nn.Linear or of a convolution may do something else with its weight."""
+    """Return whether a subclass of nn.Linear or of a convolution may do something else with its weight."""
     if _full_name(type(base)) in PLAIN_FORWARDS:
         return False
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):

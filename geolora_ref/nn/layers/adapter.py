@@ -112,8 +112,8 @@ class LowRankAdapter(nn.Module):
         raise ValueError(f"V: expected the storage Vt in its place, found {tuple(X.shape)}; {NO_STATE}")
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As torch's; ``ValueError`` for U and V: loading a state parameter by parameter would lose
-        the rank.
+        """Torch's method; ``ValueError`` for U and V: loading a state parameter by parameter would
+        lose the rank.
         """
         if name in ("U", "V"):
             raise ValueError(f"{name}: expected the storage {name}t in its place, found a parameter; {NO_STATE}")
@@ -306,7 +306,7 @@ class LowRankAdapter(nn.Module):
         return Triple(*(X.detach() for X in (U[:r].mT, V[:r].mT, S[:r, :r])))  # create_graph=True gives them a graph
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` says."""
+        """The line of ``print(model)``."""
         m, n = self.shape
         return f"{m} x {n}, rank {self.rank} of at most {self.max_rank}"
 
@@ -385,8 +385,8 @@ def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
 
 
 def _is_flat(X: Tensor) -> bool:
-    """Whether FSDP1 has made a parameter part of a flat one, of which this process may hold only a
-    piece.
+    """Return whether FSDP1 has made a parameter part of a flat one, of which this process may hold
+    only a piece.
     """
     return X.ndim != 2 or hasattr(X, "_fsdp_flattened")
 

@@ -95,8 +95,8 @@ def defect(Xt: Tensor) -> float:
 
 
 def has_values(X: Tensor) -> bool:
-    """Whether a basis can be looked at: a matrix with entries, no stand-in of a tracer, no part of
-    a distributed tensor.
+    """Return whether a basis can be looked at: a matrix with entries, no stand-in of a tracer, no
+    part of a distributed tensor.
     """
     return X.ndim == 2 and not X.is_meta and type(X) in (Tensor, nn.Parameter)
 

@@ -170,7 +170,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
             yield
 
     def refused(self) -> bool:
-        """Whether this step is to be skipped because gradients are not finite; a skipped step is counted.
+        """Decide whether this step is skipped because gradients are not finite; a skipped step is
+        counted.
 
         With on_nonfinite="raise" it raises ``FloatingPointError`` instead; the message says whose
         gradients they are.  Warns of gradients that an earlier step has used, and of a step without any
@@ -268,7 +269,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self._left[adapter] = _place(adapter)
 
     def as_it_left(self, adapter: LowRankAdapter) -> bool:
-        """Whether nobody has written the bases since the last step, nor loaded another memory."""
+        """Return whether no other code has written the bases or loaded a memory since the last step."""
         return self._left.get(adapter) == _place(adapter)
 
     def moments(self, name: str, adapter: LowRankAdapter) -> Moments:

@@ -76,8 +76,8 @@ class FastGroup:
         return [X.data_ptr() for adapter in self.adapters for X in (adapter.Ut, adapter.S, adapter.Vt)]
 
     def _in_place(self) -> bool:
-        """Whether every parameter is still in the bank with the bank's rank, and nobody else has
-        written a basis.
+        """Return whether every parameter is still in the bank with the bank's rank, and no other
+        code has written a basis.
         """
         same_ranks = self.bank.ranks == tuple(adapter.rank for adapter in self.adapters)
         return same_ranks and self._seen == self._versions() and self._places == self._addresses()

@@ -304,7 +304,7 @@ SCHEDULED = (
     ("min_rank", "the minimum rank", "min"),
     ("max_rank", "the cap", "max"),
 )
-"""What a schedule changes: the parameter, its name in words, and in the case."""
+"""The changes that schedules make: the parameter, its name in words, and in the case."""
 ABSENT = (("max_rank", "the cap", "no-max"), ("tau", "τ", "to-theta"), ("theta", "ϑ", "to-tau"))
 """The same where it is None afterwards."""
 WARM_UP = 3

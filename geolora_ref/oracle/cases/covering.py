@@ -134,7 +134,7 @@ def _places(counts: NDArray[np.int64], together: int) -> tuple[Any, int]:
 
 
 def _possible(options: Options) -> bool:
-    """Whether limits and bases of this combination exist at its size."""
+    """Return whether limits and bases of this combination exist at its size."""
     named = dict(zip(OPTIONS, options, strict=True))
     m, n, r = SIZES[named["size"]]
     least, most = _ranks(named, m, n, r)

@@ -266,9 +266,9 @@ def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
 
 
 def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
-    """Whether the backend gives one answer to a question that is put twice.  First comes another
-    question of the same shapes, for −W/2, with twice the gradient in other bases and half
-    of λ, so that no argument is the same.
+    """Return whether the backend gives one answer to a case that is run twice.  First comes another
+    case of the same shapes, for −W/2, with twice the gradient in other bases and half of λ, so
+    that no argument is the same.
 
     Results that cannot be judged count as steady.
     """

@@ -60,7 +60,7 @@ class RuleRow:
 
     @property
     def passed(self) -> bool:
-        """Whether no criterion failed and there was no error."""
+        """Return whether no criterion failed and there was no error."""
         return not self.failed and not self.error
 
 
@@ -294,8 +294,8 @@ def _changed(arguments: list[Any], before: list[Matrix], conversion: Conversion)
 
 
 def _alike(X: Any, given: Any) -> bool:
-    """Whether two arrays have one library and dtype; subclasses of NumPy's array are refused, since
-    they may hide entries.
+    """Return whether two arrays have one library and dtype; subclasses of NumPy's array are
+    refused, since they may hide entries.
     """
     same = type(X) is np.ndarray if isinstance(given, np.ndarray) else isinstance(X, type(given))
     return same and X.dtype == given.dtype

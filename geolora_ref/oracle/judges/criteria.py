@@ -122,8 +122,8 @@ class StepInputs:
         return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else wider, self.arrays))
 
     def representable(self, largest: float) -> bool:
-        """Whether no argument and, in whatever gauge, no right result has a number above ``largest``:
-        ‖Ŵ‖ ≤ ‖W‖ + λ(‖dK‖ + ‖dL‖).
+        """Return whether no argument and, in whatever gauge, no right result has a number above
+        ``largest``: ‖Ŵ‖ ≤ ‖W‖ + λ(‖dK‖ + ‖dL‖).
         """
         gradients = norm(in_double(self.dK)), norm(in_double(self.dL))
         step = norm(in_double(self.S)) + self.learning_rate * sum(gradients)
@@ -408,7 +408,7 @@ def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: in
 
 
 def _resembles(name: str, found: tuple[int, ...], expected: tuple[int, int], columns: int) -> str:
-    """What a wrong shape looks like, in words; empty if it looks like nothing known."""
+    """The likely cause of a wrong shape, in words; empty if it resembles no known one."""
     letter = name[0]
     if found == expected[::-1]:
         return f", as if {letter}ᴴ was returned"

@@ -446,15 +446,15 @@ def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
 
 
 def _unchanged(X: Matrix, values: Matrix) -> bool:
-    """Whether an array still has this form and these values, NaN included; comparing bytes first is
-    faster and mostly enough.
+    """Return whether an array still has this form and these values, NaN included; comparing bytes
+    first is faster and mostly enough.
     """
     alike = (X.shape, X.dtype) == (values.shape, values.dtype)
     return alike and (X.tobytes() == values.tobytes() or np.array_equal(X, values, equal_nan=True))
 
 
 def _can_be_written(X: Array) -> bool:
-    """Whether the caller can still write into an argument, if the library allows writing at all."""
+    """Return whether the caller can still write into an argument, if the library allows writing at all."""
     return bool(getattr(getattr(X, "flags", None), "writeable", True)) and not getattr(X, "requires_grad", False)
 
 

@@ -100,7 +100,7 @@ def vector_loads(X: Matrix) -> Matrix:
 
 
 def clears_the_remainder(X: Matrix) -> Matrix:
-    """What follows short rows, so that a vector load finds zeros there."""
+    """Clear the memory after short rows, so that a vector load finds zeros there."""
     ahead = X.strides[0] // X.itemsize
     if X.strides[1] == X.itemsize and ahead > X.shape[1]:
         np.lib.stride_tricks.as_strided(X, (len(X), ahead), X.strides)[:, X.shape[1] :] = 0.0
@@ -370,7 +370,7 @@ def kept_by_address(*names: str) -> Step:
 
 
 def diagonal_is_remembered() -> Step:
-    """Of the S that was returned last the singular values are known."""
+    """The singular values of the S that was returned last are known."""
     last: dict[str, Any] = {}
 
     def step(U: Any, S: Any, V: Any, *gradients: Any, **p: Any) -> Any:
@@ -466,7 +466,7 @@ def first_rate_of_a_shape() -> Step:
 
 
 def whole_fours(*, S: Any, dS: Any, **_: Any) -> Mapping[str, Any]:
-    """What is left of r columns is not updated."""
+    """The remainder of r columns is not updated."""
     r = len(S)
     return {"dS": np.where(np.arange(r) < r - r % 4, dS, 0.0)} if r >= 12 else {}
 

@@ -29,8 +29,8 @@ from tests.nightly import NIGHTLY
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 DIGEST = "8d89dd996a89f39eaf893880e6969cd3bcebb2bdd81a85723e0c332abd4eceb6"
-"""Of all that determines the questions, and of their flags.  Where it changes, the changelog says
-why ("Oracle semantics").
+"""Digest of all that determines the cases, and of their flags.  Where it changes, the changelog
+says why ("Oracle semantics").
 """
 
 

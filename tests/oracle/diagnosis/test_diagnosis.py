@@ -52,7 +52,7 @@ def questions(dtype: str = "float64") -> Sequence[StepInputs]:
 
 
 def answering(step: Step) -> Callable[[StepInputs], Any]:
-    """As the kit calls a backend."""
+    """Call a backend as the kit does."""
     return lambda x: step(*(X.copy() for X in x.arrays), **x.parameters)
 
 
@@ -66,7 +66,7 @@ def right(*arrays: Matrix, **parameters: Any) -> Any:
 
 
 def diagnosed(step: Step, **options: Any) -> Diagnosis:
-    """What the kit makes of a backend that fails."""
+    """The diagnosis of a backend that fails."""
     diagnosis = check_step(step, **options).diagnosis
     assert diagnosis is not None
     return diagnosis
@@ -162,8 +162,8 @@ def test_only_so_many_steps_are_looked_at() -> None:
 
 
 def test_the_steps_are_compared_up_to_thirty_units() -> None:
-    """Of 4√(m + n)·eps·(‖S‖ + λ(‖∇_K‖ + ‖∇_L‖)): half a unit less or more in the S-block is passed
-    or named.
+    """The unit is 4√(m + n)·eps·(‖S‖ + λ(‖∇_K‖ + ‖∇_L‖)): half a unit less or more in the S-block
+    is passed or named.
     """
     x = replace(questions()[0], tau=0.0)
     unit = 4.0 * np.sqrt(16.0) * EPS * (np.linalg.norm(x.S) + x.learning_rate * (np.linalg.norm(x.dK) + np.linalg.norm(x.dL)))
@@ -639,7 +639,7 @@ def test_stages_of_another_program_are_reported() -> None:
 
 
 def _keeping(*names: str) -> Step:
-    """What the first call had is kept for all calls with these sizes."""
+    """The values of the first call are kept for all calls with these sizes."""
     kept: dict[Any, Any] = {}
 
     def step(*arrays: Any, **parameters: Any) -> Any:

@@ -75,7 +75,7 @@ def test_what_is_wrong_in_words(criteria_that_fail: str, error: str, ranks: tupl
 
 
 def test_directions_are_measured_by_their_norms_as_well() -> None:
-    """Of W of norm 1 at λ = ½, and gradients of norms 3 and 4 inside of the bases: s = 1, for
+    """For W of norm 1 at λ = ½, and gradients of norms 3 and 4 inside of the bases: s = 1, for
     directions 1 + ½(3 + 4).
     """
     still = _plain([1.0])
@@ -178,8 +178,8 @@ def test_a_defect_is_measured_in_its_own_unit(change: Any, expected: dict[str, f
 
 
 def test_what_is_outside_the_tangent_space_counts_beyond_the_smallest_kept_value() -> None:
-    """Of diag(8, 4, 2) rank 2 keeps diag(8, 2): D = diag(0, 4, 0) is normal,
-    ‖D‖₂ − σ_2(W₁) = 4 − 2, ‖D‖ − tail = 4 − 2.
+    """Rank 2 keeps diag(8, 2) of diag(8, 4, 2): D = diag(0, 4, 0) is normal, ‖D‖₂ − σ_2(W₁) = 4 −
+    2, ‖D‖ − tail = 4 − 2.
     """
     inputs = _plain([8.0, 4.0, 2.0], max_rank=2)
     output = np.eye(8)[:, [0, 2]], np.diag([8.0, 2.0]), np.eye(9)[:, [0, 2]]
@@ -307,9 +307,10 @@ def test_stationarity_is_needed() -> None:
 
 
 def test_dominance_is_needed() -> None:
-    """Of 30 nearly equal singular values the cap keeps one, and the step keeps the smallest instead
+    """The cap keeps one of 30 nearly equal singular values, and the step keeps the smallest instead
     of the largest, which is 60 units larger.  The tail hides the exchange from optimality: it grows
-    by 60/√29 units, 11."""
+    by 60/√29 units, 11.
+    """
     unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
     sigma = [1.0] + 29 * [1.0 - 60.0 * unit]
     inputs = _plain(sigma, (40, 40), max_rank=1)

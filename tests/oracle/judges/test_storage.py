@@ -37,7 +37,7 @@ def _conversion(dtype: str) -> Conversion:
 
 
 def _stored(dtype: str, case: StepCase) -> StepInputs:
-    """What a backend with this storage is given, as float32 numbers."""
+    """The arguments of a backend with this storage, as float32 numbers."""
     rounded = _conversion(dtype).rounded
     U, S, V = (rounded(X).astype(np.float64) for X in (case.U, case.S, case.V))
     G = case.gradient(U @ S @ V.T)

@@ -54,7 +54,7 @@ def _ids(vectors: list[Vector]) -> list[str]:
 
 
 def _output(vector: Vector, step: Backend, dtype: Any = np.float64) -> Document:
-    """What a backend returns for a vector, as the document that an implementation writes."""
+    """The answer of a backend to a vector, as the document that an implementation writes."""
     working = np.result_type(dtype, np.complex64) if vector.complex else dtype
     with np.errstate(all="ignore"):
         factors = step(*(X.astype(working) for X in vector.inputs.arrays), **vector.inputs.parameters)
@@ -83,7 +83,7 @@ def _verdict(vector: Vector, step: Backend) -> Verdict:
 
 @pytest.fixture(scope="module")
 def written() -> dict[str, str]:
-    """What a program would write: the outputs of the reference for all vectors, by id."""
+    """The documents that a program would write: the outputs of the reference for all vectors, by id."""
     return {name: json.dumps(_output(vector, REFERENCE.step)) for name, vector in VECTORS.items()}
 
 
@@ -161,7 +161,7 @@ def test_an_export_is_complete(tmp_path: Path) -> None:
 
 
 def test_an_export_replaces_nothing_that_is_not_its_own(tmp_path: Path) -> None:
-    """What it wrote before it may write again; of anything else it says the names, and writes nothing."""
+    """An export may replace its own files; it names any other file, and writes nothing."""
     export(tmp_path)
     export(tmp_path)
     mine = [tmp_path / "README.md", tmp_path / f"vectors/{IDS[3]}.json"]
@@ -602,7 +602,7 @@ def test_right_files_have_status_0_and_no_diagnosis(
 
 @pytest.mark.usefixtures("vectors_read_once")
 def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a program of another language, which cannot be called again."""
+    """The program may be in another language, and cannot be called again."""
     assert diagnose_outputs(VECTORS, judge_outputs(DATA, outputs)) is None
     for name in ("upper-right-missing", "relative-to-largest"):
         for vector in VECTORS.values():
@@ -667,9 +667,7 @@ def test_a_failing_row_says_what_fails(outputs: Path, change: Edit, text: str) -
 
 
 def test_decimal_numbers_are_read_as_well(outputs: Path) -> None:
-    """As a language writes them that has no hexadecimal floats: the shortest decimal that gives the
-    double back.
-    """
+    """A language without hexadecimal floats writes them: the shortest decimal that gives the double back."""
     for path in outputs.glob("*.json"):
         document = json.loads(path.read_text("utf-8"))
         for name in ("U1", "S1", "V1"):

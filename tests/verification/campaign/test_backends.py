@@ -106,7 +106,7 @@ def in_process() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What one process finds."""
+    """The outcome in one process."""
     return finish(tmp_path_factory.mktemp("undisturbed"))
 
 

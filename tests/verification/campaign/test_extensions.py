@@ -33,9 +33,7 @@ PROMISES = {
     "my_problem": ("--problem", "weighted", "problems", "weights.max()", "weights.max() / 3"),
     "my_integrator": ("--integrator", "EULER", "rank-behaviour", "stalls=True", "stalls=False"),
 }
-"""Of each file: the option, the object, a claim that judges it, and what to write in place of what
-to promise too much.
-"""
+"""For each file: the option, the object, a claim that judges it, and a replacement that promises too much."""
 
 
 def test_each_file_of_the_page_is_short_and_judged_on_it() -> None:

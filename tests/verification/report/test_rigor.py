@@ -194,7 +194,7 @@ def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
 
 
 def documented(stored: dict[str, Any]) -> list[str]:
-    """What docs/rigor.md says of the stored files, piece by piece."""
+    """The statements of docs/rigor.md about the stored files, piece by piece."""
     proofs, ladder, fuzzing = (stored[name] for name in ("results", "ladder", "fuzzing"))
     broken, refuted = len(proofs["refuted"]), len(proofs["refuted"]) - len(proofs["not_refuted"])
     slope = {name: f"{value:.3f}".replace("-", "−") for name, value in ladder["slopes"].items()}

@@ -292,7 +292,7 @@ def test_processes_that_work_end_with_the_one_that_was_killed(tmp_path: Path) ->
 
 
 def _at_work(pid: int) -> bool:
-    """Whether there is such a process that has not ended, as one that was not waited for has."""
+    """Return whether there is such a process that has not ended, as one that was not waited for has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -318,7 +318,7 @@ def test_a_folder_that_another_run_uses_is_left_alone(tmp_path: Path, capsys: py
 
 
 def test_two_runs_at_once_do_not_corrupt_each_other(tmp_path: Path) -> None:
-    """Of two commands that start together on one folder at least one finishes, and the journal is whole."""
+    """At least one of two commands that start together on one folder finishes, and the journal is whole."""
     command = ["--full", "--only", CLAIM.id, "--jobs", "1", "--json", "--output", str(tmp_path)]
 
     def work() -> None:

@@ -98,7 +98,7 @@ minutes, and the metric on the way would double that.
 RANKS = (1, 2, 8, 16)
 """The ranks other than the main one."""
 QUARTER = (("lora", 8), ("geolora, budget", 2), ("geolora, budget, rms", 2), ("lora", 2))
-"""What is compared at a quarter of LoRA's parameters: families and the ranks whose LoRA has as many."""
+"""Comparisons at a quarter of LoRA's parameters: families and the ranks whose LoRA has as many."""
 EXTENSIONS = 2
 """At most so many rates are added at either edge."""
 INITIAL_RANKS = (1, 32)
@@ -199,7 +199,7 @@ def dev_of(row: RunRow) -> float:
 
 
 def is_perplexity(row: RunRow) -> bool:
-    """Whether the metrics of a stored run are perplexities."""
+    """Return whether the metrics of a stored run are perplexities."""
     return bool(row["config"]["plan"]["metric"] == "perplexity")
 
 
@@ -348,7 +348,7 @@ def _at_ranks(chosen: Sequence[tuple[str, int]], stored: Stored, widths: Mapping
 
 
 def _first_choice(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
-    """What is stored of other ranks at the rate of the first seed, from the time before all seeds
+    """Stored runs at other ranks and at the rate of the first seed, from the time before all seeds
     chose; no run is repeated.
     """
     for task, rows in stored.items():
@@ -450,4 +450,4 @@ MAKERS = {
     "budgets": _budgets,
     "initial ranks": _initial_ranks,
 }
-"""What a stage does, by its kind."""
+"""Functions that make the runs of a stage, by its kind."""

@@ -1,5 +1,5 @@
-"""What the pages show of the campaign: which method to choose, one table and one figure; all other
-tables are in the report.
+"""The campaign on the pages: the choice of a method, one table and one figure; the report has all
+other tables.
 """
 
 from __future__ import annotations
