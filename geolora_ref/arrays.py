@@ -59,7 +59,8 @@ Array: TypeAlias = Any
 """Any array of a library that follows the array API standard."""
 
 Matrix: TypeAlias = NDArray[Any]
-"""A NumPy matrix of any floating dtype.  The judges of the oracle, which share no code, have their own alias."""
+"""A NumPy matrix of any floating dtype.  The judges of the oracle, which share no code, have their own alias.
+"""
 
 Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 """Real numbers in a row, such as singular values that a caller chooses."""

@@ -242,7 +242,7 @@ def test_the_version_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"geolora-ref {geolora_ref.__version__}\n"
 
 
-# --- what comes out, wherever it goes --------------------------------------------------------------------------------
+# --- what comes out, wherever it goes -------------------------------------------------------------
 
 
 def test_a_failed_vector_is_reported_with_the_criterion(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

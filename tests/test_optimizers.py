@@ -73,7 +73,7 @@ def after(rule: Optimizer, bases: Bases, steps: int, rng: np.random.Generator, c
     return moments
 
 
-# --- one tangent vector ------------------------------------------------------------------------------------------------
+# --- one tangent vector ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -140,7 +140,7 @@ def test_entries_of_each_matrix_by_itself_can_go_uphill(m: int) -> None:
         assert np.sum(G * dense(D, bases)) > 0.0
 
 
-# --- the rules ---------------------------------------------------------------------------------------------------------
+# --- the rules ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("complex_data", [False, True])
@@ -313,7 +313,7 @@ def test_every_rule_trains(rule: str) -> None:
     assert moments.step == 60
 
 
-# --- memory in moving bases --------------------------------------------------------------------------------------------
+# --- memory in moving bases -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("complex_data", [False, True])
@@ -416,7 +416,7 @@ def test_layers_in_stacks_are_the_layers_one_by_one(rule: Optimizer) -> None:
                 np.testing.assert_allclose(X[i], Y, rtol=1e-12, atol=1e-13)
 
 
-# --- second moments ----------------------------------------------------------------------------------------------------
+# --- second moments -------------------------------------------------------------------------------
 
 
 class Leaking(AdamPublished):
@@ -498,7 +498,7 @@ def test_the_trace_of_a_preconditioner_is_kept() -> None:
         assert np.all(np.linalg.eigvalsh(R1) > 0.0)
 
 
-# --- what is refused, and what starts from zero ---------------------------------------------------------------------------
+# --- what is refused, and what starts from zero ---------------------------------------------------
 
 
 AVERAGING: tuple[Any, ...] = (Adam, AdamPublished, Preconditioned)

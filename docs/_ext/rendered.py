@@ -1,4 +1,5 @@
-"""``{rendered} module:function``: Markdown that a function of the checkout returns, such as a table of stored measurements.
+"""``{rendered} module:function``: Markdown that a function of the checkout returns, such as a table
+of stored measurements.
 
 The directive also works in the tutorials, whose pages are reStructuredText.
 """
@@ -26,7 +27,8 @@ class Rendered(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The nodes of the text; the page is read again at every build, since a function may read any file."""
+        """The nodes of the text; the page is read again at every build, since a function may read any file.
+        """
         self.env.note_reread()
         text = rendered(self.arguments[0])
         if str(self.env.doc2path(self.env.docname)).endswith(".md"):

@@ -48,7 +48,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(11)
 
 
-# --- the bounds ------------------------------------------------------------------------------------------------------
+# --- the bounds -----------------------------------------------------------------------------------
 
 
 def tangent(X: Tensor, Y: Tensor) -> float:
@@ -202,7 +202,7 @@ def test_defects_are_those_of_the_bases(generator: torch.Generator) -> None:
     assert defects(small(layer, (dK, dL, dS)), np.array([5]))[0] < 1e-7
 
 
-# --- the step --------------------------------------------------------------------------------------------------------
+# --- the step -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("condition", "b"), CASES)

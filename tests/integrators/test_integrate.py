@@ -296,7 +296,7 @@ def test_a_callback_that_fails_after_the_last_step_is_reported_and_the_end_is_th
     np.testing.assert_array_equal(run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25).Y.full())
 
 
-# --- step size control -----------------------------------------------------------------------------------------------
+# --- step size control ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

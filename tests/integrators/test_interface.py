@@ -194,7 +194,7 @@ def test_an_old_defect_of_the_bases_does_not_survive(name: str) -> None:
         assert norm(basis.conj().T @ basis - np.eye(3)) <= 1e-13
 
 
-# --- the truncation --------------------------------------------------------------------------------------------------
+# --- the truncation -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
@@ -255,7 +255,7 @@ def test_the_callers_basis_is_kept_exactly() -> None:
     assert norm(X - U_hat @ (U_hat.conj().T @ X)) <= 1e-13
 
 
-# --- step rejection --------------------------------------------------------------------------------------------------
+# --- step rejection -------------------------------------------------------------------------------
 
 
 def _stalling() -> tuple[Quadratic, LowRank, TruncationRule]:
@@ -320,7 +320,7 @@ def test_rejection_ends_at_full_bases() -> None:
     assert norm(step.Y.full() - euler) <= 1e-13, "with full bases the step is the sub-solver's own"
 
 
-# --- sub-solvers -----------------------------------------------------------------------------------------------------
+# --- sub-solvers ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("solver", "order"), [(EXPLICIT_EULER, 1), (HEUN, 2), (RK4, 4)], ids=["Euler", "Heun", "RK4"])
@@ -448,7 +448,7 @@ def test_torch_goes_in_and_comes_out(name: str) -> None:
     assert norm(there.full().numpy() - here.full()) <= 1e-13
 
 
-# --- bad input -------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 class Broken(MatrixODE):

@@ -75,7 +75,7 @@ def _orthogonal(size: int, seed: int) -> Matrix:
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size))).Q
 
 
-# --- other augmentations ---------------------------------------------------------------------------------------------
+# --- other augmentations --------------------------------------------------------------------------
 
 
 PASSES = 8
@@ -157,7 +157,7 @@ def singular_directions(B: Matrix, X: Matrix) -> Matrix:
     return np.asarray(complement @ P[:, ::-1])
 
 
-# --- other truncations -----------------------------------------------------------------------------------------------
+# --- other truncations ----------------------------------------------------------------------------
 
 
 def _truncated_svd(
@@ -241,7 +241,7 @@ def dense_core(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -
     return U1 @ Q1, Q1.T @ S1 @ Q2, V1 @ Q2
 
 
-# --- other steps -----------------------------------------------------------------------------------------------------
+# --- other steps ----------------------------------------------------------------------------------
 
 
 def from_the_gradient(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:

@@ -64,7 +64,7 @@ ONE_SIDED, ONE_SIDED_ATTAINED, NEVER_VIOLATED, ATTAINED = (
     "Lipschitz constant: attained",
 )
 
-# --- defects that published codes had, and relatives of theirs -------------------------------------------------------
+# --- defects that published codes had, and relatives of theirs ------------------------------------
 
 
 class Unconjugated(Schroedinger):
@@ -270,7 +270,7 @@ def test_the_factored_form_is_the_field_for_complex_states_too(make: Callable[[]
     assert norm(problem.apply_left(0.3, Y, U) - F.conj().T @ U) <= 1e-13 * norm(F) * norm(U)
 
 
-# --- each problem's own text -----------------------------------------------------------------------------------------
+# --- each problem's own text ----------------------------------------------------------------------
 
 
 def test_the_rotating_exponential_is_its_matrix_exponentials() -> None:

@@ -67,7 +67,8 @@ def weight(momentum: float, t: int) -> float:
 
 
 def slope_share(smoothing: float, k: int) -> float:
-    """(1 + s²/k)^{-1/2}: the least ⟨M̄, D⟩/‖M̄‖ of the rule with relative smoothing s, for k singular values."""
+    """(1 + s²/k)^{-1/2}: the least ⟨M̄, D⟩/‖M̄‖ of the rule with relative smoothing s, for k singular values.
+    """
     return float((1.0 + smoothing**2 / k) ** -0.5)
 
 
@@ -149,7 +150,9 @@ def _turned(out: Measurements, nu: float, normal: float, moved: Any, W: Any, ran
 
 
 def rotated(case: Case, bound: Bound, rng: np.random.Generator) -> CaseResult:
-    """e₁e₁ᵀ turned by an angle in the plane of e₁ and e₂ on both sides, and the normal gradient e₂e₂ᵀ: ν is attained."""
+    """e₁e₁ᵀ turned by an angle in the plane of e₁ and e₂ on both sides, and the normal gradient
+    e₂e₂ᵀ: ν is attained.
+    """
     out, angle = Measurements(), float(rng.uniform(0.05, 1.5))
     Q1, Q2 = (np.linalg.qr(rng.standard_normal((size, 2))).Q for size in (9, 7))
     turn = np.array([[np.cos(angle)], [np.sin(angle)]])

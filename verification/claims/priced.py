@@ -42,7 +42,8 @@ and what is cut is normal, as nearly all of the gradient is."""
 
 @dataclass(frozen=True)
 class Bound:
-    """Factors that controls put on the terms: of the price, of the error, of the normal part, of η and of β."""
+    """Factors that controls put on the terms: of the price, of the error, of the normal part, of η and of β.
+    """
 
     price: float = 1.0
     error: float = 1.0
@@ -210,7 +211,9 @@ def _norm(X: Any) -> float:
 def start_of(
     case: Case, rng: np.random.Generator, sharpened: Mapping[str, tuple[Matrix, Matrix, Matrix | None]]
 ) -> tuple[Any, LowRank, Moments]:
-    """The problem, the state and the memory of a case; those of ``sharpened`` are W, ∇L and a memory in two planes."""
+    """The problem, the state and the memory of a case; those of ``sharpened`` are W, ∇L and a
+    memory in two planes.
+    """
     name = case["problem"]
     if name in PLANTED:
         A = LowRank.random((12, 10), PLANTED[name], rng).full()

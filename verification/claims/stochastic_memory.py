@@ -39,7 +39,8 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def coins(plan: Plan) -> Iterator[Case]:
-    """Numbers without a memory, whose estimate has the wrong sign half of the time: half of the floor is needed.
+    """Numbers without a memory, whose estimate has the wrong sign half of the time: half of the
+    floor is needed.
 
     No unbiased estimate of a number needs more.  If it has the wrong sign with probability p and is
     0 then, (E E²)^{1/2} is at least |∇L|(p/(1 − p))^{1/2}, and 2p|∇L| is at most half of twice that.

@@ -25,7 +25,8 @@ def alike(X: Tensor, Y: Tensor) -> bool:
 
 
 TINY = 1e-30
-"""A factor of the loss that leaves gradients below all rounding; adapters whose gradients are 0 stand still."""
+"""A factor of the loss that leaves gradients below all rounding; adapters whose gradients are 0 stand still.
+"""
 
 
 def _backward(model: nn.Module, scale: float = 1.0) -> None:

@@ -100,7 +100,7 @@ class Altered(SourceFileLoader):
         return spec_from_file_location(fullname, self.path, loader=self) if fullname == self.name else None
 
 
-# --- what must notice ------------------------------------------------------------------------------------------------
+# --- what must notice -----------------------------------------------------------------------------
 
 
 class Profile:
@@ -152,7 +152,7 @@ def claim_stands(module: str) -> bool:
     return bool(outcome.holds)
 
 
-# --- mutants in forks ------------------------------------------------------------------------------------------------
+# --- mutants in forks -----------------------------------------------------------------------------
 
 
 def judge(check: Check, mutant: SourceMutant | None, limit: int) -> tuple[str, float]:
@@ -205,7 +205,7 @@ def preload() -> None:
     gc.freeze()
 
 
-# --- the plan, the run, the result -----------------------------------------------------------------------------------
+# --- the plan, the run, the result ----------------------------------------------------------------
 
 
 def _plan() -> dict[str, Any]:

@@ -37,8 +37,8 @@ __all__ = ["GeoLoRA", "Route"]
 Route = Literal["auto", "fast", "reference"]
 ALIKE = "of one dtype, on one device and with gradients='projected' in each group"
 EXPLORING = 0.1
-"""The part of its peak down to which a rate keeps a spare direction in every layer: a run whose rate falls to 0
-ends without one.
+"""The part of its peak down to which a rate keeps a spare direction in every layer: a run whose
+rate falls to 0 ends without one.
 """
 LOG = logging.getLogger("geolora_ref")
 

@@ -157,7 +157,7 @@ words, the step.
 """
 
 
-# --- what a path keeps from one call to the next -----------------------------------------------------------------------
+# --- what a path keeps from one call to the next --------------------------------------------------
 
 
 def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], Backend]:

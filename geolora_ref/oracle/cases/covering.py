@@ -93,7 +93,9 @@ def covering_array(
     rng: np.random.Generator,
     possible: Callable[[Options], bool] | None = None,
 ) -> list[Options]:
-    """So many possible combinations of options, each chosen for the pairs and triples that none before it has."""
+    """So many possible combinations of options, each chosen for the pairs and triples that none
+    before it has.
+    """
     values = [*options.values()]
     counts = np.array([len(names) for names in values])
     kinds = [_places(counts, together) for together in (2, 3)]

@@ -54,7 +54,7 @@ def untruncated(*arrays: Any, **parameters: Any) -> Any:
     return right(*arrays, **(parameters | EVERYTHING))
 
 
-# --- where arguments lie -----------------------------------------------------------------------------------------------
+# --- where arguments lie --------------------------------------------------------------------------
 
 
 def test_who_reads_the_memory_of_a_conjugate_is_found() -> None:
@@ -130,7 +130,7 @@ def batched(*arrays: Any, **parameters: Any) -> Any:
     return [right(*one, **parameters) for one in zip(*map(stacks_are_packed, arrays), strict=True)]
 
 
-# --- limits, sizes, exact zeros ----------------------------------------------------------------------------------------
+# --- limits, sizes, exact zeros -------------------------------------------------------------------
 
 
 def no_new_directions_without_gradient(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
@@ -271,7 +271,7 @@ def noise_in_nothing(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any
     return right(U, S, V, dK, dL, dS, **p)
 
 
-# --- thresholds and residuals ------------------------------------------------------------------------------------------
+# --- thresholds and residuals ---------------------------------------------------------------------
 
 
 def tails_in_single(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
@@ -350,7 +350,7 @@ def dropped(relevant: Callable[[Matrix], Matrix]) -> Step:
     return in_place_of(change)
 
 
-# --- state -------------------------------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 
 def kept_by_address(*names: str) -> Step:
@@ -439,7 +439,7 @@ def test_what_is_kept_with_the_arrays_of_a_stack_is_found() -> None:
         assert [row for row in report.failures if row.id.startswith(cases)]
 
 
-# --- paths of their own ------------------------------------------------------------------------------------------------
+# --- paths of their own ---------------------------------------------------------------------------
 
 
 def one_stack(U: Any, S: Any, V: Any, *gradients: Any, **p: Any) -> Any:

@@ -72,7 +72,7 @@ def diagnosed(step: Step, **options: Any) -> Diagnosis:
     return diagnosis
 
 
-# --- the mutant that it is like --------------------------------------------------------------------------------------
+# --- the mutant that it is like -------------------------------------------------------------------
 
 
 def test_mutants_that_are_right_up_to_line_4_leave_what_they_begin_with() -> None:
@@ -181,7 +181,7 @@ def test_the_steps_are_compared_up_to_thirty_units() -> None:
     assert of(off(FAIL + 0.5), [x]).blocks == [S_BLOCK]
 
 
-# --- what breaks down ------------------------------------------------------------------------------------------------
+# --- what breaks down -----------------------------------------------------------------------------
 
 
 def _broken(change: Callable[[Matrix, Matrix, Matrix], Any]) -> Step:
@@ -249,7 +249,7 @@ def test_a_result_without_use_is_not_compared_where_others_have_one() -> None:
     assert of(right, [questions()[3]]).matches == []
 
 
-# --- a dense core ----------------------------------------------------------------------------------------------------
+# --- a dense core ---------------------------------------------------------------------------------
 
 
 def _turned(step: Step) -> Step:
@@ -279,7 +279,7 @@ def test_a_dense_core_is_no_defect_of_a_backend_that_declares_it() -> None:
     assert diagnose(step, questions(), (), EPS).matches[0][0].id == "core-not-diagonal"
 
 
-# --- blocks ----------------------------------------------------------------------------------------------------------
+# --- blocks ---------------------------------------------------------------------------------------
 
 S_BLOCK = "the S-block (S_new or its place in Ŝ: lines 3 and 5)"
 K_BLOCK = "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)"
@@ -446,7 +446,7 @@ def test_arguments_in_another_layout_are_given_to_the_mutants_as_well() -> None:
     assert (diagnosis.blocks, diagnosis.instead) == ([], "")
 
 
-# --- the backend's own stages ----------------------------------------------------------------------------------------
+# --- the backend's own stages ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["k-transposed-core", "l-untransposed-core", "core-updated-first", "core-updated-before-l"])
@@ -476,7 +476,7 @@ def test_no_word_about_line_6_contradicts_the_line_that_the_stages_name() -> Non
     assert not diagnose(step, questions(), (), EPS, "line 3 (K_new)").instead
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing", "lower-left-sign", "k-step-sign", "l1-tail"))
 

@@ -212,7 +212,7 @@ def test_the_scale_has_the_step_and_what_the_gradients_contradict() -> None:
         assert ratio == pytest.approx((np.linalg.norm(W_hat) - tail) / (UNIT * scale), rel=1e-10)
 
 
-# --- right steps -----------------------------------------------------------------------------------------------------
+# --- right steps ----------------------------------------------------------------------------------
 
 BELOW_NORMAL = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
 """From S = 0 to W of size 4e-43, where single precision has three binary digits left."""
@@ -274,7 +274,7 @@ def test_a_dense_core_is_refused_where_a_diagonal_one_is_promised() -> None:
         assert verdict.passed == (diagonal and np.all(np.diag(output[1]).real >= 0.0)), verdict
 
 
-# --- wrong steps -----------------------------------------------------------------------------------------------------
+# --- wrong steps ----------------------------------------------------------------------------------
 
 
 @given(parameters=case_parameters(core="dense", learning_rate=0.1), seed=st.integers(0, 99))
@@ -401,7 +401,7 @@ def test_where_the_answer_is_zero_the_rank_is_no_tie() -> None:
     assert judge(_plain([0.0, 0.0], min_rank=2), _diagonal_output([0.0, 0.0])).passed
 
 
-# --- stages ----------------------------------------------------------------------------------------------------------
+# --- stages ---------------------------------------------------------------------------------------
 
 
 def _staged() -> tuple[StepInputs, dict[str, Any], Output]:
@@ -501,7 +501,7 @@ def test_a_dense_core_of_the_stages_is_judged_as_promised() -> None:
         assert verdict.passed != diagonal
 
 
-# --- verdicts --------------------------------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def test_a_verdict_names_the_worst_first() -> None:

@@ -192,7 +192,7 @@ def test_the_precision_that_is_claimed_counts(dtype: Dtype) -> None:
     assert _oracle(case, dtype.real, eps=float(np.sqrt(dtype.eps))).ratio(rough, 3) <= FAIL
 
 
-# --- the two oracles against each other ------------------------------------------------------------------------------
+# --- the two oracles against each other -----------------------------------------------------------
 
 
 def _nudged(size: float) -> Backend:

@@ -227,7 +227,7 @@ def test_what_does_not_exist_is_refused(options: dict[str, str], message: str) -
         Conversion(**options)
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("array", ["numpy", "torch"])

@@ -55,7 +55,7 @@ def errors(step: Callable[..., Any], **options: Any) -> set[str]:
     return {row.error or ", ".join(row.criteria) for row in report.failures}
 
 
-# --- a backend that ends the program ---------------------------------------------------------------------------------
+# --- a backend that ends the program --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_user_may_interrupt_a_run() -> None:
         check_step(step, select=FEW)
 
 
-# --- stacks ----------------------------------------------------------------------------------------------------------
+# --- stacks ---------------------------------------------------------------------------------------
 
 
 def each(*stacks: Any, **parameters: Any) -> list[Any]:
@@ -206,7 +206,7 @@ def test_a_whole_step_of_a_stack_has_the_gradient_of_each_problem(group: str) ->
     assert not check_step(of_the_first, whole=True, batched=True, select={"group": group}).passed
 
 
-# --- results of another kind -----------------------------------------------------------------------------------------
+# --- results of another kind ----------------------------------------------------------------------
 
 
 def changed(index: int, change: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -256,7 +256,7 @@ def test_a_result_has_the_library_the_dtype_and_the_device_of_the_arguments(chan
     assert errors(changed(0, change), array="torch", dtype="float32") == {what}
 
 
-# --- what a backend sets or keeps ------------------------------------------------------------------------------------
+# --- what a backend sets or keeps -----------------------------------------------------------------
 
 
 def test_the_arithmetic_of_the_kit_is_not_that_of_the_backend() -> None:
@@ -625,7 +625,7 @@ def test_the_form_of_an_input_belongs_to_the_caller_as_well(form: Callable[[Any]
     assert changed in errors(step, select={"group": "shape"}, array=array)
 
 
-# --- stages ----------------------------------------------------------------------------------------------------------
+# --- stages ---------------------------------------------------------------------------------------
 
 
 def run(change: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
@@ -726,7 +726,7 @@ def test_a_whole_step_has_no_stages() -> None:
         check_step(right, whole=True, stages=REFERENCE.run)
 
 
-# --- what is claimed -------------------------------------------------------------------------------------------------
+# --- what is claimed ------------------------------------------------------------------------------
 
 
 def test_what_the_claimed_precision_cannot_hold_is_no_case() -> None:
@@ -747,7 +747,7 @@ def test_what_the_claimed_precision_cannot_hold_is_no_case() -> None:
     assert beyond.isdisjoint(ids)
 
 
-# --- the command line and pytest -------------------------------------------------------------------------------------
+# --- the command line and pytest ------------------------------------------------------------------
 
 BACKENDS = {
     "good": "from geolora_ref.oracle.broken.stages import Stages\nstep = Stages().step\n",

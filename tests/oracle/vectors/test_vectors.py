@@ -95,7 +95,7 @@ def outputs(tmp_path: Path, written: dict[str, str]) -> Path:
     return tmp_path
 
 
-# --- what comes with the package -------------------------------------------------------------------------------------
+# --- what comes with the package ------------------------------------------------------------------
 
 
 def test_the_stored_vectors_are_what_the_generator_makes() -> None:
@@ -150,7 +150,7 @@ def test_the_slack_is_that_of_the_criteria() -> None:
     assert SLACK == FAIL * 4.0
 
 
-# --- export and regeneration -----------------------------------------------------------------------------------------
+# --- export and regeneration ----------------------------------------------------------------------
 
 
 def test_an_export_is_complete(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_inputs_of_another_machine_are_kept_other_ones_are_not(
     assert float.fromhex(found) == pytest.approx(float.fromhex(old), rel=1e-14)  # this machine may round otherwise
 
 
-# --- the expected values ---------------------------------------------------------------------------------------------
+# --- the expected values --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
@@ -276,7 +276,7 @@ def test_a_zero_matrix_has_one_rank_only() -> None:
     assert VECTORS["gradient-zero-zero-rate-1"].ranks == range(1, 2)
 
 
-# --- who passes and who does not -------------------------------------------------------------------------------------
+# --- who passes and who does not ------------------------------------------------------------------
 
 
 def test_the_reference_passes_every_vector(outputs: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_mutant_fails(mutant: Mutant) -> None:
         assert np.inf in [max(judge_vector(vector, _stages(vector, run)).values()) for vector in exact]
 
 
-# --- exact vectors ---------------------------------------------------------------------------------------------------
+# --- exact vectors --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
@@ -424,7 +424,7 @@ def test_gradients_that_contradict_are_refused(of: tuple[int, int, int]) -> None
         stages(replace(x, dK=x.dK + K * x.U, dL=x.dL + L * x.V, dS=x.dS + S), EXACT["tie"])
 
 
-# --- damaged files ---------------------------------------------------------------------------------------------------
+# --- damaged files --------------------------------------------------------------------------------
 
 
 def _set(document: Any, path: str, value: object) -> None:

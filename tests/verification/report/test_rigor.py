@@ -175,7 +175,7 @@ def test_a_page_that_cannot_be_written_is_no_failure_of_what_it_shows(tmp_path: 
     assert "error: [Errno" in capsys.readouterr().err
 
 
-# --- who runs all of it ----------------------------------------------------------------------------------------------
+# --- who runs all of it ---------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
@@ -190,7 +190,7 @@ def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
     assert "HYPOTHESIS_PROFILE=nightly" in done.stdout
 
 
-# --- the documentation -----------------------------------------------------------------------------------------------
+# --- the documentation ----------------------------------------------------------------------------
 
 
 def documented(stored: dict[str, Any]) -> list[str]:

@@ -205,7 +205,7 @@ def test_a_wrong_gauge_change_is_found() -> None:
         run_state_machine_as_test(BrokenTrajectory, settings=settings(campaign(50), phases=[Phase.generate], database=None))
 
 
-# --- loaders ---------------------------------------------------------------------------------------------------------
+# --- loaders --------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -119,7 +119,9 @@ def table() -> str:
 
 
 def draw_differences(axes: Axes) -> None:
-    """Each method less LoRA of rank 4, in points, with the 95 % interval of Student's t over the tasks of texts."""
+    """Each method less LoRA of rank 4, in points, with the 95 % interval of Student's t over the
+    tasks of texts.
+    """
     names = [name for name in METHODS if name != LORA][::-1]
     found = [_less(name) for name in names]
     for place, (name, one) in enumerate(zip(names, found, strict=True)):
