@@ -27,8 +27,7 @@ class Rendered(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The nodes of the text; the page is read again at every build, since a function may read any file.
-        """
+        """The nodes of the text; the page is read again at every build, since a function may read any file."""
         self.env.note_reread()
         text = rendered(self.arguments[0])
         if str(self.env.doc2path(self.env.docname)).endswith(".md"):

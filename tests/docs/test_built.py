@@ -111,8 +111,7 @@ def anchors(page: Path) -> frozenset[str]:
 
 
 def dead_links(page: Path) -> list[str]:
-    """Links of a page to files or places that are not there, or that only exist on the machine of the build.
-    """
+    """Links of a page to files or places that are not there, or that only exist on the machine of the build."""
     dead = []
     for link in map(html.unescape, re.findall(r'<a\s[^>]*?href="([^"]*)"', page.read_text("utf-8"))):
         if re.match(r"(https?:|mailto:|//)", link):

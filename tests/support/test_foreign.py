@@ -1,5 +1,4 @@
-"""Foreign exceptions of any kind are reported in one line without control characters, and with their place.
-"""
+"""Foreign exceptions of any kind are reported in one line without control characters, and with their place."""
 
 from __future__ import annotations
 

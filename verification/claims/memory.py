@@ -67,8 +67,7 @@ def weight(momentum: float, t: int) -> float:
 
 
 def slope_share(smoothing: float, k: int) -> float:
-    """(1 + s²/k)^{-1/2}: the least ⟨M̄, D⟩/‖M̄‖ of the rule with relative smoothing s, for k singular values.
-    """
+    """(1 + s²/k)^{-1/2}: the least ⟨M̄, D⟩/‖M̄‖ of the rule with relative smoothing s, for k singular values."""
     return float((1.0 + smoothing**2 / k) ** -0.5)
 
 

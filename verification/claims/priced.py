@@ -42,8 +42,7 @@ and what is cut is normal, as nearly all of the gradient is."""
 
 @dataclass(frozen=True)
 class Bound:
-    """Factors that controls put on the terms: of the price, of the error, of the normal part, of η and of β.
-    """
+    """Factors that controls put on the terms: of the price, of the error, of the normal part, of η and of β."""
 
     price: float = 1.0
     error: float = 1.0

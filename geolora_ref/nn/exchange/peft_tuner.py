@@ -157,8 +157,7 @@ class GeoLoraConfig(PeftConfig):
 
 
 def _with_a_start(card: str) -> str:
-    """A model card with :data:`START` under the heading that PEFT's template has for it, or at its end; once.
-    """
+    """A model card with :data:`START` under the heading that PEFT's template has for it, or at its end; once."""
     if START in card:
         return card
     heading, nothing = "## How to Get Started with the Model\n", "[More Information Needed]"

@@ -377,8 +377,7 @@ def _warn_of_nothing_to_step(groups: Iterable[Mapping[str, Any]], names: Sequenc
 
 
 def _warn_of_used_gradients(adapters: Mapping[str, LowRankAdapter], optimizer: AdapterOptimizer) -> None:
-    """Warn of gradients from which a step has been taken: they are those at bases that the step has changed.
-    """
+    """Warn of gradients from which a step has been taken: they are those at bases that the step has changed."""
     used = {name: adapter for name, adapter in adapters.items() if adapter.last_step.used(adapter.S.grad)}
     if used:
         others = any(adapter.last_step.by_another(optimizer) for adapter in used.values())

@@ -1,5 +1,4 @@
-"""Cases: the questions that a step answers, drawn by spectrum and by trap instead of by raw random entries.
-"""
+"""Cases: the questions that a step answers, drawn by spectrum and by trap instead of by raw random entries."""
 
 from __future__ import annotations
 
