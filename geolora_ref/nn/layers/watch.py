@@ -24,7 +24,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Watch", "defect", "tolerated"]
+__all__ = ["Watch", "defect", "stamp", "tolerated"]
 
 PERIOD = 128
 CURE = (
@@ -32,7 +32,6 @@ CURE = (
     "or optimizer_cls_and_kwargs=(GeoLoRA, {…}); average merged weights, not factors; whoever means it writes within "
     "geolora_ref.nn.foreign_optimizer(model)"
 )
-Marks = tuple[int, int, int, int]
 
 
 class Watch:
@@ -45,11 +44,11 @@ class Watch:
 
     def __init__(self) -> None:
         self.allowed, self.off, self.passes = math.inf, False, 0
-        self._marks: Marks | None = None
+        self._stamp: tuple[int, ...] | None = None
 
     def written(self, Ut: Tensor, Vt: Tensor, allowed: float) -> None:
         """Record a write by the owner, after which a defect of ``allowed`` is accepted."""
-        self.allowed, self._marks = allowed, _marks(Ut, Vt)
+        self.allowed, self._stamp = allowed, stamp(Ut, Vt)
 
     def passing(self, Ut: Tensor, Vt: Tensor, rank: int, *, copies: bool) -> None:
         """Count a training pass, and look if it is due; ``copies``: the pass uses replicas.  Raises
@@ -57,10 +56,10 @@ class Watch:
         """
         self.passes = n = self.passes + 1
         due = not n & n - 1 if n <= PERIOD else n % PERIOD == 0
-        if due or not (copies or self._marks == _marks(Ut, Vt)):
+        if due or not (copies or self._stamp == stamp(Ut, Vt)):
             self.look(Ut, Vt, rank)
             if not copies:
-                self._marks = _marks(Ut, Vt)
+                self._stamp = stamp(Ut, Vt)
 
     def look(self, Ut: Tensor, Vt: Tensor, rank: int) -> None:
         """Raise ``RuntimeError`` with the cure if a basis has a larger defect than is allowed; NaN
@@ -101,6 +100,8 @@ def has_values(X: Tensor) -> bool:
     return X.ndim == 2 and not X.is_meta and type(X) in (Tensor, nn.Parameter)
 
 
-def _marks(Ut: Tensor, Vt: Tensor) -> Marks:
-    """Autograd's version counts of the bases, and their addresses."""
-    return Ut._version, Vt._version, Ut.data_ptr(), Vt.data_ptr()
+def stamp(*tensors: Tensor) -> tuple[int, ...]:
+    """The addresses and autograd's version counts of tensors; another stamp means that code has moved
+    or written one of them.
+    """
+    return tuple(number for X in tensors for number in (X.data_ptr(), X._version))
