@@ -323,7 +323,7 @@ def check_step(
     quick : a quarter of the catalogue.
     shapes : further sizes (m, n, r).
     fuzz, seed : the number of drawn cases, and their seed.
-    repeat : the runs of each case, all of which must pass.
+    repeat : the runs of each case; all must pass.
     fail_fast : stop at the first failure.
     answers : :class:`geolora_ref.oracle.jobs.Jobs`.
     xfail : {case id: reason} of known failures; one that passes, or an unknown id, is a problem.

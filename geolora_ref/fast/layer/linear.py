@@ -1,26 +1,16 @@
 """A frozen linear layer with its adapter as one function, y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, and its
 gradients in one backward pass.
 
-Forward: the two skinny products of LoRA with K = U S, the second accumulated in place into the
-output of the base.  Backward, with upstream gradient g, a = x V and b = s·g U: ∇x = b (S Vᵀ) + g
-W₀, again accumulated in place, and
+Forward: the two skinny products of LoRA with K = U S. Backward, with upstream gradient g, a = x V
+and b = s·g U: ∇x = b (S Vᵀ) + g W₀, and
 
     dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
 
-where G is the dense gradient of the adapter W = U S Vᵀ, which is never formed.  These are the GEMMs
-of LoRA's backward pass and one r x m x r product.  Nothing is divided by S, so the three are exact
-for S = 0 and for dense S.  With many rows the second products of the two passes, a Kᵀ and b (S Vᵀ),
-cost more than one merged matrix W₀ + s·K Vᵀ, which then replaces them (``merging.py``).
+where the dense gradient G of W = U S Vᵀ is never formed, and nothing is divided by S.
 
-**Where the gradients go.**  Unlike elsewhere in torch, ``.grad`` of U is dK, ``.grad`` of V is dL
-and ``.grad`` of S is dS: the gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.
-They are linear in G, so the usual operations on ``.grad`` are right for them: all-reduce over
-processes, accumulation, unscaling after a scaled loss, clipping (by the norm of these three).
-``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what
-autograd would compute.
-
-Layout decides the speed.  U (m, r) and V (n, r) are fastest in column-major order, that is
-U = Ut.mT of a contiguous (r, m); the gradients come in the same layout.  Other layouts work too.
+Unlike elsewhere in torch, ``.grad`` of U is dK, ``.grad`` of V is dL and ``.grad`` of S is dS,
+which are linear in G (docs/fast_path.md). U (m, r) and V (n, r) are fastest as views U = Ut.mT of a
+contiguous (r, m).
 """
 
 from __future__ import annotations

@@ -1,16 +1,14 @@
 """Adapters as a plain LoRA checkpoint, which PEFT and its readers load without this package.
 
-LoRA [H22] adds (lora_alpha/r)·B A to a weight; GeoLoRA adds alpha·U S Vᵀ.  So B = alpha·U S and
-A = Vᵀ with a scale of 1.  Ranks differ from layer to layer, and only PEFT reads such ranks right.
-``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM, which scales by lora_alpha/r, and to
-llama.cpp, which scales by lora_alpha over the rank of each B.  Diffusers reads ranks from tensors,
-and takes the first rank for lora_alpha (each layer's own in later releases).  So by default every
-layer is padded with zeros to the largest rank, and lora_alpha = r: every reader then scales by 1.
-The compact form has patterns and no zeros.
+LoRA [H22] adds (lora_alpha/r)·B A to a weight; GeoLoRA adds alpha·U S Vᵀ. So B = alpha·U S and
+A = Vᵀ with a scale of 1. Ranks differ from layer to layer, which other readers than PEFT scale
+wrongly: vLLM by lora_alpha/r, llama.cpp by lora_alpha over the rank of each B, diffusers by the
+first rank. So by default every layer is padded with zeros to the largest rank, and lora_alpha = r.
+The compact form has patterns and no zeros, for PEFT alone.
 
-PEFT reads the keys of patterns as regular expressions that may match at the end of a longer name
-("fc" matches "decoder.fc" too), and treats names in ``target_modules`` in the same way.  Here every
-name is escaped and anchored, so that it means one module.
+PEFT reads names in ``target_modules`` and in patterns as regular expressions that may match at the
+end of a longer name ("fc" matches "decoder.fc" too). Here every name is escaped and anchored, so
+that it means one module.
 """
 
 from __future__ import annotations

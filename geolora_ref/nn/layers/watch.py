@@ -1,20 +1,16 @@
-"""Detect that a foreign optimizer, or an average, has written into the bases of an adapter as if
+"""Detect that an external optimizer, or an average, has written into the bases of an adapter as if
 they were ordinary parameters.
 
-``.grad`` of U and V holds ∇_K and ∇_L.  An optimizer of single tensors takes them for derivatives
-with respect to U and V, and silently trains something else.  The average of two bases is no basis.
-Both leave bases that are not orthonormal, and a look detects a defect above 64·eps·√max_rank.
-Copies, broadcasts and restored values keep the bases orthonormal and are no misuse; neither is
-training S alone.
+``.grad`` of U and V holds ∇_K and ∇_L. Another optimizer takes them for derivatives with respect to
+U and V, and silently trains something else. Its bases are not orthonormal, nor is an average of
+bases, and a look detects a defect above 64·eps·√max_rank. Copies, broadcasts and restored values
+keep the bases orthonormal, and training S alone is allowed.
 
-A look synchronises with the device, so a training pass looks only with a reason: a basis has moved
-in memory, or autograd's version count says that it was written.  The count misses writes through
-``.data``, through a buffer that the parameter views, or through another library's kernels.  So the
-passes 1, 2, 4, …, 128 look anyway, and every 128th from then on.  Saving, merging and exporting
-always look.
-
-Passes of compiled code do not look.  A step of GeoLoRA does not look either, because it has checks
-of its own.
+A look synchronises with the device, so a training pass looks only if a basis has another
+:func:`stamp`. The stamp misses writes through ``.data``, through a buffer that the parameter views,
+or through another library's kernels, so the passes 1, 2, 4, …, 128 and every 128th look anyway.
+Saving, merging and exporting always look. Passes of compiled code do not, nor does a step of
+GeoLoRA, which has checks of its own.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class GeoLoRA(AdapterOptimizer):
         ``{"params": tensors}`` with options of their own.
     lr : λ of the adapters; of a tensor with one number each group gets its own copy. With the
         default rule it is the length of a step in the spectral norm of a layer's W.
-    head_lr : the learning rate of AdamW for the other parameters; a group without adapters may say
+    head_lr : learning rate of AdamW for the other parameters; a group without adapters may say
         ``lr`` instead.
     share : the cost of truncation, as a share of the first-order decrease of the step: ϑ =
         share·λ⟨M, D⟩/‖M‖, with memory M and direction D; by default 0.7. While λ is above a tenth

@@ -3,15 +3,13 @@
 docs/study.md states the design and the changes that were made after runs had been seen.
 
 - All methods are tuned alike: three learning rates a factor √10 apart at rank 4, with one seed.
-  Development examples choose; where the best rate lies at the edge, the next one outward is tried,
-  at most twice on each side.
-- τ is 0.35 for GeoLoRA by tolerance and 0.1 for the published one, whose pair is "geolora,
-  uniform".
+  Development examples choose; a best rate at the edge asks for the next one outward, at most twice.
+- τ is 0.35 for GeoLoRA by tolerance and 0.1 for the published one.
 - Parameters are matched: LoRA of rank r, GeoLoRA with the parameters of that LoRA as its budget,
   and GeoLoRA with rank r in every layer.
 - At other ranks every method keeps its rate of rank 4; LoRA and its rival have the better of their
   two best.
-- "geolora" is the method with every default, on which nothing is tuned.
+- Nothing of "geolora", with every default, is tuned.
 - Where time runs out, the stages are cut from the end of :data:`STAGES`.
 """
 
