@@ -2,15 +2,15 @@
 they were ordinary parameters.
 
 ``.grad`` of U and V holds ∇_K and ∇_L. Another optimizer takes them for derivatives with respect to
-U and V, and silently trains something else. Its bases are not orthonormal, nor is an average of
+U and V, and trains something else. Its bases are not orthonormal, nor is an average of
 bases, and a look detects a defect above 64·eps·√max_rank. Copies, broadcasts and restored values
 keep the bases orthonormal, and training S alone is allowed.
 
 A look synchronises with the device, so a training pass looks only if a basis has another
-:func:`stamp`. The stamp misses writes through ``.data``, through a buffer that the parameter views,
+:func:`stamp`. It misses writes through ``.data``, through a buffer that the parameter views,
 or through another library's kernels, so the passes 1, 2, 4, …, 128 and every 128th look anyway.
 Saving, merging and exporting always look. Passes of compiled code do not, nor does a step of
-GeoLoRA, which has checks of its own.
+GeoLoRA, which checks by itself.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class Watch:
 
 
 def tolerated(X: Tensor) -> float:
-    """A generous bound on the defect that rounding leaves in up to len(X) orthonormal columns:
-    64·eps·√len(X).
-    """
+    """A generous bound on the defect that rounding leaves in a basis (max_rank, m): 64·eps·√max_rank."""
     return 64.0 * torch.finfo(X.dtype).eps * math.sqrt(len(X))
 
 
