@@ -28,7 +28,7 @@ ARRAYS = (*STAGES, "U_hat", "V_hat", "singular_values")
 
 
 def _build(parameters: CaseParameters, dtype: Dtype) -> StepCase:
-    """The case, real or complex as the dtype asks."""
+    """The case, real or complex as the dtype is."""
     return StepCase.build(replace(parameters, complex=dtype.complex))
 
 

@@ -21,7 +21,7 @@ __all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "
 Effort = Literal["quick", "full"]
 
 GREATEST = 1e70
-"""The largest entry of a run that goes on: fourth powers of numbers up to here are finite, so a run
+"""The largest entry of a run that continues: fourth powers of numbers up to here are finite, so a run
 ends before any overflow.
 """
 

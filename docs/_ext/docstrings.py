@@ -43,7 +43,7 @@ def definitions(lines: list[str]) -> list[str]:
     """The text with underlined heads as rubrics, and "name : text" under a head, "``name`` : text"
     anywhere, as definitions.
 
-    A definition goes on to the next blank line, or in a section to the next line that is not
+    A definition extends to the next blank line, or in a section to the next line that is not
     indented; a section ends at the first line that is neither an entry nor indented.
     """
     out: list[str] = []

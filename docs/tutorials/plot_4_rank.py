@@ -56,7 +56,7 @@ print([ranks(Y, 1.0, 40, tau=0.02)[-1] for Y in draws])
 # **Stall.** The lower right block of :math:`\hat S` is zero. So a new direction enters with a
 # singular value of about :math:`\lambda^2\|\cdot\|\|\cdot\|/\sigma_{\min}(S)`. If the threshold is
 # above that, the direction is discarded at every step, and the rank cannot grow although the
-# gradient asks for it. With :math:`S` of order one and :math:`\vartheta\propto\lambda`, *smaller*
+# gradient needs it. With :math:`S` of order one and :math:`\vartheta\propto\lambda`, *smaller*
 # steps make the stall surer.
 
 figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")

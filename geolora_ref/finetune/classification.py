@@ -87,7 +87,7 @@ def _signed(rows: list[Row], say: Say) -> list[Row]:
 
 
 def _counts(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
-    """The line that tells the number of examples and how their labels were understood."""
+    """The line with the number of examples and how their labels were understood."""
     examples = f"{len(train)} examples for the training, {len(dev)} for the metric"
     if not labels.classes:
         return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"

@@ -46,7 +46,7 @@ LIBRARIES = ("numpy", "transformers", "safetensors")
 
 
 def run(options: RunOptions) -> int:
-    """Exit status 0: done; 1: diverged; 130: interrupted, the same command goes on.
+    """Exit status 0: done; 1: diverged; 130: interrupted, the same command resumes.
 
     Raises ``ValueError`` or ``OSError`` for bad input, and for an output folder that cannot be used
     or is in use.

@@ -229,7 +229,7 @@ def _time_span(t_span: Any) -> tuple[float, float]:
 
 
 def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progress) -> bool:
-    """Return whether the callback asks to stop the run; ``Stopped`` with the callback's error if it fails."""
+    """Return whether the callback stops the run; ``Stopped`` with the callback's error if it fails."""
     try:
         return bool(callback(progress))
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""Write a script that asks a failing case without the kit: it needs NumPy and the backend, and has
+"""Write a script that runs a failing case without the kit: it needs NumPy and the backend, and has
 all numbers bit by bit.
 """
 
@@ -42,7 +42,7 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     smallest that fails.
 
     The script prints each finding next to the error that rounding allows, and ends with status 1 if
-    something is wrong.  For a sequence it asks the failing step, for a stack the first problem.
+    something is wrong.  For a sequence it runs the failing step, for a stack the first problem.
 
     Before it is returned, the script is run in a process of its own.
 

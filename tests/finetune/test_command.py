@@ -70,7 +70,7 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
 def test_what_was_read_is_said_before_the_training(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A header without --header is a class of its own, which nobody would see."""
+    """A header without --header is a class of its own, which would not be noticed."""
     (tmp_path / "data.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad\t0\n" * 20, encoding="utf-8")
     dev = write_tsv(tmp_path / "dev.tsv", 8)
     call = arguments(model_folder, tmp_path / "data.tsv", tmp_path / "run", "--dev", str(dev))
@@ -564,7 +564,7 @@ def test_a_text_that_is_too_long_for_the_model_is_refused_before_its_prediction(
     torch.testing.assert_close(fine_tuned.outputs([texts[14], texts[15], texts[32]])[:1], short)
     assert trials == [32]
     with monkeypatch.context() as patch:
-        patch.setattr(type(fine_tuned.model), "forward", None)  # which nobody calls
+        patch.setattr(type(fine_tuned.model), "forward", None)  # which no code calls
         with pytest.raises(ValueError, match=r"^model: expected an encoder that turns 33 token ids .* into .* found BertModel: "):
             fine_tuned.predict([texts[14], texts[33]])
     assert {X.device.type for X in fine_tuned.model.parameters()} == {device}

@@ -1,4 +1,4 @@
-"""The experiments: the other methods are what they claim to be, a broken-off campaign goes on, and
+"""The experiments: the other methods are what they claim to be, an interrupted campaign resumes, and
 figures follow from runs.
 """
 
@@ -292,7 +292,7 @@ def test_the_share_of_a_rate_is_that_of_its_worst_task() -> None:
 
 
 def test_three_families_go_through_all_budgets() -> None:
-    """LoRA, the default with a budget, and the published method; the quarter asks for one more."""
+    """LoRA, the default with a budget, and the published method; the quarter needs one more."""
     done, _ = simulated(peak(3.2e-3), lambda *_: 0.5)
     through = {"lora", "geolora, budget, rms", "published geolora"}
     assert {run.family for _, run in done if run.budget == 16} == through
@@ -565,7 +565,7 @@ def test_pictures_are_read_from_archives_and_a_wrong_one_is_named(tmp_path: Path
 def test_a_text_is_cut_into_blocks_of_which_those_with_small_digests_are_drawn(
     decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each part of the text has two words of its own, so that every token tells where it stood."""
+    """Each part of the text has two words of its own, so that every token shows where it stood."""
     monkeypatch.setattr(plain_text, "LENGTH", 16)
     _, tokenizer = load_decoder(decoder_folder)
     path, rng = tmp_path / "input.txt", np.random.default_rng(0)

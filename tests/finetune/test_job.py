@@ -142,7 +142,7 @@ def test_the_random_state_of_a_device_is_in_the_checkpoint(
 def test_a_checkpoint_with_the_state_of_a_device_that_is_gone_goes_on(
     make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path
 ) -> None:
-    """A run on the CPU asks nothing of other devices."""
+    """A run on the CPU queries no other device."""
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
         make_job(checkpoint=path, checkpoint_every=2, on_step=kill_at(5)).run()

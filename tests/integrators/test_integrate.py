@@ -413,7 +413,7 @@ def _jumping(at: float) -> tuple[DenseField, list[float]]:
 
 @pytest.mark.parametrize("start", [1.7e9, -1.7e9])
 def test_step_size_control_gives_up_at_the_resolution_of_time(start: float) -> None:
-    """Seconds since 1970: neighbouring times are 2.4e-7 apart, and a jump asks for less."""
+    """Seconds since 1970: neighbouring times are 2.4e-7 apart, and a jump needs less."""
     field, _ = _jumping(start + 0.5)
     run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (start, start + 1.0), Adaptive(0.1))
     assert math.ulp(start) == pytest.approx(2.4e-7, rel=0.01)
@@ -446,7 +446,7 @@ def test_the_evaluations_of_a_step_that_was_given_up_are_reported(raises: bool) 
 
 
 def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
-    """Ẏ = Y² from 1 blows up at t = 1: each accepted step asks for a smaller one, and no step is
+    """Ẏ = Y² from 1 blows up at t = 1: each accepted step needs a smaller one, and no step is
     left to refuse.
     """
     one = np.eye(1)
@@ -593,7 +593,7 @@ def test_distance_is_that_of_the_dense_matrices() -> None:
 
 
 def test_the_smallest_step_is_taken_where_the_tolerance_allows_it() -> None:
-    """The safety factor alone, 0.9, asks for less than ``smallest`` after a step that was allowed."""
+    """The safety factor alone, 0.9, chooses less than ``smallest`` after a step that was allowed."""
     problem, Y0 = DenseField((4, 3), lambda _, W: -W), LowRank.from_dense(np.ones((4, 3)), 1)
     integrator = ProjectedRK(TruncationRule(tau=1e-12))
     whole, first = (integrator.step(problem, 0.0, Y0, h).Y for h in (0.1, 0.05))

@@ -87,7 +87,7 @@ def test_the_method_of_scipy_is_the_one_that_was_requested() -> None:
 
 
 def test_the_absolute_tolerance_is_absolute() -> None:
-    """For a state a million times as large it asks for six digits more."""
+    """For a state a million times as large it needs six digits more."""
     small, large = (_evaluations(SolveIVP(rtol=0.0, atol=1e-3), size) for size in (1.0, 1e6))
     assert large > 2 * small
 

@@ -37,7 +37,7 @@ RANKS = {"fc": 3, "inner.fc": 2, "inner.other.fc": None, ODD: 4, "table": 2, "co
 
 
 class Mixed(nn.Module):
-    """Layers of every kind, under names that are traps for whoever takes them for patterns or for
+    """Layers of every kind, under names that are traps for code that takes them for patterns or for
     ends of names.
     """
 

@@ -86,7 +86,7 @@ def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: d
     fresh = network(seed=5)
     fresh_optimizer = GeoLoRA(fresh, **options)
     fresh.load_state_dict(model.state_dict())
-    fresh_optimizer.load_state_dict(optimizer.state_dict())  # a copy: the other training goes on before it is read
+    fresh_optimizer.load_state_dict(optimizer.state_dict())  # a copy: the other training continues before it is read
     copied, copied_optimizer = copy.deepcopy((model, optimizer))
     ranks = [train(*pair, 9) for pair in ((model, optimizer), (fresh, fresh_optimizer), (copied, copied_optimizer))]
     assert ranks[0] == ranks[1] == ranks[2]
@@ -238,7 +238,7 @@ def test_an_adapter_without_gradients_counts_in_the_budget(method: Any, unit: An
     optimizer.step()
     assert layers["2"].adapter.rank == 2
     optimizer.zero_grad()
-    optimizer.step()  # nobody takes part
+    optimizer.step()  # no adapter takes part
 
 
 UPDATES: tuple[UpdateRule, ...] = ("sgd", "adam", "heavy-ball", "spectral", "preconditioned", "adam-published")
@@ -283,7 +283,7 @@ def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) ->
 @pytest.mark.parametrize("method", METHODS)
 def test_adapters_wait_for_a_gradient_that_is_not_zero(method: Any) -> None:
     """Below a head of zeros it comes in the second step; at S = 0 the algorithm would truncate to
-    the least rank.  A layer that is not used later stands still, where a normalised memory would go on.
+    the least rank.  A layer that is not used later stands still, where a normalised memory would continue.
     """
     model = network(rank=4)
     torch.nn.init.zeros_(head_of(model).weight)

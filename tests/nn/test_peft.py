@@ -30,7 +30,7 @@ from verification.network_defects.models import difference, fill, regression  # 
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT asks transformers so
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT calls transformers so
 ]
 
 SHOWN = "base_model.model.{}.geolora_active"
@@ -101,7 +101,7 @@ def test_only_adapters_and_heads_are_trained(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_fused_path_is_a_field_of_the_configuration_that_is_saved(tmp_path: Path) -> None:
-    """The layer takes it, whoever loads the adapter too, and it trains as the plain one within rounding."""
+    """The layer takes it, a loaded adapter too, and it trains as the plain one within rounding."""
     (x, _), models = regression(), (wrapped(fused=False), wrapped(fused=True))
     for plain, quick in zip(*(adapters(model).values() for model in models), strict=True):
         assert (plain.fused, quick.fused) == (False, True)

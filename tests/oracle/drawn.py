@@ -35,7 +35,7 @@ NO_QUESTIONS: tuple[tuple[dict[str, Any], str], ...] = (
 
 @cache
 def drawn_cases(count: int, seed: int, largest: int = 12) -> tuple[StepCase, ...]:
-    """The same cases for every test that asks for them."""
+    """The same cases for every test that needs them."""
     return draw_cases(count, seed, largest)
 
 

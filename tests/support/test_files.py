@@ -268,7 +268,7 @@ def test_the_lock_of_a_run_that_was_killed_is_taken(contents: str, tmp_path: Pat
 
 @pytest.mark.parametrize("call", [read_json, require_regular, read_regular])
 def test_what_is_no_regular_file_is_refused_at_once(call: Callable[[Path], object], tmp_path: Path) -> None:
-    """Whoever reads a pipe waits for a writer, for ever if there is none; a device has no end."""
+    """A reader of a pipe waits for a writer, for ever if there is none; a device has no end."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "link", "a pipe"), (Path("/dev/zero"), "a device")):

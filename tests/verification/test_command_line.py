@@ -135,7 +135,7 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whenever it comes; whoever handled the signal before does so afterwards."""
+    """Whenever it comes; the earlier handler of the signal is there again afterwards."""
 
     def interrupted(*_: Any, **__: Any) -> None:
         signal.raise_signal(signum)

@@ -119,7 +119,7 @@ def noisy(case: Case) -> Noisy:
 
 
 def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
-    """‖M̄_t − P∇L‖ in the mean square, and the sum over the steps, at every t; ``move`` takes the
+    """‖M̄_t − P∇L‖ in mean square, and the sum over the steps, at every t; ``move`` takes the
     place of the transport.
 
     The expectations are judged by the upper confidence limit (Student, one-sided, 99.9 %) of the

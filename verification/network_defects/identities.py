@@ -52,7 +52,7 @@ def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
 
 
 def momentum_moves_with_the_bases(device: str = "cpu") -> bool:
-    """With next to no gradient, heavy ball goes on along β times its last direction, projected onto
+    """With next to no gradient, heavy ball continues along β times its last direction, projected onto
     the new tangent space; the optimizer itself refuses a memory that is not tangent there.
     """
     holds, beta = True, 0.5
@@ -144,7 +144,7 @@ def counted_are_the_numbers_of_the_state(device: str = "cpu") -> bool:
 
 def overflow_of_a_scaled_loss_changes_nothing(device: str = "cpu") -> bool:
     """A step that overflows leaves model and memory bit for bit and halves the scale; once the
-    scale fits, training goes on.
+    scale fits, training continues.
     """
     holds = True
     for method in METHODS:

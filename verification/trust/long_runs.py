@@ -59,7 +59,7 @@ def long_run(
     every ``period`` steps.
 
     Half of the steps are done twice, so that ``progress(done)`` ends at 3/2 ``steps``, rounded up.
-    With a ``state_file`` the run goes on where an earlier one of the same steps, options and
+    With a ``state_file`` the run resumes where an earlier one of the same steps, options and
     sources stopped.
     """
     step = _stepper(dtype, polish, period)

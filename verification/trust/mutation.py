@@ -414,7 +414,7 @@ def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: 
                 bar.update(task, completed=number, refresh=True)
                 if number % 20 == 0:
                     save()
-        finally:  # whoever interrupts this goes on with --keep
+        finally:  # after an interrupt --keep resumes
             save()
 
 

@@ -245,7 +245,7 @@ def refuse_shared(model: nn.Module, layer: nn.Module) -> None:
 
 
 def refuse_compiled(model: nn.Module, layer: nn.Module) -> None:
-    """Raise ``ValueError`` if the layer itself is compiled: the wrapper would go on to call it, and
+    """Raise ``ValueError`` if the layer itself is compiled: the wrapper would still call it, and
     no adapter.
     """
     if any(module._modules.get(COMPILED) is layer for module in model.modules()):

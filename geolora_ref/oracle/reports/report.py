@@ -179,7 +179,7 @@ def _plain(ratio: float) -> float | str:
 
 class Interrupted(KeyboardInterrupt):
     """A run that was stopped from outside.  ``report`` has the results so far, and a problem that
-    tells where the run stopped.
+    states where the run stopped.
 
     The report is a :class:`Report`, or a ``RuleReport``.
     """

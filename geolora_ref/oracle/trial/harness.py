@@ -235,7 +235,7 @@ class Harness:
         return [(inputs, gradient), *mirrored]
 
     def meant(self, inputs: StepInputs, gradient: Gradient) -> list[Matrix]:
-        """The values of the arguments with which :meth:`call` asks this step."""
+        """The values of the arguments with which :meth:`call` calls this step."""
         return _meant(self._problems(inputs, gradient), self.batched)
 
     @contextlib.contextmanager

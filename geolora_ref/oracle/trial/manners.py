@@ -39,7 +39,7 @@ def spoil(arrays: Iterable[Array]) -> None:
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[str]]:
-    """Restore all global state after this context; the list then tells which state was changed inside."""
+    """Restore all global state after this context; the list then names the state that was changed inside."""
     settings = _settings()
     kept = [setting.read() for setting in settings]
     for setting in settings:
@@ -61,7 +61,7 @@ class _Setting(NamedTuple):
 
     ``probe`` : for a random generator, a part of the state that is quicker to read.  Reading it
     moves the generator to a state that no backend reaches by chance; from the second reading on it
-    stays the same until somebody else has used or seeded the generator.
+    stays the same until other code has used or seeded the generator.
     ``same`` : whether a later state and an earlier one are the same for the caller.
     """
 

@@ -143,7 +143,7 @@ def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(muta
     """So every one of these beginnings of an id is needed, and of the cases that are no combination
     of drawn options these alone reject the mutant.
 
-    Of the others the nightly run asks all, an ordinary one every fortieth.
+    Of the others the nightly run tries all, an ordinary one every fortieth.
     """
     with np.errstate(all="ignore"):
         rows = [row for dtype in DTYPES for row in rows_of(mutant, dtype)]

@@ -210,7 +210,7 @@ def fixed_rank_is_that_of_the_start(*, S: Any, min_rank: int, max_rank: Any, **p
 
 
 def raised_and_cut(U: Any, S: Any, V: Any, *gradients: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
-    """Where there is a cap, nobody asks how many singular values there are."""
+    """Where there is a cap, the number of singular values is not checked."""
     if max_rank is not None and min_rank > min(2 * len(S), len(U), len(V)):
         raise IndexError("index is out of bounds")
     return right(U, S, V, *gradients, min_rank=min_rank, max_rank=max_rank, **p)
@@ -617,7 +617,7 @@ NARROW: dict[str, Narrow] = {
 
 @pytest.mark.parametrize("name", NARROW)
 def test_the_cases_that_are_there_for_it_fail_and_no_other(name: str) -> None:
-    """The nightly run asks the whole catalogue, an ordinary one the first beginning of an id."""
+    """The nightly run uses the whole catalogue, an ordinary one the first beginning of an id."""
     step, all_seen, options = NARROW[name]
     seen = all_seen if NIGHTLY else all_seen[:1]
     selections: list[dict[str, str]] = [{}] if NIGHTLY else [{"id": begin} for begin in seen]

@@ -434,7 +434,7 @@ def test_devices_that_nobody_uses_are_left_alone(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_device_finds_wrong_later_is_the_backends_and_so_is_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels go on while the host does: an error of theirs shows where they are waited for, and
+    """Kernels run on while the host does: an error of theirs shows where they are waited for, and
     may break the device.
     """
 

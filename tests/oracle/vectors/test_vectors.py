@@ -521,7 +521,7 @@ def _directory(path: Path) -> None:
 
 
 def _pipe(path: Path) -> None:
-    """Which nobody writes to: who reads it waits for ever."""
+    """No process writes to it: a reader waits for ever."""
     path.unlink()
     os.mkfifo(path)
 
@@ -630,7 +630,7 @@ def test_a_missing_folder_is_said_once(tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_vectors_is_not_judged(tmp_path: Path, outputs: Path) -> None:
-    """A copy that was broken off; vectors of one's own may be few."""
+    """An interrupted copy; vectors of one's own may be few."""
     export(tmp_path / "part")
     for name in IDS[:2]:
         (tmp_path / "part" / "vectors" / f"{name}.json").unlink()

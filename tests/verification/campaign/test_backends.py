@@ -55,8 +55,8 @@ def own_fingerprint():
 
 backends.own_fingerprint = own_fingerprint
 """
-"""The true fingerprint reads the sources, which somebody may edit while the tests run.  Every case
-asks for it, so that a worker stops at its tenth as long as a file is there: a kill that comes late
+"""The true fingerprint reads the sources, which another process may edit while the tests run.  Every case
+needs it, so that a worker stops at its tenth as long as a file is there: a kill that comes late
 still meets work."""
 TRUE_FINGERPRINT = backends.own_fingerprint
 

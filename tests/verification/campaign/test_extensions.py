@@ -85,7 +85,7 @@ def test_what_is_added_is_there_as_long_as_it_is_needed() -> None:
     registries: tuple[dict[str, Any], ...] = (CLAIMS, ZOO, FLOWS, FAMILY)
     before = [dict(registry) for registry in registries]
     mine = Extensions(("my_claim:CLAIM",), ("my_problem:weighted",), ("my_integrator:EULER",))
-    with added(mine), added(mine):  # as where the process that works is the one that asks
+    with added(mine), added(mine):  # as where the process that works is the one that calls
         assert [len(registry) - len(then) for registry, then in zip(registries, before, strict=True)] == [1, 0, 1, 1]
     assert [dict(registry) for registry in registries] == before
     assert list(map(list, registries)) == list(map(list, before))

@@ -151,7 +151,7 @@ def test_a_damaged_stored_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_every_item_can_fail(folder: Path, name: str) -> None:
-    """The verdict is that of whoever measured it."""
+    """The verdict is that of the machine that measured it."""
     write_json(folder / name, GOOD[name] | {"passed": False})
     assert [item.file for item, shown in overview(PAGE.items, folder) if shown.passed is False] == [name]
     assert main(["--results", str(folder)]) == 1

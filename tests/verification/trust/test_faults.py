@@ -268,7 +268,7 @@ def test_a_sealed_line_of_another_structure_is_done_again(entry: dict[str, Any],
 
 @pytest.mark.parametrize("name", ["results.json", "report.html", "journal-made-up.jsonl"])
 def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever opens it waits for its other end."""
+    """A process that opens it waits for its other end."""
     os.mkfifo(tmp_path / name)
     assert main(["--full", "--only", CLAIM.id, "--jobs", "1", "--output", str(tmp_path)]) == 2
     assert f"cannot go on: {tmp_path / name}: expected a regular file, found a pipe" in capsys.readouterr().err
@@ -303,7 +303,7 @@ def _at_work(pid: int) -> bool:
 def test_an_unwritable_folder_is_status_2_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
-    """Nobody can write below /proc or below a file, the superuser included."""
+    """No user can write below /proc or below a file, the superuser included."""
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     assert main(["--full", "--only", CLAIM.id, "--output", place]) == 2

@@ -69,7 +69,7 @@ class Trajectory(RuleBasedStateMachine):
         return (self.Y.full() - Z).astype(self.Y.S.dtype)
 
     def accept(self, Y: LowRank, G: Any, rate: float, **options: Any) -> None:
-        """The dense oracle judges the new state; the dense model goes on from there."""
+        """The dense oracle judges the new state; the dense model continues from there."""
         U, S, V = self.Y
         ratio = dense_oracle(U, S, V, G, learning_rate=rate, **options).ratio(Y.full().astype(np.float64), Y.rank)
         assert ratio <= FAIL, f"ratio {ratio:.3g} with {options}"

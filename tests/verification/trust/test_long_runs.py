@@ -1,5 +1,5 @@
 """Long runs in short: the bases stay orthonormal with the cure, drift without it; saved or killed,
-a run goes on bit for bit.
+a run resumes bit for bit.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 docs/study.md states the design and the changes that were made after runs had been seen.
 
 - All methods are tuned alike: three learning rates a factor √10 apart at rank 4, with one seed.
-  Development examples choose; a best rate at the edge asks for the next one outward, at most twice.
+  Development examples choose; a best rate at the edge requires the next one outward, at most twice.
 - τ is 0.35 for GeoLoRA by tolerance and 0.1 for the published one.
 - Parameters are matched: LoRA of rank r, GeoLoRA with the parameters of that LoRA as its budget,
   and GeoLoRA with rank r in every layer.
