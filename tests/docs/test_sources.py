@@ -1,4 +1,4 @@
-"""What the pages say of the code exists in the code; the examples on them run."""
+"""Names on the pages exist in the code; the examples on them run."""
 
 from __future__ import annotations
 

@@ -314,8 +314,8 @@ def test_a_state_that_a_hook_has_wrapped_stays_as_it_is(method: Any) -> None:
 
 
 def test_hooks_see_a_state_before_it_is_looked_at() -> None:
-    """As one converts a state that was saved under other names; what they make of it is checked
-    like any.
+    """A hook may convert a state that was saved under other names; the converted state is checked
+    like any other.
     """
     models = [network() for _ in range(2)]
     optimizers = [GeoLoRA(model, lr=0.05) for model in models]
@@ -448,9 +448,7 @@ def test_a_step_returns_the_loss_of_its_closure_and_none_without_one(make: str) 
 @pytest.mark.parametrize("names", [("0", "2"), ("2",)])
 @pytest.mark.parametrize("method", METHODS)
 def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names: tuple[str, ...]) -> None:
-    """As the broadcast leaves them with which data-parallel training begins, where one process has
-    loaded other ranks.
-    """
+    """Data-parallel training begins with such a broadcast, and one process may have loaded other ranks."""
     here, there = network(rank=2), network(rank=4)
     optimizer = GeoLoRA(here, method=method)
     with torch.no_grad():
@@ -515,15 +513,15 @@ def test_groups_of_tensors_find_their_adapters() -> None:
 
 
 class Part(torch.Tensor):
-    """As FSDP2's."""
+    """A parameter in pieces, like FSDP2's."""
 
     def to_local(self) -> torch.Tensor:
-        """What is here."""
+        """The piece of this process."""
         return self
 
 
 def collected(X: torch.Tensor) -> torch.Tensor:
-    """As FSDP1's, while the pieces are together."""
+    """A parameter like FSDP1's, while the pieces are together."""
     whole = torch.nn.Parameter(X.detach())
     whole._fsdp_flattened = True  # type: ignore[attr-defined]
     return whole
@@ -556,8 +554,8 @@ def test_parts_of_factors_are_refused_with_what_leaves_them_whole(shard: str) ->
 
 @pytest.mark.parametrize("update", ["heavy-ball", "spectral"])
 def test_a_layer_without_a_memory_is_in_no_stack_with_one_that_has(update: str) -> None:
-    """Of one shape, rank and age: the first layer had a step of a rule without memory, the second
-    one of this rule.
+    """Both have one shape, rank and age: the first layer had a step of a rule without memory, the
+    second one of this rule.
     """
     found = []
     for method in ("fast", "reference"):

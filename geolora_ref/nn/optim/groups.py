@@ -121,7 +121,9 @@ def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[s
 
 
 def check_edge(edge: float | None, noise: float, update: str) -> None:
-    """Raise ``ValueError`` for an edge with a rule whose steps have no length, or a noise with one that has no weights."""
+    """Raise ``ValueError`` for an edge with a rule whose steps have no length, or a noise with one
+    that has no weights.
+    """
     if edge is not None and update not in ("spectral", "normalised"):
         raise ValueError(f"edge: expected update='spectral' or 'normalised', found {update!r}")
     if noise and update != "spectral":

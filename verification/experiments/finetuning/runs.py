@@ -47,7 +47,7 @@ are named.
 @dataclass(frozen=True)
 class Corpus:
     """The pretrained model and its examples by part (texts, images or blocks of tokens), read
-    once; ``identity`` tells model and data.
+    once; ``identity`` names model and data.
     """
 
     encoder: Any
