@@ -1,0 +1,2 @@
+"""The table and the figure of the stored runs."""
+def table(folder): return ""
