@@ -22,7 +22,15 @@ from geolora_ref.nn.layers.functions import projected_weight
 from verification.experiments.finetuning.methods import adamw
 from verification.experiments.from_scratch.networks import LAYERS
 
-__all__ = ["DenseMethod", "FactorisedMethod", "ScratchMethod", "compressed", "condition_penalty", "core_penalty", "spectral_start"]
+__all__ = [
+    "DenseMethod",
+    "FactorisedMethod",
+    "ScratchMethod",
+    "compressed",
+    "condition_penalty",
+    "core_penalty",
+    "spectral_start",
+]
 
 
 def spectral_start(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,9 +108,7 @@ class FactorisedMethod:
             parametrize.register_parametrization(layer, "weight", Product(layer.weight.shape, self.rank))
         factors = list(model.encoder.parameters())
         ranks = {name: self.rank for name in layers}
-        return Prepared(
-            adamw(model, self.lr, self.head_lr, factors), lambda: ranks, lambda: sum(X.numel() for X in factors)
-        )
+        return Prepared(adamw(model, self.lr, self.head_lr, factors), lambda: ranks, lambda: sum(X.numel() for X in factors))
 
 
 def condition_penalty(S: Tensor) -> Tensor:

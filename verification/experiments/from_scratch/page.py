@@ -1,2 +1,5 @@
 """The table and the figure of the stored runs."""
-def table(folder): return ""
+
+
+def table(folder):
+    return ""

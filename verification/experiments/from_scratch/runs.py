@@ -49,7 +49,9 @@ def execute(run: Run, corpus: Scratch, plan: Plan | None = None) -> dict[str, An
     except DivergedError as error:
         return {"diverged": str(error), "metrics": {}}
     epsilons = (0.0, *task.epsilons)
-    found = {part: dict(zip(epsilons, accuracies(job.model, examples, epsilons), strict=True)) for part, examples in parts.items()}
+    found = {
+        part: dict(zip(epsilons, accuracies(job.model, examples, epsilons), strict=True)) for part, examples in parts.items()
+    }
     result = {
         "diverged": "",
         "metrics": {part: by_epsilon[0.0] for part, by_epsilon in found.items()},
@@ -67,7 +69,12 @@ def truncated(model: Model, rank: int, examples: Pixels, epsilons: Sequence[floa
     smaller = copy.deepcopy(model)
     parameters = compressed(smaller, rank)
     test, *attacked = accuracies(smaller, examples, (0.0, *epsilons))
-    return {"rank": rank, "parameters": parameters, "test": test, "attacked": dict(zip(map(str, epsilons), attacked, strict=True))}
+    return {
+        "rank": rank,
+        "parameters": parameters,
+        "test": test,
+        "attacked": dict(zip(map(str, epsilons), attacked, strict=True)),
+    }
 
 
 def perform(run: Run, store: Store) -> dict[str, Any]:
