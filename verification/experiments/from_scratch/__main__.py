@@ -15,12 +15,13 @@ from geolora_ref.support.files import locked
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.terminal import Terminal
 from verification.experiments.finetuning.runs import Store
-from verification.experiments.finetuning.stored import gather
+from verification.experiments.finetuning.stored import gather, read_runs
 from verification.experiments.from_scratch.design import TASKS, wanted
 from verification.experiments.from_scratch.networks import corpus_of
 from verification.experiments.from_scratch.page import table
 from verification.experiments.from_scratch.runs import perform
 from verification.support.command_line import integer_from
+from verification.support.shown import markdown_table
 
 OUTPUT = Path("build") / "experiments" / "from_scratch"
 
@@ -45,12 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                     row, left = perform(missing[0], store), left - 1
                     outcome = row["diverged"] or f"{row['metrics']}, {row['parameters']} parameters"
                     console.print(f"{task} {row['family']} {store.name(missing[0])}: {outcome}", highlight=False, soft_wrap=True)
-            rows = gather(options.output)
+            count = gather(options.output)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     finally:
         torch.set_num_threads(threads)
-    console.print(f"{rows} runs in {options.output / 'runs.jsonl'}\n{table(options.output)}", markup=False, soft_wrap=True)
+    console.print(f"{count} runs in {options.output / 'runs.jsonl'}", soft_wrap=True)
+    console.print(markdown_table(table(read_runs(options.output))), markup=False, soft_wrap=True)
     return 0
 
 

@@ -107,7 +107,7 @@ class FactorisedMethod:
             assert isinstance(layer.weight, Tensor)
             parametrize.register_parametrization(layer, "weight", Product(layer.weight.shape, self.rank))
         factors = list(model.encoder.parameters())
-        ranks = {name: self.rank for name in layers}
+        ranks = dict.fromkeys(layers, self.rank)
         return Prepared(adamw(model, self.lr, self.head_lr, factors), lambda: ranks, lambda: sum(X.numel() for X in factors))
 
 

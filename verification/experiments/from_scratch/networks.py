@@ -24,7 +24,7 @@ from verification.experiments.finetuning.images import read_images
 from verification.experiments.finetuning.runs import Corpus
 from verification.experiments.from_scratch.design import TASKS, Task
 
-__all__ = ["LAYERS", "Network", "Pixels", "Scratch", "corpus_of"]
+__all__ = ["CLASSES", "LAYERS", "Network", "Pixels", "Scratch", "corpus_of"]
 
 LAYERS = r"layer\d+"
 """The names of the layers that low-rank methods compress: all but the head."""

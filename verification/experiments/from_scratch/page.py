@@ -1,5 +1,171 @@
-"""The table and the figure of the stored runs."""
+"""The table, the outcome of both figures, and the chart, from the stored runs alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from verification.experiments.finetuning.design import RunRow
+from verification.experiments.finetuning.stored import read_runs
+from verification.experiments.from_scratch.design import MAIN, PENALISED, RANKS, TASKS, at_best, key_of
+from verification.support.pictures import data_uri, svg
+from verification.support.shown import Rows, markdown_table
+
+__all__ = ["MEASURED", "chart", "draw", "outcome", "points", "stored_table", "table"]
+
+MEASURED = Path(__file__).parent / "measured"
+SVD = "truncated SVD of dense"
+NAMES: Mapping[str, str] = {
+    "dense": "dense, AdamW",
+    "factorised": "factorised, AdamW",
+    SVD: SVD,
+    "published geolora": "published GeoLoRA",
+    "geolora": "GeoLoRA, every default",
+    "geolora, noise": "GeoLoRA, edge and noise",
+    PENALISED: "GeoLoRA, penalty on the core",
+}
+COLOURS = dict(zip(NAMES, ("k", "C1", "0.6", "C3", "C0", "C9", "C2"), strict=True))
 
 
-def table(folder):
-    return ""
+def points(rows: Sequence[RunRow], task: str, name: str, rank: int) -> list[dict[str, Any]]:
+    """For each seed of a method at a rank: number of parameters, test accuracy and accuracies under
+    attack by ε, in percent; a run that diverged has 0 in all.
+    """
+    runs = at_best(rows, task, "dense" if name in ("dense", SVD) else name, 0 if name in ("dense", SVD) else rank)
+    if name == SVD:
+        found = [next(one for one in row["svd"] if one["rank"] == rank) for row in runs]
+    else:
+        found = [
+            {"parameters": 0, "test": 0.0, "attacked": dict.fromkeys(map(str, TASKS[task].epsilons), 0.0)}
+            if row["diverged"]
+            else {"parameters": row["parameters"], "test": row["metrics"]["test"], "attacked": row["attacked"]["test"]}
+            for row in runs
+        ]
+    return [
+        {
+            "parameters": one["parameters"],
+            "test": 100.0 * one["test"],
+            "attacked": {float(e): 100.0 * x for e, x in one["attacked"].items()},
+        }
+        for one in found
+    ]
+
+
+def mean_of(found: Sequence[Mapping[str, Any]], epsilon: float = 0.0) -> float:
+    """The mean accuracy over the seeds, attacked with ε."""
+    return statistics.fmean(one["attacked"][epsilon] if epsilon else one["test"] for one in found)
+
+
+def _cell(found: Sequence[Mapping[str, Any]], dense: float) -> str:
+    if not found:
+        return "–"
+    share = 100.0 * statistics.fmean(one["parameters"] for one in found) / dense
+    return f"{mean_of(found):.1f} ({share:.1f} %)"
+
+
+def table(rows: Sequence[RunRow]) -> Rows:
+    """Each method on each task: test accuracy in percent and share of the parameters at every rank,
+    accuracy under attack at the main one, and what was tuned there.
+    """
+    ranks = sorted(RANKS)
+    shown: Rows = [["task", "method", *(f"rank {rank}" for rank in ranks), f"attacked, rank {MAIN}", "rate or β"]]
+    for task, design in TASKS.items():
+        whole = points(rows, task, "dense", 0)
+        for name, title in NAMES.items() if whole else ():
+            main = points(rows, task, name, MAIN)
+            if not main:
+                continue
+            if name == "dense":
+                cells = [*[""] * (len(ranks) - 1), f"{mean_of(main):.1f} (100 %)"]
+            else:
+                cells = [_cell(points(rows, task, name, rank), whole[0]["parameters"]) for rank in ranks]
+            runs = [] if name == SVD else at_best(rows, task, name, 0 if name == "dense" else MAIN)
+            tuned = f"{key_of(runs[0]):g}" if runs else ""
+            shown.append([task, title, *cells, f"{mean_of(main, design.epsilon):.1f}", tuned])
+    return shown
+
+
+def stored_table() -> str:
+    """The table of the stored runs, in Markdown."""
+    return markdown_table(table(read_runs(MEASURED)))
+
+
+def _signed(x: float) -> str:
+    return f"{x:+.1f}".replace("-", "−")
+
+
+def compared(rows: Sequence[RunRow], task: str) -> dict[str, dict[str, float]]:
+    """At the main rank, each method less the dense network in points: clean and attacked."""
+    dense, epsilon = points(rows, task, "dense", MAIN), TASKS[task].epsilon
+    return {
+        name: {"clean": mean_of(found) - mean_of(dense), "attacked": mean_of(found, epsilon) - mean_of(dense, epsilon)}
+        for name in NAMES
+        if name != "dense" and (found := points(rows, task, name, MAIN))
+    }
+
+
+def outcome(rows: Sequence[RunRow]) -> list[str]:
+    """Both figures of the design on each task, with the numbers that decide them."""
+    said = []
+    for task, design in TASKS.items():
+        less = compared(rows, task)
+        ours, other = less["geolora"]["clean"], less["factorised"]["clean"]
+        reached = "reached" if ours >= -1.0 > other else "not reached"
+        said.append(
+            f"**{task}, accuracy at rank {MAIN}: {reached}.** Less dense, in points: GeoLoRA {_signed(ours)}, factorised "
+            f"{_signed(other)}; wanted are at least −1 and less than −1."
+        )
+        with_penalty, without = less[PENALISED]["attacked"], less["geolora"]["attacked"]
+        reached = "reached" if with_penalty >= 0.0 >= without else "not reached"
+        said.append(
+            f"**{task}, ordering under attack, ε = {design.epsilon:g}: {reached}.** Less dense, in points: with the penalty "
+            f"{_signed(with_penalty)}, without {_signed(without)}; wanted are at least 0 and at most 0."
+        )
+    return said
+
+
+def stored_outcome() -> str:
+    """The outcome of the stored runs, in Markdown."""
+    return "\n".join(f"- {line}" for line in outcome(read_runs(MEASURED)))
+
+
+def draw(axes: Sequence[Axes], rows: Sequence[RunRow], task: str) -> None:
+    """Accuracy over the share of the parameters, and at the main rank over ε."""
+    over_share, over_epsilon = axes
+    dense = points(rows, task, "dense", MAIN)
+    over_share.axhline(mean_of(dense), color="k", linewidth=1.0)
+    for name, title in NAMES.items():
+        line = []
+        for rank in sorted(RANKS) if name != "dense" else ():
+            if found := points(rows, task, name, rank):
+                line.append((100.0 * statistics.fmean(p["parameters"] for p in found) / dense[0]["parameters"], mean_of(found)))
+        if line:
+            over_share.plot(*zip(*line, strict=True), "o-", color=COLOURS[name])
+        if name != SVD and (main := points(rows, task, name, MAIN)):
+            epsilons = (0.0, *TASKS[task].epsilons)
+            over_epsilon.plot(epsilons, [mean_of(main, e) for e in epsilons], "o-", color=COLOURS[name], label=title)
+    over_epsilon.axvline(TASKS[task].epsilon, color="0.85", zorder=0)
+    over_share.set(xscale="log", xlabel="parameters, % of dense", ylabel=f"{task}: test accuracy, %")
+    over_share.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    over_epsilon.set(xlabel=f"ε of the attack, rank {MAIN}")
+
+
+def chart(rows: Sequence[RunRow]) -> bytes:
+    """The figure, as SVG."""
+    figure = Figure(figsize=(8.0, 3.0 * len(TASKS)), layout="constrained")
+    grid = figure.subplots(len(TASKS), 2, squeeze=False)
+    for axes, task in zip(grid, TASKS, strict=True):
+        draw(axes, rows, task)
+    figure.legend(*grid[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return svg(figure)
+
+
+def stored_chart() -> str:
+    """The figure of the stored runs, in Markdown."""
+    alt = "Accuracy over the share of the parameters, and over the size of the attack, for every method on both tasks"
+    return f"![{alt}]({data_uri(chart(read_runs(MEASURED)))})"
