@@ -6,7 +6,6 @@ starts at, so that methods differ by their updates alone.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,9 +40,9 @@ def spectral_start(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return U[:, :rank], sigma[:rank], Vt[:rank].mT
 
 
-def layers_of(encoder: nn.Module) -> dict[str, nn.Module]:
+def layers_of(encoder: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """The layers that low-rank methods compress, by name."""
-    return {name: module for name, module in encoder.named_modules() if re.fullmatch(LAYERS, name)}
+    return {name: module for name, module in encoder.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
 
 
 def compressed(model: Model, rank: int) -> int:
@@ -52,7 +51,6 @@ def compressed(model: Model, rank: int) -> int:
     """
     total = 0
     for layer in layers_of(model.encoder).values():
-        assert isinstance(layer.weight, Tensor)
         U, sigma, V = spectral_start(layer.weight, rank)
         with torch.no_grad():
             layer.weight.copy_((U * sigma @ V.mT).view_as(layer.weight))
@@ -104,7 +102,6 @@ class FactorisedMethod:
         """Put a product in the place of every weight."""
         layers = layers_of(model.encoder)
         for layer in layers.values():
-            assert isinstance(layer.weight, Tensor)
             parametrize.register_parametrization(layer, "weight", Product(layer.weight.shape, self.rank))
         factors = list(model.encoder.parameters())
         ranks = dict.fromkeys(layers, self.rank)
@@ -118,7 +115,8 @@ def condition_penalty(S: Tensor) -> Tensor:
     also κ ≤ exp(R/(√2 σ_r²)).  R = 0 just where all singular values are equal.  Source: [RobustDLRT].
     """
     r = S.shape[0]
-    return torch.linalg.matrix_norm(S.mT @ S - S.square().sum() / r * torch.eye(r, dtype=S.dtype, device=S.device))
+    penalty: Tensor = torch.linalg.matrix_norm(S.mT @ S - S.square().sum() / r * torch.eye(r, dtype=S.dtype))
+    return penalty
 
 
 def core_penalty(adapter: LowRankAdapter) -> Tensor:
@@ -143,7 +141,7 @@ class ScratchMethod(GeoLoRAMethod):
 
     def adapt(self, model: Model, generator: torch.Generator) -> None:
         """Adapters of an empty base that hold the start."""
-        starts = {name: layer.weight.detach().clone() for name, layer in layers_of(model.encoder).items()}  # type: ignore[union-attr, operator]
+        starts = {name: layer.weight.detach().clone() for name, layer in layers_of(model.encoder).items()}
         super().adapt(model, generator)
         for name, layer in adapters(model.encoder).items():
             U, sigma, V = spectral_start(starts[name], layer.adapter.rank)

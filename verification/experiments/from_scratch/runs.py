@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.model import Model
@@ -18,29 +19,36 @@ from verification.experiments.from_scratch.design import RANKS, TASKS
 from verification.experiments.from_scratch.methods import compressed
 from verification.experiments.from_scratch.networks import CLASSES, Pixels, Scratch
 
-__all__ = ["accuracies", "execute", "perform"]
+__all__ = ["accuracies", "direction", "execute", "perform"]
 
 BATCH = 500
+
+
+def direction(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Sign ∇ₓL of the cross entropy L of pictures (B, …) and their classes (B,).
+
+    L = log(1 + eᵍ) with g = log Σ_{j≠y} exp(z_j) − z_y for logits z, so ∇L is a positive multiple of ∇g.
+    The sign is taken of ∇g: where a network is certain of its class, 1 − p_y is rounded to 0, ∇L loses
+    the part of z_y, and points elsewhere.
+    """
+    pixels = x.clone().requires_grad_()
+    logits, own = model(pixels), torch.nn.functional.one_hot(y, CLASSES).bool()
+    margin = logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits[own]
+    (gradient,) = torch.autograd.grad(margin.sum(), pixels)
+    return gradient.sign()
 
 
 def accuracies(model: Model, examples: Pixels, epsilons: Sequence[float]) -> list[float]:
     """The accuracy on pictures x + ε sign ∇ₓL, clipped to [0, 1], for each ε: the fast gradient sign
     method.  Source: [GSS15].
-
-    L = log(1 + eᵍ) with g = log Σ_{j≠y} exp(z_j) − z_y for logits z, and ∇L is a positive multiple of
-    ∇g.  So the sign is taken of ∇g: where a network is certain of its class, 1 − p_y is rounded to 0,
-    ∇L loses the part of z_y, and points elsewhere.
     """
     model.eval()
     right = torch.zeros(len(epsilons))
     for x, y in zip(examples.pictures.split(BATCH), examples.targets.split(BATCH), strict=True):
-        pixels = x.clone().requires_grad_()
-        logits, own = model(pixels), torch.nn.functional.one_hot(y, CLASSES).bool()
-        margin = logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits[own]
-        (gradient,) = torch.autograd.grad(margin.sum(), pixels)
+        step = direction(model, x, y)
         with torch.no_grad():
             for place, epsilon in enumerate(epsilons):
-                right[place] += (model((x + epsilon * gradient.sign()).clamp(0.0, 1.0)).argmax(dim=1) == y).sum()
+                right[place] += (model((x + epsilon * step).clamp(0.0, 1.0)).argmax(dim=1) == y).sum()
     return [round(share, 5) for share in (right / len(examples)).tolist()]
 
 
