@@ -112,7 +112,7 @@ def condition_penalty(S: Tensor) -> Tensor:
     """R(S) = ‖SᵀS − α²I‖ with α² = ‖S‖²/r, which bounds the condition: κ(S)² ≤ 1 + √2 R/σ_r².
 
     σ_i² − α² are the eigenvalues of SᵀS − α²I, and (a − b)² ≤ 2(a² + b²), so σ₁² − σ_r² ≤ √2 R; hence
-    also κ ≤ exp(R/(√2 σ_r²)).  R = 0 just where all singular values are equal.  Source: [RobustDLRT].
+    also κ ≤ exp(R/(√2 σ_r²)).  R = 0 just where all singular values are equal.  Source: [SYS25].
     """
     r = S.shape[0]
     penalty: Tensor = torch.linalg.matrix_norm(S.mT @ S - S.square().sum() / r * torch.eye(r, dtype=S.dtype))
