@@ -145,7 +145,8 @@ def draw(axes: Sequence[Axes], rows: Sequence[RunRow], task: str) -> None:
             if found := points(rows, task, name, rank):
                 line.append((100.0 * statistics.fmean(p["parameters"] for p in found) / dense[0]["parameters"], mean_of(found)))
         if line:
-            over_share.plot(*zip(*line, strict=True), "o-", color=COLOURS[name])
+            label = title if name == SVD else None  # the others are labelled on the right
+            over_share.plot(*zip(*line, strict=True), "o-", color=COLOURS[name], label=label)
         if name != SVD and (main := points(rows, task, name, MAIN)):
             epsilons = (0.0, *TASKS[task].epsilons)
             over_epsilon.plot(epsilons, [mean_of(main, e) for e in epsilons], "o-", color=COLOURS[name], label=title)
@@ -161,7 +162,8 @@ def chart(rows: Sequence[RunRow]) -> bytes:
     grid = figure.subplots(len(TASKS), 2, squeeze=False)
     for axes, task in zip(grid, TASKS, strict=True):
         draw(axes, rows, task)
-    figure.legend(*grid[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    handles = [handle for axes in grid[0] for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return svg(figure)
 
 
