@@ -178,6 +178,6 @@ def test_the_table_and_the_outcome_follow_from_the_stored_runs(task: str, stored
             row["attacked"]["test"] = dict.fromkeys(row["attacked"]["test"], attacked)
         return list(copies)
 
-    assert said(altered("geolora", 0.0, 1.0)) == [False, False]
+    assert said(altered("geolora", 0.0, 1.0)) == [False, False, False]
     assert said(altered("factorised", 1.0, 1.0))[0] is False
     assert said(altered(design.PENALISED, 1.0, 0.0))[1] is False

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from verification.experiments.finetuning.design import RunRow
 from verification.experiments.finetuning.stored import read_runs
-from verification.experiments.from_scratch.design import MAIN, PENALISED, RANKS, TASKS, at_best, key_of
+from verification.experiments.from_scratch.design import AGAIN, MAIN, PENALISED, PENALTIES, RANKS, TASKS, at_best, key_of
 from verification.support.pictures import data_uri, svg
 from verification.support.shown import Rows, markdown_table
 
@@ -28,8 +28,9 @@ NAMES: Mapping[str, str] = {
     "geolora": "GeoLoRA, every default",
     "geolora, noise": "GeoLoRA, edge and noise",
     PENALISED: "GeoLoRA, penalty on the core",
+    AGAIN: "the same, larger rate",
 }
-COLOURS = dict(zip(NAMES, ("k", "C1", "0.6", "C3", "C0", "C9", "C2"), strict=True))
+COLOURS = dict(zip(NAMES, ("k", "C1", "0.6", "C3", "C0", "C9", "C2", "C4"), strict=True))
 
 
 def points(rows: Sequence[RunRow], task: str, name: str, rank: int) -> list[dict[str, Any]]:
@@ -120,12 +121,13 @@ def outcome(rows: Sequence[RunRow]) -> list[str]:
             f"**{task}, accuracy at rank {MAIN}: {reached}.** Points above dense, and their range over the seeds: GeoLoRA "
             f"{_less(ours)}, factorised {_less(other)}. Wanted are means of at least −1 and of less than −1."
         )
-        penalised, without = (compared(rows, task, name, design.epsilon) for name in (PENALISED, "geolora"))
-        reached = "reached" if statistics.fmean(penalised) >= 0.0 >= statistics.fmean(without) else "not reached"
-        said.append(
-            f"**{task}, ordering under attack, ε = {design.epsilon:g}: {reached}.** Points above dense: with the penalty "
-            f"{_less(penalised)}, without {_less(without)}. Wanted are means of at least 0 and of at most 0."
-        )
+        for attempt, family in zip(("first", "second"), PENALTIES, strict=True):
+            penalised, without = (compared(rows, task, name, design.epsilon) for name in (family, "geolora"))
+            reached = "reached" if statistics.fmean(penalised) >= 0.0 >= statistics.fmean(without) else "not reached"
+            said.append(
+                f"**{task}, ordering under attack, ε = {design.epsilon:g}, {attempt} attempt: {reached}.** Points above dense: "
+                f"with the penalty {_less(penalised)}, without {_less(without)}. Wanted are means of at least 0 and of at most 0."
+            )
     return said
 
 
