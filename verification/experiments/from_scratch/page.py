@@ -111,29 +111,30 @@ def _less(differences: Sequence[float]) -> str:
     return f"{_signed(statistics.fmean(differences))} ({_signed(min(differences))} to {_signed(max(differences))})"
 
 
-def outcome(rows: Sequence[RunRow]) -> list[str]:
-    """Both figures of the design on each task, with the numbers that decide them."""
-    said = []
+def outcome(rows: Sequence[RunRow]) -> Rows:
+    """Both figures of the design on each task: points above dense, what is wanted, whether it is so."""
+    shown: Rows = [["task", "figure", "points above dense, and their range over the seeds", "wanted means", "outcome"]]
     for task, design in TASKS.items():
         ours, other = (compared(rows, task, name) for name in ("geolora", "factorised"))
-        reached = "reached" if statistics.fmean(ours) >= -1.0 > statistics.fmean(other) else "not reached"
-        said.append(
-            f"**{task}, accuracy at rank {MAIN}: {reached}.** Points above dense, and their range over the seeds: GeoLoRA "
-            f"{_less(ours)}, factorised {_less(other)}. Wanted are means of at least −1 and of less than −1."
-        )
+        reached = statistics.fmean(ours) >= -1.0 > statistics.fmean(other)
+        found = f"GeoLoRA {_less(ours)}, factorised {_less(other)}"
+        shown.append([task, f"accuracy, rank {MAIN}", found, "≥ −1, < −1", _word(reached)])
         for attempt, family in zip(("first", "second"), PENALTIES, strict=True):
             penalised, without = (compared(rows, task, name, design.epsilon) for name in (family, "geolora"))
-            reached = "reached" if statistics.fmean(penalised) >= 0.0 >= statistics.fmean(without) else "not reached"
-            said.append(
-                f"**{task}, ordering under attack, ε = {design.epsilon:g}, {attempt} attempt: {reached}.** Points above dense: "
-                f"with the penalty {_less(penalised)}, without {_less(without)}. Wanted are means of at least 0 and of at most 0."
-            )
-    return said
+            reached = statistics.fmean(penalised) >= 0.0 >= statistics.fmean(without)
+            found = f"with penalty {_less(penalised)}, without {_less(without)}"
+            title = f"ordering, ε = {design.epsilon:g}, {attempt} attempt"
+            shown.append([task, title, found, "≥ 0, ≤ 0", _word(reached)])
+    return shown
+
+
+def _word(reached: bool) -> str:
+    return "reached" if reached else "not reached"
 
 
 def stored_outcome() -> str:
     """The outcome of the stored runs, in Markdown."""
-    return "\n".join(f"- {line}" for line in outcome(read_runs(MEASURED)))
+    return markdown_table(outcome(read_runs(MEASURED)))
 
 
 def draw(axes: Sequence[Axes], rows: Sequence[RunRow], task: str) -> None:
