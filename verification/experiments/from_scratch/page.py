@@ -28,7 +28,7 @@ NAMES: Mapping[str, str] = {
     "geolora": "GeoLoRA, every default",
     "geolora, noise": "GeoLoRA, edge and noise",
     PENALISED: "GeoLoRA, penalty on the core",
-    AGAIN: "the same, larger rate",
+    AGAIN: "GeoLoRA, penalty, larger rate",
 }
 COLOURS = dict(zip(NAMES, ("k", "C1", "0.6", "C3", "C0", "C9", "C2", "C4"), strict=True))
 
