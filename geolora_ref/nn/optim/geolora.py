@@ -49,8 +49,8 @@ class GeoLoRA(AdapterOptimizer):
     Parameters
     ----------
     model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their
-        own.  Groups ``{"params": tensors}``, as transformers' Trainer makes them, work too: a
-        factor stands for its adapter.
+        own.  ``model.parameters()`` and groups ``{"params": tensors}``, as transformers' Trainer
+        makes them, work too: a factor stands for its adapter.
     lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the
         default rule it is the length of a step in the spectral norm of a layer's W.  A rank does
         not change that, nor with alpha="rms" a width; the best rate falls where ranks are large.
@@ -113,7 +113,7 @@ class GeoLoRA(AdapterOptimizer):
 
     def __init__(
         self,
-        model: nn.Module | Iterable[Mapping[str, Any]],
+        model: nn.Module | Iterable[Mapping[str, Any] | Tensor],
         lr: float | Tensor = DEFAULT_LEARNING_RATE,
         *,
         tau: float | None = None,
