@@ -58,7 +58,7 @@ def prepared(folder: Path) -> None:
     short = {"model_id": str(write_decoder(folder / "decoder")), **SHORT}
     ours = Path(__file__).parent / OURS
     training = json.loads((ours / "training_params.json").read_text("utf-8"))
-    LoraConfig(r=32, lora_alpha=64, task_type="CAUSAL_LM").save_pretrained(folder / LORA)
+    LoraConfig(r=32, lora_alpha=64, task_type="CAUSAL_LM").save_pretrained(str(folder / LORA))
     for name in (OURS, NO_OPTIMIZER, NO_RATE):
         shutil.copytree(ours, folder / name)
     own: Mapping[Path, dict[str, Any]] = {
@@ -83,9 +83,10 @@ def rehearsed(folder: Path, suite: Path | None = None) -> list[tuple[str, Check]
     checks.append(("geolora", Check("AdamW, the suite's default, is refused", error, "train with GeoLoRA" in error)))
     low = [line for line in said if line.startswith("lr = 0.0001")]
     checks.append(("geolora", Check("lr = 1e-4, its default, gets a warning", " ".join(low), len(low) == 1)))
-    for name, (result, _) in results.items() if suite is not None else ():
-        other = differences(result, _of_the_suite(folder, name, suite))
-        checks.append((name.parts[1], Check(f"{name.name}: the suite has the same numbers", "; ".join(other), not other)))
+    if suite is not None:
+        for name, (result, _) in results.items():
+            other = differences(result, _of_the_suite(folder, name, suite))
+            checks.append((name.parts[1], Check(f"{name.name}: the suite has the same numbers", "; ".join(other), not other)))
     return checks
 
 

@@ -121,13 +121,13 @@ def batches(rows: Rows, size: int) -> Iterator[dict[str, list[Any]]]:
 def accuracy(model: Any, tokenizer: Any, rows: Rows, options: dict[str, Any]) -> float:
     """The share of generated texts that end with the right answer."""
     chosen = rows[0 : len(rows)]
-    answers = [answer.rpartition("The answer is: ")[-1] for answer in chosen.pop("response")]
+    answers: list[str] = [answer.rpartition("The answer is: ")[-1] for answer in chosen.pop("response")]
     inputs, kwargs = tokenizer.pad(chosen, return_tensors="pt", padding_side="left"), dict(options["generation_kwargs"])
     kwargs["max_length"] = min(kwargs.pop("max_new_tokens") + inputs["input_ids"].shape[1], kwargs["max_length"])
     config = GenerationConfig(**kwargs, pad_token_id=tokenizer.pad_token_id)
     texts = tokenizer.batch_decode(model.generate(**inputs, generation_config=config), skip_special_tokens=True)
     found = [text.strip().rpartition("The answer is: ")[-1].strip() for text in texts]
-    return sum(one == other for one, other in zip(found, answers, strict=True)) / len(answers)
+    return sum(bool(one == other) for one, other in zip(found, answers, strict=True)) / len(answers)
 
 
 @torch.inference_mode()

@@ -24,4 +24,5 @@ def keep(model: Any, folder: Path) -> None:
 @torch.no_grad()
 def logits_of(model: Any) -> Tensor:
     """Logits for one sentence of all words."""
-    return model.eval()(input_ids=torch.arange(6)[None]).logits.clone()
+    logits: Tensor = model.eval()(input_ids=torch.arange(6)[None]).logits
+    return logits.clone()
