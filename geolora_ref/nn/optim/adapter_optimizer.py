@@ -77,7 +77,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def __init__(
         self,
-        model: nn.Module | Iterable[Mapping[str, Any]],
+        model: nn.Module | Iterable[Mapping[str, Any] | Tensor],
         defaults: dict[str, Any],
         on_nonfinite: Literal["raise", "skip"],
     ) -> None:

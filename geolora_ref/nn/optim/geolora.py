@@ -49,7 +49,8 @@ class GeoLoRA(AdapterOptimizer):
     Parameters
     ----------
     model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` or
-        ``{"params": tensors}`` with options of their own.
+        ``{"params": tensors}`` with options of their own.  ``model.parameters()`` works too, as
+        transformers' Trainer gives it: a factor stands for its adapter.
     lr : λ of the adapters; of a tensor with one number each group gets its own copy. With the
         default rule it is the length of a step in the spectral norm of a layer's W.
     head_lr : learning rate of AdamW for the other parameters; a group without adapters may say
@@ -85,7 +86,7 @@ class GeoLoRA(AdapterOptimizer):
 
     def __init__(
         self,
-        model: nn.Module | Iterable[Mapping[str, Any]],
+        model: nn.Module | Iterable[Mapping[str, Any] | Tensor],
         lr: float | Tensor = DEFAULT_LEARNING_RATE,
         *,
         tau: float | None = None,
