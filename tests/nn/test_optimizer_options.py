@@ -633,6 +633,14 @@ def test_a_rate_in_its_warm_up_is_judged_by_where_it_is_heading(lr: float, *, sa
     assert [str(warning.message).partition(":")[0] for warning in caught] == ["lr = 0.0002 with update='spectral'"] * said
 
 
+def test_a_schedule_of_whole_rates_is_judged_by_its_steps() -> None:
+    """A rate of 1 that the schedule multiplies by 0.01 in the first step is no step of length 1."""
+    model = network()
+    optimizer = GeoLoRA(model, 1.0)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.01)
+    train(model, optimizer, 2)  # a warning would be an error
+
+
 def _another_steps_in_turn(model: nn.Module, optimizer: GeoLoRA) -> None:
     train(model, GeoLoRA(model), 1)
     backward(model)

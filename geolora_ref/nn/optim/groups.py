@@ -84,7 +84,8 @@ def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
     steps = group["iteration"]
     if steps not in (1, LOOK_AT):
         return
-    lr, rule = max(group["peak"], rate(group), _scheduled(group)), group["update"]
+    heading = _scheduled(group) if steps == LOOK_AT else 0.0  # a step taken counts as it was taken
+    lr, rule = max(group["peak"], rate(group), heading), group["update"]
     moves = f"a step moves the outputs of a layer by about {lr:g} times its inputs; usual are 2e-3 to 5e-2"
     if rule == "spectral" and ((steps == LOOK_AT and lr < 5e-4) or (steps == 1 and lr > 0.5)):
         warnings.warn(f"lr = {lr:g} with update='spectral': {moves}", stacklevel=3)
