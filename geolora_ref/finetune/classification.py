@@ -12,9 +12,9 @@ from typing import Any
 from geolora_ref import checks
 from geolora_ref.finetune.adapter_file import ADAPTER, FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
-from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, split
+from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, shown, split
 from geolora_ref.finetune.job import Data, Job
-from geolora_ref.finetune.labels import Labels, fit_labels, shown, with_sign
+from geolora_ref.finetune.labels import Labels, fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.metrics import default_kind
 from geolora_ref.finetune.model import Classifier, check_length, load_encoder, try_out

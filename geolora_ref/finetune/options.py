@@ -65,15 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--data",
         required=True,
-        help="training examples: tab-separated, nothing quoted; for causal-lm plain text, or .jsonl with prompt and completion",
+        help="training examples: .csv, .jsonl with an object a line, or any other name, tab-separated and unquoted; "
+        "for causal-lm plain text, or .jsonl with prompt and completion",
         **files,
     )
     data.add_argument("--dev", help="examples for the metric (default: a part of --data)", **files)
     data.add_argument("--dev-fraction", type=float, default=0.1, help=f"the part of --data that is set aside {DEFAULT}")
-    data.add_argument("--header", action="store_true", help="the first line names the columns")
-    data.add_argument("--text-column", default="1", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
+    data.add_argument("--header", action="store_true", help="the first line names the columns; .jsonl needs none")
+    data.add_argument("--text-column", metavar="COLUMN", help="number from 1, or name (default: 1, in .jsonl text)")
     data.add_argument("--pair-column", metavar="COLUMN", help="a second text, for tasks on pairs")
-    data.add_argument("--label-column", default="2", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
+    data.add_argument("--label-column", metavar="COLUMN", help="number from 1, or name (default: 2, in .jsonl label)")
     data.add_argument(
         "--metric",
         choices=get_args(Metric),
