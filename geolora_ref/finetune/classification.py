@@ -16,8 +16,8 @@ from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, s
 from geolora_ref.finetune.job import Data, Job
 from geolora_ref.finetune.labels import Labels, fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.metrics import default_kind
 from geolora_ref.finetune.model import Classifier, check_length, load_encoder, try_out
+from geolora_ref.finetune.plan import default_kind
 from geolora_ref.finetune.task import Say, Task
 
 __all__ = ["classification"]
@@ -27,13 +27,8 @@ def classification(options: argparse.Namespace, say: Say) -> Task:
     """The task with the rows that the options name; with sign labels, rows labelled 0 are left out
     with a message.
 
-    Raises ``ValueError`` for a metric that the labels do not fit, and for rows that
-    :func:`read_rows` and :func:`split` refuse.
+    Raises ``ValueError`` for rows that :func:`read_rows` and :func:`split` refuse.
     """
-    kind = default_kind(options.metric)
-    if options.labels is not None and (options.labels == "number") != (kind == "number"):
-        fitting = "number" if kind == "number" else "class or sign"
-        raise ValueError(f"labels: expected {fitting} for the metric {options.metric}, found {options.labels}")
     columns = Columns(options.text_column, options.label_column, options.pair_column, options.header)
 
     def read(paths: Sequence[Path]) -> list[Row]:
@@ -44,7 +39,7 @@ def classification(options: argparse.Namespace, say: Say) -> Task:
     digests = {"data": digest_of_rows(train), "dev": digest_of_rows(dev) if dev else None}
     if not dev:
         train, dev = split(train, options.dev_fraction, options.seed)
-    labels = fit_labels(train, options.labels or kind)
+    labels = fit_labels(train, options.labels or default_kind(options.metric))
 
     def data(tokenizer: Any) -> Data:
         check_length(tokenizer, options.max_length, pairs=options.pair_column is not None)

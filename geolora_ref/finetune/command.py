@@ -35,6 +35,7 @@ from geolora_ref.finetune.model import digest_of_model
 from geolora_ref.finetune.options import OF_TASK
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.finetune.plan import Plan, TaskName
+from geolora_ref.finetune.rehearsal import rehearse
 from geolora_ref.finetune.task import Say, Task
 from geolora_ref.nn import adapters
 from geolora_ref.nn.exchange.export import ADAPTER_FILES, DRAFT, export_lora
@@ -97,18 +98,18 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int:
-    """Load model and data, train, and write the results."""
+    """Rehearse the run without weights, load data and model, train, and write the results."""
 
     def say(line: str, style: str | None = None) -> None:
         console.print(line, style=style, markup=False, soft_wrap=True)
 
     _make_room(options.output)
-    place = locate(options.model)
+    place, method, plan = locate(options.model), _method(options), _plan(options)
+    rehearse(place, options.task, method)
     task = TASKS[options.task](options, say)
     pretrained, tokenizer = task.load(place)
     data = task.data(tokenizer)
     task.try_out(pretrained, _longest(data.train, *data.evaluation.values()))
-    method, plan = _method(options), _plan(options)
     with _progress(console) as progress:
         bar = progress.add_task("training", total=None)
 

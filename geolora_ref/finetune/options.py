@@ -13,7 +13,7 @@ from typing import Any, get_args
 from geolora_ref.budget import Unit
 from geolora_ref.finetune.locate import locate
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.plan import Kind, Metric, Plan, Schedule, TaskName
+from geolora_ref.finetune.plan import Kind, Metric, Plan, Schedule, TaskName, default_kind
 from geolora_ref.optimizers import UpdateRule
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.training import DEFAULT_SHARE
@@ -173,7 +173,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if ours:
             parser.error(f"{name.partition('=')[0]} is called {ours} here")
     options = parser.parse_args(argv)
-    _refuse_other_tasks(parser, options)
+    _refuse_contradictions(parser, options)
     try:
         locate(options.model)
         for path in [*options.data, *(options.dev or ())]:
@@ -185,9 +185,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def _refuse_other_tasks(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with 2 for an option or a metric of another task; a task with a single metric needs no
-    ``--metric``.
+def _refuse_contradictions(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with 2 for an option or a metric of another task, and for options that contradict each
+    other; a task with a single metric needs no ``--metric``.
     """
     for task, names in OF_TASK.items():
         for name in names if task != options.task else ():
@@ -200,3 +200,9 @@ def _refuse_other_tasks(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error("the following arguments are required: --metric")
     if options.metric not in metrics:
         parser.error(f"--metric: expected {' or '.join(metrics)} with --task {options.task}, found {options.metric}")
+    kind = default_kind(options.metric)
+    if options.labels is not None and (options.labels == "number") != (kind == "number"):
+        fitting = "number" if kind == "number" else "class or sign"
+        parser.error(f"--labels: expected {fitting} for the metric {options.metric}, found {options.labels}")
+    if options.dev is None and not 0.0 < options.dev_fraction < 1.0:
+        parser.error(f"--dev-fraction: expected a number between 0 and 1, found {options.dev_fraction:g}")

@@ -311,9 +311,9 @@ def test_run_that_learns_nothing_says_so(
         (["--seed", "9223372036854775808"], "seed: expected an integer from 0 to 2**63 - 1, found 9223372036854775808"),
         (["--alpha", "nan"], "alpha: expected a finite number or 'rms', found nan"),
         (["--target-modules", "("], "target_modules: expected a regular expression, found '('"),
-        (["--dev-fraction", "1"], "dev_fraction: expected a number between 0 and 1"),
-        (["--dev-fraction", "nan"], "dev_fraction: expected a number between 0 and 1"),
-        (["--dev-fraction", "inf"], "fraction: expected a number between 0 and 1"),
+        (["--dev-fraction", "1"], "--dev-fraction: expected a number between 0 and 1, found "),
+        (["--dev-fraction", "nan"], "--dev-fraction: expected a number between 0 and 1, found "),
+        (["--dev-fraction", "inf"], "--dev-fraction: expected a number between 0 and 1, found inf"),
         (["--dropout", "nan"], "dropout: expected 0 <= dropout < 1, found nan"),
         (["--dropout", "1"], "dropout: expected 0 <= dropout < 1, found 1.0"),
         (["--head-lr", "1e38"], "parameters outside the adapters: expected ones that AdamW can step, found {'lr': 1e+38"),
@@ -345,6 +345,44 @@ def test_bad_input_is_status_2(
     monkeypatch.chdir(tmp_path)  # where an output without a name would be written
     with pytest.raises(SystemExit) as stopped:
         main(arguments(model_folder, tsv, tmp_path, *options))
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric", "pearson", "--labels", "class"], "--labels: expected number for the metric pearson, found class"),
+        (["--dev-fraction", "0"], "--dev-fraction: expected a number between 0 and 1, found 0"),
+        (
+            ["--target-modules", "q_proj"],
+            "no module is called 'q_proj'; layers that can be adapted: dense (Linear), key (Linear)",
+        ),
+        (["--target-modules", ".*layer.9.*"], "target_modules: no module name matches '.*layer.9.*'; layers that can be adapted"),
+        (["--target-modules", "pooler.dense"], "no module is called 'pooler.dense'"),
+        (["--tau", "2"], "tau: expected a share of ‖Ŝ‖ below 1, found 2"),
+        (["--budget", "3"], "budget: expected at least 12 ranks for min_rank = 1 in every adapter, found 3"),
+        (["--alpha", "nan"], "alpha: expected a finite number or 'rms', found nan"),
+        (["--head-lr", "-1"], "head_lr: "),
+        (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
+    ],
+)
+def test_options_are_checked_before_data_and_weights_are_read(
+    model_folder: Path,
+    tsv: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    """Layers are known from the configuration."""
+    for name in ("read_rows", "load_encoder"):
+        monkeypatch.setattr(f"geolora_ref.finetune.classification.{name}", lambda *_: pytest.fail("it was read"))
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(folder, tsv, tmp_path / "run", *options))
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
