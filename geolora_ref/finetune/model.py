@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from geolora_ref import checks
-from geolora_ref.finetune.locate import locate
+from geolora_ref.finetune.locate import READ, locate
 from geolora_ref.support.files import require_regular
 
 __all__ = [
@@ -36,8 +36,6 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_toke
 """Files that determine the outputs of a pretrained model, apart from its weights and the tokenizer's
 vocabulary files.
 """
-READ = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""Patterns of the files that transformers opens in a folder."""
 OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options of transformers against downloads and foreign code: without the second, it would ask the
 user to run code.

@@ -59,7 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("model and data")
     data.add_argument("--task", choices=get_args(TaskName), default="classification", help=f"what is learned {DEFAULT}")
     data.add_argument(
-        "--model", required=True, metavar="FOLDER|FILE|PACKAGE", help="a pretrained transformer: safetensors weights, or GGUF"
+        "--model",
+        required=True,
+        metavar="FOLDER|FILE|PACKAGE|OWNER/NAME",
+        help="a pretrained transformer: safetensors weights, or GGUF; by OWNER/NAME from the hub or its cache",
     )
     files: Any = {"type": nonempty_path, "nargs": "+", "action": "extend", "metavar": "FILE"}
     data.add_argument(
@@ -175,9 +178,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     _refuse_contradictions(parser, options)
     try:
-        locate(options.model)
         for path in [*options.data, *(options.dev or ())]:
             path.stat()
+        locate(options.model)  # last: it may have to be downloaded
     except OSError as error:
         parser.exit(2, f"geolora-ref finetune: {error.filename}: expected a readable file, found: {error.strerror}\n")
     except ValueError as error:
