@@ -8,7 +8,7 @@ QUICK := build/quick
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help quick verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite release clean long-tests long-runs faults totals
+.PHONY: help quick verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite peft-rehearsal release clean long-tests long-runs faults totals
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,10 @@ mutation: $(READY)  ## break core, oracle, fast path, integrators, networks, fin
 
 peft-suite: $(READY)  ## run PEFT's own checks, fetched from the package index, with our method (minutes); what cannot hold is listed with reasons
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.peft_suite
+
+SUITE ?=
+peft-rehearsal: $(READY)  ## train LoRA and ours as PEFT's method_comparison does, on a tiny decoder (half a minute); SUITE=its folder runs the suite as well
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.peft_suite.rehearsal $(if $(SUITE),--suite '$(SUITE)')
 
 coverage: $(READY)  ## branches of the core that its own tests take; fails below 95 %
 	CI=true OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.trust.branch_coverage

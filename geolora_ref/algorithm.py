@@ -12,10 +12,10 @@ line  what                                                    here
 6     (U, S, V) = trunc(Ŝ, [U | Ũ], [V | Ṽ], τ)               :func:`truncation`
 ====  ======================================================  ============================================
 
-Deviations from the published text: (a) gradients arrive division-free by default, the published
-route by G_U S⁻ᴴ and G_V S⁻¹, with S⁻¹ formed from the current S, is :meth:`FactorGradients.projected`; (b) near
-min(m, n) fewer than r new columns exist, and Ŝ is smaller than 2r x 2r; (c) transposes are conjugate;
-(d) truncation also takes an absolute ϑ, min_rank and max_rank.  No input is ever changed in place.
+Deviations from the published text: (a) gradients arrive division-free by default; the published
+route by G_U S⁻ᴴ and G_V S⁻¹, with the current S, is :meth:`FactorGradients.projected`; (b) near
+min(m, n) fewer than r new columns exist, and Ŝ is smaller than 2r x 2r; (c) transposes are
+conjugate; (d) truncation also takes ϑ, min_rank and max_rank.  No input is changed in place.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ Array: TypeAlias = Any
 """Any array of a library that follows the array API standard."""
 
 Matrix: TypeAlias = NDArray[Any]
-"""A NumPy matrix of any floating dtype.  The judges of the oracle, which share no code, have their own alias."""
+"""A NumPy matrix of any floating dtype.  The judges of the oracle, which share no code, have their own alias.
+"""
 
 Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 """Real numbers in a row, such as singular values that a caller chooses."""
@@ -76,7 +77,7 @@ def namespace(*arrays: Array) -> Any:
 
 @cache
 def is_complex(xp: Any, dtype: Any) -> bool:
-    """Whether a dtype of this namespace is complex; NumPy takes long to say so."""
+    """Return whether a dtype of this namespace is complex; NumPy takes long to say so."""
     return bool(xp.isdtype(dtype, "complex floating"))
 
 
@@ -92,7 +93,7 @@ def eps(X: Inexact[Array, ...]) -> float:
 
 
 def finite(X: Inexact[Array, ...]) -> bool:
-    """Whether every entry is finite."""
+    """Return whether every entry is finite."""
     xp = namespace(X)
     return bool(xp.all(xp.isfinite(X)))
 
@@ -177,7 +178,7 @@ def diagonal_matrix(diagonal: Float[Array, " r"], like: Inexact[Array, ...]) -> 
 
 
 def is_diagonal(S: Inexact[Array, "r r"]) -> bool:
-    """Whether every entry off the diagonal is exactly 0."""
+    """Return whether every entry off the diagonal is exactly 0."""
     return not bool(namespace(S).any(S * identity(S.shape[0], S) != S))
 
 

@@ -48,8 +48,8 @@ def factor_entries(rank: int, shape: tuple[int, int]) -> int:
 
 
 def cost(rank: int, shape: tuple[int, int], unit: Unit) -> int:
-    """What a layer of this rank and shape (m, n) takes of a budget: r or r(m + n + r);
-    ``ValueError`` for another ``unit``.
+    """The cost of a layer of this rank and shape (m, n): r or r(m + n + r); ``ValueError`` for
+    another ``unit``.
     """
     checks.one_of("unit", unit, get_args(Unit))
     return rank if unit == "ranks" else factor_entries(rank, shape)
@@ -66,14 +66,15 @@ def allocate_ranks(
 ) -> RankAllocation:
     """Keep the singular values that are worth most, over all layers, within a total budget.
 
-    ``spectra`` are the sorted singular values of every layer's Ŝ, ``shapes`` the (m, n) of every
-    layer, ``max_rank`` one limit for all layers or one for each.  Every layer gets ``min_rank`` (or
-    all it has) first.  Then the next positive singular value of some layer is kept, always the one
-    with the largest σ² per unit of cost, until none fits.  Zero singular values are never bought,
-    even if budget is left.  With ``unit="ranks"`` the largest singular values of all layers are
-    kept and the discarded norm is the least possible.  With ``unit="parameters"`` a step from r − 1
-    to r costs m + n + 2r − 1; the kept sum of σ² is then within the σ² of one singular value of the
-    optimum (the greedy bound of the knapsack problem).
+    ``spectra`` : the sorted singular values of every layer's Ŝ.
+    ``shapes`` : (m, n) of every layer.
+    ``max_rank`` : one limit for all layers or one for each.
+
+    Every layer gets ``min_rank``, or all it has, first. Then the positive singular value with the
+    largest σ² per unit of cost is kept, until none fits. With ``unit="ranks"`` the discarded norm
+    is the least possible. With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1,
+    and the kept sum of σ² is within the σ² of one singular value of the optimum (the greedy bound
+    of the knapsack problem).
 
     Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and
     nonnegative, or if the budget is no integer or does not even cover the minimum ranks.

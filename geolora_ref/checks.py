@@ -109,8 +109,8 @@ def alike(**named: Array) -> Any:
 
 @cache
 def _single_or_double(xp: Any, dtype: Any) -> bool:
-    """Whether a dtype of this namespace is floating, real or complex, with parts of 32 or 64 bits;
-    NumPy takes long to say so.
+    """Return whether a dtype of this namespace is floating, real or complex, with parts of 32 or
+    64 bits; NumPy takes long to say so.
     """
     return bool(xp.isdtype(dtype, ("real floating", "complex floating")) and xp.finfo(dtype).bits in (32, 64))
 
@@ -246,7 +246,7 @@ def below_one(name: str, value: Any) -> float:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether ``value`` is an integer of Python or NumPy; True and False are none."""
+    """Return whether ``value`` is an integer of Python or NumPy; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

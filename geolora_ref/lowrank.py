@@ -25,11 +25,12 @@ class LowRank:
     S : (r, r) any square matrix: dense, singular and zero are allowed; diagonal after a truncation.
     V : (n, r) orthonormal columns, VᴴV = I.
 
-    The factors are not unique: (U Q₁, Q₁ᴴ S Q₂, V Q₂) with unitary Q₁, Q₂ is the same W (*gauge freedom*).
-    All three share array library, floating dtype and device.  An instance unpacks: ``U, S, V = Y``.
+    The factors are not unique: (U Q₁, Q₁ᴴ S Q₂, V Q₂) with unitary Q₁, Q₂ is the same W (*gauge
+    freedom*). All three share array library, floating dtype and device. An instance unpacks:
+    ``U, S, V = Y``.
 
     A defect δ = ‖UᴴU − I‖ is accepted up to √eps and shifts a step by at most 2δ(1 + δ)λ‖G‖
-    (docs/theory/step.md); :meth:`polished` takes it away.
+    (docs/theory/step.md); :meth:`polished` removes it.
 
     Raises
     ------
@@ -37,7 +38,7 @@ class LowRank:
         Wrong or inconsistent shapes, libraries, dtypes, devices; r > min(m, n); non-finite entries;
         a basis that is not orthonormal (the message has the measured defect).
 
-    Source: [KL07]; for the representation see docs/theory/setting.md.
+    Source: [KL07]; docs/theory/setting.md.
     """
 
     U: Inexact[Array, "m r"]

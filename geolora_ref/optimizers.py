@@ -71,7 +71,8 @@ class Bases(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
+    """The memory of an optimizer: the number of steps, and its first and second moments where it
+    has them.
 
     ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : the second moments of K, L
     and S that a rule divides by, or one number for each, the size of their noise.  A rule that is
@@ -210,19 +211,18 @@ class Spectral(HeavyBall):
 
     M = [U | Ũ] C [V | Ṽ]ᴴ with the core C = [[M_S, M_LᴴṼ], [ŨᴴM_K, 0]] of Algorithm 1, line 5.
     D = [U | Ũ] C' [V | Ṽ]ᴴ, where C' is the polar factor of C with the last block set to 0, the
-    tangent projection.  ‖D‖₂ ≤ 2/√3 for every M.
+    tangent projection. ‖D‖₂ ≤ 2/√3 for every M.
 
-    ``smoothing`` : singular values of C enter as σ/(σ² + δ²)^{1/2} in place of 1, δ = smoothing
-    times their root mean square: directions that are weak in M get a small weight.  A σ that is
-    only rounding error of the largest σ is left out.
+    ``smoothing`` : a singular value σ of C gets the weight σ/(σ² + δ²)^{1/2} in place of 1, with δ
+    = smoothing times their root mean square. A σ within rounding of 0 is left out.
 
-    ``noise`` : a number z that adds z²ν² to δ², where ν is the root mean square of the singular
-    values of the noise in M: directions that noise of single gradients can explain get a weight of
-    about 1/z.  ν comes from the differences between each gradient and the mean before it; the first
-    gradient counts as noise alone.
+    ``noise`` : a number z that adds z²ν² to δ², with ν the root mean square of the singular values
+    of the noise in M, estimated from the differences between gradients and their mean
+    (docs/theory/noise.md).
 
-    Raises ``ValueError`` unless 0 ≤ μ < 1, and smoothing and noise are finite and ≥ 0.  Source:
-    docs/theory/directions.md, docs/theory/noise.md.
+    Raises ``ValueError`` unless 0 ≤ μ < 1, and smoothing and noise are finite and ≥ 0.
+
+    Source: docs/theory/directions.md.
     """
 
     smoothing: float = 0.0

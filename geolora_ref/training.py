@@ -47,9 +47,9 @@ of the best of three rates, by the mean of the development metric.  At three tim
 one of five seeds of STS-B failed.  With alpha = 1 shorter trainings wanted more (docs/study.md).
 """
 DEFAULT_SHARE = 0.7
-"""The share of networks where nothing else is chosen.  With it, and a spare direction, quadratics end at their
-minimum with its rank; a share of 0.9 misses it, and smaller ones keep more directions under noise
-(docs/theory/priced.md).
+"""The share of networks where nothing else is chosen.  With it, and a spare direction, quadratics
+end at their minimum with its rank; a share of 0.9 misses it, and smaller ones keep more directions
+under noise (docs/theory/priced.md).
 """
 
 
@@ -63,9 +63,9 @@ class Settings:
     (:func:`geolora_ref.optimizers.price`); ``edge``, in place of them, a threshold in units of the
     step: every singular value above edge·λ is kept, edge < 1; ``spare`` whether with a share or an
     edge the bases keep one more direction, with singular value 0; ``budget`` in ``unit`` over all
-    layers takes the place of the threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S (U and V are bases: to
-    shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate``
-    the schedule; ``optimizer`` the direction of K, L and S.
+    layers takes the place of the threshold; ``weight_decay`` on S, decoupled: S ← S −
+    λ·weight_decay·S (U and V are bases: to shrink them changes nothing but their orthonormality);
+    ``coefficient_steps`` and ``truncate`` the schedule; ``optimizer`` the direction of K, L and S.
 
     Raises ``ValueError`` for a setting out of range, naming it.
     """
@@ -137,7 +137,7 @@ class LayerStep:
 
 
 class Phase(NamedTuple):
-    """What an iteration of the cycle does: augment the bases (otherwise S alone is trained),
+    """The work of an iteration of the cycle: augment the bases (otherwise S alone is trained),
     truncate by the settings' limits.
     """
 

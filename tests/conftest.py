@@ -43,14 +43,14 @@ one in double precision.
 
 
 def _asked(item: pytest.Item) -> bool:
-    """Whether a test is one of a library and a dtype that are tried together."""
+    """Return whether a test is one of a library and a dtype that are tried together."""
     given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     library, of = given.get("library"), given.get("dtype")
     return NIGHTLY or library not in COVERED or not hasattr(of, "name") or of.name in COVERED[library]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes minutes comes first, so that no process waits for it at the end."""
+    """Run slow tests first, so that no process waits for them at the end."""
     config.hook.pytest_deselected(items=[item for item in items if not _asked(item)])
     items[:] = sorted(filter(_asked, items), key=lambda item: "test_formal.py" not in item.nodeid)
 

@@ -1,4 +1,4 @@
-"""Whether views stay in the memory that they are views of.
+"""Check that views stay in the memory that they are views of.
 
 ``np.lib.stride_tricks.as_strided`` alone makes views without checking that: slices cannot leave
 their array, ``np.ndarray(buffer=…)`` and torch raise.

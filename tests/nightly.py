@@ -1,6 +1,4 @@
-"""Whether this is the nightly profile, in which tests look at everything and take the time that it
-takes.
-"""
+"""The nightly profile, in which tests check everything and take hours."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def missing() -> str:
 
 
 def is_registered() -> bool:
-    """Whether this process has the device."""
+    """Return whether this process has the device."""
     return torch._C._get_privateuse1_backend_name() == NAME
 
 
@@ -187,7 +187,9 @@ _DUMMY: Any = getattr(backend_registration, "_DummyBackendModule", object)
 
 
 class _Module(_DUMMY):  # type: ignore[misc]
-    """What torch asks the module of a kind of device; its random numbers are those of the CPU."""
+    """The functions that torch calls of the module of a kind of device; its random numbers are
+    those of the CPU.
+    """
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         """The dtypes of autocast."""
@@ -210,7 +212,7 @@ class _Generator(torch.Generator):
     """A generator of the CPU where one of the device is requested."""
 
     def __new__(cls, device: torch.device | str = "cpu") -> _Generator:
-        """As ``torch.Generator``."""
+        """Make one like ``torch.Generator``."""
         return super().__new__(cls, "cpu" if torch.device(device).type == NAME else device)  # type: ignore[call-arg]
 
 

@@ -1,5 +1,5 @@
-"""What runs on the pretended device (``tests.pretended``) alone: what it refuses, and what crosses
-in a step of the fast path.
+"""Tests for the pretended device (``tests.pretended``) alone: its refusals, and the transfers in a
+step of the fast path.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_single_numbers_and_indices_are_not() -> None:
 
 
 def crossings(shapes: Any, ranks: Any, dtype: torch.dtype, **limits: Any) -> tuple[Counter[str], LayerBank, Any]:
-    """What crosses in one step, the bank after it and its report."""
+    """The transfers in one step, the bank after it and its report."""
     generator = torch.Generator().manual_seed(0)
     layers = [random_layer(m, n, r, generator, dtype) for (m, n), r in zip(shapes, ranks, strict=True)]
     updates = [random_update(layer, generator) for layer in layers]
@@ -96,7 +96,7 @@ def test_householders_route_costs_a_download_for_each_shape(shapes: Any, differe
     ("dtype", "waits"), [(torch.float32, {"down": 1, "up": 1, "eigh": 2}), (torch.float64, {"down": 4, "up": 1, "svd": 3})]
 )
 def test_taking_the_core_from_K_waits_for_nothing_more(dtype: torch.dtype, waits: dict[str, int]) -> None:
-    """Of layers of two classes and of three shapes; the same numbers as on the processor."""
+    """Layers have two classes and three shapes; the numbers are those of the processor."""
     generator = torch.Generator().manual_seed(0)
     layers = [random_layer(m, n, r, generator, dtype) for (m, n), r in zip(SHAPES, (2, 8, 2), strict=True)]
     dK, dL, _ = (list(X) for X in zip(*(random_update(layer, generator) for layer in layers), strict=True))

@@ -28,7 +28,7 @@ ARRAYS = (*STAGES, "U_hat", "V_hat", "singular_values")
 
 
 def _build(parameters: CaseParameters, dtype: Dtype) -> StepCase:
-    """The case, real or complex as the dtype asks."""
+    """The case, real or complex as the dtype is."""
     return StepCase.build(replace(parameters, complex=dtype.complex))
 
 
@@ -37,7 +37,7 @@ def _example(dtype: Dtype, **changes: Any) -> StepCase:
     return _build(CaseParameters(**{"m": 9, "n": 7, "r": 3, "core": "dense", "seed": 4, **changes}), dtype)
 
 
-# --- the identity and the verdict ------------------------------------------------------------------------------------
+# --- the identity and the verdict -----------------------------------------------------------------
 
 
 @given(parameters=case_parameters())
@@ -138,7 +138,7 @@ def test_the_threshold_is_kept_to_the_last_bit(library: Library) -> None:
     assert cut.discarded <= cut.theta
 
 
-# --- the published route ---------------------------------------------------------------------------------------------
+# --- the published route --------------------------------------------------------------------------
 
 
 @given(parameters=case_parameters(invertible=True, core="diagonal"))
@@ -170,7 +170,7 @@ def test_published_route_refuses_a_singular_core(library: Library, dtype: Dtype)
     assert geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=0.1, tau=0.1).Y.rank >= 1
 
 
-# --- edges -----------------------------------------------------------------------------------------------------------
+# --- edges ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("m", "n"), [(4, 7), (7, 4), (5, 5), (1, 1), (1, 6), (6, 1)])
@@ -212,8 +212,9 @@ def test_a_fixed_point_needs_a_cap() -> None:
 
 
 def test_a_fixed_point_may_repel() -> None:
-    """Of ½‖W − A‖², σ_min = 0.8 and a normal gradient of norm ν = 3: rounding grows by
-    1 + λ(ν/0.8 − 1) a step; and a kept zero leaves W in the second step, whatever the cap."""
+    """For ½‖W − A‖², σ_min = 0.8 and a normal gradient of norm ν = 3: rounding grows by 1 + λ(ν/0.8
+    − 1) a step; and a kept zero leaves W in the second step, whatever the cap.
+    """
     rng = np.random.default_rng(1)
     distances: list[list[float]] = []
     for spectrum in ((1.0, 0.8), (1.0, 0.0)):
@@ -247,7 +248,7 @@ def test_a_kept_zero_leaves_the_next_step_a_choice() -> None:
     assert norm(second[0] - second[1]) > 0.1 * norm(A)
 
 
-# --- line 3: the optimizer -------------------------------------------------------------------------------------------
+# --- line 3: the optimizer ------------------------------------------------------------------------
 
 
 def test_a_custom_optimizer_takes_all_three_steps(library: Library, dtype: Dtype) -> None:
@@ -284,7 +285,7 @@ def _in_place(P: Array, G: Array, learning_rate: float) -> Array:
 
 
 def test_a_custom_optimizer_may_work_in_place(library: Library, dtype: Dtype) -> None:
-    """What it changes are its own copies."""
+    """It changes its own copies."""
     inputs = _example(dtype).inputs(dtype.real)
     Y, gradients = state_and_gradients(library, inputs)
     before = bytes_of((*Y, gradients.dK, gradients.dL, gradients.dS))
@@ -311,7 +312,7 @@ def test_what_a_custom_optimizer_returns_must_fit(unchecked: None, optimizer: An
         geolora_step(*state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.0, optimizer=optimizer)
 
 
-# --- line 4: augmentation --------------------------------------------------------------------------------------------
+# --- line 4: augmentation -------------------------------------------------------------------------
 
 
 def _augment(library: Library, B: Matrix, X: Matrix) -> Matrix:
@@ -343,7 +344,7 @@ def test_augmented_basis(library: Library, dtype: Dtype, m: int, r: int, update:
     assert ratio(norm(dense(X) - full @ (full.conj().T @ X)), norm(dense(X)), (m, r), dtype.eps) <= FAIL
 
 
-# --- line 5: assembling ----------------------------------------------------------------------------------------------
+# --- line 5: assembling ---------------------------------------------------------------------------
 
 
 def test_assembled_blocks(library: Library, dtype: Dtype) -> None:
@@ -360,7 +361,7 @@ def test_assembled_blocks(library: Library, dtype: Dtype) -> None:
     assert ratio(norm(dense(found) - exact), norm(exact), (9, 9), dtype.eps) <= FAIL
 
 
-# --- line 6: truncation and rank rules -------------------------------------------------------------------------------
+# --- line 6: truncation and rank rules ------------------------------------------------------------
 
 SIGMA = (12.0, 4.0, 3.0, 0.0)
 """Tails 13.0, 5.0, 3.0, 0.0: exact in every precision, and the thresholds below can meet them exactly."""
@@ -457,7 +458,7 @@ def test_a_step_reports_its_rank_rule(library: Library) -> None:
     assert step.Y.rank == 4, "2r columns are all that the augmented bases have"
 
 
-# --- overflow --------------------------------------------------------------------------------------------------------
+# --- overflow -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "where"), [("K_new", ("dK",)), ("L_new", ("dL",)), ("S_new", ("dS",))], ids=["K", "L", "S"])

@@ -51,7 +51,7 @@ def test_eps_is_that_of_the_working_precision(library: Library, dtype: Dtype) ->
 
 
 class GivesUpError(ValueError, RuntimeError):
-    """What NumPy and torch raise has one of these bases each."""
+    """NumPy's and torch's errors have one of these bases each."""
 
 
 @pytest.mark.parametrize("stack", [(), (3,), (2, 2)], ids=str)
@@ -97,8 +97,8 @@ def test_each_matrix_of_a_stack_is_decomposed_in_its_own_way(monkeypatch: pytest
 
 
 def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of the QR that makes NaN of them; columns are scaled then, but for those of zeros, and
-    span what they did.
+    """QR makes NaN of such columns; they are scaled then, apart from columns of zeros, and span the
+    same range.
     """
     rng = np.random.default_rng(0)
     X = (rng.standard_normal((6, 4)) + 1j * rng.standard_normal((6, 4))) * [1.0, 1e-3, 1e-100, 0.0]
@@ -188,8 +188,8 @@ def test_tails_by_their_definition(values: list[float], magnitude: float) -> Non
 
 
 def test_tails_far_below_the_largest_singular_value() -> None:
-    """Else a rank decision with ϑ = 0 drops a singular value that is not 0; in single precision
-    this begins at 1e-22.
+    """Otherwise a rank decision with ϑ = 0 drops a singular value that is not 0; in single
+    precision this begins at 1e-22.
     """
     assert tail_norms(np.array([1.0, 1e-200]))[1] == 1e-200
     assert tail_norms(np.array([1.0, 4e-25, 3e-25], dtype=np.float32))[1] == pytest.approx(5e-25, rel=2.0**-24)
@@ -241,7 +241,7 @@ def test_to_numpy_is_a_copy(library: Library, dtype: Dtype) -> None:
 
 
 class OnDevice(SimpleNamespace):
-    """What stands for an array of CuPy, which no machine without a device has."""
+    """A substitute for an array of CuPy, which no machine without a device has."""
 
     def get(self) -> Any:
         return self.values
@@ -256,7 +256,7 @@ def test_to_numpy_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_to_numpy_of_a_format_that_numpy_lacks() -> None:
-    """As JAX has it: NumPy would make an array of another library's type of it."""
+    """JAX has such formats: NumPy would make an array of another library's type of it."""
     found = to_numpy(SimpleNamespace(dtype="bfloat16", astype=lambda dtype: np.ones(2, dtype)))
     assert (found.dtype, found.tolist()) == (np.float32, [1.0, 1.0])
 

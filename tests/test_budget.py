@@ -166,7 +166,7 @@ def test_parameter_count(rank: int, shape: tuple[int, int], count: int) -> None:
     )
 
 
-# --- truncating several layers ---------------------------------------------------------------------------------------
+# --- truncating several layers --------------------------------------------------------------------
 
 
 def _augmented(library: Library, dtype: Dtype, shape: tuple[int, int], seed: int) -> AugmentedStep:

@@ -205,7 +205,7 @@ def test_a_backend_that_changes_the_folder_moves_no_report(folder: Path) -> None
 
 
 def test_a_reader_that_goes_ends_nothing(folder: Path) -> None:
-    """As ``head`` goes: no message, the report is written and the status is the verdict."""
+    """``head`` ends so: no message, the report is written and the status is the verdict."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "geolora_ref.cli", "check", WRONG, *FEW, "--json", "report.json"]
@@ -242,7 +242,7 @@ def test_the_version_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"geolora-ref {geolora_ref.__version__}\n"
 
 
-# --- what comes out, wherever it goes --------------------------------------------------------------------------------
+# --- what comes out, wherever it goes -------------------------------------------------------------
 
 
 def test_a_failed_vector_is_reported_with_the_criterion(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

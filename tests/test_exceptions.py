@@ -43,7 +43,7 @@ def exceptions() -> Iterator[type[BaseException]]:
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 def test_an_exception_survives_copying(error: BaseException) -> None:
-    for made in (copy.copy(error), copy.deepcopy(error)):  # pickling asks the same of it
+    for made in (copy.copy(error), copy.deepcopy(error)):  # pickling needs the same
         assert (type(made), str(made), repr(vars(made))) == (type(error), str(error), repr(vars(error)))
 
 

@@ -154,7 +154,7 @@ def test_no_import_runs_up_between_the_rooms_of_a_package(package: str, root: Pa
 
 
 def test_the_problems_do_not_reach_the_algorithm_or_the_oracle() -> None:
-    """They are questions; what answers and what judges is chosen by whoever asks."""
+    """They are questions; the caller chooses what answers and what judges."""
     problems = [name for name in _modules() if name.startswith(f"{PACKAGE}.problems")]
     found = {name for problem in problems for name in reached(problem)}
     assert len(problems) > 5

@@ -66,14 +66,14 @@ def stands_for(D: Triple, bases: Bases) -> Matrix:
 
 
 def after(rule: Optimizer, bases: Bases, steps: int, rng: np.random.Generator, complex_data: bool = False) -> Moments:
-    """What a rule remembers after some random gradients."""
+    """The memory of a rule after some random gradients."""
     moments, (m, n) = Moments(), (len(bases.U), len(bases.V))
     for _ in range(steps):
         _, moments = rule.direction(bases, seen(draw(rng, complex_data, m, n), bases), moments)
     return moments
 
 
-# --- one tangent vector ------------------------------------------------------------------------------------------------
+# --- one tangent vector ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -140,7 +140,7 @@ def test_entries_of_each_matrix_by_itself_can_go_uphill(m: int) -> None:
         assert np.sum(G * dense(D, bases)) > 0.0
 
 
-# --- the rules ---------------------------------------------------------------------------------------------------------
+# --- the rules ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("complex_data", [False, True])
@@ -253,7 +253,7 @@ def test_smoothing_is_that_of_the_whole_matrix(size: tuple[int, int, int], dtype
 @pytest.mark.parametrize("rule", ["normalised", "spectral", "smooth spectral"])
 @pytest.mark.parametrize("size", [1e-300, 1e-160, 1.0, 1e160, 1e300])
 def test_the_size_of_a_gradient_does_not_count(rule: str, size: float) -> None:
-    """Of rules that divide by it; rank-deficient gradients included."""
+    """The rules divide by it; rank-deficient gradients are included."""
     bases, G = problem(14, 11, 3, np.random.default_rng(1))
     for gradient in (G, G[:, :1] @ G[:1] / 4.0):
         one, other = (RULES[rule].direction(bases, seen(s * gradient, bases), Moments())[0] for s in (1.0, size))
@@ -313,7 +313,7 @@ def test_every_rule_trains(rule: str) -> None:
     assert moments.step == 60
 
 
-# --- memory in moving bases --------------------------------------------------------------------------------------------
+# --- memory in moving bases -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("complex_data", [False, True])
@@ -382,7 +382,7 @@ def test_gauge_independence(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["gradient", "heavy ball", "normalised", "spectral", "smooth spectral"])
 def test_other_ambient_bases_and_zeros_beside_the_layer_change_nothing(rule: str) -> None:
-    """Of rules that have no reason to know m and n."""
+    """The rules have no reason to know m and n."""
     rng = np.random.default_rng(8)
     bases, G = problem(8, 6, 2, rng)
     A, B = unitary(8, rng), unitary(6, rng)
@@ -416,7 +416,7 @@ def test_layers_in_stacks_are_the_layers_one_by_one(rule: Optimizer) -> None:
                 np.testing.assert_allclose(X[i], Y, rtol=1e-12, atol=1e-13)
 
 
-# --- second moments ----------------------------------------------------------------------------------------------------
+# --- second moments -------------------------------------------------------------------------------
 
 
 class Leaking(AdamPublished):
@@ -498,7 +498,7 @@ def test_the_trace_of_a_preconditioner_is_kept() -> None:
         assert np.all(np.linalg.eigvalsh(R1) > 0.0)
 
 
-# --- what is refused, and what starts from zero ---------------------------------------------------------------------------
+# --- what is refused, and what starts from zero ---------------------------------------------------
 
 
 AVERAGING: tuple[Any, ...] = (Adam, AdamPublished, Preconditioned)

@@ -21,7 +21,7 @@ __all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "
 Effort = Literal["quick", "full"]
 
 GREATEST = 1e70
-"""The largest entry of a run that goes on: fourth powers of numbers up to here are finite, so a run
+"""The largest entry of a run that continues: fourth powers of numbers up to here are finite, so a run
 ends before any overflow.
 """
 
@@ -135,8 +135,8 @@ class Measurements:
             self.violated.append(hypothesis)
 
     def diverges(self, where: str, *matrices: ArrayLike) -> bool:
-        """Whether an entry is beyond ``GREATEST`` or NaN; if so the divergence is recorded, and the
-        caller must end the run.
+        """Return whether an entry is beyond ``GREATEST`` or NaN; if so the divergence is recorded,
+        and the caller must end the run.
         """
         if all(np.max(np.abs(A), initial=0.0) <= GREATEST for A in matrices):
             return False
@@ -204,35 +204,39 @@ class Control:
 class Claim:
     """A guarantee as data: the statement, its hypotheses, the cases that test it, and its negative
     controls.
-
-    ``section`` : the heading in the theory pages under which the guarantee is stated, empty if none
-    states it.  ``controls`` : every inequality must fail in at least one of them.  ``floor`` : the
-    least number of ratios that the quick plan must compare, so that nothing passes by checking
-    nothing; for other plans it grows with the number of cases.  ``undecided`` : the largest share
-    of comparisons that may decide nothing, at rounding level or for want of a unique answer.
-    ``explanation`` : how the claim is checked, and what the statement does not say.
-    ``by_nature`` : the comparisons whose ratio is 1 wherever they hold, because they count, or say yes or
-    no: that 1 is no sign of a sharp bound, and the report says so.
-    ``limit`` : the largest ratio that still holds, 1 for an inequality with explicit constants,
-    ``FAIL`` for one in rounding units c·eps·s.  ``scale`` : what s is, the natural size of the
-    compared quantity.
     """
 
     id: str
     title: str
     section: str
+    """The heading in the theory pages under which the guarantee is stated, empty if none states it."""
     statement: str
     hypotheses: Sequence[str]
     sources: Sequence[str]
     cases: Callable[[Plan], Iterable[Case]]
     check: Callable[[Case], CaseResult]
     controls: Sequence[Control]
+    """The negative controls: every inequality must fail in at least one of them."""
     floor: int
+    """The least number of ratios that the quick plan must compare, so that nothing passes by
+    checking nothing; for other plans it grows with the number of cases.
+    """
     explanation: str
+    """The way in which the claim is checked, and what the statement does not say."""
     undecided: float = 0.0
+    """The largest share of comparisons that may decide nothing, at rounding level or for want of a
+    unique answer.
+    """
     by_nature: Sequence[str] = ()
+    """The comparisons whose ratio is 1 wherever they hold, because they count, or say yes or no.
+    There 1 is no sign of a sharp bound, and the report says so.
+    """
     limit: float = 1.0
+    """The largest ratio that still holds: 1 for an inequality with explicit constants, ``FAIL`` for
+    one in rounding units c·eps·s.
+    """
     scale: str = ""
+    """The natural size s of the compared quantity, in words."""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
 

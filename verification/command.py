@@ -81,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def refuse(reason: str) -> int:
-    """Print why the command cannot go on; returns its exit status."""
+    """Print why the command cannot continue; returns its exit status."""
     Terminal(stderr=True).print(f"[red]cannot go on:[/] {escape(reason)}", soft_wrap=True)
     return 2
 

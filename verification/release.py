@@ -3,7 +3,7 @@ environments; publishes nothing.
 
 Everything is done in a copy of the last commit.  Once every check has passed, the version and the
 changelog are written here, and the files put into ``dist/``; to commit, to tag and to upload them
-is left to whoever releases.
+is left to the person who releases.
 """
 
 from __future__ import annotations

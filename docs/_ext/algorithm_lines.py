@@ -1,7 +1,9 @@
-r"""The lines of Algorithm 1 and Algorithm 2: formula, code, shapes, what is proved, what it costs.  Data only.
+r"""The lines of Algorithm 1 and Algorithm 2: formula, code, shapes, what is proved, what it costs.
+Data only.
 
-Which checks, claims and mutants guard a line is not written here: :func:`claims_of` and :func:`mutants_of` ask the objects
-themselves.  A claim guards a line if one of its negative controls breaks that line.
+Which checks, claims and mutants guard a line is not written here: :func:`claims_of` and
+:func:`mutants_of` ask the objects themselves.  A claim guards a line if one of its negative
+controls breaks that line.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ __all__ = ["LINES", "Anchor", "Line", "checks_of", "claims_of", "mutants_of"]
 
 @dataclass(frozen=True)
 class Anchor:
-    """Where the code of a line is: a function or method, or one statement, from the text ``start`` to the text ``end``."""
+    """Where the code of a line is: a function or method, or one statement, from the text ``start``
+    to the text ``end``.
+    """
 
     file: str
     pyobject: str = ""
@@ -32,10 +36,14 @@ class Anchor:
 class Line:
     """One line.
 
-    ``id`` : "1" … "6" of Algorithm 1, or the name of a helper of Algorithm 2.  ``caller`` : for a helper the line that calls it;
-    both have the same guards.  ``controls`` : pairs (claim, control) for the lines before the step begins, which no broken step
-    can get wrong.  ``formula`` and ``shapes`` (parted by semicolons) in TeX, ``proved`` and ``cost`` in MyST.
-    ``published`` : the formula as published, in TeX, where it differs; ``instead`` says in MyST what is done in its place.
+    ``id`` : "1" … "6" of Algorithm 1, or the name of a helper of Algorithm 2.
+    ``caller`` : for a helper the line that calls it; both have the same guards.
+    ``controls`` : pairs (claim, control) for the lines before the step begins, which no broken step
+    can get wrong.
+    ``formula``, ``shapes`` : TeX; shapes are parted by semicolons.
+    ``proved``, ``cost`` : MyST.
+    ``published`` : the formula as published, in TeX, where it differs; ``instead`` says in MyST
+    what is done in its place.
     """
 
     id: str

@@ -1,4 +1,6 @@
-"""The API reference: for each part of the package a page of what it offers, and one of the modules it comes from."""
+"""The API reference: for each part of the package a page of what it offers, and one of the modules
+it comes from.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ PAGES = DOCS / "_generated" / "api"
 
 @dataclass(frozen=True)
 class Part:
-    """A page: the package that it shows, its title, and what it is; ``first`` : the names that a user meets first."""
+    """A page: the package that it shows, its title, and what it is; ``first`` : the names that a
+    user meets first.
+    """
 
     package: str
     title: str
@@ -84,7 +88,7 @@ def public_names(module: str) -> list[str]:
 
 
 def reexported(package: str) -> list[tuple[str, str]]:
-    """What the ``__init__`` of a package offers: (name, module that defines it)."""
+    """The names that the ``__init__`` of a package offers: (name, module that defines it)."""
     init = ROOT.joinpath(*package.split("."), "__init__.py")
     tree = ast.parse(init.read_text(encoding="utf-8"))
     return [
@@ -98,7 +102,9 @@ def reexported(package: str) -> list[tuple[str, str]]:
 
 
 def offered(part: Part) -> list[tuple[str, str]]:
-    """The public names of a package, exactly its ``__all__``, and the module that defines each: ``first`` first."""
+    """The public names of a package, exactly its ``__all__``, and the module that defines each:
+    ``first`` first.
+    """
     order = {name: number for number, name in enumerate(part.first)}
     found = [(name, module) for name, module in reexported(part.package) if name in public_names(module)]
     return sorted(found, key=lambda one: (order.get(one[0], len(order)), one[0].lower()))

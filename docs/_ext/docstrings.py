@@ -1,4 +1,6 @@
-"""Prepare the docstrings of the code for autodoc: sections become lists of definitions, keys like [CKL24] citations."""
+"""Prepare the docstrings of the code for autodoc: sections become lists of definitions, keys like
+[CKL24] citations.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +33,18 @@ def citations(line: str) -> str:
 
 
 def inline(line: str) -> str:
-    """The line with citations, and with backslashes before bars and final underscores, which Sphinx would take for markup."""
+    """The line with citations, and with backslashes before bars and final underscores, which Sphinx
+    would take for markup.
+    """
     return TARGET.sub(r"\\_", BARS.sub(r"\\|\1\\|", citations(line)))
 
 
 def definitions(lines: list[str]) -> list[str]:
-    """The text with underlined heads as rubrics, and "name : text" under a head, "``name`` : text" anywhere, as definitions.
+    """The text with underlined heads as rubrics, and "name : text" under a head, "``name`` : text"
+    anywhere, as definitions.
 
-    A definition goes on to the next blank line, or in a section to the next line that is not indented; a section ends at the
-    first line that is neither an entry nor indented.
+    A definition extends to the next blank line, or in a section to the next line that is not
+    indented; a section ends at the first line that is neither an entry nor indented.
     """
     out: list[str] = []
     in_section = in_entry = False
@@ -76,7 +81,9 @@ def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, text: str | None, returns: str | None) -> Any:
-    """The signature with Array inside of Callable[…] too, where autodoc leaves the alias as a forward reference."""
+    """The signature with Array inside of Callable[…] too, where autodoc leaves the alias as a
+    forward reference.
+    """
     alias = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
     return tuple(alias.sub(r"\1", part) if part else part for part in (text, returns))
 

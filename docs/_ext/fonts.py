@@ -1,4 +1,6 @@
-"""A stylesheet with the glyphs of formulas, made while the pages are built: see verification/report/glyphs.py."""
+"""A stylesheet with the glyphs of formulas, made while the pages are built: see
+verification/report/glyphs.py.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Read the statement of a claim, plain text with symbols such as ‖P(W)G‖², as words and formulas in TeX.
 
-A run of symbols between words is a formula, which ends at a comma outside of brackets.  A symbol that :data:`SYMBOLS`
-lacks raises ``ValueError``.
+A run of symbols between words is a formula, which ends at a comma outside of brackets.  A symbol
+that :data:`SYMBOLS` lacks raises ``ValueError``.
 """
 
 from __future__ import annotations

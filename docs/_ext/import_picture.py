@@ -1,7 +1,7 @@
 """``{import-picture}``: who imports whom, drawn from the import statements of the sources.
 
-An arrow means "imports"; one that follows from others is left out (A imports C where A imports B and B imports C).  Every arrow
-points down: a cycle between the parts is an error.
+An arrow means "imports"; one that follows from others is left out (A imports C where A imports B
+and B imports C).  Every arrow points down: a cycle between the parts is an error.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ COLOURS = {"geolora_ref": "#dbe9f6", "verification": "#e6f3e2"}
 
 
 def part_of(module: str) -> str:
-    """The box that a module belongs to: a module of the core, a package inside of geolora_ref, or the verification."""
+    """The box that a module belongs to: a module of the core, a package inside of geolora_ref, or
+    the verification.
+    """
     pieces = module.split(".")
     return pieces[0] if pieces[0] == "verification" else ".".join(pieces[:2])
 
 
 @cache
 def exists(module: str) -> bool:
-    """Whether this is a module or package of the checkout."""
+    """Return whether this is a module or package of the checkout."""
     path = ROOT.joinpath(*module.split("."))
     return path.is_dir() or path.with_suffix(".py").is_file()
 
@@ -55,7 +57,9 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def imports() -> dict[str, set[str]]:
-    """For each part the other parts that it imports.  What ``geolora_ref`` itself re-exports counts as its modules."""
+    """For each part the other parts that it imports.  What ``geolora_ref`` itself re-exports counts
+    as its modules.
+    """
     found: dict[str, set[str]] = defaultdict(set)
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -70,7 +74,9 @@ def imports() -> dict[str, set[str]]:
 
 
 def reduced(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """The graph without the arrows that follow from others.  Raises ``graphlib.CycleError`` if imports go round."""
+    """The graph without the arrows that follow from others.  Raises ``graphlib.CycleError`` if
+    imports go round.
+    """
     below: dict[str, set[str]] = {}
     for part in TopologicalSorter(graph).static_order():
         direct = graph.get(part, set())
@@ -89,7 +95,9 @@ def heights(graph: Mapping[str, set[str]]) -> dict[str, int]:
 
 
 def chains(graph: Mapping[str, set[str]]) -> dict[tuple[str, str], list[str]]:
-    """For each arrow the points that it passes: its two boxes, and on every floor in between a free place of its own."""
+    """For each arrow the points that it passes: its two boxes, and on every floor in between a free
+    place of its own.
+    """
     floor = heights(graph)
     return {
         (part, other): [part, *(f"{part}>{other}>{f}" for f in range(floor[part] - 1, floor[other], -1)), other]
@@ -99,7 +107,9 @@ def chains(graph: Mapping[str, set[str]]) -> dict[tuple[str, str], list[str]]:
 
 
 def places(graph: Mapping[str, set[str]]) -> dict[str, tuple[float, float]]:
-    """The place of each box and of each point of an arrow: on its floor, near the boxes and points that it is joined to."""
+    """The place of each box and of each point of an arrow: on its floor, near the boxes and points
+    that it is joined to.
+    """
     floor = dict(heights(graph))
     joined: dict[str, set[str]] = defaultdict(set)
     for (part, _), chain in chains(graph).items():

@@ -1,4 +1,6 @@
-"""``{algorithm-lines}``: Algorithm 1 and 2 line by line, formula left and code right, with the checks that guard each line."""
+"""``{algorithm-lines}``: Algorithm 1 and 2 line by line, formula left and code right, with the
+checks that guard each line.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Show on the pages what is machine-checked: theorems, their boxes and their text are read from verification/formal.
+"""Show on the pages what is machine-checked: theorems, their boxes and their text are read from
+verification/formal.
 
-``{machine-checked} one-pass`` stands in a box of the theory and says which theorems prove it, with their text, or that the
-proof is on paper.  The box gets its name and number as a title, and the anchor ``theorem-one-pass``, to be cited by;
-``{machine-checked-table}`` is the table of all boxes.
+``{machine-checked} one-pass`` stands in a box of the theory and says which theorems prove it, with
+their text, or that the proof is on paper.  The box gets its name and number as a title, and the
+anchor ``theorem-one-pass``, to be cited by; ``{machine-checked-table}`` is the table of all boxes.
 """
 
 from __future__ import annotations

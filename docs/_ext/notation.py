@@ -1,4 +1,6 @@
-r"""``{notation}``: every symbol, its name in the code, its shape, and its published form.  The names are checked to exist."""
+r"""``{notation}``: every symbol, its name in the code, its shape, and its published form.  The
+names are checked to exist.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ __all__ = ["SYMBOLS", "Symbol"]
 
 
 class Symbol(NamedTuple):
-    """A row: TeX, name in the code ("module:object" or "module:function(argument)"), shape, published symbol, meaning."""
+    """A row: TeX, name in the code ("module:object" or "module:function(argument)"), shape,
+    published symbol, meaning.
+    """
 
     tex: str
     code: str

@@ -1,4 +1,5 @@
-"""``{pages}``: a table of contents that skips pages that do not exist, so that a part of the project may be left out.
+"""``{pages}``: a table of contents that skips pages that do not exist, so that a part of the
+project may be left out.
 
 A line ``*`` stands for every other page of the folder that the page with this directive does not name.
 """

@@ -1,8 +1,9 @@
-"""The deviations register: published algorithm, authors' public code, this project, and the measured effect of each.
+"""The deviations register: published algorithm, authors' public code, this project, and the
+measured effect of each.
 
-``{deviations}`` is the register, ``{published-defects}`` the defects of steps found in public code of the field, and
-``{network-defects}`` those of layers and optimizers.  Every effect is computed while the page is built, by the reference and by
-the broken versions; none is typed.
+``{deviations}`` is the register, ``{published-defects}`` the defects of steps found in public code
+of the field, and ``{network-defects}`` those of layers and optimizers.  Every effect is computed
+while the page is built, by the reference and by the broken versions; none is typed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ DRAWS = 240
 
 @dataclass(frozen=True)
 class Deviation:
-    """A row: what the paper says, what its authors' public code does, what is done here, and how to measure the difference.
+    """A row: what the paper says, what its authors' public code does, what is done here, and how to
+    measure the difference.
 
     ``authors`` is empty where the authors' code does not differ from the paper in this subject.
     """
@@ -62,7 +64,9 @@ def steps() -> tuple[StepInputs, ...]:
 
 @dataclass(frozen=True)
 class Effect:
-    """On how many steps a mutant is rejected, the median and the largest relative change of W₁ there, breakdowns included."""
+    """On how many steps a mutant is rejected, the median and the largest relative change of W₁
+    there, breakdowns included.
+    """
 
     rejected: int
     judged: int
@@ -444,7 +448,7 @@ class NetworkDefects(SphinxDirective):
 
 
 def _holds(defect: Defect) -> str:
-    """Whether the identity holds for what is here, and for the broken version."""
+    """Return whether the identity holds for what is here, and for the broken version."""
     right = defect.identity()
     with ExitStack() as stack:
         for place, broken in defect.patches.items():

@@ -1,4 +1,5 @@
-"""``{rendered} module:function``: Markdown that a function of the checkout returns, such as a table of stored measurements.
+"""``{rendered} module:function``: Markdown that a function of the checkout returns, such as a table
+of stored measurements.
 
 The directive also works in the tutorials, whose pages are reStructuredText.
 """

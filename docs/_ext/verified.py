@@ -1,8 +1,10 @@
-"""Show on the pages what the verification measured: numbers are read from results.json, figures are drawn from the journal.
+"""Show on the pages what the verification measured: numbers are read from results.json, figures are
+drawn from the journal.
 
-``{measured} descent`` shows one claim, ``{measured-rest}`` the claims that no page places by hand, ``{verdicts}`` a table of all,
-``{worst}`descent``` the worst ratio of a claim in a sentence.  Sources that were verified before are not verified again; for
-others the quick verification runs first.  A claim that does not stand is a warning, so the documentation cannot be built on it.
+``{measured} descent`` shows one claim, ``{measured-rest}`` the claims that no page places by hand,
+``{verdicts}`` a table of all, ``{worst}`descent``` the worst ratio of a claim in a sentence.
+Sources that were verified before are not verified again; for others the quick verification runs
+first.  A claim that does not stand is a warning, so the documentation cannot be built on it.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def _found() -> list[ClaimOutcome]:
 
 
 def _made_from_these() -> bool:
-    """Whether the report is that of all claims, of this plan and of these sources."""
+    """Return whether the report is that of all claims, of this plan and of these sources."""
     try:
         data = read_json(FOLDER / "results.json")
     except (ValueError, OSError):
@@ -176,12 +178,14 @@ def figure_node(claim: str, index: int, figure: Figure, found: Results) -> nodes
 
 
 def sources(directive: SphinxDirective, claim: Claim) -> list[nodes.Node]:
-    """What in the literature a claim draws on: statements, methods or problems, as citations."""
+    """Sources of a claim in the literature: statements, methods or problems, as citations."""
     return directive.parse_text_to_nodes(f"Literature: {{cite}}`{','.join(claim.sources)}`.")
 
 
 def measured(claim_id: str, cited: list[nodes.Node], explanation: str) -> list[nodes.Node]:
-    """One claim: statement as checked, verdict, how it is checked, sources, figures, tables, and what was compared with what."""
+    """One claim: statement as checked, verdict, how it is checked, sources, figures, tables, and
+    what was compared with what.
+    """
     claim, outcome = results()[claim_id], outcomes()[claim_id]
     box = nodes.container(classes=["measured"], ids=[anchor(claim_id)])
     box += raw(
@@ -316,7 +320,9 @@ def merge(app: Sphinx, env: Any, docnames: list[str], other: Any) -> None:
 
 
 def copy_report(app: Sphinx, error: Exception | None) -> None:
-    """Copy the report and its data next to the pages, and write a digest of the sources that all of it was made from."""
+    """Copy the report and its data next to the pages, and write a digest of the sources that all of
+    it was made from.
+    """
     if error is None and app.builder.format == "html":
         shutil.copy(FOLDER / "report.html", Path(app.outdir) / "verification-report.html")
         for name in ("rigor-report.html", "finetuning-report.html", "fast-path-report.html", "results.json"):

@@ -2,13 +2,14 @@ r"""
 The first step, by hand
 =======================
 
-One iteration of Algorithm 1 :cite:`GeoLoRA` on a 20 x 15 matrix, each line typed out in NumPy, next to what the package does.
+One iteration of Algorithm 1 :cite:`GeoLoRA` on a 20 x 15 matrix, each line typed out in NumPy, next
+to what the package does.
 """
 
 # %%
-# A problem with a known answer: the quadratic :math:`\mathcal L(W)=\frac12\langle W-A, H_1(W-A)H_2\rangle`, whose minimiser
-# :math:`A` has rank 3. The start :math:`W = U S V^{\mathsf T}` has rank 2, orthonormal :math:`U` and :math:`V`, and small
-# coefficients :math:`S`.
+# A problem with a known answer: the quadratic :math:`\mathcal L(W)=\frac12\langle W-A,
+# H_1(W-A)H_2\rangle`, whose minimiser :math:`A` has rank 3. The start :math:`W = U S V^{\mathsf T}`
+# has rank 2, orthonormal :math:`U` and :math:`V`, and small coefficients :math:`S`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,8 +24,8 @@ rate, tau = 1.0, 0.05
 print(Y, "loss", round(problem.loss(Y.full()), 4))
 
 # %%
-# **Lines 1 and 2.** Evaluate the loss, and get three small gradients from one backward pass. Here the dense gradient is known;
-# a network never forms it.
+# **Lines 1 and 2.** Evaluate the loss, and get three small gradients from one backward pass. Here
+# the dense gradient is known; a network never forms it.
 
 G = problem.gradient(U @ S @ V.T)
 dK, dL, dS = G @ V, G.T @ U, U.T @ G @ V
@@ -38,8 +39,8 @@ L_new = V @ S.T - rate * dL
 S_new = S - rate * dS
 
 # %%
-# **Line 4.** New columns next to the old bases, so that :math:`K_{new}` and :math:`L_{new}` fit in. QR may flip the signs of the
-# first two columns, so only the new columns are taken.
+# **Line 4.** New columns next to the old bases, so that :math:`K_{new}` and :math:`L_{new}` fit in.
+# QR may flip the signs of the first two columns, so only the new columns are taken.
 
 U_tilde = np.linalg.qr(np.hstack([U, K_new])).Q[:, 2:]
 V_tilde = np.linalg.qr(np.hstack([V, L_new])).Q[:, 2:]

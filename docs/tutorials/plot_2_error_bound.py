@@ -2,13 +2,14 @@ r"""
 Watching the error bound hold
 =============================
 
-How far are the iterates from the full gradient flow :math:`\dot W=-\nabla\mathcal L(W)`, and how far may they be?
-No constant of the bound depends on small singular values.
+How far are the iterates from the full gradient flow :math:`\dot W=-\nabla\mathcal L(W)`, and how
+far may they be? No constant of the bound depends on small singular values.
 """
 
 # %%
-# The quadratic problem has a closed form for its flow, its Lipschitz constant :math:`\ell` and its one-sided constant
-# :math:`\mu<0` (it is strongly convex). The start has one singular value of :math:`10^{-8}`.
+# The quadratic problem has a closed form for its flow, its Lipschitz constant :math:`\ell` and its
+# one-sided constant :math:`\mu<0` (it is strongly convex). The start has one singular value of
+# :math:`10^{-8}`.
 
 import math
 
@@ -25,11 +26,12 @@ ell, mu = problem.lipschitz, problem.one_sided_lipschitz
 print(f"ℓ = {ell:.3f}, μ = {mu:.3f}")
 
 # %%
-# Step by step the error obeys
-# :math:`e_{k+1}\le e^{\mu\lambda}e_k+\lambda\varepsilon_k+\frac12\ell\lambda^2\|F(W_k)\|+\vartheta_k`,
-# with the *measured* part :math:`\varepsilon_k` of the field outside of the tangent space and the *measured* truncation
-# :math:`\vartheta_k`. Everything on the right is computable along the way. In this form the bound does not test the
-# truncation: :math:`\vartheta_k` is measured, so any other truncation would obey the bound as well.
+# Step by step the error obeys :math:`e_{k+1}\le
+# e^{\mu\lambda}e_k+\lambda\varepsilon_k+\frac12\ell\lambda^2\|F(W_k)\|+\vartheta_k`, with the
+# *measured* part :math:`\varepsilon_k` of the field outside of the tangent space and the *measured*
+# truncation :math:`\vartheta_k`. Everything on the right is computable along the way. In this form
+# the bound does not test the truncation: :math:`\vartheta_k` is measured, so any other truncation
+# would obey the bound as well.
 
 
 def run(rate: float, T: float = 2.0) -> tuple[list[float], list[float]]:
@@ -72,5 +74,6 @@ figure.legend(ncols=4, loc="outside lower center")
 plt.show()
 
 # %%
-# The first halving of :math:`\lambda` nearly halves the error, each later halving gains less. What remains is the part
-# :math:`\varepsilon` that the tangent space cannot follow. The bound promises no more.
+# The first halving of :math:`\lambda` nearly halves the error, each later halving gains less. What
+# remains is the part :math:`\varepsilon` that the tangent space cannot follow. The bound promises
+# no more.

@@ -2,14 +2,15 @@ r"""
 What small singular values do to naive methods
 ==============================================
 
-Three ways of descending that look alike on paper, from starts that differ in the size of their singular values alone.
+Three ways of descending that look alike on paper, from starts that differ in the size of their
+singular values alone.
 """
 
 # %%
-# Two methods besides GeoLoRA. The *factor equations*
-# :math:`\dot U=-(I-UU^T)GVS^{-1}`, :math:`\dot V=-(I-VV^T)G^TUS^{-T}`, :math:`\dot S=-U^TGV` are equivalent to the low-rank flow
-# as long as :math:`S` is invertible; an explicit step on them divides by :math:`S`. *Simultaneous descent* moves
-# :math:`U, S, V` along their own gradients.
+# Two methods besides GeoLoRA. The *factor equations* :math:`\dot U=-(I-UU^T)GVS^{-1}`, :math:`\dot
+# V=-(I-VV^T)G^TUS^{-T}`, :math:`\dot S=-U^TGV` are equivalent to the low-rank flow as long as
+# :math:`S` is invertible; an explicit step on them divides by :math:`S`. *Simultaneous descent*
+# moves :math:`U, S, V` along their own gradients.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,8 +46,8 @@ def simultaneous(U, S, V, G):
 
 
 # %%
-# The start has the right row space, a column space that overlaps by 2 % with the column space of :math:`A`, and
-# :math:`S=\sigma I`, with :math:`\sigma` from 1 to :math:`10^{-8}`.
+# The start has the right row space, a column space that overlaps by 2 % with the column space of
+# :math:`A`, and :math:`S=\sigma I`, with :math:`\sigma` from 1 to :math:`10^{-8}`.
 
 Z = rng.standard_normal((24, 3))
 U0 = np.linalg.qr(np.linalg.qr(Z - target.U @ (target.U.T @ Z)).Q + 0.02 * target.U).Q
@@ -79,10 +80,11 @@ panels[0].legend()
 plt.show()
 
 # %%
-# The size of :math:`\sigma` does not matter to GeoLoRA. The factor equations overshoot where :math:`\sigma` is small against
-# the step, by :math:`1/\sigma` in :math:`W`: the first step from 1e-4 ends at a loss of 32, from 1e-8 at four billion. They
-# recover because the row space is right, so that :math:`V` hardly turns. If both bases turn, or if the smallest singular
-# value is smaller still, they overflow (the claim ``integrator-robustness`` of :doc:`/theory/integrator_claims`).
-# Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves
-# :math:`\sigma^2` times as far as GeoLoRA, and so it waits until :math:`S` has grown. :doc:`/theory/factors` has the proofs
-# for both methods.
+# The size of :math:`\sigma` does not matter to GeoLoRA. The factor equations overshoot where
+# :math:`\sigma` is small against the step, by :math:`1/\sigma` in :math:`W`: the first step from
+# 1e-4 ends at a loss of 32, from 1e-8 at four billion. They recover because the row space is right,
+# so that :math:`V` hardly turns. If both bases turn, or if the smallest singular value is smaller
+# still, they overflow (the claim ``integrator-robustness`` of :doc:`/theory/integrator_claims`).
+# Simultaneous descent does not break down, but along the direction of a singular value
+# :math:`\sigma` it moves :math:`\sigma^2` times as far as GeoLoRA, and so it waits until :math:`S`
+# has grown. :doc:`/theory/factors` has the proofs for both methods.

@@ -6,7 +6,8 @@ The rank follows the threshold, up and down. In one situation it cannot grow, wh
 """
 
 # %%
-# **From both sides.** The minimiser has rank 5. These starts of rank 1 to 12 with small coefficients all end there.
+# **From both sides.** The minimiser has rank 5. These starts of rank 1 to 12 with small
+# coefficients all end there.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,7 +43,8 @@ axes.legend()
 plt.show()
 
 # %%
-# No theorem promises this. Some other starts of rank one stay below 5 at the same threshold, for the reason that follows.
+# No theorem promises this. Some other starts of rank one stay below 5 at the same threshold, for
+# the reason that follows.
 
 draws = (
     LowRank.random((30, 24), [1e-3], np.random.default_rng(seed)) for seed in range(20)
@@ -51,10 +53,11 @@ print("20 starts of rank one end at")
 print([ranks(Y, 1.0, 40, tau=0.02)[-1] for Y in draws])
 
 # %%
-# **Stall.** The lower right block of :math:`\hat S` is zero. So a new direction enters with a singular value of about
-# :math:`\lambda^2\|\cdot\|\|\cdot\|/\sigma_{\min}(S)`. If the threshold is above that, the direction is discarded at every
-# step, and the rank cannot grow although the gradient asks for it. With :math:`S` of order one and
-# :math:`\vartheta\propto\lambda`, *smaller* steps make the stall surer.
+# **Stall.** The lower right block of :math:`\hat S` is zero. So a new direction enters with a
+# singular value of about :math:`\lambda^2\|\cdot\|\|\cdot\|/\sigma_{\min}(S)`. If the threshold is
+# above that, the direction is discarded at every step, and the rank cannot grow although the
+# gradient needs it. With :math:`S` of order one and :math:`\vartheta\propto\lambda`, *smaller*
+# steps make the stall surer.
 
 figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
 for name, spectrum in (("S of order one", [1.0, 0.9]), ("S = 0", [0.0, 0.0])):
@@ -75,6 +78,7 @@ axes.legend(ncols=2)
 plt.show()
 
 # %%
-# From :math:`S = 0`, the usual start of an adapter, new directions and threshold are both of order :math:`\lambda`, and
-# here the rank grows: to 6, one more than the minimiser has. From
-# :math:`S` of order one it stalls at small steps, and at :math:`\lambda = 0.2` goes up to the cap of 8. :doc:`/theory/rank` has the proof of the stall, and a start from zero that stalls as well.
+# From :math:`S = 0`, the usual start of an adapter, new directions and threshold are both of order
+# :math:`\lambda`, and here the rank grows: to 6, one more than the minimiser has. From :math:`S` of
+# order one it stalls at small steps, and at :math:`\lambda = 0.2` goes up to the cap of 8.
+# :doc:`/theory/rank` has the proof of the stall, and a start from zero that stalls as well.

@@ -43,16 +43,17 @@ def my_step(
 
 
 # %%
-# This is the whole step. Every case of the kit has a stated reason, and gives a ratio: the error in rounding units. A ratio
-# above 30 is wrong.
+# This is the whole step. Every case of the kit has a stated reason, and gives a ratio: the error in
+# rounding units. A ratio above 30 is wrong.
 
 right = check_step(my_step)
 print(right.passed, f"{len(right.rows)} cases, worst ratio {right.worst_ratio:.3g}")
 assert right.passed
 
 # %%
-# It is right, or the ``assert`` would have stopped the build of this page. Now a defect that was found in published code: the two
-# factors of the SVD are exchanged. Training accuracy had not revealed it.
+# It is right, or the ``assert`` would have stopped the build of this page. Now a defect that was
+# found in published code: the two factors of the SVD are exchanged. Training accuracy had not
+# revealed it.
 
 
 def swapped(*arrays, **parameters):
@@ -66,8 +67,9 @@ for sentence in wrong.diagnosis.text.replace(". ", ".\n").splitlines():
     print(textwrap.fill(sentence, 80))
 
 # %%
-# The report names the line and the defect, because the kit compares the results with those of its own broken steps. From a
-# shell it is one line, ``geolora-ref check mypackage.mymodule:step``; see :doc:`/howto/backend`.
+# The report names the line and the defect, because the kit compares the results with those of its
+# own broken steps. From a shell it is one line, ``geolora-ref check mypackage.mymodule:step``; see
+# :doc:`/howto/backend`.
 #
 # All cases of both steps, from the smallest ratio to the largest:
 

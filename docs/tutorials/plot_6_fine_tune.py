@@ -2,8 +2,9 @@ r"""
 Fine-tune a network
 ===================
 
-A small network is pretrained on eight of ten handwritten digits, then adapted to all ten by low-rank updates alone.
-``make finetune`` does the same with a sentence encoder of 22 million parameters; :doc:`/study` has what was measured there.
+A small network is pretrained on eight of ten handwritten digits, then adapted to all ten by
+low-rank updates alone. ``make finetune`` does the same with a sentence encoder of 22 million
+parameters; :doc:`/study` has what was measured there.
 """
 
 # %%
@@ -45,8 +46,8 @@ train(torch.optim.Adam(model.parameters(), lr=2e-3), y < 8, epochs=8)
 print(f"pretrained on 0 to 7: accuracy on all ten digits {accuracy():.3f}")
 
 # %%
-# ``adapt`` puts an adapter :math:`W = USV^T` with :math:`S=0` next to each linear layer and freezes the rest. The model still
-# computes what it computed before, exactly.
+# ``adapt`` puts an adapter :math:`W = USV^T` with :math:`S=0` next to each linear layer and freezes
+# the rest. The model still computes what it computed before, exactly.
 
 before = model(X[test])
 layers = adapt(model, "all-linear", rank=4, max_rank=16)
@@ -54,7 +55,8 @@ print("changed by", float((model(X[test]) - before).detach().abs().max()))
 print({name: tuple(layer.adapter.shape) for name, layer in layers.items()})
 
 # %%
-# One optimizer, one backward pass a step. ``tau`` is the relative error that a truncation may make; the ranks follow.
+# One optimizer, one backward pass a step. ``tau`` is the relative error that a truncation may make;
+# the ranks follow.
 
 optimizer = GeoLoRA(model, lr=0.02, tau=0.1)
 ranks: dict[str, list[int]] = {name: [] for name in layers}

@@ -2,12 +2,14 @@ r"""
 Export to PEFT
 ==============
 
-When training is over, an adapter of adaptive rank is a plain LoRA adapter. PEFT loads the export without this package.
+When training is over, an adapter of adaptive rank is a plain LoRA adapter. PEFT loads the export
+without this package.
 """
 
 # %%
-# A model of two linear layers, adapted and trained for a few steps on noise. :doc:`plot_6_fine_tune` trains a small network
-# on digits, ``make finetune`` a sentence encoder; :doc:`/study` has what was measured there.
+# A model of two linear layers, adapted and trained for a few steps on noise.
+# :doc:`plot_6_fine_tune` trains a small network on digits, ``make finetune`` a sentence encoder;
+# :doc:`/study` has what was measured there.
 
 import tempfile
 from pathlib import Path
@@ -35,8 +37,9 @@ for _ in range(30):
 print({name: layer.adapter.rank for name, layer in adapters(model).items()})
 
 # %%
-# :math:`W=USV^T` becomes LoRA's :math:`BA` with :math:`B=\alpha US`, :math:`A=V^T`, and zeros up to the largest rank: readers other
-# than PEFT scale by one rank. With ``compact=True`` there are no zeros, and the ranks go into ``rank_pattern``, for PEFT alone.
+# :math:`W=USV^T` becomes LoRA's :math:`BA` with :math:`B=\alpha US`, :math:`A=V^T`, and zeros up to
+# the largest rank: readers other than PEFT scale by one rank. With ``compact=True`` there are no
+# zeros, and the ranks go into ``rank_pattern``, for PEFT alone.
 
 try:
     import peft

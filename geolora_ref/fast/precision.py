@@ -17,8 +17,8 @@ WHOLE = ("ieee", "none")
 
 
 def autocasts(device: str) -> bool:
-    """Whether autocast is on for this type of device; for types without autocast, such as meta,
-    torch's own query raises.
+    """Return whether autocast is on for this type of device; for types without autocast, such as
+    meta, torch's own query raises.
     """
     return _has_autocast(device) and torch.is_autocast_enabled(device)
 
@@ -30,8 +30,8 @@ def no_autocast(device: str) -> AbstractContextManager[Any]:
 
 
 def _has_autocast(device: str) -> bool:
-    """Whether a type of device has autocast.  Compiled code cannot ask torch in 2.9: there, all
-    types but meta count.
+    """Return whether a type of device has autocast.  Compiled code cannot ask torch in 2.9: there,
+    all types but meta count.
     """
     return device != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(device)
 
@@ -48,7 +48,7 @@ def own_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def float32_is_whole() -> bool:
-    """Whether float32 products on the CPU have all 24 bits by the present settings."""
+    """Return whether float32 products on the CPU have all 24 bits by the present settings."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         return torch.get_float32_matmul_precision() == "highest"
     return torch.backends.mkldnn.matmul.fp32_precision in WHOLE

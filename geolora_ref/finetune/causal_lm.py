@@ -4,7 +4,6 @@ completions alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from geolora_ref.finetune.batches import Examples, Tokens
 from geolora_ref.finetune.data import read_text, shown, split
 from geolora_ref.finetune.job import Data, Job
 from geolora_ref.finetune.model import IGNORED, Decoder, load_decoder, try_out_decoder
+from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.finetune.task import Say, Task
 from geolora_ref.nn import disabled
 from geolora_ref.support.files import digest
@@ -130,11 +130,11 @@ def encode_passages(given: Sequence[Passage], tokenizer: Any) -> Examples:
     return Examples(Tokens(inputs, padding), torch.tensor([len(one.ids) - one.start for one in given]))
 
 
-def causal_lm(options: argparse.Namespace, say: Say) -> Task:
+def causal_lm(options: RunOptions, say: Say) -> Task:
     """The task with the texts that the options name; raises like :func:`read_texts`."""
     checks.integer("max_length", options.max_length, 2)
     train = [text for path in options.data for text in read_texts(path)]
-    dev = [text for path in options.dev or () for text in read_texts(path)]
+    dev = [text for path in options.dev for text in read_texts(path)]
     for text in (*train, *dev):
         if not text.line and text.completion.lstrip().startswith("{"):
             say(f"{text.path}: are these lines of JSON?  They are taken for text; the name should end in .jsonl", "yellow")
@@ -160,7 +160,7 @@ def _of_the_pretrained(job: Job) -> float:
         return job.evaluate()["dev"]
 
 
-def _data(train: list[Text], dev: list[Text], options: argparse.Namespace, tokenizer: Any, say: Say) -> Data:
+def _data(train: list[Text], dev: list[Text], options: RunOptions, tokenizer: Any, say: Say) -> Data:
     """The examples for training and for the metric; without ``dev`` texts a part of the training
     texts is set aside.
     """
@@ -173,7 +173,7 @@ def _data(train: list[Text], dev: list[Text], options: argparse.Namespace, token
                 f"{', one of them for the metric' * (least > 1)}, found {len(found)}; a smaller max_length makes more of a text"
             )
     if not dev:
-        given, apart = split(given, options.dev_fraction, options.seed)
+        given, apart = split(given, options.dev_fraction, options.plan.seed)
     say(f"{len(given)} examples for the training, {len(apart)} for the metric, of at most {length} tokens")
     say(f"{sum(len(one.ids) - one.start for one in given)} tokens of the training count in the loss")
     if cut := sum(one.cut for one in (*given, *apart)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,37 +11,38 @@ from typing import Any
 from geolora_ref import checks
 from geolora_ref.finetune.adapter_file import ADAPTER, FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
-from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, shown, split
+from geolora_ref.finetune.data import Row, digest_of_rows, read_rows, shown, split
 from geolora_ref.finetune.job import Data, Job
 from geolora_ref.finetune.labels import Labels, fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.model import Classifier, check_length, load_encoder, try_out
 from geolora_ref.finetune.plan import default_kind
+from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.finetune.task import Say, Task
 
 __all__ = ["classification"]
 
 
-def classification(options: argparse.Namespace, say: Say) -> Task:
+def classification(options: RunOptions, say: Say) -> Task:
     """The task with the rows that the options name; with sign labels, rows labelled 0 are left out
     with a message.
 
     Raises ``ValueError`` for rows that :func:`read_rows` and :func:`split` refuse.
     """
-    columns = Columns(options.text_column, options.label_column, options.pair_column, options.header)
+    columns, pairs = options.columns, options.columns.pair is not None
 
     def read(paths: Sequence[Path]) -> list[Row]:
         found = (read_rows(path, columns) for path in paths)
         return [row for rows in found for row in (_signed(rows, say) if options.labels == "sign" else rows)]
 
-    train, dev = read(options.data), read(options.dev or ())
+    train, dev = read(options.data), read(options.dev)
     digests = {"data": digest_of_rows(train), "dev": digest_of_rows(dev) if dev else None}
     if not dev:
-        train, dev = split(train, options.dev_fraction, options.seed)
-    labels = fit_labels(train, options.labels or default_kind(options.metric))
+        train, dev = split(train, options.dev_fraction, options.plan.seed)
+    labels = fit_labels(train, options.labels or default_kind(options.plan.metric))
 
     def data(tokenizer: Any) -> Data:
-        check_length(tokenizer, options.max_length, pairs=options.pair_column is not None)
+        check_length(tokenizer, options.max_length, pairs=pairs)
         say(_counts(train, dev, labels))
         say(_first(train[0]))
         for doubt in _doubts(train, labels):
@@ -53,7 +53,6 @@ def classification(options: argparse.Namespace, say: Say) -> Task:
     def write(output: Path, job: Job, tokenizer: Any, method: GeoLoRAMethod, place: Path) -> list[str]:
         """Write adapter, head and the meaning of the outputs, which a plain LoRA checkpoint cannot hold."""
         longest = max(int(part.lengths.max()) for part in (job.data.train, *job.data.evaluation.values()))
-        pairs = options.pair_column is not None
         save_adapter(output / ADAPTER, FineTuned(job.model, tokenizer, labels, options.max_length, pairs, longest), method, place)
         return [ADAPTER]
 
@@ -83,7 +82,7 @@ def _signed(rows: list[Row], say: Say) -> list[Row]:
 
 
 def _counts(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
-    """The line that tells the number of examples and how their labels were understood."""
+    """The line with the number of examples and how their labels were understood."""
     examples = f"{len(train)} examples for the training, {len(dev)} for the metric"
     if not labels.classes:
         return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"

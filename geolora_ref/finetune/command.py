@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import math
 import os
 import platform
-import re
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,19 +20,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from geolora_ref import checks
 from geolora_ref.finetune.adapter_file import ADAPTER
 from geolora_ref.finetune.batches import Examples
 from geolora_ref.finetune.causal_lm import causal_lm
 from geolora_ref.finetune.classification import classification
 from geolora_ref.finetune.job import DivergedError, Job
 from geolora_ref.finetune.locate import is_hub_name, locate
-from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.model import digest_of_model
-from geolora_ref.finetune.options import OF_TASK
 from geolora_ref.finetune.pictures import draw_run, short_names
-from geolora_ref.finetune.plan import Plan, TaskName
+from geolora_ref.finetune.plan import TaskName
 from geolora_ref.finetune.rehearsal import rehearse
+from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.finetune.task import Say, Task
 from geolora_ref.nn import adapters
 from geolora_ref.nn.exchange.export import ADAPTER_FILES, DRAFT, export_lora
@@ -44,23 +39,21 @@ from geolora_ref.support.terminal import Terminal
 
 __all__ = ["run"]
 
-TASKS: Mapping[TaskName, Callable[[argparse.Namespace, Say], Task]] = {"classification": classification, "causal-lm": causal_lm}
-NAME = re.compile(r"[\w.]+")
-"""A module name or the end of one; a text with other characters is "all-linear" or a regular expression."""
+TASKS: Mapping[TaskName, Callable[[RunOptions, Say], Task]] = {"classification": classification, "causal-lm": causal_lm}
 CHECKPOINT, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "results.json", "ranks.png", "lora"
 """The files and the folder that every run writes; a task may add its own."""
 LIBRARIES = ("numpy", "transformers", "safetensors")
 """The libraries whose versions may change a number, apart from torch."""
 
 
-def run(options: argparse.Namespace) -> int:
-    """Exit status 0: done; 1: diverged; 130: interrupted, the same command goes on.
+def run(options: RunOptions) -> int:
+    """Exit status 0: done; 1: diverged; 130: interrupted, the same command resumes.
 
     Raises ``ValueError`` or ``OSError`` for bad input, and for an output folder that cannot be used
     or is in use.
     """
     console = Terminal()
-    _check(options)
+    _check_device(options.device)
     checkpoint = options.output / CHECKPOINT
     before = _written(checkpoint)
     try:
@@ -76,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"interrupted; the same command{what} {then}", soft_wrap=True)
         return 130
     except torch.OutOfMemoryError as error:
-        room = f"--batch-size {options.batch_size}, --max-length {options.max_length}"
+        room = f"--batch-size {options.plan.batch_size}, --max-length {options.max_length}"
         raise ValueError(f"{options.device}: expected memory for a step, found too little with {room}: {error}") from error
 
 
@@ -85,32 +78,29 @@ def _written(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Raise ``ValueError`` early for wrong options that would otherwise be found after the model
-    was read.
-    """
-    checks.integer("checkpoint_every", options.checkpoint_every, 1)
-    _plan(options)
+def _check_device(device: str) -> None:
+    """Raise ``ValueError`` for a device that torch cannot use, before the model is read."""
     try:
-        torch.empty(0, device=options.device).cpu()
+        torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device: expected one that torch can use here, found {options.device!r}: {error}") from error
+        raise ValueError(f"device: expected one that torch can use here, found {device!r}: {error}") from error
 
 
-def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int:
+def _run(options: RunOptions, checkpoint: Path, console: Console) -> int:
     """Rehearse the run without weights, load data and model, train, and write the results."""
 
     def say(line: str, style: str | None = None) -> None:
         console.print(line, style=style, markup=False, soft_wrap=True)
 
     _make_room(options.output)
-    place, method, plan = locate(options.model), _method(options), _plan(options)
+    place, method, plan = locate(options.model), options.method, options.plan
     on_hub = options.model if is_hub_name(options.model) else None
     rehearse(place, options.task, method)
     task = TASKS[options.task](options, say)
     pretrained, tokenizer = task.load(place)
     data = task.data(tokenizer)
     task.try_out(pretrained, _longest(data.train, *data.evaluation.values()))
+    digests = {"model": digest_of_model(place, tokenizer), **task.digests}
     with _progress(console) as progress:
         bar = progress.add_task("training", total=None)
 
@@ -125,7 +115,7 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
             method,
             data,
             plan,
-            identity=_identity(options, {"model": digest_of_model(place, tokenizer), **task.digests}, method),
+            identity={"version": version("geolora-ref"), **digests, **options.identity()},
             checkpoint=checkpoint,
             checkpoint_every=options.checkpoint_every,
             fresh=options.fresh,
@@ -184,30 +174,6 @@ def _make_room(output: Path) -> None:
     for name in ADAPTER_FILES if lora.exists() else ():
         require_regular(lora / name)
         require_writable(lora / name)
-
-
-def _method(options: argparse.Namespace) -> GeoLoRAMethod:
-    targets = options.target_modules or ["all-linear"]
-    is_pattern = len(targets) == 1 and not NAME.fullmatch(targets[0])
-    chosen = {field.name: getattr(options, field.name) for field in fields(GeoLoRAMethod) if hasattr(options, field.name)}
-    chosen["fast"] = not options.reference
-    chosen["target_modules"] = targets[0] if is_pattern else tuple(targets)
-    return GeoLoRAMethod(**chosen)
-
-
-def _plan(options: argparse.Namespace) -> Plan:
-    return Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
-
-
-def _identity(options: argparse.Namespace, digests: Mapping[str, str | None], method: GeoLoRAMethod) -> dict[str, Any]:
-    """Everything that determines the run, except the plan; model and data by their digests."""
-    return {
-        "version": version("geolora-ref"),
-        **digests,
-        "dev_fraction": options.dev_fraction if options.dev is None else None,  # unused with --dev
-        **{name: getattr(options, name) for name in ("task", *OF_TASK[options.task], "max_length", "device")},
-        **asdict(method),
-    }
 
 
 def _progress(console: Console) -> Progress:

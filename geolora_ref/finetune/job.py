@@ -99,7 +99,7 @@ class History:
         return float(np.mean(self.losses[-max(1, self.steps // 10) :]))
 
     def learned(self, baseline: float) -> bool:
-        """Whether the late loss is below that of a model that ignores its input."""
+        """Return whether the late loss is below that of a model that ignores its input."""
         return self.late_loss < baseline
 
     def state(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Job:
         self.history = History()
         self.batches_per_epoch = math.ceil(len(data.train) / plan.batch_size)
         self.steps = plan.epochs * self.batches_per_epoch
-        self.device = CPU  # until the model tells its device
+        self.device = CPU  # until the device of the model is known
         generator = torch.Generator().manual_seed(plan.seed)
         with self._private_randomness():
             self.model = make_model(generator)

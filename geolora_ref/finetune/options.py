@@ -14,6 +14,7 @@ from geolora_ref.budget import Unit
 from geolora_ref.finetune.locate import locate
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.plan import Kind, Metric, Plan, Schedule, TaskName, default_kind
+from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.optimizers import UpdateRule
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.training import DEFAULT_SHARE
@@ -165,9 +166,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--fresh", action="store_true", help="forget the checkpoint in --output instead of going on from it")
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, with the metric filled in; exit status 2 for wrong options, and for missing
-    model or data files.
+def parse(argv: Sequence[str] | None = None) -> RunOptions:
+    """The options of a run; exit status 2 for wrong options, and for missing model or data files.
+
+    Raises ``ValueError`` that names an option out of range.
     """
     parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
     add_arguments(parser)
@@ -185,7 +187,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.exit(2, f"geolora-ref finetune: {error.filename}: expected a readable file, found: {error.strerror}\n")
     except ValueError as error:
         parser.exit(2, f"geolora-ref finetune: {error}\n")
-    return options
+    return RunOptions.from_parsed(options)
 
 
 def _refuse_contradictions(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ class Plan:
         return 1.0 if self.schedule == "constant" else (steps - step) / (steps - rise)
 
     def continues(self, before: Plan, done: int, per_epoch: int) -> bool:
-        """Whether a run with the plan ``before`` and one with this plan agree in their first
+        """Return whether a run with the plan ``before`` and one with this plan agree in their first
         ``done`` steps.  The plans differ in epochs or warm-up, which affect a step only by its
         factor, so the factors must agree.
         """

@@ -32,18 +32,16 @@ class Task:
     Attributes
     ----------
     peft : PEFT's name of the task.
-    yardstick : the quantity that is compared in the end, and the owner of the baseline: ("loss", "a
-        constant prediction"), say.
+    yardstick : the quantity that is compared in the end, and the owner of the baseline, such as
+        ("loss", "a constant prediction").
     digests : digests of the examples, by option.
     load : loads the pretrained model and its tokenizer from a path of ``locate``.
     data : makes tokens and targets with the tokenizer; prints their number, the first example, and
         doubts about the columns.
     try_out : raises ``ValueError`` unless the pretrained model can be trained on such inputs
         (1 x tokens).
-    model : makes the model that the job trains from the pretrained one; the generator draws new
-        parameters.
-    baseline, reached : the baseline value, and the run's own value, which is lower if the run has
-        learned something.
+    model : makes the model that the job trains; the generator draws new parameters.
+    baseline, reached : the baseline value, and the run's own value, which is lower after learning.
     write : writes the task's own files to a folder, from job, tokenizer, method and path of the
         model; returns their names.
     """

@@ -19,14 +19,13 @@ __all__ = ["AugmentedSplitting"]
 class AugmentedSplitting(Integrator):
     """Projector splitting without its backward step: K-step, Û = [U₀ | Ũ], L-step in Û from Y₀ itself.
 
-    Lie splitting goes back from the end of its K-step by S' = −U₁ᴴF V₀.  With an explicit Euler
-    step of the same F this ends at S̃ = U₁ᴴ(K₁ − hFV₀) = U₁ᴴU₀S₀, the projection of Y₀: no equation
-    need be solved, and nothing runs backwards.  With Û ⊇ range(U₀) the projection loses nothing.
+    With an explicit Euler step the backward step S' = −U₁ᴴF V₀ of Lie splitting ends at U₁ᴴU₀S₀,
+    the projection of Y₀. So no equation need be solved, and with Û ⊇ range(U₀) the projection loses
+    nothing.
 
-    Every step is a Galerkin step in a space that contains the state, so norm, energy and descent
-    are preserved up to the errors of truncation and sub-solver.  Exact for F = Ȧ(t) with A(t) of
-    rank r and V(t₀)ᴴV(t₁) invertible.  Error O(h²) + O(εh), ε the normal part of F: observed, while
-    O(h) + O(ε) is proved.  Source: [KSW25].
+    Norm, energy and descent are preserved up to the errors of truncation and sub-solver. Exact for
+    F = Ȧ(t) with A(t) of rank r and V(t₀)ᴴV(t₁) invertible. Error O(h²) + O(εh), ε the normal part
+    of F: observed, while O(h) + O(ε) is proved. Source: [KSW25].
 
     =======================================  ==============================================
     [KSW25]                                  here

@@ -27,12 +27,10 @@ class ProjectedExponential(Integrator):
     Euler (``stages`` = 1) :  Y₁ = R(e^{hL}Y₀ + hφ₁(hL)P(Y₀)G(Y₀)).
     Runge (``stages`` = 2) :  Y₁ = R(K + hφ₂(hL)[P(RK)G(RK) − P(Y₀)G(Y₀)]), K as above before its R.
 
-    φ₁(z) = (e^z − 1)/z and φ₂(z) = (φ₁(z) − 1)/z.  A and B are the arguments of the method, G is
-    what is left of the field; so any Hermitian A and B are right, and for a stiff field its linear
-    part allows steps of a size that does not depend on ‖L‖.  With A = B = 0
-    the methods are projected Euler and projected Heun.  In the eigenvectors of A and B each φ is
-    the product with φ(h(λ_i + μ_j)) entry by entry, so an m x n matrix is formed; [CV24]
-    approximates the same formulas in Krylov spaces.
+    φ₁(z) = (e^z − 1)/z and φ₂(z) = (φ₁(z) − 1)/z. A and B are the arguments of the method, G is the
+    rest of the field, so any Hermitian A and B are right. With A = B = 0 these are projected Euler
+    and projected Heun. An m x n matrix is formed in the eigenvectors of A and B
+    (docs/integrators.md).
 
     Source: [CV24].
 

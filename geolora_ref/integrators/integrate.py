@@ -25,13 +25,16 @@ __all__ = ["Adaptive", "Progress", "Record", "Run", "Stopped", "distance", "inte
 class Adaptive:
     """Step size control by step doubling: one step of h and two of h/2 may differ by rtol·‖Y‖ + atol.
 
-    A start at Y = 0 needs atol > 0 if the bases miss a part of F: there ‖Y‖ and the difference both
-    fall like h, so that no h may satisfy rtol alone.
-    ``first`` : the first step size.  ``smallest`` : the run fails instead of creeping on if the
-    tolerance asks for a smaller step, or for one below the resolution of t; only the step to the
-    end of the time span may be shorter.  A step that fails, or whose difference is not finite, is
-    repeated with h/4, unless no step size can help (a field of another shape or dtype).  The next
-    step size is h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
+    A start at Y = 0 needs atol > 0 if the bases miss a part of F: ‖Y‖ and the difference both fall
+    like h there.
+
+    ``first`` : the first step size.
+    ``smallest`` : the run fails where a smaller step, or one below the resolution of t, is needed;
+    only the step to the end of the time span may be shorter.
+
+    A step that fails, or whose difference is not finite, is repeated with h/4, unless no step size
+    can help (a field of another shape or dtype). The next step size is h·min(4, max(¼,
+    0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
 
     Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, for step
     sizes that are not > 0, and if ``first`` is below ``smallest``.
@@ -226,7 +229,7 @@ def _time_span(t_span: Any) -> tuple[float, float]:
 
 
 def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progress) -> bool:
-    """Whether the callback asks to stop the run; ``Stopped`` with the callback's error if it fails."""
+    """Return whether the callback stops the run; ``Stopped`` with the callback's error if it fails."""
     try:
         return bool(callback(progress))
     except (Exception, SystemExit) as error:

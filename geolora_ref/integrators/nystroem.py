@@ -22,14 +22,14 @@ __all__ = ["GeneralisedNystroem"]
 class GeneralisedNystroem(Integrator):
     """Ranges from random sketches of the flow; then Y₁ = B D⁺ Cᴴ from three equations in these ranges.
 
-    D⁺ is the pseudo-inverse of the truncated D: small singular values are divided by, but each of
-    B and C has them as a factor.  Exact for F = Ȧ(t) with A(t) of rank r, with probability 1, since
-    a Nyström approximation of a matrix of rank r is exact.  The error of Y₁ is a product of an
-    error of B and one of C, so on a tangential field the splitting shows no error above that of an
-    RK4 sub-solver.  With a normal part ε the error is O(εh).
+    D⁺ is the pseudo-inverse of the truncated D: its small singular values are also factors of B and
+    C. Exact for F = Ȧ(t) with A(t) of rank r, with probability 1. With a normal part ε the error is
+    O(εh).
 
-    ``oversampling`` : the columns of a sketch beyond r.  ``seed`` : the sketches of a step depend
-    on it and on t alone.  Source: [C24], without power iterations.
+    ``oversampling`` : the columns of a sketch beyond r.
+    ``seed`` : the sketches of a step depend on it and on t alone.
+
+    Source: [C24], without power iterations.
 
     =======================================================  ================================
     [C24]                                                  here

@@ -16,8 +16,8 @@ __all__ = ["ObliqueRK"]
 
 @dataclass(frozen=True)
 class ObliqueRK(ProjectedRK):
-    """As :class:`~geolora_ref.integrators.ProjectedRK`, with interpolation at r rows and r columns in
-    place of the orthogonal projection.
+    """Projected Runge–Kutta (:class:`~geolora_ref.integrators.ProjectedRK`) with interpolation at r
+    rows and r columns in place of the orthogonal projection.
 
     With M = U(PᴴU)⁻¹ and N = V(QᴴV)⁻¹, P and Q unit vectors that select rows and columns, the
     projection is Z ↦ M(PᴴZ) + (ZQ)Nᴴ − M(PᴴZQ)Nᴴ.  It maps onto the tangent space and keeps each

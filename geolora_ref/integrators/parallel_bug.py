@@ -81,5 +81,5 @@ def _normal_part(field: Field, t: float, start: Factors, hat: Factors) -> float:
 
 
 def _everything_kept(cut: Truncation, hat: Factors) -> bool:
-    """Whether no direction was truncated although the bases could still grow."""
+    """Return whether no direction was truncated although the bases could still grow."""
     return bool(cut.Y.rank == min(hat.S.shape) < min(cut.Y.shape))

@@ -23,14 +23,14 @@ class RungeKuttaBUG(Integrator):
     """Stages Y_i = R(Π_i(Y₀ + h Σ_{j<i} a_ij F(Y_j))), and Y₁ likewise with the weights b_j.
 
     Π_i projects onto the bases Û = [U₀ | F(Y_j)V_j]_{j<i} and V̂ = [V₀ | F(Y_j)ᴴU_j]_{j<i}, which
-    hold those of all stages before: Y₀ is kept, and so is a tangential F.  R is the truncation, at the end
-    and, unless ``wide``, of each stage.
+    hold those of all stages before: Y₀ is kept, and so is a tangential F. R is the truncation, at
+    the end and, unless ``wide``, of each stage.
 
-    The order is p, that of the tableau: error O(h^p) + O(εh), ε the normal part of F.  On a
-    tangential field the truncated stages are those of the projected Runge–Kutta method, and for
-    p > 2 the constant grows like 1/σ_min.  ``wide`` : the stages are not truncated, the bases
-    double at each of them, and the order holds for every σ_min.  Explicit: the stiffness of F
-    limits the step size.
+    The order is that of the tableau, p: error O(h^p) + O(εh), ε the normal part of F. For p > 2 the
+    constant of truncated stages grows like 1/σ_min.
+
+    ``wide`` : the stages are not truncated, the bases double at each of them, and the order holds
+    for every σ_min (docs/integrators.md).
 
     Source: [R25]; its stages are truncated.
 

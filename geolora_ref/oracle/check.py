@@ -113,8 +113,8 @@ class Tally:
             return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
 
         def coarse(inputs: StepInputs) -> bool:
-            """Whether the step is wrong again, but right to single precision; a step that is right
-            now had another defect.
+            """Return whether the step is wrong again, but right to single precision; a step that is
+            right now had another defect.
             """
             answer = factors(inputs)
             if isinstance(answer, str) or judge(inputs, answer, **harness.promised).passed:
@@ -315,32 +315,24 @@ def check_step(
 
     Parameters
     ----------
-    step : the backend, called as ``step(U, S, V, dK, dL, dS, learning_rate=, tau=, theta=,
-        min_rank=, max_rank=)``.
+    step : the backend, called as
+        ``step(U, S, V, dK, dL, dS, learning_rate=, tau=, theta=, min_rank=, max_rank=)``.
     stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde,
-        S_hat and output by name; every line is judged in every case.
-    select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning
-        of one).
-    quick : a quarter of the catalogue, which is enough for every mutant.
-    shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is tried, in
-        addition.
-    fuzz, seed : the number of further drawn cases, and their seed; the reasons of the first three
-        failing ones also name the smallest case that fails.
-    repeat : how often each case is run; a case that fails once has failed.
-    fail_fast : stop after the first case that fails.
-    answers : given the cases and ``repeat``, asks the backend elsewhere:
-        :class:`geolora_ref.oracle.jobs.Jobs`.
-    xfail : {case id: reason}: cases known to fail; unselected ones are ignored.  Strict: a case
-        that passes, or an unknown id, is a problem.
+        S_hat and output by name.
+    select : only the cases that match {"group": …, "flag": …, "id": a beginning}.
+    quick : a quarter of the catalogue.
+    shapes : further sizes (m, n, r).
+    fuzz, seed : the number of drawn cases, and their seed.
+    repeat : the runs of each case; all must pass.
+    fail_fast : stop at the first failure.
+    answers : :class:`geolora_ref.oracle.jobs.Jobs`.
+    xfail : {case id: reason} of known failures; one that passes, or an unknown id, is a problem.
     progress : called with (done, total).
-    options : the arrays that the backend gets and its promises, as in :meth:`Harness.of`:
-        dtype = "float64", array = "numpy", device, precision, diagonal = True, whole = False,
-        batched = False, directions = False, threads = 1; and name, by default the function's own.
+    options : those of :meth:`Harness.of`.
 
-    Raises like :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches, for sizes
-    beyond the memory of the machine and for a function of which every call ends in the same
-    ``TypeError``, ``AttributeError`` or ``ValueError``, and :class:`Interrupted` in place of
-    ``KeyboardInterrupt``; errors of the backend itself become rows.
+    Raises like :meth:`Harness.of`; ``ValueError`` for an empty selection, sizes beyond the memory,
+    and a function that no case can call; :class:`Interrupted` in place of ``KeyboardInterrupt``.
+    Errors of the backend become rows.
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
@@ -451,35 +443,37 @@ def _in_common(failed: Sequence[Row]) -> dict[str, Any]:
 
 
 def _in_rank_alone(row: Row) -> bool:
-    """Whether a failing case is wrong in its rank alone: its result could be judged, and nothing
-    else is wrong.
+    """Return whether a failing case is wrong in its rank alone: its result could be judged, and
+    nothing else is wrong.
     """
     return not row.error and all(criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria)
 
 
 def _has_too_few(row: Row) -> bool:
-    """Whether a case fails by a rank below the allowed range: line 6 may have cut too much, or line
-    4 added too few columns.
+    """Return whether a case fails by a rank below the allowed range: line 6 may have cut too much,
+    or line 4 added too few columns.
     """
     clipped = all(criterion.rpartition(": ")[2] == "rank clipping" for criterion in row.criteria)
     return clipped and row.rank is not None and row.rank["found"] < row.rank["lowest"]
 
 
 def _in_others_alone(row: Row) -> bool:
-    """Whether a case fails in problems after the first one of its stack alone."""
+    """Return whether a case fails in problems after the first one of its stack alone."""
     later = [criterion.startswith("problem ") and not criterion.startswith("problem 1 ") for criterion in row.criteria]
     return bool(later) and all(later)
 
 
 def _in_form_alone(row: Row) -> bool:
-    """Whether a failing case is wrong in the form of S₁ alone: its result could be judged, and
-    nothing else is wrong.
+    """Return whether a failing case is wrong in the form of S₁ alone: its result could be judged,
+    and nothing else is wrong.
     """
     return not row.error and all(criterion.rpartition(": ")[2] in FORM for criterion in row.criteria)
 
 
 def _by_drift_alone(row: Row) -> bool:
-    """Whether a case fails in the bases alone, in a later step, and by so little that it has grown over several steps."""
+    """Return whether a case fails in the bases alone, in a later step, and by so little that it has
+    grown over several steps.
+    """
     bases = all(criterion.rpartition(": ")[2].startswith("orthonormal") for criterion in row.criteria)
     return not row.error and bases and row.step > 0 and row.ratio <= DRIFT * FAIL
 

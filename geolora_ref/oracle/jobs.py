@@ -143,7 +143,7 @@ class _Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether it has cases to run."""
+        """Return whether it has cases to run."""
         return self.at < self.end
 
     @property

@@ -24,7 +24,7 @@ LIBRARIES = {"torch": ("torch", "Tensor"), "jax": ("jax",), "cupy": ("cupy",)}
 
 
 def refused(row: Row) -> bool:
-    """Whether the first call of a case ended as a wrong call does."""
+    """Return whether the first call of a case ended as a wrong call does."""
     return row.error.startswith(KINDS) and row.step == 0
 
 
@@ -35,8 +35,8 @@ def others(cases: Sequence[ConformanceCase]) -> list[ConformanceCase]:
 
 
 def misuse(harness: Harness, rows: Sequence[Row]) -> str:
-    """What every call raised, and what was expected, if all rows end in the same exception at the
-    same place; otherwise an empty string.
+    """The exception of every call and the expected form of a call, if all rows end in the same
+    exception at the same place; otherwise an empty string.
     """
     first = rows[0]
     if len(rows) < 2 or any((row.error, row.where) != (first.error, first.where) or not refused(row) for row in rows):

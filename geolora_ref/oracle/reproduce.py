@@ -1,4 +1,4 @@
-"""Write a script that asks a failing case without the kit: it needs NumPy and the backend, and has
+"""Write a script that runs a failing case without the kit: it needs NumPy and the backend, and has
 all numbers bit by bit.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["NO_RESULT", "RUNNING", "adapters", "array_of", "ended", "import_of",
 
 WIDTH = 120
 NO_RESULT = "the step has no result to judge"
-"""What a script prints for an exception."""
+"""The line that a script prints for an exception."""
 RUNNING = "GEOLORA_REF_REPRODUCES"
 """In the environment of a script that is tried: it imports the step's module, which might ask for it
 again.
@@ -42,7 +42,7 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     smallest that fails.
 
     The script prints each finding next to the error that rounding allows, and ends with status 1 if
-    something is wrong.  For a sequence it asks the failing step, for a stack the first problem.
+    something is wrong.  For a sequence it runs the failing step, for a stack the first problem.
 
     Before it is returned, the script is run in a process of its own.
 

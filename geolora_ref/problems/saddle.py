@@ -21,12 +21,12 @@ class Saddle(GradientFlow, FactoredODE):
     """L(W) = ¼‖WWᵀ − B‖² with B = Q diag(b) Qᵀ, b_1 > b_2 > … > 0, W in R^{m x n}, n < m.
 
     ∇L(W) = (WWᵀ − B)W is a polynomial, so the Łojasiewicz inequality holds and bounded gradient
-    flows converge.  The stationary points are W = Q_I diag(b_I)^{1/2} Oᵀ for every set I of at most
+    flows converge. The stationary points are W = Q_I diag(b_I)^{1/2} Oᵀ for every set I of at most
     n indices and orthonormal O: the minimum for I = {1, …, n} with L* = ¼Σ_{i>n} b_i², a local
-    maximum for I = ∅ (W = 0), a saddle otherwise.  At the point of I a direction q_j oᵀ with j ∉ I
-    has curvature −b_j if o is orthogonal to O, and b_i − b_j if o is the column of O that belongs
-    to i.  The curvature is at least −b_1 everywhere (:meth:`lipschitz_on`) and equal to it at
-    W = 0: μ = b_1.  It is not bounded above, so there is no ℓ.
+    maximum for W = 0, saddles otherwise. There a direction q_j oᵀ, j ∉ I, has curvature −b_j if o
+    is orthogonal to O, and b_i − b_j if o is the column of O of i. The curvature is at least −b_1
+    (:meth:`lipschitz_on`), with equality at W = 0: μ = b_1. It is not bounded above, so there is no
+    ℓ.
 
     Raises ``ValueError`` unless b is positive and decreasing and n < m.
     """

@@ -56,7 +56,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether measured ≤ allowed; False for NaN."""
+        """Return whether measured ≤ allowed; False for NaN."""
         return self.measured <= self.allowed
 
 

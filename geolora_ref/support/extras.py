@@ -24,7 +24,7 @@ def how_to_install(missing: ModuleNotFoundError, *, extra: str | None = None) ->
 
 @contextmanager
 def noting_how_to_install() -> Iterator[None]:
-    """Within this context a failing import gets a note below its traceback that tells how to
+    """Within this context a failing import gets a note below its traceback that says how to
     install the library.
     """
     try:

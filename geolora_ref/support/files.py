@@ -116,7 +116,7 @@ def _refuse_special(mode: int, path: str | os.PathLike[str]) -> None:
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a special file that a regular file must not replace;
+    """Return whether ``path`` is a special file that a regular file must not replace;
     ``IsADirectoryError`` for a folder.
     """
     place = Path(path)

@@ -30,8 +30,8 @@ def owner_of(X: Any) -> Any:
 
 
 def misread(X: Matrix, strides: Sequence[int]) -> Matrix:
-    """What code finds that takes these strides, in numbers, for those of X: NaN where the owner of
-    X has no memory, because a read outside of it would find what the heap happens to hold.
+    """The array that code with these strides, in numbers, reads in place of X: NaN where the owner
+    of X has no memory, because a read outside of it would find what the heap happens to hold.
     """
     memory, begin = memory_of(X)
     places = begin + np.tensordot(strides, np.indices(X.shape), 1)

@@ -1,6 +1,6 @@
 """The pytest plugin that every run loads: the options of the kit, and the diagnoses after the failures.
 
-The kit itself is imported only if an option asks for it, because the import takes a second.
+The kit itself is imported only if an option needs it, because the import takes a second.
 """
 
 from __future__ import annotations

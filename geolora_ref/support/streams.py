@@ -58,7 +58,7 @@ def _kept(name: str) -> Iterator[None]:
 
 
 def _is_open(stream: IO[str] | None) -> bool:
-    """Whether a stream can be written to.
+    """Return whether a stream can be written to.
 
     A stream whose buffer was detached is not open; even its attribute ``closed`` raises.
     """

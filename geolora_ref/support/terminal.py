@@ -1,4 +1,4 @@
-"""The console of long commands, which go on after the reader of their output has gone."""
+"""The console of long commands, which continue after the reader of their output has gone."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def pages() -> list[Path]:
 
 
 class Loads(HTMLParser):
-    """What a page loads when it is opened, and the text that a reader sees outside of formulas and code."""
+    """The files that a page loads when it is opened, and its text outside of formulas and code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ def chromium(*options: str, page: str, folder: Path) -> subprocess.CompletedProc
 
 
 def console_errors(log: str) -> list[str]:
-    """What pages wrote to the console that is an error."""
+    """The errors that pages wrote to the console."""
     return [
         line for line in log.splitlines() if "CONSOLE" in line and re.search(r"error|failed|uncaught|ERR_", line, re.IGNORECASE)
     ]

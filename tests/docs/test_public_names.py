@@ -66,7 +66,7 @@ class Name:
         return [self.node] if isinstance(self.node, ast.FunctionDef) else list(self.methods())
 
     def unshaped(self) -> list[str]:
-        """The functions that take or give arrays whose shapes neither annotation nor docstring tells."""
+        """The functions that take or give arrays whose shapes neither annotation nor docstring states."""
         found = []
         for function in self.functions():
             arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]

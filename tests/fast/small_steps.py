@@ -37,9 +37,7 @@ __all__ = [
 EPS = torch.finfo(torch.float32).eps
 M, N = 40, 32
 ALLOWED = 2.0 + M**0.5
-"""Of errors in units of eps: what rounding of the storage leaves, and √ℓ for sums in float32
-(``leading.py``).
-"""
+"""Errors allowed in units of eps: rounding of the storage, and √ℓ for sums in float32 (``leading.py``)."""
 CASES = [(condition, b) for condition in (1.0, 10.0, 100.0, 1000.0) for b in (1e-3, 0.02, 0.05, 0.15, 0.25)]
 
 
@@ -60,7 +58,7 @@ def update_of(layer: LayerFactors, b: float, generator: torch.Generator) -> Laye
 
 
 def small(layer: LayerFactors, update: LayerFactors) -> Small:
-    """What is small of one layer, λ = 1."""
+    """The small matrices of one layer, λ = 1."""
     (U, S, V), (dK, dL, dS) = layer, update
     Gamma = torch.stack([B.mT @ B for B in (torch.cat([U, dK], dim=1), torch.cat([V, dL], dim=1))])
     return small_of(Gamma[:, None], S[None], dS[None], rate=1.0)
@@ -96,7 +94,7 @@ def dense(factors: LayerFactors) -> Tensor:
 
 
 def whole(report: StepReport, layer: int = 0) -> bool:
-    """Whether the whole spectrum of the layer was found."""
+    """Return whether the whole spectrum of the layer was found."""
     return not np.isnan(report.singular_values[layer]).any()
 
 

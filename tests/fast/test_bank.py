@@ -220,7 +220,7 @@ def test_where_no_eigenvalues_are_found_all_layers_take_the_other_route(
 def test_eigenvalues_that_are_no_numbers_go_the_exact_way(
     choice: dict[str, Any], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a layer of zeros, as a device's library may find them without a word; a budget is given
+    """A device's library may return NaN for a layer of zeros, without an error; a budget is given
     numbers all the same.
     """
     layers = random_layers([3, 3], generator, torch.float32)
@@ -247,7 +247,7 @@ def test_eigenvalues_that_are_no_numbers_go_the_exact_way(
 def test_a_decomposition_that_is_no_numbers_is_refused(
     part: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a device's library may return them of a core without full rank, and call that a success."""
+    """A device's library may return NaN for a core without full rank, and call that a success."""
     bank = LayerBank.of(random_layers([3, 2], generator))
     updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
     before = [X.clone() for layer in range(2) for X in bank.factors(layer)]

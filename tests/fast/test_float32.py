@@ -31,8 +31,8 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """What a step does, and for how many layers: all of the spectrum by products of float64, or the
-    leading half by float32.
+    """The routes of a step, and the number of layers on each: all of the spectrum by products of
+    float64, or the leading half by float32.
     """
     seen: list[tuple[str, int]] = []
 
@@ -88,7 +88,7 @@ def test_singular_updates_are_no_exception(kind: str, generator: torch.Generator
 def test_triangles_that_are_rounded_differently(
     generator: torch.Generator, routes: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As products of some sizes have them: U₁ = Ŵ V₁ Σ⁻¹ would be 1000 times as far from orthonormal."""
+    """Products of some sizes round so: U₁ = Ŵ V₁ Σ⁻¹ would be 1000 times as far from orthonormal."""
     honest = torch.bmm
 
     def lopsided(A: Tensor, B: Tensor) -> Tensor:

@@ -271,7 +271,7 @@ def test_singular_gram_matrices_have_a_cholesky_factor(m: int, w: int, update: s
 
 
 def test_classes_of_width_are_close_to_each_other() -> None:
-    """Powers of two and what lies half-way between: nobody pays for more than half as much again."""
+    """Powers of two and what lies half-way between: the largest overhead is half as much again."""
     powers = [2**k for k in range(9)]
     assert sorted({*powers, *(3 * p // 2 for p in powers[1:-1])}) == list(WIDTHS)
     ranks = (1, 2, 3, 5, 6, 7, 12, 13)

@@ -48,11 +48,11 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(11)
 
 
-# --- the bounds ------------------------------------------------------------------------------------------------------
+# --- the bounds -----------------------------------------------------------------------------------
 
 
 def tangent(X: Tensor, Y: Tensor) -> float:
-    """Of the largest angle between two ranges."""
+    """The tangent of the largest angle between two ranges."""
     X, Y = torch.linalg.qr(X)[0], torch.linalg.qr(Y)[0]
     sine = float(torch.linalg.matrix_norm(Y - X @ (X.mT @ Y), 2))
     return sine / math.sqrt(1.0 - sine**2)
@@ -142,7 +142,7 @@ def test_products_are_the_first_for_which_the_bound_is_small(generator: torch.Ge
 
 
 def test_wide_layers_have_a_second_bound(generator: torch.Generator) -> None:
-    """Of ΔK with equal singular values ‖ΔᵀΔ‖ is √r times ‖ΔᵀΔ‖_∞, which is exact; of rank one the
+    """For ΔK with equal singular values ‖ΔᵀΔ‖ is √r times ‖ΔᵀΔ‖_∞, which is exact; for rank one the
     first is exact.
     """
     U, V = (torch.linalg.qr(torch.randn(k, 16, generator=generator, dtype=torch.float64))[0] for k in (M, N))
@@ -175,7 +175,7 @@ def test_each_layer_is_judged_by_its_own_numbers(r: int, generator: torch.Genera
 
 @pytest.mark.parametrize(("a", "b"), [(0.01, 0.55), (0.55, 0.01), (1e-6, 1.5), (2.0, 1e-6), (0.01, 2.5)])
 def test_updates_of_more_than_half_of_the_smallest_are_not_small(a: float, b: float, generator: torch.Generator) -> None:
-    """Of either side, however small the other one is: F has to be invertible."""
+    """One large update on either side is enough, however small the other one is: F has to be invertible."""
     assert not smallness(small(*known(a, b, generator)), np.array([4])).is_small[0]
 
 
@@ -202,7 +202,7 @@ def test_defects_are_those_of_the_bases(generator: torch.Generator) -> None:
     assert defects(small(layer, (dK, dL, dS)), np.array([5]))[0] < 1e-7
 
 
-# --- the step --------------------------------------------------------------------------------------------------------
+# --- the step -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("condition", "b"), CASES)
@@ -385,9 +385,7 @@ def test_ranks_are_those_of_the_whole_spectrum(
 def test_a_rest_above_the_threshold_after_all_goes_the_exact_way(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the bound of the rest had been none: the norm that is found is looked at, and the rank
-    grows.
-    """
+    """The bound of the rest may be too small: the norm that is found is checked, and the rank grows."""
     monkeypatch.setattr(leading_module.Smallness, "rest", lambda self, ranks: np.zeros(1))
     layer = layer_of(4, 5.0, generator)
     bank, report = stepped([layer], [update_of(layer, 0.1, generator)], theta=1e-4)
@@ -398,7 +396,7 @@ def test_a_rest_above_the_threshold_after_all_goes_the_exact_way(
 
 @pytest.mark.usefixtures("narrow_as_well")
 def test_what_is_beyond_the_rank_is_zero(generator: torch.Generator) -> None:
-    """Of a layer that is cut further than another one of its class."""
+    """A layer may be cut further than another one of its class."""
     layers = [layer_of(6, condition, generator) for condition in (1.5, 40.0)]
     bank, report = stepped(layers, [update_of(layer, 0.02, generator) for layer in layers], theta=0.2)
     assert report.ranks[0] == 6 > report.ranks[1]

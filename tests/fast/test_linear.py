@@ -107,7 +107,7 @@ def test_compiled_for_any_number_of_rows_there_is_one_graph_and_for_a_given_numb
 
 @pytest.mark.parametrize(("rows", "r"), [((15,), 1), ((15,), 2), ((512,), 1), ((4, 256), 2), ((1,), 2), ((2, 1), 1)])
 def test_the_products_of_blocks_are_those_of_the_rows(rows: tuple[int, ...], r: int) -> None:
-    """Of a rank of one as well, and of a single row; what one block has is kept row by row."""
+    """Blocks of rank one and of a single row are included; the rows of one block are kept row by row."""
     generator = torch.Generator().manual_seed(0)
     x, V, Kt = (_draw(generator, torch.float64, *shape) for shape in ((*rows, N), (N, r), (r, M)))
     y, blocks = _draw(generator, torch.float64, *rows, M), row_blocks(x)

@@ -72,7 +72,7 @@ def test_under_autocast_to_half_precision_nothing_is_merged() -> None:
 
 
 def _saved(rows: int) -> list[Tensor]:
-    """What a forward pass keeps for its backward pass."""
+    """The tensors that a forward pass keeps for its backward pass."""
     weight, U, S, V = _layer()
     kept: list[Tensor] = []
     with saved_tensors_hooks(lambda X: kept.append(X) or X, lambda X: X):  # type: ignore[func-returns-value]

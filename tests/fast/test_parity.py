@@ -153,7 +153,9 @@ def test_a_training_that_moves_otherwise_does_not_agree(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("dtype", measuring.BOUNDS)
 def test_a_training_of_coarser_updates_does_not_agree(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    """Of eleven bits fewer than the dtype has; TensorFloat-32 lacks two more of those of float32."""
+    """The updates have eleven bits fewer than the dtype; TensorFloat-32 lacks two more of those of
+    float32.
+    """
     bits = 2.0 / torch.finfo(dtype).eps / 2.0**11
 
     def coarse(X: Tensor) -> Tensor:

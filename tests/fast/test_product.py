@@ -29,7 +29,7 @@ ONEDNN = "mkldnn::_linear_pointwise"
 
 @pytest.fixture
 def faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor on which oneDNN is faster."""
+    """Pretend a processor on which oneDNN is faster."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(module, "onednn_is_faster", lambda: True)

@@ -1,5 +1,5 @@
-"""What few steps need: the ends of the range, one side without an update, interrupts between two
-writes, ranks far apart.
+"""Unusual steps: the ends of the range, one side without an update, interrupts between two writes,
+ranks far apart.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def equal(before: list[Tensor], after: list[Tensor]) -> bool:
     return all(torch.equal(X, Y) for X, Y in zip(before, after, strict=True))
 
 
-# --- the ends of the range -------------------------------------------------------------------------------------------
+# --- the ends of the range ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limits", [{"tau": 0.0}, {"tau": 0.1}, {"theta": 1.0}, {"budget": lambda spectra: [2]}])
@@ -102,7 +102,7 @@ def test_a_product_of_S_beyond_the_range_names_its_layer(generator: torch.Genera
         LayerBank.of(layers).update_(*zip(*updates, strict=True), learning_rate=1e9, tau=0.1)
 
 
-# --- the guard -------------------------------------------------------------------------------------------------------
+# --- the guard ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -167,7 +167,7 @@ def test_a_long_layer_of_rank_one_changes_nothing_for_the_others(generator: torc
     np.testing.assert_array_equal(together.singular_values[1], alone.singular_values[0])
 
 
-# --- what a failed step leaves -----------------------------------------------------------------------------------------
+# --- what a failed step leaves --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -215,7 +215,7 @@ def test_interrupted_after_the_cores_nothing_has_changed(generator: torch.Genera
     assert equal(before, everything(bank))
 
 
-# --- what is given -----------------------------------------------------------------------------------------------------
+# --- what is given --------------------------------------------------------------------------------
 
 
 def test_factors_and_updates_may_want_gradients(generator: torch.Generator) -> None:

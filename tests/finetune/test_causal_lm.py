@@ -262,7 +262,9 @@ def _python_with_blocks(page: str) -> list[str]:
 def test_the_loop_by_hand_runs_as_it_stands(
     page: str, decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The README has a model and blocks of its own; the page makes others for the same loop, here of a small model."""
+    """The README has a model and blocks of its own; the page makes others for the same loop, here
+    of a small model.
+    """
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "text.txt", 400)
     (code,) = _python_with_blocks("README.md")

@@ -70,7 +70,7 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
 def test_what_was_read_is_said_before_the_training(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A header without --header is a class of its own, which nobody would see."""
+    """A header without --header is a class of its own, which would not be noticed."""
     (tmp_path / "data.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad\t0\n" * 20, encoding="utf-8")
     dev = write_tsv(tmp_path / "dev.tsv", 8)
     call = arguments(model_folder, tmp_path / "data.tsv", tmp_path / "run", "--dev", str(dev))
@@ -119,7 +119,7 @@ def test_other_data_from_a_pipe_are_refused(model_folder: Path, tmp_path: Path, 
 
 
 def test_the_folder_of_the_model_may_hold_the_output(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
-    """What a run writes is no part of the pretrained model."""
+    """The files of a run are no part of the pretrained model."""
     folder = shutil.copytree(model_folder, tmp_path / "model")
     for _ in range(2):
         assert main(arguments(folder, tsv, folder)) == 0
@@ -232,7 +232,7 @@ def test_an_interrupt_of_the_imports_is_no_traceback(
 
 
 def test_a_reader_that_goes_ends_no_training(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
-    """As ``head`` goes; status 1 would mean that the training has diverged."""
+    """``head`` ends so; status 1 would mean that the training has diverged."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "geolora_ref.finetune", *arguments(model_folder, tsv, tmp_path / "run")]
@@ -554,7 +554,7 @@ def test_files_and_layers_may_be_given_one_by_one(model_folder: Path, tsv: Path,
     files = ["--data", str(more), "--dev", str(more), "--dev", str(tsv)]
     layers = ["--target-modules", "query", "--target-modules", "value"]
     options = parse([*arguments(model_folder, tsv, tmp_path), *files, *layers])
-    assert (options.data, options.dev, options.target_modules) == ([tsv, more], [more, tsv], ["query", "value"])
+    assert (options.data, options.dev, options.method.target_modules) == ((tsv, more), (more, tsv), ("query", "value"))
 
 
 def test_what_an_interrupted_run_says_is_true(
@@ -629,7 +629,7 @@ def test_a_text_that_is_too_long_for_the_model_is_refused_before_its_prediction(
     torch.testing.assert_close(fine_tuned.outputs([texts[14], texts[15], texts[32]])[:1], short)
     assert trials == [32]
     with monkeypatch.context() as patch:
-        patch.setattr(type(fine_tuned.model), "forward", None)  # which nobody calls
+        patch.setattr(type(fine_tuned.model), "forward", None)  # which no code calls
         with pytest.raises(ValueError, match=r"^model: expected an encoder that turns 33 token ids .* into .* found BertModel: "):
             fine_tuned.predict([texts[14], texts[33]])
     assert {X.device.type for X in fine_tuned.model.parameters()} == {device}

@@ -1,4 +1,4 @@
-"""The experiments: the other methods are what they claim to be, a broken-off campaign goes on, and
+"""The experiments: the other methods are what they claim to be, an interrupted campaign resumes, and
 figures follow from runs.
 """
 
@@ -81,7 +81,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # PEFT calls it
 ]
 SHAPES = [(32, 32)] * 4 + [(48, 32), (32, 48)]
-"""Of the six linear layers in each of the two blocks."""
+"""Shapes of the six linear layers in each of the two blocks."""
 STEPS = 24
 LORA_OF_RANK_ONE = 41_472
 """The parameters of LoRA of rank 1 on all-MiniLM-L6-v2."""
@@ -167,7 +167,7 @@ def test_adalora_penalty_is_that_of_peft(model_folder: Path) -> None:
 
 
 def outcome(run: Run, dev: float, test: float = 0.5, parameters: int = 100) -> dict[str, Any]:
-    """What is stored of a run that ended with these metrics."""
+    """The stored form of a run that ended with these metrics."""
     plan = {"seed": run.seed, "metric": "accuracy"}
     metrics = {"dev": dev, "test": test}
     config = {"method": vars(run.method), "plan": plan}
@@ -271,7 +271,7 @@ def test_fixed_rates_are_tried_with_all_seeds_where_tuning_did_not() -> None:
 
 
 def test_the_share_of_a_rate_is_that_of_its_worst_task() -> None:
-    """Of accuracies the higher is the better one, of perplexities the lower."""
+    """A higher accuracy is better, and a lower perplexity."""
     name = "geolora, tolerance, rms"
 
     def run(lr: float, dev: float, metric: str) -> dict[str, Any]:
@@ -292,7 +292,7 @@ def test_the_share_of_a_rate_is_that_of_its_worst_task() -> None:
 
 
 def test_three_families_go_through_all_budgets() -> None:
-    """LoRA, the default with a budget, and the published method; the quarter asks for one more."""
+    """LoRA, the default with a budget, and the published method; the quarter needs one more."""
     done, _ = simulated(peak(3.2e-3), lambda *_: 0.5)
     through = {"lora", "geolora, budget, rms", "published geolora"}
     assert {run.family for _, run in done if run.budget == 16} == through
@@ -340,7 +340,7 @@ def test_the_difference_of_five_tasks_has_the_t_interval_of_their_means() -> Non
 
 
 def test_the_bootstrap_draws_tasks_and_seeds() -> None:
-    """Of eight tasks that are 1 or -1 at all seeds it draws eight signs, of eight with both signs
+    """For eight tasks that are 1 or -1 at all seeds it draws eight signs, for eight with both signs
     sixteen: the quantiles are those of the binomial distribution.
     """
     assert analysis.interval([[1.0, 1.0], [-1.0, -1.0]] * 4) == pytest.approx((-0.75, 0.75))
@@ -409,7 +409,7 @@ def test_every_question_is_the_difference_that_its_words_say() -> None:
 
 
 def test_other_models_have_the_interval_of_t_over_their_seeds() -> None:
-    """Of the same questions, as far as they have runs."""
+    """The comparisons are those of the texts, as far as there are runs."""
     _, stored = simulated(peak(3.2e-3), lambda task, run: 0.5 + 0.01 * run.seed * (run.family == "geolora, uniform"))
     stored["cifar10"] = [row for row in stored["sst2"] if row["family"] in ("geolora, uniform", "adalora")]
     rows = {row[0]: row[6:] for row in further_questions(stored)}
@@ -565,7 +565,7 @@ def test_pictures_are_read_from_archives_and_a_wrong_one_is_named(tmp_path: Path
 def test_a_text_is_cut_into_blocks_of_which_those_with_small_digests_are_drawn(
     decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each part of the text has two words of its own, so that every token tells where it stood."""
+    """Each part of the text has two words of its own, so that every token shows where it stood."""
     monkeypatch.setattr(plain_text, "LENGTH", 16)
     _, tokenizer = load_decoder(decoder_folder)
     path, rng = tmp_path / "input.txt", np.random.default_rng(0)
@@ -599,7 +599,7 @@ def test_a_decoder_that_is_not_installed_is_named_with_its_packages(tmp_path: Pa
 
 @pytest.fixture
 def decoder_rows(decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a campaign of a small decoder stores."""
+    """The stored rows of a campaign of a small decoder."""
     monkeypatch.setattr(command, "ProcessPoolExecutor", Immediate)
     monkeypatch.setattr(runs, "DECODER", str(decoder_folder))
     monkeypatch.setattr(plain_text, "LENGTH", 16)

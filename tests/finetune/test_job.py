@@ -34,7 +34,7 @@ STEPS = 10
 
 
 class Killed(BaseException):
-    """As a SIGKILL, it is caught by nobody."""
+    """An exception that no handler catches, like a SIGKILL."""
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,7 @@ def test_adapters_have_room_for_the_largest_rank(make_job: Callable[..., Job], m
 
 
 def test_a_method_is_called_after_every_step(make_job: Callable[..., Job], tmp_path: Path) -> None:
-    """As AdaLoRA is, while the gradients of the step are there; a run that was taken up again goes
-    on counting.
-    """
+    """AdaLoRA needs the call while the gradients of the step are there; a resumed run continues the count."""
     calls: list[tuple[int, bool]] = []
 
     class Recorded(GeoLoRAMethod):
@@ -144,7 +142,7 @@ def test_the_random_state_of_a_device_is_in_the_checkpoint(
 def test_a_checkpoint_with_the_state_of_a_device_that_is_gone_goes_on(
     make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path
 ) -> None:
-    """A run on the CPU asks nothing of other devices."""
+    """A run on the CPU queries no other device."""
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
         make_job(checkpoint=path, checkpoint_every=2, on_step=kill_at(5)).run()
@@ -409,7 +407,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 def test_a_sealed_checkpoint_of_another_structure_is_refused_by_name(
     change: Callable[[dict[str, Any]], Any], finished: Path, make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
-    """Of a job that is done: nothing later would notice."""
+    """The job is done, so nothing later would notice."""
     stored, path = read_stored(finished, "checkpoint"), tmp_path / "checkpoint.safetensors"
     change(stored.state)
     write_stored(path, stored)

@@ -269,7 +269,7 @@ def test_a_run_that_stopped_can_be_copied_and_sent_away() -> None:
 
 
 def test_an_error_that_cannot_be_read_loses_nothing() -> None:
-    """Of the callback, and of the field from t = 0.5 on."""
+    """Errors of the callback, and of the field from t = 0.5 on."""
     problem, Y0 = _problem()
 
     def careless(progress: Progress) -> None:
@@ -296,7 +296,7 @@ def test_a_callback_that_fails_after_the_last_step_is_reported_and_the_end_is_th
     np.testing.assert_array_equal(run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25).Y.full())
 
 
-# --- step size control -----------------------------------------------------------------------------------------------
+# --- step size control ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def _jumping(at: float) -> tuple[DenseField, list[float]]:
 
 @pytest.mark.parametrize("start", [1.7e9, -1.7e9])
 def test_step_size_control_gives_up_at_the_resolution_of_time(start: float) -> None:
-    """Seconds since 1970: neighbouring times are 2.4e-7 apart, and a jump asks for less."""
+    """Seconds since 1970: neighbouring times are 2.4e-7 apart, and a jump needs less."""
     field, _ = _jumping(start + 0.5)
     run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (start, start + 1.0), Adaptive(0.1))
     assert math.ulp(start) == pytest.approx(2.4e-7, rel=0.01)
@@ -446,7 +446,7 @@ def test_the_evaluations_of_a_step_that_was_given_up_are_reported(raises: bool) 
 
 
 def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
-    """Ẏ = Y² from 1 blows up at t = 1: each accepted step asks for a smaller one, and no step is
+    """Ẏ = Y² from 1 blows up at t = 1: each accepted step needs a smaller one, and no step is
     left to refuse.
     """
     one = np.eye(1)
@@ -461,7 +461,7 @@ def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
 
 
 def test_the_step_to_the_end_may_be_smaller_than_the_smallest() -> None:
-    """What is left of the time span is not the tolerance's doing."""
+    """The rest of the time span does not depend on the tolerance."""
     problem, Y0 = _problem()
     run = integrate(BUG(), problem, Y0, (0.0, 0.1 + 1e-5), Adaptive(first=0.1, rtol=1.0, smallest=1e-2))
     assert run.stopped is None
@@ -593,7 +593,7 @@ def test_distance_is_that_of_the_dense_matrices() -> None:
 
 
 def test_the_smallest_step_is_taken_where_the_tolerance_allows_it() -> None:
-    """The safety factor alone, 0.9, asks for less than ``smallest`` after a step that was allowed."""
+    """The safety factor alone, 0.9, chooses less than ``smallest`` after a step that was allowed."""
     problem, Y0 = DenseField((4, 3), lambda _, W: -W), LowRank.from_dense(np.ones((4, 3)), 1)
     integrator = ProjectedRK(TruncationRule(tau=1e-12))
     whole, first = (integrator.step(problem, 0.0, Y0, h).Y for h in (0.1, 0.05))
@@ -651,7 +651,7 @@ class Halving(Integrator):
 
 
 def first_steps(integrator: Integrator, Y0: LowRank, control: Adaptive, count: int = 2) -> list[Progress]:
-    """What the callback gets of the first steps for Ẇ = W."""
+    """The arguments of the callback in the first steps for Ẇ = W."""
     reports: list[Progress] = []
 
     def watch(progress: Progress) -> bool:
@@ -679,7 +679,7 @@ def test_a_controlled_step_is_two_halves_and_tells_of_both(rtol: float, atol: fl
 
 
 def test_step_sizes_grow_by_four_at_most_and_by_four_where_nothing_differs() -> None:
-    """Of 0 every step is exact."""
+    """Every step of the zero field is exact."""
     Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
     nothing = LowRank(Y0.U, 0.0 * Y0.S, Y0.V)
     for start, atol in ((nothing, 1e-3), (Y0, 1e9)):

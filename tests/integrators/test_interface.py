@@ -1,5 +1,5 @@
-"""What all integrators have in common: one interface, symmetries, honest reports, and bad input
-refused with time and reason.
+"""Properties of all integrators: one interface, symmetries, honest reports, and bad input refused
+with time and reason.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ def test_field_evaluations_are_counted(name: str, solver: RungeKutta) -> None:
 
 @EVERY
 def test_an_old_defect_of_the_bases_does_not_survive(name: str) -> None:
-    """Else the rounding errors of many steps add up, until the bases are none: from a defect of
-    1e-9 to one of rounding.
+    """Otherwise the rounding errors of many steps add up, until the columns are no basis: from a
+    defect of 1e-9 to one of rounding.
     """
     field, Y = _setting()
     E = np.random.default_rng(4).standard_normal((2, 3, 3))
@@ -194,7 +194,7 @@ def test_an_old_defect_of_the_bases_does_not_survive(name: str) -> None:
         assert norm(basis.conj().T @ basis - np.eye(3)) <= 1e-13
 
 
-# --- the truncation --------------------------------------------------------------------------------------------------
+# --- the truncation -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
@@ -255,7 +255,7 @@ def test_the_callers_basis_is_kept_exactly() -> None:
     assert norm(X - U_hat @ (U_hat.conj().T @ X)) <= 1e-13
 
 
-# --- step rejection --------------------------------------------------------------------------------------------------
+# --- step rejection -------------------------------------------------------------------------------
 
 
 def _stalling() -> tuple[Quadratic, LowRank, TruncationRule]:
@@ -320,7 +320,7 @@ def test_rejection_ends_at_full_bases() -> None:
     assert norm(step.Y.full() - euler) <= 1e-13, "with full bases the step is the sub-solver's own"
 
 
-# --- sub-solvers -----------------------------------------------------------------------------------------------------
+# --- sub-solvers ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("solver", "order"), [(EXPLICIT_EULER, 1), (HEUN, 2), (RK4, 4)], ids=["Euler", "Heun", "RK4"])
@@ -373,7 +373,7 @@ def test_single_precision_stays_single(name: str, solver: Any, number: type[floa
 @EVERY
 @pytest.mark.parametrize("solver", [RK4, SolveIVP(1e-6, 1e-6)], ids=["RK4", "solve_ivp"])
 def test_a_field_may_give_the_same_buffer_each_time(name: str, solver: Any) -> None:
-    """What it wrote there for one stage is still needed when it writes the next one."""
+    """The values of one stage are still needed when the field writes the next one."""
     field, Y = _setting(complex_data=False)
     buffers: dict[tuple[int, int], Matrix] = {}
 
@@ -448,7 +448,7 @@ def test_torch_goes_in_and_comes_out(name: str) -> None:
     assert norm(there.full().numpy() - here.full()) <= 1e-13
 
 
-# --- bad input -------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 class Broken(MatrixODE):
@@ -591,7 +591,7 @@ def test_the_naive_integrator_stops_at_a_singular_S() -> None:
 
 
 def test_a_least_rank_that_no_matrix_has_is_refused() -> None:
-    """As by ``geolora_step``; the rank of a start may lie below ``min_rank``."""
+    """``geolora_step`` refuses it too; the rank of a start may be below ``min_rank``."""
     Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
     field = DenseField((5, 4), lambda t, W: -W)
     assert integrate(AugmentedBUG(TruncationRule(tau=0.1, min_rank=4)), field, Y0, (0.0, 1.0), 0.5).stopped is None
@@ -706,7 +706,7 @@ def test_a_relative_tolerance_alone_goes_from_zero(size: float) -> None:
 
 
 def test_orders_are_stated() -> None:
-    """What step size control uses."""
+    """Step size control uses the orders."""
     rule = TruncationRule.fixed_rank(2)
     stated = {name: make(rule, RK4).order for name, make in ALL.items()}
     assert {name for name, order in stated.items() if order == 2} == {

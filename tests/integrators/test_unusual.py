@@ -1,5 +1,5 @@
-"""What real states, states of size one and the usual tableaus do not show: complex η, full rows,
-tolerances, rules.
+"""Cases that real states, states of size one and the usual tableaus do not show: complex η, full
+rows, tolerances, rules.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def test_the_method_of_scipy_is_the_one_that_was_requested() -> None:
 
 
 def test_the_absolute_tolerance_is_absolute() -> None:
-    """For a state a million times as large it asks for six digits more."""
+    """For a state a million times as large it needs six digits more."""
     small, large = (_evaluations(SolveIVP(rtol=0.0, atol=1e-3), size) for size in (1.0, 1e6))
     assert large > 2 * small
 
@@ -147,7 +147,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
 
 
 def test_a_callback_may_work_in_the_state_it_gets() -> None:
-    """As a plot of normalised states does; the run keeps its own, and that of its start."""
+    """A plot of normalised states does so; the run keeps its own state, and its start."""
     Y0 = LowRank.random((6, 5), [1.0, 0.5], _rng())
 
     def normalise(progress: Any) -> None:
@@ -162,7 +162,7 @@ def test_a_callback_may_work_in_the_state_it_gets() -> None:
 
 
 def test_masked_values_of_a_field_are_refused() -> None:
-    """What lies under a mask is no value."""
+    """A masked entry is no value."""
 
     class Masked(DenseField):
         def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:

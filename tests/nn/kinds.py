@@ -16,6 +16,6 @@ def _hooked(base: nn.Module) -> None:
 
 
 def _patched(base: nn.Module) -> None:
-    """As offloading does it."""
+    """Patch the layer as offloading does."""
     forward = base.forward
     base.forward = lambda x: forward(x) - 3.0

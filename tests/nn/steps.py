@@ -1,4 +1,4 @@
-"""What the tests of the optimizer share: a model before a step, and whether two states are the same."""
+"""Shared by the tests of the optimizer: a model before a step, and a comparison of two states."""
 
 from __future__ import annotations
 

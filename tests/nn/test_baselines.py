@@ -481,7 +481,7 @@ def test_weight_decay_shrinks_what_it_should() -> None:
 
 
 def test_a_rate_of_zero_leaves_the_adapters_of_dlrt_alone() -> None:
-    """As a warm-up begins: a truncation of S = 0 would be to the least rank."""
+    """A warm-up begins so: a truncation of S = 0 would be to the least rank."""
     model, optimizer, closure = prepared(Dlrt, lr=0.0)
     before = copy.deepcopy(model.state_dict())
     optimizer.step(closure)

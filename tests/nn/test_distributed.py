@@ -33,7 +33,7 @@ can_shard = pytest.mark.skipif(not CAN_SHARD, reason=f"fully_shard of torch {tor
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What all trainings saved."""
+    """The folder with the files of all trainings."""
     out = tmp_path_factory.mktemp("trainings")
     command = [sys.executable, "-m", "tests.nn.workers", str(out)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
@@ -51,7 +51,7 @@ def dense(state: dict[str, Tensor], name: str) -> Tensor:
 
 
 def alike(states: list[dict[str, Tensor]]) -> bool:
-    """Whether the processes have the same, bit for bit (but their own parts of the base)."""
+    """Return whether the processes agree bit for bit, apart from their own parts of the base."""
     own = ("held", "resumed")
     return all(torch.equal(X, other[name]) for other in states[1:] for name, X in states[0].items() if name not in own)
 

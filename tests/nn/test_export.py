@@ -37,7 +37,7 @@ RANKS = {"fc": 3, "inner.fc": 2, "inner.other.fc": None, ODD: 4, "table": 2, "co
 
 
 class Mixed(nn.Module):
-    """Layers of every kind, under names that are traps for whoever takes them for patterns or for
+    """Layers of every kind, under names that are traps for code that takes them for patterns or for
     ends of names.
     """
 
@@ -95,7 +95,7 @@ def mixed(dtype: torch.dtype = torch.float64, **options: Any) -> tuple[nn.Module
 
 
 def loaded(base: nn.Module, directory: Path) -> Any:
-    """What PEFT makes of the directory."""
+    """The model that PEFT loads from the directory."""
     return peft.PeftModel.from_pretrained(copy.deepcopy(base), str(directory)).eval()
 
 
@@ -134,7 +134,7 @@ class SelfAttention(nn.MultiheadAttention):
     """It owns the input's projections, and its output's are a layer inside."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Of the rows among themselves."""
+        """Attention of the rows among themselves."""
         return super().forward(x, x, x)[0]
 
 
@@ -307,7 +307,7 @@ def by_peft(base: nn.Module, directory: Path) -> Weights:
 
 
 def scaled(directory: Path, scale: Callable[[dict[str, Any], list[int], int], float]) -> Weights:
-    """What a reader computes whose scale follows from the configuration, the ranks of all tensors,
+    """The outputs of a reader whose scale follows from the configuration, the ranks of all tensors,
     and the rank of each.
     """
     config, pairs = json.loads((directory / CONFIG).read_text(encoding="utf-8")), products(directory)

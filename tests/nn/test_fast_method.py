@@ -42,7 +42,7 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
 
 @pytest.mark.parametrize("change", ["memory", "weights", "none"])
 def test_a_memory_that_is_loaded_and_weights_that_change_count_in_the_next_step(change: str) -> None:
-    """As in a copy of model and optimizer, which has nothing but their states."""
+    """A copy of model and optimizer has nothing but their states."""
     model = network()
     optimizer = GeoLoRA(model, lr=0.02, tau=0.0, max_rank=3, method="fast")
     train(model, optimizer, 2)

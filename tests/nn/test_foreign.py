@@ -73,8 +73,8 @@ def one_vector(model: nn.Module) -> Callable[[], Any]:
 
 
 def one_buffer(model: nn.Module) -> Callable[[], Any]:
-    """As DeepSpeed does: parameters are views of a buffer, which an optimizer that knows no others
-    steps.
+    """Store parameters as DeepSpeed does, as views of a buffer, which an optimizer that knows no
+    others steps.
     """
     buffer = parameters_to_vector(trained(model)).detach().clone()
     where = 0
@@ -91,7 +91,7 @@ def one_buffer(model: nn.Module) -> Callable[[], Any]:
 
 
 def own_kernels(model: nn.Module) -> Callable[[], Any]:
-    """As bitsandbytes does: another library writes where the parameter is, and autograd does not know."""
+    """Step as bitsandbytes does: another library writes the parameter, and autograd does not count it."""
 
     def step() -> None:
         for p in trained(model):
@@ -279,7 +279,7 @@ def loaded(model: nn.Module, **options: Any) -> nn.Module:
 
 
 def broadcast(model: nn.Module) -> nn.Module:
-    """As data-parallel training and distributed checkpoints do it: the same values, written."""
+    """Write the same values, as data-parallel training and distributed checkpoints do."""
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.clone())

@@ -169,7 +169,7 @@ def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -
 @pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}])
 @pytest.mark.parametrize("square", [False, True])
 def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(options: dict[str, Any], square: bool) -> None:
-    """What stands in the places of the gradients of U and V has no derivative: one through it would
+    """The arrays in the places of the gradients of U and V have no derivative: one through it would
     be wrong without a word.
 
     The loss may be linear in the output, so that the upstream gradient is a constant.
@@ -202,7 +202,7 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
 @pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
 @pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}, {"fused": True, "dropout": 0.1}])
 def test_gradients_of_the_factors_are_no_constants_of_the_input(options: dict[str, Any], of: str) -> None:
-    """Of a loss that is linear in the output, whose upstream gradient does not depend on the input."""
+    """The loss is linear in the output, so its upstream gradient does not depend on the input."""
     torch.manual_seed(2)
     layer = adapt(nn.Sequential(nn.Linear(4, 6).double()), rank=2, **options)["0"]
     fill(layer.adapter)
@@ -216,8 +216,8 @@ def test_gradients_of_the_factors_are_no_constants_of_the_input(options: dict[st
 @pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
 @pytest.mark.parametrize("square", [False, True])
 def test_second_derivatives_through_a_weight_that_is_read_are_refused(of: str, wanted: str, square: bool) -> None:
-    """As those of a layer that is called: the gradient of one factor, derived with respect to one
-    of the others or to itself.
+    """They are the gradient of one factor, differentiated with respect to another one or to itself,
+    as for a layer that is called.
     """
     layer, _ = adapted_layer("linear")
     (first,) = torch.autograd.grad(

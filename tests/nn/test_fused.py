@@ -58,7 +58,7 @@ def test_the_fused_layer_is_the_plain_one(gradients: Any, dropout: float) -> Non
 
 
 def _evaluated_with_dropout(model: nn.Module) -> None:
-    """As Monte Carlo methods do it."""
+    """Evaluate with dropout, as Monte Carlo methods do."""
     model.eval()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -66,7 +66,7 @@ def _evaluated_with_dropout(model: nn.Module) -> None:
 
 
 def _without_dropout(model: nn.Module) -> None:
-    """Of a layer that may drop, and that trains."""
+    """Remove the dropout of a layer that trains."""
     layer: Any = model[0]  # type: ignore[index]
     layer.dropout = nn.Identity()
 
@@ -227,7 +227,7 @@ def test_adapters_keep_their_precision_within_autocast() -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_autocast_leaves_double_precision_alone(fused: bool) -> None:
-    """As it leaves the base."""
+    """The base keeps its precision as well."""
     torch.manual_seed(0)
     model = single(nn.Linear(40, 30).double())
     fill(adapt(model, rank=4, fused=fused)["0"].adapter)

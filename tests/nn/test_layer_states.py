@@ -19,7 +19,7 @@ from verification.network_defects.models import fill, network, regression
 
 
 class ScaledEmbedding(nn.Embedding):
-    """As in Gemma: what is looked up is multiplied by a constant."""
+    """Gemma's embedding: rows are multiplied by a constant."""
 
 
 def test_a_state_dict_restores_ranks_in_a_fresh_model() -> None:
@@ -39,7 +39,7 @@ def test_a_state_dict_restores_ranks_in_a_fresh_model() -> None:
 
 
 def test_a_state_is_assigned_to_a_model_without_storage() -> None:
-    """As large models are loaded: drawn on no device, then given what is in the file."""
+    """Large models are loaded so: made on the meta device, then filled from the file."""
     source = single(nn.Linear(9, 6).double())
     fill(adapt(source, rank=3, fused=True)["0"].adapter)
     empty = single(nn.Linear(9, 6).double())

@@ -17,7 +17,7 @@ from tests.nn.kinds import single
 from verification.network_defects.models import LAYERS, difference, fill, network, regression, train
 
 compiled: Any = partial(torch.compile, backend="eager")
-"""As torch wraps it; nothing is compiled before a call."""
+"""Torch's wrapper; nothing is compiled before a call."""
 
 
 @pytest.mark.parametrize("name", LAYERS)

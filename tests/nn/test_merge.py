@@ -18,7 +18,7 @@ from verification.network_defects.models import LAYERS, adapted_layer, fill, net
 
 
 class StandardisedConvolution(nn.Conv2d):
-    """As in BiT: it convolves with its weight less the mean and over the deviation."""
+    """BiT's convolution, by its weight less the mean, divided by the deviation."""
 
     def forward(self, x: Tensor) -> Tensor:
         W = self.weight

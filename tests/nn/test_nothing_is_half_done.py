@@ -95,7 +95,7 @@ HEADS_THAT_FAIL: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", HEADS_THAT_FAIL)
 def test_a_head_that_cannot_take_its_step_changes_nothing(case: str, method: Any) -> None:
-    """The adapters come first in a step; options may be changed by whoever holds the groups."""
+    """The adapters come first in a step; options may be changed by all code that holds the groups."""
     model = network().float()
     optimizer = GeoLoRA(model, lr=0.05, method=method)
     x, target = (X.float() for X in regression())
@@ -113,7 +113,7 @@ def test_a_head_that_cannot_take_its_step_changes_nothing(case: str, method: Any
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever halves the batch then waits for torch's own error."""
+    """Code that halves the batch then expects torch's own error."""
 
     def fails(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")

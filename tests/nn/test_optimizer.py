@@ -86,7 +86,7 @@ def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: d
     fresh = network(seed=5)
     fresh_optimizer = GeoLoRA(fresh, **options)
     fresh.load_state_dict(model.state_dict())
-    fresh_optimizer.load_state_dict(optimizer.state_dict())  # a copy: the other training goes on before it is read
+    fresh_optimizer.load_state_dict(optimizer.state_dict())  # a copy: the other training continues before it is read
     copied, copied_optimizer = copy.deepcopy((model, optimizer))
     ranks = [train(*pair, 9) for pair in ((model, optimizer), (fresh, fresh_optimizer), (copied, copied_optimizer))]
     assert ranks[0] == ranks[1] == ranks[2]
@@ -155,7 +155,7 @@ def test_schedulers_set_the_rate_of_every_group() -> None:
 
 @pytest.mark.parametrize("wrapped", [partial(torch.compile, backend="eager"), lambda model: nn.DataParallel(model).cpu()])
 def test_a_state_is_that_of_the_model_inside(wrapped: Callable[[nn.Module], nn.Module]) -> None:
-    """What is compiled or data-parallel names its adapters as the bare model does, and so do
+    """Compiled and data-parallel models name their adapters as the bare model does, and so do
     reports and states.
     """
     model, bare = network(), network()
@@ -238,7 +238,7 @@ def test_an_adapter_without_gradients_counts_in_the_budget(method: Any, unit: An
     optimizer.step()
     assert layers["2"].adapter.rank == 2
     optimizer.zero_grad()
-    optimizer.step()  # nobody takes part
+    optimizer.step()  # no adapter takes part
 
 
 UPDATES: tuple[UpdateRule, ...] = ("sgd", "adam", "heavy-ball", "spectral", "preconditioned", "adam-published")
@@ -283,7 +283,7 @@ def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) ->
 @pytest.mark.parametrize("method", METHODS)
 def test_adapters_wait_for_a_gradient_that_is_not_zero(method: Any) -> None:
     """Below a head of zeros it comes in the second step; at S = 0 the algorithm would truncate to
-    the least rank.  A layer that is not used later stands still, where a normalised memory would go on.
+    the least rank.  A layer that is not used later stands still, where a normalised memory would continue.
     """
     model = network(rank=4)
     torch.nn.init.zeros_(head_of(model).weight)
@@ -311,7 +311,9 @@ def test_adapters_wait_for_a_gradient_that_is_not_zero(method: Any) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("unit", ["ranks", "parameters"])
 def test_a_budget_keeps_their_share_for_adapters_that_wait(method: Any, unit: Any) -> None:
-    """Of four alike at rank 8, two wait for one step: the others are not cut for what those may never need."""
+    """Two of four equal adapters at rank 8 wait for one step: the others are not cut for ranks that
+    the two may never need.
+    """
     model = nn.ModuleList([nn.Linear(32, 32, bias=False) for _ in range(4)]).double()
     adapt(model, rank=8)
     optimizer = GeoLoRA(model, budget=16 if unit == "ranks" else 4 * 4 * (32 + 32 + 4), unit=unit, method=method)
@@ -347,7 +349,7 @@ def _the_adapters_begin_anew(model: nn.Module, optimizer: GeoLoRA) -> None:
 
 
 def _the_data_are_replaced(model: nn.Module, optimizer: GeoLoRA) -> None:
-    """As ``vector_to_parameters`` does, which autograd does not count as a write."""
+    """Replace the data as ``vector_to_parameters`` does, which autograd does not count as a write."""
     kept = [parameter.detach().clone() for parameter in model.parameters()]
     train(model, optimizer, 3)
     for parameter, data in zip(model.parameters(), kept, strict=True):

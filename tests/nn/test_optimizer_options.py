@@ -206,14 +206,14 @@ def test_a_model_without_adapters_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "found"),
     [
-        (lambda model: model.parameters(), "Parameter"),
         (lambda model: model.named_parameters(), "tuple"),
+        (lambda model: [model, *model.parameters()], "Sequential"),
         (lambda model: {"module": model}, "str"),
         (lambda model: None, "NoneType"),
     ],
 )
-def test_parameters_in_place_of_a_model_are_refused(make: Any, found: str, unchecked: None) -> None:
-    message = f"^model: expected a model or groups {{'module': a part of it, …}}, found {found}; adapters are stepped by layers"
+def test_what_is_no_model_is_refused(make: Any, found: str, unchecked: None) -> None:
+    message = rf"^model: expected a model, groups {{'module': a part of it, …}} or model\.parameters\(\), found {found}"
     with pytest.raises(ValueError, match=message):
         GeoLoRA(make(network()))
 
@@ -314,8 +314,8 @@ def test_a_state_that_a_hook_has_wrapped_stays_as_it_is(method: Any) -> None:
 
 
 def test_hooks_see_a_state_before_it_is_looked_at() -> None:
-    """As one converts a state that was saved under other names; what they make of it is checked
-    like any.
+    """A hook may convert a state that was saved under other names; the converted state is checked
+    like any other.
     """
     models = [network() for _ in range(2)]
     optimizers = [GeoLoRA(model, lr=0.05) for model in models]
@@ -448,9 +448,7 @@ def test_a_step_returns_the_loss_of_its_closure_and_none_without_one(make: str) 
 @pytest.mark.parametrize("names", [("0", "2"), ("2",)])
 @pytest.mark.parametrize("method", METHODS)
 def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names: tuple[str, ...]) -> None:
-    """As the broadcast leaves them with which data-parallel training begins, where one process has
-    loaded other ranks.
-    """
+    """Data-parallel training begins with such a broadcast, and one process may have loaded other ranks."""
     here, there = network(rank=2), network(rank=4)
     optimizer = GeoLoRA(here, method=method)
     with torch.no_grad():
@@ -500,6 +498,8 @@ def test_groups_of_tensors_find_their_adapters() -> None:
         ]
         assert ranks[0] == ranks[1]
         assert same(models[0].state_dict(), models[1].state_dict())
+    every = [GeoLoRA(given).param_groups for given in (models[1].parameters(), [{"params": tensors}])]
+    assert [[group["params"] for group in groups] for groups in every] == [[tensors[:-2], tensors[-2:]]] * 2
     apart = adapters(models[0])["0"].adapter
     assert [group["adapters"] for group in GeoLoRA([{"params": apart.parameters()}]).param_groups] == [["adapter 0"]]
     head = [{"params": models[0][4].parameters(), "lr": 0.1}]
@@ -515,15 +515,15 @@ def test_groups_of_tensors_find_their_adapters() -> None:
 
 
 class Part(torch.Tensor):
-    """As FSDP2's."""
+    """A parameter in pieces, like FSDP2's."""
 
     def to_local(self) -> torch.Tensor:
-        """What is here."""
+        """The piece of this process."""
         return self
 
 
 def collected(X: torch.Tensor) -> torch.Tensor:
-    """As FSDP1's, while the pieces are together."""
+    """A parameter like FSDP1's, while the pieces are together."""
     whole = torch.nn.Parameter(X.detach())
     whole._fsdp_flattened = True  # type: ignore[attr-defined]
     return whole
@@ -556,8 +556,8 @@ def test_parts_of_factors_are_refused_with_what_leaves_them_whole(shard: str) ->
 
 @pytest.mark.parametrize("update", ["heavy-ball", "spectral"])
 def test_a_layer_without_a_memory_is_in_no_stack_with_one_that_has(update: str) -> None:
-    """Of one shape, rank and age: the first layer had a step of a rule without memory, the second
-    one of this rule.
+    """Both have one shape, rank and age: the first layer had a step of a rule without memory, the
+    second one of this rule.
     """
     found = []
     for method in ("fast", "reference"):
@@ -617,6 +617,20 @@ USUAL: list[dict[str, Any]] = [
 def test_nothing_is_said_of_usual_options(options: dict[str, Any]) -> None:
     model = network()
     train(model, GeoLoRA(model, **options), 55)  # a warning would be an error
+
+
+@pytest.mark.parametrize(("lr", "said"), [(2e-3, False), (2e-4, True)])
+def test_a_rate_in_its_warm_up_is_judged_by_where_it_is_heading(lr: float, *, said: bool) -> None:
+    """After 50 of 500 steps of a warm-up a usual rate is still at a tenth of its peak."""
+    model = network()
+    optimizer = GeoLoRA(model, lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 500))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(55):
+            train(model, optimizer, 1)
+            schedule.step()
+    assert [str(warning.message).partition(":")[0] for warning in caught] == ["lr = 0.0002 with update='spectral'"] * said
 
 
 def _another_steps_in_turn(model: nn.Module, optimizer: GeoLoRA) -> None:

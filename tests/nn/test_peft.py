@@ -30,7 +30,7 @@ from verification.network_defects.models import difference, fill, regression  # 
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT asks transformers so
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT calls transformers so
 ]
 
 SHOWN = "base_model.model.{}.geolora_active"
@@ -101,7 +101,7 @@ def test_only_adapters_and_heads_are_trained(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_fused_path_is_a_field_of_the_configuration_that_is_saved(tmp_path: Path) -> None:
-    """The layer takes it, whoever loads the adapter too, and it trains as the plain one within rounding."""
+    """The layer takes it, a loaded adapter too, and it trains as the plain one within rounding."""
     (x, _), models = regression(), (wrapped(fused=False), wrapped(fused=True))
     for plain, quick in zip(*(adapters(model).values() for model in models), strict=True):
         assert (plain.fused, quick.fused) == (False, True)
@@ -362,7 +362,7 @@ def test_an_adapter_for_each_row_is_refused() -> None:
 
 
 def test_while_another_adapter_is_merged_the_active_one_waits(tmp_path: Path) -> None:
-    """As in PEFT's other methods: a merged model is its base."""
+    """PEFT's other methods do the same: a merged model is its base."""
     x, _ = regression()
     model = two_adapters()
     layer = model.get_submodule("base_model.model.second")
@@ -398,8 +398,8 @@ def test_disabling_reaches_a_merged_layer_whose_weight_is_read() -> None:
 
 
 def copied_in_single(tensors: Sequence[Tensor], devices: Sequence[int], detach: bool = False) -> list[list[Tensor]]:
-    """What nn.DataParallel sends to each of its devices; here replicas are distinguished from the model by
-    their precision.
+    """The replica that nn.DataParallel sends to each of its devices; here replicas are
+    distinguished from the model by their precision.
     """
     return [[X.detach().float() if detach else X.float() for X in tensors] for _ in devices]
 
@@ -476,7 +476,7 @@ def test_nothing_is_merged_where_one_layer_cannot_be(merge: str) -> None:
 
 
 def test_an_adapter_is_merged_next_to_a_layer_that_it_does_not_have() -> None:
-    """Whether that one could be merged is of no concern."""
+    """The other layer need not be one that can be merged."""
     base = base_model()
     nn.utils.parametrizations.weight_norm(base.get_submodule("second"))
     model: Any = peft.get_peft_model(base, config())
@@ -503,7 +503,7 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
 
 @pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
 def test_merging_is_safe_on_request_only(merge: str) -> None:
-    """As in PEFT's other methods: to look at every factor takes time."""
+    """PEFT's other methods do the same: to look at every factor takes time."""
     model = wrapped()
     broken = model.get_submodule("base_model.model.second")
     with torch.no_grad():
@@ -924,7 +924,7 @@ def hot_swapped() -> None:
 
 
 class ScaledEmbedding(nn.Embedding):
-    """As Gemma has it."""
+    """Gemma's embedding."""
 
 
 def on_meta() -> Any:
@@ -1040,7 +1040,7 @@ def test_transformers_loads_an_adapter_right_or_refuses(tmp_path: Path) -> None:
 
 
 def test_the_merged_model_is_saved_in_shards(tmp_path: Path) -> None:
-    """Of a model of transformers, as it saves any other one."""
+    """A model of transformers saves it like any other one."""
     model = peft.get_peft_model(transformer(), GeoLoraConfig(rank=2, init_weights=False))
     expected = model.eval()(TOKENS).last_hidden_state
     model.merge_and_unload().save_pretrained(tmp_path, max_shard_size="3KB")

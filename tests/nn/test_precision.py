@@ -22,7 +22,7 @@ ALLOWED = ("highest", "high", "medium")
 
 @pytest.fixture(params=ALLOWED)
 def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What torch is allowed everywhere."""
+    """Precisions that torch is allowed everywhere."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(request.param)
     yield request.param
@@ -35,7 +35,7 @@ OF_BACKENDS = pytest.mark.skipif(
 
 
 def products() -> tuple[str, ...]:
-    """What is allowed now: on CUDA, by oneDNN, everywhere."""
+    """Precisions that are allowed now: on CUDA, by oneDNN, everywhere."""
     return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
 
 

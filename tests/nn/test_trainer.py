@@ -1,5 +1,5 @@
 """GeoLoRA under transformers.Trainer: the same as a plain loop, and a checkpoint from which
-training goes on.
+training continues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig, create_geolora_opt
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT asks transformers so
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT calls transformers so
 ]
 
 STEPS, SAVED_AT = 12, 6

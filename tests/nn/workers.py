@@ -40,7 +40,7 @@ STEPS, MORE = 25, 3
 PATIENCE = timedelta(minutes=5)
 """How long processes wait for one that has died."""
 CAN_SHARD = "ignored_params" in inspect.signature(fully_shard).parameters
-"""Whether this torch can leave the adapters out of sharding."""
+"""True if this torch can leave the adapters out of sharding."""
 
 Way = Callable[[nn.Module], tuple[nn.Module, Callable[[], None]]]
 NAMES = {
@@ -49,7 +49,7 @@ NAMES = {
     ".base_layer.": ".base.",
     ".modules_to_save.default.": ".",
 }
-"""What PEFT calls the parameters of the network, and what they are called without it."""
+"""Parts of PEFT's names for the parameters of the network, and the same parts without PEFT."""
 
 
 def tuned(rank: int = 2, seed: int = 0) -> nn.Module:
@@ -139,8 +139,8 @@ def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable
 
 
 def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path) -> list[bool]:
-    """Whether other models go on from a distributed checkpoint as this one: with the optimizer's
-    memory, and without it.
+    """Return whether other models resume from a distributed checkpoint like this one: with the
+    optimizer's memory, and without it.
     """
     model, memory = get_state_dict(unwrapped(parallel), optimizer)
     save({"model": model, "optimizer": memory}, checkpoint_id=folder)

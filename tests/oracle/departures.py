@@ -79,7 +79,7 @@ rounding.
 
 @cache
 def questions(dtype: str) -> Sequence[StepInputs]:
-    """What a step is given in each case."""
+    """The arguments of a step in each case."""
     return tuple(case.inputs(dtype) for case in CASES)
 
 
@@ -131,7 +131,7 @@ def _product(U: Matrix, S: Matrix, V: Matrix) -> Matrix:
 
 
 def same(now: float, then: float | None) -> bool:
-    """Whether a departure is what it was on record; None is not."""
+    """Return whether a departure is the recorded one; None is not."""
     return then is None or (now == np.inf if then < 0.0 else abs(now - then) <= SAME * then)
 
 

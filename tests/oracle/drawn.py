@@ -35,13 +35,13 @@ NO_QUESTIONS: tuple[tuple[dict[str, Any], str], ...] = (
 
 @cache
 def drawn_cases(count: int, seed: int, largest: int = 12) -> tuple[StepCase, ...]:
-    """The same cases for every test that asks for them."""
+    """The same cases for every test that needs them."""
     return draw_cases(count, seed, largest)
 
 
 @cache
 def drawn_inputs(count: int, seed: int, largest: int = 12) -> tuple[StepInputs, ...]:
-    """What a backend is given in these cases, in double precision."""
+    """The arguments of a backend in these cases, in double precision."""
     return tuple(case.inputs() for case in drawn_cases(count, seed, largest))
 
 
@@ -75,7 +75,7 @@ def _orthogonal(size: int, seed: int) -> Matrix:
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size))).Q
 
 
-# --- other augmentations ---------------------------------------------------------------------------------------------
+# --- other augmentations --------------------------------------------------------------------------
 
 
 PASSES = 8
@@ -85,7 +85,7 @@ PASSES = 8
 
 
 def _new_direction(basis: Matrix, x: Matrix) -> Matrix | None:
-    """What is left of a column outside the basis, normalised; None if nothing is.
+    """The part of a column outside the basis, normalised; None if there is none.
 
     The first passes may cancel all digits but the last ones.  A pass that keeps the length of a unit
     vector finds nothing of it within the basis.
@@ -157,7 +157,7 @@ def singular_directions(B: Matrix, X: Matrix) -> Matrix:
     return np.asarray(complement @ P[:, ::-1])
 
 
-# --- other truncations -----------------------------------------------------------------------------------------------
+# --- other truncations ----------------------------------------------------------------------------
 
 
 def _truncated_svd(
@@ -241,7 +241,7 @@ def dense_core(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -
     return U1 @ Q1, Q1.T @ S1 @ Q2, V1 @ Q2
 
 
-# --- other steps -----------------------------------------------------------------------------------------------------
+# --- other steps ----------------------------------------------------------------------------------
 
 
 def from_the_gradient(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:

@@ -23,7 +23,7 @@ Factors = tuple[Array, Array, Array]
 
 
 def _new_columns(B: Array, X: Array) -> Array:
-    """What the QR decomposition of [B | X] adds to B."""
+    """The columns that the QR decomposition of [B | X] adds to B."""
     return jnp.linalg.qr(jnp.hstack([B, X]))[0][:, B.shape[1] :]
 
 
@@ -37,7 +37,7 @@ def _core(S_new: Array, K_block: Array, L_block: Array) -> Array:
 
 
 def _core_without_assignment(S_new: Array, K_block: Array, L_block: Array) -> Array:
-    """The last block is written to an array that nobody keeps."""
+    """The last block is written to an array that is not kept."""
     S_hat = _core(S_new, jnp.zeros_like(K_block), L_block)
     S_hat.at[S_new.shape[0] :, : S_new.shape[0]].set(K_block)
     return S_hat

@@ -60,7 +60,7 @@ class Defect:
         return f"{self.layer}-{self.mutant}"
 
     def verdict(self, *, control: bool) -> Verdict:
-        """What the criteria say of the layer."""
+        """The verdict of the criteria on the layer."""
         step = (self.control_step if control and self.control_step else self.step)()
         inputs = self.control if control else self.shows
         try:
@@ -132,7 +132,7 @@ def test_a_truncation_of_nothing_leaves_the_function_as_it_is() -> None:
 
 
 def test_the_scaling_halves_when_the_rank_doubles() -> None:
-    """What the failure above is: nothing but a factor."""
+    """The failure above is nothing but a factor."""
     before, after = _outputs_around_a_truncation(2)
     np.testing.assert_allclose(after, 0.5 * before, rtol=1e-9, atol=1e-12)
 

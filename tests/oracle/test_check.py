@@ -42,7 +42,7 @@ TWINS = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 (I − VVᴴ)L_new enter Ŝ, and S_new nothing else: the kit may name either."""
 
 
-# --- the catalogue ---------------------------------------------------------------------------------------------------
+# --- the catalogue --------------------------------------------------------------------------------
 
 
 def test_catalogue_is_large_and_every_case_has_an_id_and_a_reason() -> None:
@@ -75,7 +75,7 @@ def test_adding_a_case_changes_no_other() -> None:
     assert len(set(seeds.values())) == len(seeds)
 
 
-# --- right backends ---------------------------------------------------------------------------------------------------
+# --- right backends -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("array", "dtype"), [("numpy", "complex128"), ("torch", "float32"), ("torch", "float64")])
@@ -91,7 +91,9 @@ def test_reference_conforms(array: str, dtype: str) -> None:
 
 
 def test_directions_go_to_the_backends_that_take_them() -> None:
-    """Of an optimizer: dS is neither UᴴdK nor (VᴴdL)ᴴ, of which a step for gradients alone may form it."""
+    """Directions of an optimizer: dS is neither UᴴdK nor (VᴴdL)ᴴ, from which a step for gradients
+    alone may form it.
+    """
     without, with_them = (questions(Harness.of(REFERENCE.step, directions=directions)) for directions in (False, True))
     more = [case.id for case in with_them if case not in without]
     named = ("dense", "from-zero", "capped", "full-rank", "rank-one", "wide", "theta", "min", "larger")
@@ -155,7 +157,7 @@ def test_a_whole_step_rounds_its_own_products(claimed: dict[str, str]) -> None:
     assert not check_step(whole(np.float16), whole=True, select=select, **claimed).passed  # type: ignore[arg-type]
 
 
-# --- wrong backends ---------------------------------------------------------------------------------------------------
+# --- wrong backends -------------------------------------------------------------------------------
 
 
 def report_of(mutant: Mutant) -> Report:
@@ -211,7 +213,7 @@ def test_ill_mannered_backend_gets_rows_and_the_run_goes_on(backend: Callable[..
     assert any(what in row.error for row in report.failures), report.failures[:3]
 
 
-# --- lists of known failures, selections, names -----------------------------------------------------------------------
+# --- lists of known failures, selections, names ---------------------------------------------------
 
 
 def takes_objects(Y: Any, gradients: Any, *, learning_rate: float) -> Any:

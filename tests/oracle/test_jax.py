@@ -41,7 +41,7 @@ def test_the_port_conforms(dtype: str, cases: int) -> None:
 
 
 def test_subnormal_numbers_are_zero_in_compiled_code_and_are_left_out() -> None:
-    """Else the cases would reject JAX, and no step."""
+    """The cases would reject JAX otherwise, and no step."""
     harness = Harness.of(jax_step.step, array="jax")
     with harness.conversion.scope():
         assert jax.jit(lambda x: 0.5 * x)(harness.conversion.to(np.array(3e-308))) == 0.0
@@ -101,7 +101,7 @@ def test_arrays_go_to_jax_and_come_back(dtype: str) -> None:
 
 
 def test_half_precision_is_computed_in_single() -> None:
-    """As a JAX model in bfloat16 does: storage in 16 bits, decompositions in 32."""
+    """A JAX model in bfloat16 does so: storage in 16 bits, decompositions in 32."""
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         factors = jax_step.step(*(X.astype("float32") for X in arrays), **parameters)

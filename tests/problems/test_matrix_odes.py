@@ -64,7 +64,7 @@ ONE_SIDED, ONE_SIDED_ATTAINED, NEVER_VIOLATED, ATTAINED = (
     "Lipschitz constant: attained",
 )
 
-# --- defects that published codes had, and relatives of theirs -------------------------------------------------------
+# --- defects that published codes had, and relatives of theirs ------------------------------------
 
 
 class Unconjugated(Schroedinger):
@@ -270,7 +270,7 @@ def test_the_factored_form_is_the_field_for_complex_states_too(make: Callable[[]
     assert norm(problem.apply_left(0.3, Y, U) - F.conj().T @ U) <= 1e-13 * norm(F) * norm(U)
 
 
-# --- each problem's own text -----------------------------------------------------------------------------------------
+# --- each problem's own text ----------------------------------------------------------------------
 
 
 def test_the_rotating_exponential_is_its_matrix_exponentials() -> None:
@@ -396,8 +396,8 @@ def test_heat_has_four_smooth_directions_besides_its_sources() -> None:
     ids=["Landau", "two streams"],
 )
 def test_plasmas_start_neutral_and_at_rest(problem: VlasovPoisson, spread: float) -> None:
-    """As many electrons as ions, up to what a Maxwellian has beyond 6 standard deviations, 2e-9;
-    ⟨v⟩ = 0, and ⟨v²⟩ as given.
+    """Electrons and ions balance, up to the part of a Maxwellian beyond 6 standard deviations,
+    2e-9; ⟨v⟩ = 0, and ⟨v²⟩ as given.
     """
     length = problem.shape[0] * problem.cell[0]
     assert problem.invariants(problem.start(2).full())["mass"] == pytest.approx(length, rel=3e-9)

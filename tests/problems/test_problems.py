@@ -229,7 +229,7 @@ def test_what_is_stated_for_every_time_is_not_tested_at_0_alone() -> None:
     assert _failed(Leak(5, 4)) == {"invariant: norm", "Lipschitz constant: never violated"}
 
 
-# --- every check can fail --------------------------------------------------------------------------------------------
+# --- every check can fail -------------------------------------------------------------------------
 
 
 class WrongGradient(Quadratic):
@@ -407,7 +407,7 @@ def test_a_negative_minimum_is_compared_like_any_other() -> None:
     assert not all(check.passed for check in check_minimum(problem, W))
 
 
-# --- solutions and minima --------------------------------------------------------------------------------------------
+# --- solutions and minima -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in PROBLEMS if "softmax" not in name])
@@ -479,7 +479,7 @@ def test_the_lower_bound_of_the_softmax_minimum_is_tight() -> None:
         _ = SoftmaxRegression(X, labels).minimiser
 
 
-# --- stochastic gradients --------------------------------------------------------------------------------------------
+# --- stochastic gradients -------------------------------------------------------------------------
 
 
 def test_batch_variance_by_brute_force() -> None:
@@ -504,7 +504,7 @@ def test_batch_gradients_are_unbiased() -> None:
     assert norm(problem.batch_gradient(W, np.arange(40)) - problem.gradient(W)) <= 1e-14 * norm(W)
 
 
-# --- the two-layer network -------------------------------------------------------------------------------------------
+# --- the two-layer network ------------------------------------------------------------------------
 
 Layers = tuple[Matrix, Matrix]
 
@@ -601,7 +601,7 @@ def test_the_planted_network_has_no_loss() -> None:
     assert np.linalg.matrix_rank(problem.Y) == 2
 
 
-# --- bad input -------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 EYE, RNG = np.eye(3), np.random.default_rng(0)
 

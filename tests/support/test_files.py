@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent.parent.parent
 DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "inf"}, "none": None, "tuple": (1, 2)}
 
 
-# --- whole or not there ----------------------------------------------------------------------------------------------
+# --- whole or not there ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("contents", ["text with ϑ\n", b"\x00\xff"])
@@ -152,7 +152,7 @@ def test_two_writers_and_a_reader_never_see_a_mixture(tmp_path: Path) -> None:
     assert [status_of(pid) for pid in children] == [0, 0]
 
 
-# --- damage shows ----------------------------------------------------------------------------------------------------
+# --- damage shows ---------------------------------------------------------------------------------
 
 
 def test_sealed_json_comes_back(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_what_cannot_be_sealed_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "x.json").exists()
 
 
-# --- one owner -------------------------------------------------------------------------------------------------------
+# --- one owner ------------------------------------------------------------------------------------
 
 
 def test_a_folder_has_one_owner_until_that_is_killed(tmp_path: Path) -> None:
@@ -263,12 +263,12 @@ def test_the_lock_of_a_run_that_was_killed_is_taken(contents: str, tmp_path: Pat
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
 
 
-# --- regular files ---------------------------------------------------------------------------------------------------
+# --- regular files --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", [read_json, require_regular, read_regular])
 def test_what_is_no_regular_file_is_refused_at_once(call: Callable[[Path], object], tmp_path: Path) -> None:
-    """Whoever reads a pipe waits for a writer, for ever if there is none; a device has no end."""
+    """A reader of a pipe waits for a writer, for ever if there is none; a device has no end."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "link", "a pipe"), (Path("/dev/zero"), "a device")):
@@ -284,7 +284,7 @@ def test_what_stands_where_a_killed_write_left_its_part_does_not_stop_the_next(t
     assert [path.name for path in tmp_path.iterdir()] == [".x.2.part"]
 
 
-# --- the tree --------------------------------------------------------------------------------------------------------
+# --- the tree -------------------------------------------------------------------------------------
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "jsonpickle"}
 UNSAFE_CALLS = {"torch.load", "torch.save", "joblib.load", "joblib.dump", "np.save", "numpy.save"}
@@ -306,7 +306,7 @@ def source_files(*folders: str) -> Iterator[Path]:
 
 
 def unsafe(source: str) -> list[str]:
-    """What in this source reads or writes data that can run code."""
+    """The calls in this source that read or write data that can run code."""
     if not any(word in source for word in SUSPICIOUS):  # parsing takes a while
         return []
     found = []
@@ -328,7 +328,7 @@ def writers(source: str) -> list[str]:
 
 
 def in_tree(search: Callable[[str], list[str]], *folders: str) -> dict[str, list[str]]:
-    """What the search finds, by file."""
+    """The findings of the search, by file."""
     files = list(source_files(*folders))
     assert len(files) > 100
     found = {str(path.relative_to(ROOT)): search(path.read_text("utf-8")) for path in files}

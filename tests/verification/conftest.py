@@ -28,8 +28,8 @@ def stored_pages_once() -> Iterator[None]:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """As in the foreground: what a shell starts in the background ignores interrupts, and so would
-    the tests.
+    """Run as in the foreground: a process that a shell starts in the background ignores interrupts,
+    and so would the tests.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

@@ -30,7 +30,7 @@ def test_negative_measurement_is_no_violation() -> None:
 
 @pytest.mark.parametrize(("measured", "ratio"), [(-2.0, 0.0), (-1.0, 0.0), (-0.01, math.inf), (0.5, math.inf)])
 def test_a_negative_bound_is_one(measured: float, ratio: float) -> None:
-    """As of L(W₁) − L(W) ≤ −λ(1 − βλ/2)‖P∇L‖²."""
+    """One such bound is L(W₁) − L(W) ≤ −λ(1 − βλ/2)‖P∇L‖²."""
     out = Measurements()
     out.at_most("descent", measured, -1.0)
     assert CaseResult("", dict(out.ratios), out.undecided).worst == ratio

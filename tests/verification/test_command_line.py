@@ -78,7 +78,7 @@ def test_claims_are_listed_and_a_report_is_written_without_torch(tmp_path: Path)
 def test_a_report_of_all_claims_has_pages_next_to_it(
     there_are: Mapping[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What other commands have measured is the same whatever is checked: a claim alone need not
+    """The measurements of other commands do not depend on the selection: a claim alone need not
     wait for their pictures.
     """
     for module in ("verification.command", "verification.report.report"):
@@ -135,7 +135,7 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whenever it comes; whoever handled the signal before does so afterwards."""
+    """Whenever it comes; the earlier handler of the signal is there again afterwards."""
 
     def interrupted(*_: Any, **__: Any) -> None:
         signal.raise_signal(signum)

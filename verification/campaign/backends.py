@@ -2,7 +2,7 @@
 workers of a Dask cluster.
 
 Both yield ``work(item)`` for every item in the order of completion, and raise :class:`BackendError`
-where they cannot go on.
+where they cannot continue.
 
 Dask is not used through joblib.  In joblib 1.6.0 the callback that ends the waiting is not called
 for errors, so a generator waits forever for a task that Dask has given up.  A worker that dies

@@ -99,8 +99,8 @@ def _refuse_broken(member: Member, name: str) -> None:
 
 @lru_cache
 def _has_slope(name: str) -> bool:
-    """Whether the claims on gradient flows can run on the problem of this name; one instance is
-    made to find out.
+    """Return whether the claims on gradient flows can run on the problem of this name; one instance
+    is made to find out.
     """
     make: Callable[[np.random.Generator], object] = load_object(name, "--problem")
     wanted = "--problem: expected a function of a random generator that returns a MatrixODE"

@@ -169,14 +169,14 @@ class ClaimOutcome:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing speaks against the claim: it holds, every control fails, and the record
-        agrees.
+        """Return whether nothing speaks against the claim: it holds, every control fails, and the
+        record agrees.
         """
         return not self.problems
 
     @property
     def verdict(self) -> str:
-        """Whether the claim stands, and whether the record covers it, in words."""
+        """Return whether the claim stands, and whether the record covers it, in words."""
         return "does not stand" if not self.holds else "holds" if self.on_record else "holds, not on record"
 
 

@@ -200,7 +200,9 @@ def _last_digit(number: Decimal) -> Decimal:
 
 
 def _alike(now: float, then: float, rounding: bool, control: bool, same_seed: bool) -> bool:
-    """Whether the processor, and the seed where it is another one, can explain how two ratios differ."""
+    """Return whether the processor, and the seed where it is another one, can explain how two
+    ratios differ.
+    """
     kind = ("control in rounding units" if rounding else "control") if control else "rounding" if rounding else "bound"
     clear, loose = FACTORS[kind]
     if not same_seed:

@@ -41,7 +41,7 @@ def key(unit: Unit) -> str:
 
 
 def work(unit: Unit) -> CaseResult:
-    """Do one unit, in whatever process this is; a check that raises gives a result that tells the error."""
+    """Do one unit, in whatever process this is; a check that raises gives a result that states the error."""
     claim_id, control_id, case = unit
     claim = CLAIMS[claim_id]
     check = claim.check if not control_id else next(c for c in claim.controls if c.id == control_id).check
@@ -152,7 +152,7 @@ def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_rec
         return bare
     try:
         return replace(bare, changes=[f"{change} ({ADVICE})" for change in changes(bare, record, plan.seed)])
-    except Exception as error:  # of a table, which the report tries again and tells by its name
+    except Exception as error:  # of a table, which the report tries again and reports by its name
         return replace(bare, broken=[f"what it measured cannot be held against the record: {in_a_line(error)}"])
 
 

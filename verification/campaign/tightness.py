@@ -34,7 +34,9 @@ SURROUNDINGS = (
     {"MALLOC_PERTURB_": "0", "PYTHONHASHSEED": "0"},
     {"MALLOC_PERTURB_": "170", "PYTHONHASHSEED": "1"},
 )
-"""Of either run: what the GNU C library leaves in memory that it hands out, and the order of sets."""
+"""Environments of the two runs: the contents of memory that the GNU C library hands out, and the
+order of sets.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -237,7 +237,7 @@ def as_predicted(slopes: Mapping[str, float], predicted: Mapping[str, float]) ->
 
 
 def beside_the_line(points: Mapping[str, Any], controls: Mapping[str, Any]) -> bool:
-    """Whether all points are within their allowed errors and no control is."""
+    """Return whether all points are within their allowed errors and no control is."""
     return all(one["within"] for one in points.values()) and not any(one["within"] for one in controls.values())
 
 

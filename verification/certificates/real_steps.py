@@ -2,20 +2,9 @@
 fast path, by their arrays.
 
 All input arrays are exact in every format, in the eight bits of bfloat16 as well: U and V have
-entries 0, ±1/4 and ±1/2, S, G and the gradients are small multiples of 1/4 and 1/16.  So the whole
-error is that of the step, which is compared with
-
-    3u ‖W₁‖ + c·eps·s · σ_r/(σ_r − σ_{r+1}),        c = 4√(m + n),
-
-where u is the unit round-off of the format that U₁, S₁ (diagonal) and V₁ are kept in: rounding one
-of them moves W₁ by u‖W₁‖, to first order at most.  c·eps·s is one unit of the acceptance criteria,
-which reject at 30, with eps of the arithmetic: a yardstick, no bound of the error of Ŵ.  The last
-factor, by which truncation amplifies that error, is the norm of the derivative of the best
-approximation of rank r: it takes E_ij (i ≤ r < j, in singular vectors) to σ_i(σ_i E_ij + σ_j
-E_ji)/(σ_i² − σ_j²), and has the eigenvalues σ_i/(σ_i ± σ_j) there.
-
-How sharp this yardstick is, the controls show: they have the least loss of accuracy in the gradient
-that it notices.
+entries 0, ±1/4 and ±1/2, S, G and the gradients are small multiples of 1/4 and 1/16. So the whole
+error is that of the step, which :func:`allowed` bounds. The controls show how sharp this yardstick
+is: they have the least loss of accuracy in the gradient that it notices.
 """
 
 from __future__ import annotations
@@ -116,7 +105,18 @@ def lossy(real: RealStep, bits: int) -> RealStep:
 
 
 def allowed(arrays: Sequence[Matrix], sigma: Sequence[float], u: float, eps: float) -> float:
-    """The allowed error, relative to ‖W₁‖; ``sigma`` are the singular values of the exact Ŵ."""
+    """The allowed error of W₁, relative to ‖W₁‖: 3u ‖W₁‖ + c·eps·s · σ_r/(σ_r − σ_{r+1}), c = 4√(m
+    + n).
+
+    ``sigma`` : the singular values of the exact Ŵ.
+
+    u is the unit round-off of the format of U₁, S₁ (diagonal) and V₁: rounding one of them moves W₁
+    by u‖W₁‖ at most, to first order. c·eps·s is one unit of the acceptance criteria, which reject
+    at 30, with eps of the arithmetic: a yardstick, no bound of the error of Ŵ. The last factor, by
+    which truncation amplifies that error, is the norm of the derivative of the best approximation
+    of rank r: it takes E_ij (i ≤ r < j, in singular vectors) to σ_i(σ_i E_ij + σ_j E_ji)/(σ_i² −
+    σ_j²), and has the eigenvalues σ_i/(σ_i ± σ_j) there.
+    """
     U, S, V, _ = arrays
     dK, dL, dS = _gradients(arrays)
     parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS)

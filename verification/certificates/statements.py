@@ -1,19 +1,10 @@
-"""What is proved of one iteration: statements left ≤ right about the exact numbers that double
+"""Proved statements about one iteration, left ≤ right, about the exact numbers that double
 precision took in and gave out.
 
 Every statement judges the *output* against quantities that the output does not enter, except
-through its rank.  Some forms of the guarantees would hold for any output whatever and prove
-nothing: the descent lemma with ⟨∇L(Ŵ), W₁ − Ŵ⟩, and the error recursion with ϑ = ‖Ŵ − W₁‖.  So ϑ₁
-is the tail of the exact Ŵ here, the least that any matrix of this rank can lose.
-
-*Conformance.*  The distance from Ŵ to the nearest matrix of which W₁ is a best approximation of
-rank r₁ has a closed form: with D = Ŵ − W₁ and its part N in the normal space at W₁,
-
-    η² = ‖D − N‖² + Σ_i (σ_i(N) − σ_{r₁}(W₁))₊².
-
-(W₁ is a best approximation of Ŵ + E iff the tangential part of D + E vanishes and
-‖N + E_N‖₂ ≤ σ_{r₁}(W₁); the nearest such N + E_N has the singular values of N cut off there [Mirsky
-1960].  If σ_{r₁}(W₁) = 0, then Ŵ + E = W₁, and η = ‖D‖.)
+through its rank. Some forms of the guarantees would hold for any output whatever and prove nothing:
+the descent lemma with ⟨∇L(Ŵ), W₁ − Ŵ⟩, and the error recursion with ϑ = ‖Ŵ − W₁‖. So ϑ₁ is the tail
+of the exact Ŵ here, the least that any matrix of this rank can lose.
 """
 
 from __future__ import annotations
@@ -122,6 +113,16 @@ def diagonal_core(it: Iteration) -> Sides:
 
 
 def conformance(it: Iteration) -> Sides:
+    """The distance η from Ŵ to the nearest matrix of which W₁ is a best approximation of rank r₁.
+
+    With D = Ŵ − W₁ and its part N in the normal space at W₁,
+
+        η² = ‖D − N‖² + Σ_i (σ_i(N) − σ_{r₁}(W₁))₊².
+
+    W₁ is a best approximation of Ŵ + E iff the tangential part of D + E vanishes and
+    ‖N + E_N‖₂ ≤ σ_{r₁}(W₁).  The nearest such N + E_N has the singular values of N cut off there
+    [Mirsky 1960].  If σ_{r₁}(W₁) = 0, then Ŵ + E = W₁, and η = ‖D‖.
+    """
     D = it.W_hat - it.W1
     N = it.normal(it.U1, it.V1, D)
     smallest = arb.union(*it.values("W1", it.W1)[it.rank - 1])

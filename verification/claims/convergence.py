@@ -70,7 +70,7 @@ def check(
     the largest β seen so far.
 
     For controls: ``factor`` replaces 1 − βλ/2, ``rank`` is the rank of the start on the saddle
-    problem, and ``priced`` tells whether the bound has the terms of the truncation.  On the saddle
+    problem, and ``priced`` says whether the bound has the terms of the truncation.  On the saddle
     problem ∇L keeps the row space and with it the rank, so that the loss stays above ¼Σ_{i>4}
     b_i² > L*: only stationarity is promised.
     """

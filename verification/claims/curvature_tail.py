@@ -1,4 +1,4 @@
-"""What the truncation back to fixed rank costs: a term of second order in λ, divided by σ_min."""
+"""The cost of truncation back to fixed rank: a term of second order in λ, divided by σ_min."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Wrong:
-    """What a control changes: options of the optimizer, the rule's transport, the spare direction,
-    or the weights of the mean in the judgement.
+    """The changes of a control: options of the optimizer, the rule's transport, the spare
+    direction, or the weights of the mean in the judgement.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Run(Protocol):
 
     @property
     def head(self) -> Matrix:
-        """What AdamW trains, (m,)."""
+        """The parameter that AdamW trains, (m,)."""
 
     def step(self, gradient: Matrix, of_head: Matrix, rate: float) -> None:
         """One step at this rate for these gradients."""

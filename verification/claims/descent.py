@@ -242,9 +242,10 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
-    # The saddle problem truncates nothing: half of what is compared there, 2 % of all.  Where a run converges, a quarter
-    # of the runs, ϑ₁ falls like ‖P∇L‖² and the bound β/2 ϑ₁² like its square: it is rounding from about the middle of
-    # the run on, so an eighth to a fifth of such a run decides nothing, 3 to 5 % of all.
+    # The saddle problem truncates nothing: half of what is compared there, 2 % of all.  Where a run
+    # converges, a quarter of the runs, ϑ₁ falls like ‖P∇L‖² and the bound β/2 ϑ₁² like its square:
+    # it is rounding from about the middle of the run on, so an eighth to a fifth of such a run
+    # decides nothing, 3 to 5 % of all.
     undecided=0.07,
     floor=5000,
     controls=(

@@ -27,11 +27,13 @@ SHARPENED = {
     "curved": (np.diag([1.0, (LENGTH + BELOW) * RATE]), np.diag([0.0, 1e-9]), None),
     "normal": (np.diag([1.0, 0.0]), np.array([[0.0, 1e-4], [1e-4, 1.0]]), None),
 }
-"""Single steps that attain an inequality: W, ∇L and a memory, in two planes, as in the claim of the priced truncation.
+"""Single steps that attain an inequality: W, ∇L and a memory, in two planes, as in the claim of the
+priced truncation.
 
 "spent": the cut takes back cλ‖M̄‖₍₁₎ of the decrease.  "opposed": a memory that opposes the gradient
 moves and cuts uphill.  "curved": at a minimiser the step and the cut add up.  "normal": what is cut
-is normal."""
+is normal.
+"""
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,9 @@ def _turned(out: Measurements, nu: float, normal: float, moved: Any, W: Any, ran
 
 
 def rotated(case: Case, bound: Bound, rng: np.random.Generator) -> CaseResult:
-    """e₁e₁ᵀ turned by an angle in the plane of e₁ and e₂ on both sides, and the normal gradient e₂e₂ᵀ: ν is attained."""
+    """e₁e₁ᵀ turned by an angle in the plane of e₁ and e₂ on both sides, and the normal gradient
+    e₂e₂ᵀ: ν is attained.
+    """
     out, angle = Measurements(), float(rng.uniform(0.05, 1.5))
     Q1, Q2 = (np.linalg.qr(rng.standard_normal((size, 2))).Q for size in (9, 7))
     turn = np.array([[np.cos(angle)], [np.sin(angle)]])

@@ -49,7 +49,9 @@ class Setting:
 
 
 def setting_of(case: Case) -> Setting:
-    """½⟨W − A_i, H₁(W − A_i)H₂⟩ in mean over 40 matrices A_i, in batches of 4 with replacement; or Gaussian noise."""
+    """½⟨W − A_i, H₁(W − A_i)H₂⟩ in mean over 40 matrices A_i, in batches of 4 with replacement; or
+    Gaussian noise.
+    """
     rng = np.random.default_rng([case["seed"], 75])
     if case["family"] in ALONE:
         m, n = 7, 5

@@ -139,8 +139,8 @@ def check(case: Case, options: dict[str, Any] | None = None) -> CaseResult:
         known[name] = min(error(lora(case, data, of_rank, rate)) for rate in LORA_RATES)
     for name in ("LoRA r*", "least squares of rank r*", "least squares"):
         out.ratio(f"the error is at most 1.1 times that of {name}", ours / (1.1 * known[name]))
-    # converged errors are in the ratio (8(m + n − 8)/(r*(m + n − r*)))^{1/2}, which is 1.9 for 40 x 30 and r* = 2,
-    # and below 1.3 for 50 x 50 and r* = 5
+    # converged errors are in the ratio (8(m + n − 8)/(r*(m + n − r*)))^{1/2}, which is 1.9 for
+    # 40 x 30 and r* = 2, and below 1.3 for 50 x 50 and r* = 5
     if rank == 2:
         out.ratio("1.3 times the error is at most that of LoRA with r = 8", 1.3 * ours / known["LoRA r = 8"])
     size = float(np.linalg.norm(data.target))

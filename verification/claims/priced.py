@@ -210,7 +210,9 @@ def _norm(X: Any) -> float:
 def start_of(
     case: Case, rng: np.random.Generator, sharpened: Mapping[str, tuple[Matrix, Matrix, Matrix | None]]
 ) -> tuple[Any, LowRank, Moments]:
-    """The problem, the state and the memory of a case; those of ``sharpened`` are W, ∇L and a memory in two planes."""
+    """The problem, the state and the memory of a case; those of ``sharpened`` are W, ∇L and a
+    memory in two planes.
+    """
     name = case["problem"]
     if name in PLANTED:
         A = LowRank.random((12, 10), PLANTED[name], rng).full()

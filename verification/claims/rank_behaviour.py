@@ -22,7 +22,7 @@ FULL = "parallel BUG with step rejection where nothing was truncated"
 
 
 def kind_of(name: str) -> str:
-    """What the rank does: it is "fixed", it "stalls", or it grows ("adaptive").
+    """The behaviour of the rank: it is "fixed", it "stalls", or it grows ("adaptive").
 
     The parallel step and the tangent space of projected methods do not contain what lies outside of
     both bases: a new direction enters with size O(h²/σ_min), below ϑ = 1e-3 h.

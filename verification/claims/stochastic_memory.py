@@ -39,7 +39,8 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def coins(plan: Plan) -> Iterator[Case]:
-    """Numbers without a memory, whose estimate has the wrong sign half of the time: half of the floor is needed.
+    """Numbers without a memory, whose estimate has the wrong sign half of the time: half of the
+    floor is needed.
 
     No unbiased estimate of a number needs more.  If it has the wrong sign with probability p and is
     0 then, (E E²)^{1/2} is at least |∇L|(p/(1 − p))^{1/2}, and 2p|∇L| is at most half of twice that.
@@ -56,8 +57,8 @@ def _size(name: str, plan: Plan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Bound:
-    """What controls change: factors of ν, of ς², of the floor; a mean of all gradients in place of
-    a memory that forgets; the estimates, by a factor of their errors and a bias of every entry.
+    """The changes of controls: factors of ν, of ς², of the floor; a mean of all gradients in place
+    of a memory that forgets; the estimates, by a factor of their errors and a bias of every entry.
     """
 
     nu: float = 1.0
@@ -118,7 +119,7 @@ def noisy(case: Case) -> Noisy:
 
 
 def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
-    """‖M̄_t − P∇L‖ in the mean square, and the sum over the steps, at every t; ``move`` takes the
+    """‖M̄_t − P∇L‖ in mean square, and the sum over the steps, at every t; ``move`` takes the
     place of the transport.
 
     The expectations are judged by the upper confidence limit (Student, one-sided, 99.9 %) of the

@@ -1,4 +1,4 @@
-"""What accuracy costs: the error of every integrator against wall time and field evaluations, with
+"""The cost of accuracy: the error of every integrator against wall time and field evaluations, with
 the best possible error.
 """
 

@@ -37,7 +37,7 @@ changes a file runs ``make formal``.
 
 OPTIONS = ("-q", "-w", "none", "-Q", ".", "GeoLoRA")
 CLOSED = "Closed under the global context"
-"""What Coq prints of a theorem that rests on no axiom."""
+"""The text that Coq prints for a theorem without axioms."""
 CLASSICAL = {
     "ClassicalDedekindReals.sig_forall_dec",
     "ClassicalDedekindReals.sig_not_dec",
@@ -108,7 +108,7 @@ def main_theorems(files: Iterable[str] = SOURCES) -> list[str]:
 
 
 def assumptions(folder: Path, theorems: Iterable[str], files: Iterable[str] = SOURCES) -> dict[str, str]:
-    """What each theorem rests on, in Coq's words; all files must be compiled in ``folder``."""
+    """The axioms of each theorem, in Coq's words; all files must be compiled in ``folder``."""
     asked = list(theorems)
     marks = [f'Goal True. idtac "<{name}>". Abort. Print Assumptions {name}.' for name in asked]
     text = "\n".join([f"From GeoLoRA Require {' '.join(files)}.", *marks])

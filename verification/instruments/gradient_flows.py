@@ -1,7 +1,7 @@
 """The gradient flows that the descent and convergence claims run on, by name, each with a start.
 
 The constant β is 2.25 for the quadratics: where it is 1, β and 1/β are the same in every formula,
-and a check tells nothing.
+and a check shows nothing.
 """
 
 from __future__ import annotations

@@ -40,40 +40,48 @@ __all__ = ["FAMILY", "Member", "member", "projected_flow"]
 
 @dataclass(frozen=True)
 class Member:
-    """One integrator and its promises.
-
-    ``tangential``, ``general`` : its order against the projected flow for a tangential field and
-    for one with a normal part; 0 for a method that follows another flow, at a distance of O(ε).
-    ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away
-    by ε.  ``exact`` : whether it reproduces a given curve of its rank; None promises nothing about
-    it, and is not judged.  ``half_exact`` : whether it
-    does so if the curve has no normal part at the beginning of the step, as if one of its two
-    spaces is constant: the missing block of Ŝ is 0 then.  ``conservative`` : whether every sub-step
-    is a Galerkin step in a space that contains the state, so that the invariants of a Hamiltonian
-    field stay up to the truncation.  ``robust`` : whether its error does not depend on the smallest
-    singular value of S; a method that divides by S breaks down.  ``coarsest`` : the number of steps
-    per unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a
-    tolerance.  ``stalls`` : whether the rank fails to grow from a well conditioned state as h falls,
-    since a new direction enters with size O(h²/σ_min) only.  ``solves`` : whether a sub-solver
-    handles time, so that a curve in the spaces of the state is exact.  ``alone`` : for a method without
-    a sub-solver, the Runge–Kutta method that it is where nothing turns; its linear stability is
-    judged by it, or not at all.
-    """
+    """One integrator and its promises."""
 
     name: str
     make: Callable[[TruncationRule, SubSolver], Integrator]
     tangential: int
+    """The order against the projected flow for a tangential field; 0 for a method that follows
+    another flow, at a distance of O(ε).
+    """
     general: int
+    """The order for a field with a normal part, likewise."""
     dial: bool = False
+    """True for an error O(h²) + O(εh), whose first-order part can be dialled away by ε."""
     exact: bool | None = False
+    """True if it reproduces a given curve of its rank; None promises nothing about it, and is not
+    judged.
+    """
     half_exact: bool = False
+    """True if it reproduces a curve without a normal part at the beginning of the step, as where
+    one of its two spaces is constant: the missing block of Ŝ is 0 then.
+    """
     conservative: bool = False
+    """True if every sub-step is a Galerkin step in a space that contains the state, so that the
+    invariants of a Hamiltonian field stay up to the truncation.
+    """
     robust: bool = True
+    """True if its error does not depend on the smallest singular value of S; a method that divides
+    by S breaks down.
+    """
     coarsest: int = 16
+    """The number of steps per unit of time from which on the order shows."""
     adaptive: bool = True
+    """True if the rank follows a tolerance."""
     stalls: bool = False
+    """True if the rank fails to grow from a well conditioned state as h falls, since a new
+    direction enters with size O(h²/σ_min) only.
+    """
     solves: bool = True
+    """True if a sub-solver handles time, so that a curve in the spaces of the state is exact."""
     alone: RungeKutta | None = None
+    """The Runge–Kutta method that a method without a sub-solver is where nothing turns; its linear
+    stability is judged by it, or not at all.
+    """
 
 
 FAMILY = {

@@ -25,7 +25,8 @@ def alike(X: Tensor, Y: Tensor) -> bool:
 
 
 TINY = 1e-30
-"""A factor of the loss that leaves gradients below all rounding; adapters whose gradients are 0 stand still."""
+"""A factor of the loss that leaves gradients below all rounding; adapters whose gradients are 0 stand still.
+"""
 
 
 def _backward(model: nn.Module, scale: float = 1.0) -> None:
@@ -51,7 +52,7 @@ def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
 
 
 def momentum_moves_with_the_bases(device: str = "cpu") -> bool:
-    """With next to no gradient, heavy ball goes on along β times its last direction, projected onto
+    """With next to no gradient, heavy ball continues along β times its last direction, projected onto
     the new tangent space; the optimizer itself refuses a memory that is not tangent there.
     """
     holds, beta = True, 0.5
@@ -143,7 +144,7 @@ def counted_are_the_numbers_of_the_state(device: str = "cpu") -> bool:
 
 def overflow_of_a_scaled_loss_changes_nothing(device: str = "cpu") -> bool:
     """A step that overflows leaves model and memory bit for bit and halves the scale; once the
-    scale fits, training goes on.
+    scale fits, training continues.
     """
     holds = True
     for method in METHODS:

@@ -1,1 +1,3 @@
-"""The fast path on another device: the oracle's whole catalogue, trainings compared with the CPU, and timings."""
+"""The fast path on another device: the oracle's whole catalogue, trainings compared with the CPU,
+and timings.
+"""

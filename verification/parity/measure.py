@@ -1,5 +1,5 @@
-"""What is measured on a device: conformance by dtype, the fused function and trainings compared
-with the CPU, the time of an update.
+"""Measurements on a device: conformance by dtype, the fused function and trainings compared with
+the CPU, the time of an update.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What every room of the verification uses: machine facts, options, pictures, stored results on a page."""
+"""Tools that the whole verification uses: machine facts, options, pictures, stored results on a page."""

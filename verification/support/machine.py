@@ -1,4 +1,6 @@
-"""What figures depend on: processor, system, versions, the commit if there is one, and the sources."""
+"""The surroundings that figures depend on: processor, system, versions, the commit if there is one,
+and the sources.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def digest_of(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in sorted(files.items(), key=lambda item: Path(item[0])):
         contents = path.read_bytes()
-        digest.update(f"{name} {len(contents)} ".encode())  # the length tells where a file ends
+        digest.update(f"{name} {len(contents)} ".encode())  # the length shows where a file ends
         digest.update(contents)
     return digest.hexdigest()[:16]
 

@@ -92,7 +92,7 @@ def _shown(item: Item, folder: Path) -> Shown:
 
 
 def unshown(path: Path, error: Exception, command: str) -> Shown:
-    """What a page shows in place of an unreadable file: the reason, and the command that makes the
+    """The text of a page in place of an unreadable file: the reason, and the command that makes the
     file again.
     """
     return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). To make it again: {command}")

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def covered(tests: Sequence[str]) -> dict[str, Any]:
-    """What these tests take of the files of the package, as coverage tells it.  Raises
+    """The branches of the package that these tests take, as coverage reports them.  Raises
     ``CalledProcessError`` if they fail.
 
     In a process of their own: the type checker of the test run must be there before the package is

@@ -46,7 +46,7 @@ PLANTS: dict[str, Callable[[Path], object]] = {
     "other contents": lambda path: path.write_bytes(b"other"),
     "a pipe": os.mkfifo,
 }
-"""What is put in the place of a file."""
+"""Objects that are put in the place of a file."""
 
 
 class Fault(NamedTuple):
@@ -87,15 +87,15 @@ class Bench:
         return disturbed(lambda: self.program.run(self.work), self.work, kind, at, self.patience, when_stopped)
 
     def same(self) -> bool:
-        """Whether the results are those of an undisturbed run."""
+        """Return whether the results are those of an undisturbed run."""
         try:
             return bool(self.program.result(self.work) == self.result)
         except (OSError, ValueError, LookupError, TypeError):
             return False
 
     def ended(self, ended: Ended, *allowed: int, names: Sequence[str] = ()) -> bool:
-        """Whether a run ended like an undisturbed one.  Raise a verdict unless it ended in time,
-        without a traceback, with this or an ``allowed`` status, and refused one of ``names``.
+        """Return whether a run ended like an undisturbed one.  Raise a verdict unless it ended in
+        time, without a traceback, with this or an ``allowed`` status, and refused one of ``names``.
         """
         said = ended.said.strip()[-300:]
         if ended.hung:

@@ -151,7 +151,7 @@ catalogue whose ids begin so reject, some of them in single precision alone, and
 """
 NARROW = f"""\
 {len(NARROW_MUTANTS)} backends are wrong at one size, in one layout or in one state, and the reference elsewhere.  Few cases of
-the catalogue go there; a test asks the one in parentheses.
+the catalogue go there; a test runs the one in parentheses.
 """
 PRECISIONS = f"""\
 Which mutants pass all {CASES} cases if a backend claims less precision, or storage in fewer bits than its arithmetic.  *May

@@ -1,18 +1,17 @@
 """Long runs: many thousand steps on a small problem, ``python -m verification.trust.long_runs``;
 writes long_runs.json.
 
-The target changes between rank 6 and rank 1, so that ranks grow and shrink all the time.  Watched,
-tenth by tenth of the run: the defect of the bases (just before they are cured), the ranks, the
-processor time a step and the memory of the process.  After half of the steps the state is saved,
-loaded and run on once more; both runs must end bit for bit the same.
+The target changes between rank 6 and rank 1, so that ranks grow and shrink all the time. Each tenth
+of the run reports the defect of the bases just before they are cured, the ranks, the processor time
+of a step and the memory of the process. After half of the steps the state is saved, loaded and
+continued once more; both runs must end bit for bit the same.
 
-Rounding adds up in the bases as long as their directions are kept: with one target and without a
-cure the defect grows without bound (4500 eps after 16 000 steps in float64).  The cure is one
-Newton–Schulz step (:meth:`geolora_ref.LowRank.polished`) now and then, ``--polish K`` every K
-steps.
+Rounding adds up in the bases: with one target and without a cure the defect grows without bound
+(4500 eps after 16 000 steps in float64). The cure is a Newton–Schulz step
+(:meth:`geolora_ref.LowRank.polished`), ``--polish K`` every K steps.
 
-The whole takes a quarter of an hour of a quiet core.  Every 10 000 steps a sealed file says how far
-it is; after a kill the same command goes on from there.
+The whole takes a quarter of an hour of a quiet core. Sealed files allow the same command to resume
+after a kill.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def long_run(
     every ``period`` steps.
 
     Half of the steps are done twice, so that ``progress(done)`` ends at 3/2 ``steps``, rounded up.
-    With a ``state_file`` the run goes on where an earlier one of the same steps, options and
+    With a ``state_file`` the run resumes where an earlier one of the same steps, options and
     sources stopped.
     """
     step = _stepper(dtype, polish, period)
@@ -91,9 +90,7 @@ def long_run(
 
 
 def verdict(found: dict[str, Any]) -> dict[str, Any]:
-    """What must hold: bounded defect, ranks that grow and shrink in every tenth, no leak of memory
-    or time.
-    """
+    """Judge the run: bounded defect, ranks that grow and shrink in every tenth, no leak of memory or time."""
     tenths = found["tenths"]
     defects = [tenth["defect"] / found["eps"] for tenth in tenths]
     a_step = [tenth["seconds"] / tenth["steps"] for tenth in tenths]

@@ -59,7 +59,7 @@ CONSOLE = Terminal()
 say = partial(CONSOLE.print, markup=False, highlight=False, soft_wrap=True)
 
 Check = Callable[[], bool]
-"""Whether everything holds; called in a fork."""
+"""A function that returns whether everything holds; it is called in a fork."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Altered(SourceFileLoader):
         return spec_from_file_location(fullname, self.path, loader=self) if fullname == self.name else None
 
 
-# --- what must notice ------------------------------------------------------------------------------------------------
+# --- what must notice -----------------------------------------------------------------------------
 
 
 class Profile:
@@ -117,8 +117,8 @@ class Profile:
 
 
 def tests_pass(arguments: Sequence[str]) -> bool:
-    """Whether these tests pass, without the run-time type checker: no mutant may be killed by the
-    shapes in annotations.
+    """Return whether these tests pass, without the run-time type checker: no mutant may be killed
+    by the shapes in annotations.
     """
     import pytest
 
@@ -127,8 +127,8 @@ def tests_pass(arguments: Sequence[str]) -> bool:
 
 
 def claim_stands(module: str) -> bool:
-    """Whether the claim of this module holds in the quick plan, as sharp as on record, and its
-    pictures and tables can be made.
+    """Return whether the claim of this module holds in the quick plan, as sharp as on record, and
+    its pictures and tables can be made.
 
     ``verification.claims`` is imported first: it refuses claims whose names and sources are not
     what they should be.
@@ -152,7 +152,7 @@ def claim_stands(module: str) -> bool:
     return bool(outcome.holds)
 
 
-# --- mutants in forks ------------------------------------------------------------------------------------------------
+# --- mutants in forks -----------------------------------------------------------------------------
 
 
 def judge(check: Check, mutant: SourceMutant | None, limit: int) -> tuple[str, float]:
@@ -205,7 +205,7 @@ def preload() -> None:
     gc.freeze()
 
 
-# --- the plan, the run, the result -----------------------------------------------------------------------------------
+# --- the plan, the run, the result ----------------------------------------------------------------
 
 
 def _plan() -> dict[str, Any]:
@@ -414,7 +414,7 @@ def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: 
                 bar.update(task, completed=number, refresh=True)
                 if number % 20 == 0:
                     save()
-        finally:  # whoever interrupts this goes on with --keep
+        finally:  # after an interrupt --keep resumes
             save()
 
 

@@ -47,7 +47,7 @@ def choice_of_instances(node: cst.CSTNode) -> bool:
 
 
 def _sets_numbers(node: cst.CSTNode) -> bool:
-    """Whether a statement defines nothing but numbers of instances."""
+    """Return whether a statement defines nothing but numbers of instances."""
     if not isinstance(node, cst.Assign):
         return False
     names = [name for target in node.targets for name in m.findall(target, m.Name())]

@@ -23,7 +23,7 @@ from mutmut.mutation.mutators import mutation_operators, operator_arg_removal, o
 __all__ = ["Rule", "SourceMutant", "mutants_of"]
 
 Rule = Callable[[cst.CSTNode], bool]
-"""Whether a node, with everything in it, is left without mutants."""
+"""A function that decides whether a node, with everything in it, is left without mutants."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SourceMutant:
 
     @property
     def compiles(self) -> bool:
-        """Whether this is a program at all (slow; a few mutants are not)."""
+        """Return whether this is a program at all (slow; a few mutants are not)."""
         try:
             compile(self.mutated, "mutant", "exec", dont_inherit=True)
         except SyntaxError:
@@ -145,7 +145,7 @@ def _offered(operator: Callable[[cst.CSTNode], Iterable[cst.CSTNode]], node: cst
 
 
 def _matters(call: cst.Call, changed: cst.Call) -> bool:
-    """Whether a positional argument was replaced, or an argument with a keyword removed."""
+    """Return whether a positional argument was replaced, or an argument with a keyword removed."""
     if len(call.args) == len(changed.args):
         return next(old for old, new in zip(call.args, changed.args, strict=True) if old is not new).keyword is None
     return next(old for old in call.args if old not in changed.args).keyword is not None

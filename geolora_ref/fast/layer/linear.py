@@ -1,26 +1,16 @@
 """A frozen linear layer with its adapter as one function, y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, and its
 gradients in one backward pass.
 
-Forward: the two skinny products of LoRA with K = U S, the second accumulated in place into the
-output of the base.  Backward, with upstream gradient g, a = x V and b = s·g U: ∇x = b (S Vᵀ) + g
-W₀, again accumulated in place, and
+Forward: the two skinny products of LoRA with K = U S. Backward, with upstream gradient g, a = x V
+and b = s·g U: ∇x = b (S Vᵀ) + g W₀, and
 
     dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
 
-where G is the dense gradient of the adapter W = U S Vᵀ, which is never formed.  These are the GEMMs
-of LoRA's backward pass and one r x m x r product.  Nothing is divided by S, so the three are exact
-for S = 0 and for dense S.  With many rows the second products of the two passes, a Kᵀ and b (S Vᵀ),
-cost more than one merged matrix W₀ + s·K Vᵀ, which then replaces them (``merging.py``).
+where the dense gradient G of W = U S Vᵀ is never formed, and nothing is divided by S.
 
-**Where the gradients go.**  Unlike elsewhere in torch, ``.grad`` of U is dK, ``.grad`` of V is dL
-and ``.grad`` of S is dS: the gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.
-They are linear in G, so the usual operations on ``.grad`` are right for them: all-reduce over
-processes, accumulation, unscaling after a scaled loss, clipping (by the norm of these three).
-``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what
-autograd would compute.
-
-Layout decides the speed.  U (m, r) and V (n, r) are fastest in column-major order, that is
-U = Ut.mT of a contiguous (r, m); the gradients come in the same layout.  Other layouts work too.
+Unlike elsewhere in torch, ``.grad`` of U is dK, ``.grad`` of V is dL and ``.grad`` of S is dS,
+which are linear in G (docs/fast_path.md). U (m, r) and V (n, r) are fastest as views U = Ut.mT of a
+contiguous (r, m).
 """
 
 from __future__ import annotations
@@ -52,23 +42,20 @@ def adapted_linear(
     adapter_x: Tensor | None = None,
     factor_gradients: bool = False,
 ) -> Tensor:
-    """A frozen linear layer with its adapter: y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ, where x' is
-    ``adapter_x``, by default x.
+    """A frozen linear layer with its adapter: y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ.
 
     Parameters
     ----------
-    x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r,
-        r), V (n, r).
+    x, adapter_x : (…, n); the adapter's own input x', by default x.
+    weight, bias : W₀ (m, n), frozen, and (m,) or None, may be trainable.
+    U, S, V : (m, r), (r, r) and (n, r); an S that requires no gradient gets no dS.
     scale : the constant factor of the adapter.
-    adapter_x : the adapter's own input, of the shape of x, such as x after dropout.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
 
-    If S requires no gradient, dS = UᵀdK is not computed: ``LayerBank.update_`` forms it from dK.
-    Under autocast everything is computed in autocast's dtype; otherwise all tensors share one
-    dtype.
-    The function is twice differentiable with respect to x alone.
-    If x has many rows (``merging_pays``), a merged weight is formed and kept for the backward pass;
-    it is no larger than an eighth of x and y.
+    Under autocast everything is computed in its dtype; otherwise all tensors share one dtype. The
+    function is twice differentiable with respect to x alone. For many rows (``merging_pays``) a
+    merged weight is kept for the backward pass, at most an eighth of x and y.
+
     Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes
     or devices, or for a scale that is not finite.
     """

@@ -29,8 +29,8 @@ of x and y.
 
 
 def merging_pays(x: Tensor, W: Tensor) -> bool:
-    """Whether x (…, n) has enough rows for a merged weight in place of W (m, n), and products keep
-    all its bits.
+    """Return whether x (…, n) has enough rows for a merged weight in place of W (m, n), and
+    products keep all its bits.
 
     Never on an accelerator, where float32 may mean TensorFloat-32 and nothing was measured; never
     in compiled code, where the number of rows may be unknown.

@@ -55,9 +55,9 @@ def input_gradient(g: Tensor, W: Tensor, bt: Tensor, Lt: Tensor) -> Tensor:
 
 
 def takes_onednn(x: Tensor, W: Tensor) -> bool:
-    """Whether x Wᵀ goes to oneDNN: a large product of plain float32 CPU tensors with a W without
-    gaps, outside of autograd, of ``torch.compile`` and of dispatch modes, which know operations by
-    name (flop counters, checkpoint policies).
+    """Return whether x Wᵀ goes to oneDNN: a large product of plain float32 CPU tensors with a W
+    without gaps, outside of autograd, of ``torch.compile`` and of dispatch modes, which know
+    operations by name (flop counters, checkpoint policies).
     """
     return (
         not torch.compiler.is_compiling()
@@ -75,8 +75,8 @@ def takes_onednn(x: Tensor, W: Tensor) -> bool:
 
 
 def _has_a_place(size: tuple[int, int, int]) -> bool:
-    """Whether the size is among the first ``MOST_SIZES`` of the process; a new size is added while
-    there is room.
+    """Return whether the size is among the first ``MOST_SIZES`` of the process; a new size is added
+    while there is room.
     """
     if len(_sizes) < MOST_SIZES:
         _sizes.add(size)
@@ -85,7 +85,9 @@ def _has_a_place(size: tuple[int, int, int]) -> bool:
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether this is an AMD processor and torch has both libraries; other processors were not measured."""
+    """Return whether this is an AMD processor and torch has both libraries; other processors were
+    not measured.
+    """
     return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "AuthenticAMD" in _processor()
 
 

@@ -159,27 +159,21 @@ class LayerBank:
 
         Parameters
         ----------
-        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; the projected
-            gradients for SGD.  Float32 directions are accepted for storage of less precision.  None
-            for ΔS means UᵀΔK, as dS is UᵀdK; the step computes it anyway.  None for both ΔK and ΔL:
-            S alone is trained and truncated, the bases are not augmented, and no rank grows.
-        learning_rate : λ ≥ 0; with 1 the directions are the updates.
-        tau, theta : the threshold, relative or absolute (one for all layers, or one for each):
-            exactly one of them, or neither and a ``budget``.
-        min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer,
-            None is the capacity.
-        budget : a rank decision over all layers in place of the threshold; it may be called more
-            than once a step.
-        spare : whether the bases keep the first discarded direction of each layer, with singular
-            value 0 (docs/theory/priced.md); not with a ``budget``.
-        spectral : whether the threshold bounds every discarded singular value in place of their norm.
+        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer, float32 for storage of
+            less precision. None for ΔS means UᵀΔK; None for ΔK and ΔL trains S alone.
+        learning_rate : λ ≥ 0.
+        tau, theta : one relative or absolute threshold, for all layers or one for each.
+        min_rank, max_rank : the range of the new ranks; None is the capacity.
+        budget : a rank decision over all layers in place of the threshold.
+        spare : keep the first discarded direction of each layer, with singular value 0.
+        spectral : bound every discarded singular value in place of their norm.
 
         Raises
         ------
-        ValueError : an argument that does not fit, with its place, or an empty bank; nothing was changed.
-        NonFiniteUpdateError : entries that are not finite; nothing was changed.
+        ValueError : an argument that does not fit, with its place, or an empty bank.
+        NonFiniteUpdateError : entries that are not finite.
 
-        A lack of memory, or an interrupt while the factors are written, changes nothing either.
+        After an error, a lack of memory included, nothing was changed.
         """
         if not all(self.ranks):
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")

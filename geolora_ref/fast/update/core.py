@@ -1,16 +1,15 @@
 """The small matrices of the fast step: a core Ŝ₀ that needs no augmented basis, and the ranks of
 all layers at once.
 
-Stack U and the direction of K side by side, B_K = [U | ΔK] (m x 2w), and likewise B_L = [V | ΔL].  Then
+With B_K = [U | ΔK] (m x 2w) and B_L = [V | ΔL],
 
     Ŵ = U S_new Vᵀ − λ(I − UUᵀ) ΔK Vᵀ − λU ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[A, −λI], [−λI, 0]],
 
-with A = S_new + λ(C_K + C_Lᵀ), S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL.  No augmented basis and
-no residual is formed, and λ occurs in the small matrix alone.  A triangular factor B = Q R of each
-side turns Ŝ₀ into the core of Algorithm 1 up to the choice of basis, Ŝ = R_K Ŝ₀ R_Lᵀ.  R also
-contains the defect UᵀU − I that earlier steps have left, so that no defect grows. ``gram.py`` takes
-R from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both use
-this module.
+with A = S_new + λ(C_K + C_Lᵀ), S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL. No augmented basis is
+formed, and λ occurs in the small matrix alone. A triangular factor B = Q R of each side turns Ŝ₀
+into the core of Algorithm 1 up to the choice of basis, Ŝ = R_K Ŝ₀ R_Lᵀ. R contains the defect UᵀU −
+I of earlier steps, so no defect grows. ``gram.py`` takes R from the Gram matrix, ``householder.py``
+takes Q and R from LAPACK.
 """
 
 from __future__ import annotations

@@ -1,34 +1,16 @@
 """The step from Gram matrices: the only operations of length m or n are two products, BᵀB before
 and B X after.
 
-It serves storage in float32 or less and computes in float64.  With Γ = BᵀB of each side
-(B = [U | ΔK], see ``core.py``) and one Cholesky factor Γ_K = L Lᵀ,
+It serves storage in float32 or less and computes in float64. With Γ = BᵀB of each side (B = [U |
+ΔK], see ``core.py``) and one Cholesky factor Γ_K = L Lᵀ,
 
-    A = Lᵀ Ŝ₀,   M = A Γ_L Aᵀ = P Σ² Pᵀ,   X_L = Aᵀ P Σ⁻¹,   X_K = Ŝ₀ Γ_L X_L Σ⁻¹,   U₁ = B_K X_K,  V₁ = B_L X_L,  S₁ = Σ,
+    A = Lᵀ Ŝ₀,   M = A Γ_L Aᵀ = P Σ² Pᵀ,   X_L = Aᵀ P Σ⁻¹,   X_K = Ŝ₀ Γ_L X_L Σ⁻¹,
+    U₁ = B_K X_K,   V₁ = B_L X_L,   S₁ = Σ,
 
-because M = ŜŜᵀ for the core Ŝ = Lᵀ Ŝ₀ L_L.  The left singular vectors of Ŵ are B_K L⁻ᵀ P, the right
-ones Ŵᵀ U₁ Σ⁻¹, and U₁ = Ŵ V₁ Σ⁻¹ avoids the inverse of L.  No residual and no basis of a residual
-is formed.  So rank-deficient updates, zero columns and S = 0 need no special case: a missing
-direction has Σ = 0 and is not kept.
-
-Shift.  The Cholesky factor is that of Γ_K + δD, D its diagonal and δ = (w + 8 + √ℓ)·eps₆₄,
-ℓ = max(m, n), so that it exists for singular Γ_K.  δ is measured: w/2 + 4 are enough for the
-factorisation of every matrix that was tried, and 0.6·√ℓ for the rounding of Γ_K, whose entries are
-sums of m products.  (The error of a sum in one accumulator, which some processors use, grows like
-√m [Hig02, section 2.8]; several accumulators hide it.)  A proof for all matrices needs
-w(2w + 1)·eps₆₄ for the algorithm [Hig02, theorem 10.7] and wm·eps₆₄ for the sums (‖|B|‖₂² ≤ 2w for
-unit columns).  ``info`` marks a layer without a factor, which goes through ``householder.py``.  A
-zero column gets the pivot ``NOTHING``, below the square of every nonzero float32.
-
-Rounding.  With s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²), the shift moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s².
-Arithmetic moves M by a few eps₆₄·s² and by the rounding of the sums in Γ_L: 6 eps₆₄·s² at most in
-some ten thousand draws of short bases, 16 in a search for the worst case; 16 + √ℓ are assumed.
-With η = 2δ + (16 + √ℓ)·eps₆₄ = (2w + 32 + 3√ℓ)·eps₆₄ the singular values are right to √η·s. (So a σ
-of 0 may come out as 1.3·eps₃₂·s for w = 8 and ℓ = 384, far below what the criteria allow.)  The
-bases have a defect of at most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀
-B_Lᵀ)V₁Σ⁻¹.  This defect is the only risk, since W₁ = Ŵ V₁ V₁ᵀ whatever σ is.  It is known after the
-eigenvalues: layers where it exceeds the rounding of the storage are not :func:`trusted` and go
-through ``householder.py``.
+because M = ŜŜᵀ for the core Ŝ = Lᵀ Ŝ₀ L_L. The left singular vectors of Ŵ are B_K L⁻ᵀ P, the right
+ones Ŵᵀ U₁ Σ⁻¹, and U₁ = Ŵ V₁ Σ⁻¹ avoids the inverse of L. No residual is formed, so rank-deficient
+updates, zero columns and S = 0 need no special case: a missing direction has Σ = 0 and is not kept.
+:func:`trusted` bounds the rounding.
 """
 
 from __future__ import annotations
@@ -48,11 +30,21 @@ __all__ = ["GramCore", "eigenpairs", "gram_core", "gram_matrices", "new_bases", 
 Values = NDArray[np.float64]
 EPS = torch.finfo(torch.float64).eps
 NOTHING = 1e-200
+"""The pivot of a zero column, below the square of every nonzero float32."""
 MOST_AT_ONCE = 2**19
 
 
 def _added(w: int, roots: Any) -> Any:
-    """δ (L,) : the diagonal of Γ_K is multiplied by 1 + δ; ``roots`` (L,) are √max(m, n)."""
+    """δ (L,) : the diagonal D of Γ_K is multiplied by 1 + δ, so that a Cholesky factor exists for
+    singular Γ_K; ``roots`` (L,) are √ℓ, ℓ = max(m, n).
+
+    δ = (w + 8 + √ℓ)·eps₆₄ is measured: w/2 + 4 are enough for the factorisation of every matrix
+    that was tried, and 0.6·√ℓ for the rounding of Γ_K, whose entries are sums of m products. (The
+    error of a sum in one accumulator, which some processors use, grows like √m [Hig02, section
+    2.8]; several accumulators hide it.) A proof for all matrices needs w(2w + 1)·eps₆₄ for the
+    algorithm [Hig02, theorem 10.7] and wm·eps₆₄ for the sums (‖|B|‖₂² ≤ 2w for unit columns). A
+    layer without a factor has ``info`` ≠ 0 and goes through ``householder.py``.
+    """
     return (w + 8 + roots) * EPS
 
 
@@ -141,6 +133,13 @@ def resolved(squares: Values, scale: Values, rank: NDArray[Any], roots: Values) 
 def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float) -> NDArray[np.bool_]:
     """For each layer (L,), whether its bases are orthonormal to rounding: η·s² ≤ eps·σ²_{r₁}, eps
     of the storage.
+
+    With s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²), the shift δ moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s².
+    Arithmetic moves M by 6 eps₆₄·s² at most in ten thousand draws of short bases, and by 16 in a
+    search for the worst case; 16 + √ℓ are assumed. With η = 2δ + (16 + √ℓ)·eps₆₄ = (2w + 32 +
+    3√ℓ)·eps₆₄ singular values are right to √η·s. The bases have a defect of at most η·(s/σ_{r₁})²:
+    V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹. This is the only risk, since
+    W₁ = Ŵ V₁ V₁ᵀ whatever σ is. Other layers go through ``householder.py``.
     """
     smallest = squares[np.arange(len(rank)), rank - 1]
     eta = (squares.shape[1] + 32.0 + 3.0 * roots) * EPS  # (2w + 32 + 3√ℓ)·eps₆₄, derived at the top of this file

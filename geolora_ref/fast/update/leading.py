@@ -1,54 +1,15 @@
 """Steps that are small against the smallest σ of their core: half of the spectrum and products in
 float32 are enough for them.
 
-Ŵ has rank 2r at most, r of its singular values large and the rest small.  With orthonormal U, V,
+Ŵ has rank 2r at most, r of its singular values large and the rest small. With orthonormal U, V,
 R_K = (I − UUᵀ)ΔK and R_L = (I − VVᵀ)ΔL,
 
     UᵀŴV = S_new,   (I − UUᵀ)ŴV = −λR_K,   UᵀŴ(I − VVᵀ) = −λR_Lᵀ,   (I − UUᵀ)Ŵ(I − VVᵀ) = 0.
 
-Let Ŵ = U_rΣ_rV_rᵀ + U_⊥Σ_⊥V_⊥ᵀ, the r leading singular values and the others, σ' = σ_r(S_new) > 0,
-a = λ‖R_K‖/σ' and b = λ‖R_L‖/σ' (spectral norms), both below 1.  Then
-
-    σ_r(Ŵ) ≥ σ',   σ_{r+1}(Ŵ) ≤ ab·σ',   sin∠(V, V_r) ≤ b,
-
-because S_new is a block of Ŵ; because Ŵ + λ²R_K S_new⁻¹R_Lᵀ = (U S_new − λR_K) S_new⁻¹ (S_new
-Vᵀ − λR_Lᵀ) has rank r; and because (I − VVᵀ)V_r = (I − VVᵀ)ŴᵀU_rΣ_r⁻¹ = −λR_L UᵀU_rΣ_r⁻¹.  A
-product with Ŵ takes the range of V_r + V_⊥T to the range of U_r + U_⊥(Σ_⊥TΣ_r⁻¹).  So it multiplies
-the tangent of the angle by ab at most, and so does a product with Ŵᵀ.  Let U_h be a basis of the
-range after h products with Ŵ and Ŵᵀ in turn, which start from V if h is odd and from U if h is
-even.  Then
-
-    tan∠(U_h, U_r) ≤ (ab)ʰ·t,   ‖P_hŴ − U_rΣ_rV_rᵀ‖ ≤ √2·σ'(ab)ʰ·t,   t = b/√(1 − b²) or a/√(1 − a²),
-
-where P_h is the projection onto the range of U_h.  Normalised to UᵀU_h = I and VᵀV_h = I, they have
-the form U_h = U + R_K X and V_h = V + R_L Y with X and Y (w x w).  With
-G_K = R_KᵀR_K = ΔKᵀΔK − C_KᵀC_K, and G_L likewise, the products are
-
-    ŴV_h = U F − λR_K,   F = S_new − λG_L Y,   X = −λF⁻¹,      ŴᵀU_h = V F − λR_L,   F = S_newᵀ − λG_K X,   Y = −λF⁻¹,
-
-starting from Y = 0 or X = 0.  F = UᵀŴV_h is invertible where a and b are at most ½: no tangent
-exceeds 0.8 then.  Nothing grows from product to product.  The singular values of U_h lie in [1, 2),
-and one Cholesky factor makes U_h orthonormal.  At the end, with F of the second kind,
-
-    Z = [I − C_K X; X],   ZᵀΓ_K Z = U_hᵀU_h = L Lᵀ,   T = [F + λC_L; −λI] L⁻ᵀ,   TᵀΓ_L T = Q Σ² Qᵀ,
-    U₁ = U_h L⁻ᵀ Q = B_K Z L⁻ᵀ Q,   V₁ = ŴᵀU₁ Σ⁻¹ = B_L T Q Σ⁻¹.
-
-The eigenproblem has half the size of the one in ``gram.py``, an eighth of the work.  Of the
-spectrum after σ_r only the norm is known, which is enough where no rank grows.  U_c = R_K − U
-XᵀG_K spans the complement of U_h in the range of [U | R_K].  With the Y from which X was made,
-λI + X S_new = λX G_L Y, hence U_cᵀŴ = λG_K X(R_Lᵀ − G_L Y Vᵀ), and
-
-    ‖Ŵ − P_hŴ‖² = ‖(U_cᵀU_c)^{−1/2}U_cᵀŴ‖² = λ² tr((G_K X(I + XᵀG_K X)⁻¹)ᵀ X(G_L + G_L Y YᵀG_L)).
-
-Rounding.  Float32 is enough for Γ.  An error ε of Γ, relative to the norms of the columns, moves
-R_K X by a few ε·ab, and W₁ by that times σ'.  It moves L, and with it W₁, by ε‖Ŵ‖, and S_new by
-λε‖ΔK‖ where ΔS is UᵀΔK.  It moves TᵀΓ_L T = HHᵀ to H(I + O(ε))Hᵀ, so each σ has a relative error ε
-and the bases are orthonormal to ε, whatever the condition of S_new is.  ε is eps₃₂·√ℓ at most for ℓ
-terms in one accumulator (see ``gram.py``), a quarter of the oracle's unit 4√(m + n)·eps₃₂.  The
-formulas of X and Y ignore a defect d of U and V, which moves W₁ by fractions of abd‖S_new‖ and of
-λd‖ΔK‖: they need bases whose d is rounding.  Small matrices are computed in float64; their rounding
-has the factor (s/σ_r)² that ``trusted`` takes into account.  The norm of the rest loses √ε·λ‖ΔK‖·b
-where ΔK is nearly in the range of U.
+:class:`Smallness` bounds both parts of the spectrum, :func:`leading_core` turns the old bases by
+products with Ŵ. The eigenproblem has half the size of the one in ``gram.py``, an eighth of the
+work. Of the spectrum after σ_r only the norm is known, which is enough where no rank grows.
+docs/fast_path.md says why float32 is enough.
 """
 
 from __future__ import annotations
@@ -80,10 +41,16 @@ below it.
 
 
 class Smallness(NamedTuple):
-    """How small a step is, for each layer, (L,) each: bounds of a and b from above, and of σ', σ₁
-    and ‖Ŵ‖ from below.
-
+    """The size of steps, (L,) each: bounds of a and b from above, and of σ', σ₁ and ‖Ŵ‖ from below;
     NaN where S_new may be singular.
+
+    Let Ŵ = U_rΣ_rV_rᵀ + U_⊥Σ_⊥V_⊥ᵀ, the r leading singular values and the others, σ' = σ_r(S_new) >
+    0, a = λ‖R_K‖/σ' and b = λ‖R_L‖/σ' (spectral norms), both below 1. Then
+
+        σ_r(Ŵ) ≥ σ',   σ_{r+1}(Ŵ) ≤ ab·σ',   sin∠(V, V_r) ≤ b,
+
+    because S_new is a block of Ŵ; because Ŵ + λ²R_K S_new⁻¹R_Lᵀ = (U S_new − λR_K) S_new⁻¹ (S_new
+    Vᵀ − λR_Lᵀ) has rank r; and because (I − VVᵀ)V_r = (I − VVᵀ)ŴᵀU_rΣ_r⁻¹ = −λR_L UᵀU_rΣ_r⁻¹.
     """
 
     a: Values
@@ -107,6 +74,14 @@ class Smallness(NamedTuple):
     def products(self, eps: float) -> Values:
         """The least number h of products with an error bound of at most eps/2·σ₁; infinite above
         ``MOST_PRODUCTS``.
+
+        A product with Ŵ takes the range of V_r + V_⊥T to the range of U_r + U_⊥(Σ_⊥TΣ_r⁻¹), so it
+        multiplies the tangent of the angle by ab at most, and so does a product with Ŵᵀ. Let U_h be
+        a basis of the range after h products with Ŵ and Ŵᵀ in turn, which start from V if h is odd
+        and from U if h is even, and P_h the projection onto it. Then, with t = b/√(1 − b²) or a/√(1
+        − a²),
+
+            tan∠(U_h, U_r) ≤ (ab)ʰ·t,   ‖P_hŴ − U_rΣ_rV_rᵀ‖ ≤ √2·σ'(ab)ʰ·t.
         """
         a, b = self.a, self.b
         h = np.arange(1, MOST_PRODUCTS + 1)[:, None]
@@ -121,6 +96,12 @@ class LeadingCore(NamedTuple):
     ``squares`` (L, w) Σ², ascending as LAPACK returns them; ``X_K`` = Z L⁻ᵀ Q and ``TQ`` (L, 2w,
     w), descending; ``rest`` (L,) the squared norm of the rest of the spectrum; ``scale`` (L,) s²;
     ``info`` (L,) not 0 where the spectrum is invalid.
+
+    U_c = R_K − U XᵀG_K spans the complement of U_h in the range of [U | R_K]. With the Y from which
+    X was made, λI + X S_new = λX G_L Y, hence U_cᵀŴ = λG_K X(R_Lᵀ − G_L Y Vᵀ), and ``rest`` is
+
+        ‖Ŵ − P_hŴ‖² = ‖(U_cᵀU_c)^{−1/2}U_cᵀŴ‖²
+                    = λ² tr((G_K X(I + XᵀG_K X)⁻¹)ᵀ X(G_L + G_L Y YᵀG_L)).
     """
 
     squares: Tensor
@@ -161,7 +142,11 @@ def smallness(small: Small, ranks: Integers) -> Smallness:
 
 
 def defects(small: Small, ranks: Integers) -> Values:
-    """The larger norm of UᵀU − I and VᵀV − I of layers with these ranks ≤ w, (L,)."""
+    """The larger norm d of UᵀU − I and VᵀV − I of layers with these ranks ≤ w, (L,).
+
+    The formulas of X and Y ignore d, which moves W₁ by fractions of abd‖S_new‖ and of λd‖ΔK‖: they
+    need bases whose d is rounding.
+    """
     w = small.A.shape[1]
     of_bases = small.Gamma[:, :, :w, :w].numpy()
     squares = np.einsum("slij,slij->sl", of_bases, of_bases) - 2.0 * np.einsum("slii->sl", of_bases) + ranks
@@ -172,6 +157,18 @@ def defects(small: Small, ranks: Integers) -> Values:
 def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     """The leading half of the spectra by ``products`` products, from the small matrices of layers
     with these ranks ≤ w.
+
+    Normalised to UᵀU_h = I and VᵀV_h = I, bases have the form U_h = U + R_K X and V_h = V + R_L Y
+    with X and Y (w x w). With G_K = R_KᵀR_K = ΔKᵀΔK − C_KᵀC_K, and G_L likewise, the products are
+
+        ŴV_h = U F − λR_K,    F = S_new − λG_L Y,    X = −λF⁻¹,
+        ŴᵀU_h = V F − λR_L,   F = S_newᵀ − λG_K X,   Y = −λF⁻¹,
+
+    from Y = 0 or X = 0 on. F = UᵀŴV_h is invertible for a, b ≤ ½: no tangent exceeds 0.8 then.
+    The singular values of U_h lie in [1, 2). At the end, with F of the second kind,
+
+        Z = [I − C_K X; X],   ZᵀΓ_K Z = U_hᵀU_h = L Lᵀ,   T = [F + λC_L; −λI] L⁻ᵀ,   TᵀΓ_L T = Q Σ² Qᵀ,
+        U₁ = U_h L⁻ᵀ Q = B_K Z L⁻ᵀ Q,   V₁ = ŴᵀU₁ Σ⁻¹ = B_L T Q Σ⁻¹.
     """
     Gamma, rate, w = small.Gamma, small.rate, small.A.shape[1]
     identity = torch.eye(w, dtype=Gamma.dtype)
@@ -179,7 +176,7 @@ def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     C_K, C_L = C = Gamma[:, :, :w, w:]
     G_K, G_L = Gamma[:, :, w:, w:] - C.mT @ C
     S_new = small.S_new + gaps
-    X = G_Y = torch.zeros_like(S_new)
+    X = G_Y = torch.zeros_like(S_new)  # nothing grows from product to product
     for remaining in range(products, 0, -1):  # inv_ex: F is invertible for a, b ≤ ½, so its error flag is not read
         if remaining % 2:
             X = -rate * torch.linalg.inv_ex(S_new - rate * G_Y)[0]

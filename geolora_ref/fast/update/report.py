@@ -40,7 +40,7 @@ def refuse(usable: NDArray[np.bool_]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class StepReport:
-    """What one step did, layer by layer.
+    """The outcome of one step, layer by layer.
 
     ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros after a
     layer's own, and NaN where only the rest's norm is known (``leading.py``); ``theta`` (L,) the

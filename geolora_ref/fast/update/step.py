@@ -5,7 +5,7 @@ Host synchronisations on an accelerator: one download of the spectra of all laye
 are decided on the host; the error flag of ``torch.linalg.eigh``, once for each class of layers; one
 upload of the kept σ and 1/σ.  Layers that need Householder QR cost another download for each shape,
 and the synchronisations inside ``torch.linalg.svd``.  In double precision all layers need it, and
-one more download tells whether everything is finite.  A test counts all synchronisations.
+one more download shows whether everything is finite.  A test counts all synchronisations.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _chosen(sigma: Values, columns: Integers, limits: Limits, budget: Budget | N
 
 
 def _finite(plan: Workspace, how: Directions) -> NDArray[np.bool_]:
-    """Whether all factors and updates of each layer are finite; one download."""
+    """Return whether all factors and updates of each layer are finite; one download."""
     found = []
     for of in plan.classes:
         cores = torch.isfinite(of.S).all(2).all(1)

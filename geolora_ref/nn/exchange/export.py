@@ -1,16 +1,14 @@
 """Adapters as a plain LoRA checkpoint, which PEFT and its readers load without this package.
 
-LoRA [H22] adds (lora_alpha/r)·B A to a weight; GeoLoRA adds alpha·U S Vᵀ.  So B = alpha·U S and
-A = Vᵀ with a scale of 1.  Ranks differ from layer to layer, and only PEFT reads such ranks right.
-``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM, which scales by lora_alpha/r, and to
-llama.cpp, which scales by lora_alpha over the rank of each B.  Diffusers reads ranks from tensors,
-and takes the first rank for lora_alpha (each layer's own in later releases).  So by default every
-layer is padded with zeros to the largest rank, and lora_alpha = r: every reader then scales by 1.
-The compact form has patterns and no zeros.
+LoRA [H22] adds (lora_alpha/r)·B A to a weight; GeoLoRA adds alpha·U S Vᵀ. So B = alpha·U S and
+A = Vᵀ with a scale of 1. Ranks differ from layer to layer, which other readers than PEFT scale
+wrongly: vLLM by lora_alpha/r, llama.cpp by lora_alpha over the rank of each B, diffusers by the
+first rank. So by default every layer is padded with zeros to the largest rank, and lora_alpha = r.
+The compact form has patterns and no zeros, for PEFT alone.
 
-PEFT reads the keys of patterns as regular expressions that may match at the end of a longer name
-("fc" matches "decoder.fc" too), and treats names in ``target_modules`` in the same way.  Here every
-name is escaped and anchored, so that it means one module.
+PEFT reads names in ``target_modules`` and in patterns as regular expressions that may match at the
+end of a longer name ("fc" matches "decoder.fc" too). Here every name is escaped and anchored, so
+that it means one module.
 """
 
 from __future__ import annotations
@@ -59,31 +57,21 @@ def export_lora(
     """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and
     ``adapter_model.safetensors``.
 
-    ``peft.PeftModel.from_pretrained(base, directory)`` then computes the same as ``model``.
-    Modules that are trained as a whole or own trainable parameters (heads) become
-    ``modules_to_save``, with all their submodules; frozen again before the export, they still do if
-    they were in ``train`` of :func:`~geolora_ref.nn.adapt`.  The factors keep their dtype.  Buffers that
-    training changes in a module without trainable parameters are not saved: keep a frozen
-    nn.BatchNorm2d in eval mode, or train it.
+    ``peft.PeftModel.from_pretrained(base, directory)`` then computes the same as ``model``. Trained
+    modules (heads, and those in ``train`` of :func:`~geolora_ref.nn.adapt`) become
+    ``modules_to_save``. The factors keep their dtype. A concurrent reader finds the old adapter,
+    none, or the new one, but no mixture.
 
     ``compact`` : every layer at its own rank, for PEFT alone (see above); by default all at the
     largest, for every reader.
 
-    ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load.  Their
-    defaults come from the configuration of a PEFT model, or from the path from which transformers
-    loaded the model.
-
-    A concurrent reader of the directory finds the old adapter, none, or the new one, but no
-    mixture: the old configuration is removed first and the new one is written last.
+    ``base_model_name_or_path``, ``task_type`` : what PEFT's ``AutoPeftModel`` loads; by default
+    those of the PEFT model, or of the model that transformers loaded.
 
     Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``;
     ``ValueError`` for a model without adapters or merged, and for parts that a LoRA checkpoint
-    cannot hold: convolutions with dilation or a padding mode other than zeros, the projection of
-    nn.MultiheadAttention (PEFT's layer is not called there), a part in nn.DataParallel, PEFT's
-    trainable tokens, a trained parameter next to a low-rank update in the same layer, a trained module
-    that PEFT cannot name, a trained nn.ParameterList or another container with trained parameters of
-    its own, an adapted or trained module that the model has at several places; ``RuntimeError`` for
-    bases that another optimizer has changed.  Nothing is written then.
+    cannot hold (docs/peft.md lists them); ``RuntimeError`` for bases that another optimizer has
+    changed. Nothing is written then.
     """
     model = unwrapped(model)
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type, compact=compact)
@@ -246,7 +234,7 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_trained(module: nn.Module, trained: set[int]) -> bool:
-    """Whether the module has parameters, all of them among these."""
+    """Return whether the module has parameters, all of them among these."""
     parameters = list(module.parameters())
     return bool(parameters) and all(id(p) in trained for p in parameters)
 

@@ -70,29 +70,17 @@ from peft import PeftModel
 
 model = PeftModel.from_pretrained(base_model, "this folder")
 ```"""
-"""What a saved model card says about loading."""
+"""The paragraph of a saved model card about loading."""
 
 
 @dataclass
 class GeoLoraConfig(PeftConfig):
-    """How PEFT puts GeoLoRA's adapters into a model.
+    """The options by which PEFT puts GeoLoRA's adapters into a model.
 
-    Attributes
-    ----------
-    rank, max_rank, alpha, dropout, gradients, fused : as in :func:`geolora_ref.nn.adapt`.  ``rank``
-        is the rank at the start of training; a saved adapter stores its ranks in the shapes of its
-        factors.
-    dtype : the factors' dtype by name, "float32" or "float64" (a configuration is saved as text);
-        None as in ``adapt``.
-    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends
-        of names; None for the modules that PEFT lists for the model's architecture.
-    exclude_modules : modules that are left out, in the same form.
-    modules_to_save : modules that are trained and saved as a whole (heads).
-    layers_to_transform, layers_pattern : as in PEFT's other methods, with a list of names.
-    trainable_token_indices : rows of embeddings that are trained as they are, as in LoraConfig; a
-        list means the input embedding.
-    init_weights : False draws S at random, so that a new adapter does something (for tests); by
-        default S = 0.
+    ``rank``, ``max_rank``, ``alpha``, ``dropout``, ``gradients`` and ``fused`` are those of
+    :func:`geolora_ref.nn.adapt`. ``rank`` is the rank at the start of training; a saved adapter
+    stores its ranks in the shapes of its factors. ``layers_to_transform`` and ``layers_pattern``
+    are those of PEFT's other methods, with a list of names.
 
     Raises ``ValueError`` for options out of range, and for ``layers_to_transform`` with a regular
     expression; ``TypeError`` for an unknown option, which for options of LoraConfig names the
@@ -106,13 +94,25 @@ class GeoLoraConfig(PeftConfig):
     gradients: GradientRoute = "projected"
     fused: Fused = "auto"
     dtype: FactorDtype | None = None
+    """The factors' dtype by name, because a configuration is saved as text; None as in ``adapt``."""
     target_modules: list[str] | set[str] | str | None = "all-linear"
+    """"all-linear", a regular expression for whole names, or ends of names; None for the modules
+    that PEFT lists for the model's architecture.
+    """
     exclude_modules: list[str] | str | None = None
+    """Modules that are left out, in the same form."""
     modules_to_save: list[str] | None = None
+    """Modules that are trained and saved as a whole (heads)."""
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    """Rows of embeddings that are trained as they are, as in LoraConfig; a list means the input
+    embedding.
+    """
     init_weights: bool = True
+    """False draws S at random, so that a new adapter changes the outputs (for tests); True starts
+    at S = 0.
+    """
 
     def __new__(cls, *_: Any, **options: Any) -> GeoLoraConfig:
         """Refuse options of LoraConfig with a hint, before the generated ``__init__`` refuses them
@@ -189,7 +189,7 @@ class NamedLayer(AdaptedLayer):
 
     @property
     def base_is_merged(self) -> bool:
-        """Whether base.weight contains any adapter of the base."""
+        """Return whether base.weight contains any adapter of the base."""
         return bool(self.merged_adapters)
 
     def merge(self) -> None:

@@ -66,31 +66,20 @@ def adapt(
 
     Parameters
     ----------
-    target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``; a
-        warning of the logger "geolora_ref" names experts of a mixture that stay as they are), a
-        regular expression that matches whole module names, or names; "q" stands for every module
-        whose name is "q" or ends in ".q".
-    rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).
-        Both are lowered to min(m, n) of a layer.
+    target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``), a
+        regular expression for whole module names, or ends of names.
+    rank, max_rank : the initial rank, and the largest that the storage holds (default 4·rank), both
+        at most min(m, n).
     alpha, dropout, fused : see :class:`AdaptedLayer`.
-    dtype : of the factors; by default the layer's, single precision where that is lower.
+    dtype : of the factors; by default the layer's, and at least single precision.
     gradients : see :class:`LowRankAdapter`.
-    train : names of modules that stay trainable as a whole (heads).
-    exclude : names of modules that stay as they are, with all their submodules (an output layer
-        that shares its weight with an embedding, say).
+    train, exclude : names of modules that stay trainable as a whole, or stay as they are.
     generator : for the random bases; by default torch's own.
 
-    The adapted model computes the same as before, because S = 0: to the last bit with
-    ``fused=False``, within the rounding of a product otherwise.  Returns the new layers by name; a
-    module with several names is listed by the first.  Names are those without torch's wrappers, as
-    in :func:`adapters`.
+    Returns the new layers by name. The outputs stay the same within rounding, because S = 0.
 
-    Raises ``ValueError``: ranks below 1, options that exclude each other (see
-    :class:`AdaptedLayer`), a rank, alpha or dropout out of range, names that no module has (the
-    message lists the possible ones), layers that cannot be adapted, a weight that another module
-    shares, a layer inside of ``train``, a layer that is compiled by itself, a model that is adapted
-    already, dropout where only the weight of a layer is read.  ``TypeError``: an unknown option; for
-    options of PEFT's LoraConfig the message names the counterpart.  The model is unchanged then.
+    Raises ``ValueError`` for options out of range, for unknown names, and for layers that cannot be
+    adapted (docs/peft.md); ``TypeError`` for an unknown option. The model is unchanged then.
     """
     if unknown:
         refuse_words_of_lora("adapt", unknown, IN_ADAPT)
@@ -256,7 +245,7 @@ def refuse_shared(model: nn.Module, layer: nn.Module) -> None:
 
 
 def refuse_compiled(model: nn.Module, layer: nn.Module) -> None:
-    """Raise ``ValueError`` if the layer itself is compiled: the wrapper would go on to call it, and
+    """Raise ``ValueError`` if the layer itself is compiled: the wrapper would still call it, and
     no adapter.
     """
     if any(module._modules.get(COMPILED) is layer for module in model.modules()):

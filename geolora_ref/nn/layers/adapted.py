@@ -124,7 +124,9 @@ def alpha_of(alpha: Any) -> Alpha:
 
 
 def is_transposed_linear(layer: nn.Module) -> bool:
-    """Whether this is the ``Conv1D`` of transformers: a linear layer whose weight is stored as n x m."""
+    """Return whether this is the ``Conv1D`` of transformers: a linear layer whose weight is stored
+    as n x m.
+    """
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and hasattr(layer, "weight")
 
 
@@ -177,29 +179,18 @@ def _embedding_layout(layer: nn.Embedding) -> Layout:
 class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
-    ``alpha`` is a constant: a factor that depended on the rank would change the function at every
-    truncation.  "rms" is √(m/n), and 1 for an embedding.  A step of the spectral rule, before its
-    truncation, then moves the outputs of a linear layer of any shape by at most 2λ/√3 in root mean
-    square for inputs of root mean square 1 (docs/theory/directions.md; [YSB23]).  A ``state_dict``
-    notes alpha, and loading it into a layer with another alpha is an error.  A file of tensors
-    alone (safetensors) loses the note.
-    ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that
-    applies: the base is nn.Linear itself with a frozen, plain weight in the dtype and on the device
-    of the factors, without hooks and without an instance ``forward`` (offloading, pruning and older
-    parametrisations set these).  Every other layer takes the plain way, and so does
-    gradients="published", whose graph is torch's own.  False always takes the plain way: base(x)
-    plus the update.  Its output equals the base's to the last bit while S = 0; the fused function
-    may round otherwise, where another library multiplies (``fast/layer/product.py``).  True is like
-    "auto", but fuses gradients="published" too, and raises ``ValueError`` for a base of another
-    class, dtype or device.  Torch's global module hooks (for debugging) do not see a fused base: it
-    is not called.  The attribute ``weight`` is the effective weight base.weight + alpha·W, for
-    callers that read it instead of calling the layer (nn.MultiheadAttention).  Gradients pass
-    through it in the same form; dropout acts on the input and has no effect there.  Every other
-    attribute is the base's, except special ones such as ``__deepcopy__``.  A ``state_dict`` holds
-    base and adapter unmerged, even while they are merged; loading a state unmerges.  Layers that
-    share one base do not know of each other: save and load them unmerged, and unmerge first the
-    layer that was merged last.  A ``torch.export`` program of the layer computes the same but
-    cannot be trained: it has the ordinary gradients of U, S, V.
+    ``alpha`` : a constant, or "rms": √(m/n), and 1 for an embedding. Before its truncation, a step
+    of the spectral rule then moves the outputs of a linear layer by at most 2λ/√3, both in root
+    mean square, whatever its shape (docs/theory/directions.md; [YSB23]).
+    ``fused`` : "auto" computes base and update in one function where that applies
+    (docs/fast_path.md), False never; True is like "auto", but fuses gradients="published" too.
+
+    Other attributes are the base's, except special ones such as ``__deepcopy__``. A ``state_dict``
+    holds base and adapter unmerged, and alpha; loading one unmerges, and refuses another alpha. For
+    a base that layers share, see docs/peft.md.
+
+    Raises ``ValueError`` for options out of range, and with ``fused=True`` for a base of another
+    class, dtype or device.
     """
 
     def __init__(
@@ -255,12 +246,12 @@ class AdaptedLayer(nn.Module):
 
     @property
     def merged(self) -> bool:
-        """Whether base.weight contains alpha·W at present."""
+        """Return whether base.weight contains alpha·W at present."""
         return self._unmerged_weight is not None
 
     @property
     def base_is_merged(self) -> bool:
-        """Whether base.weight contains this adapter or another adapter of the same base
+        """Return whether base.weight contains this adapter or another adapter of the same base
         (``peft_tuner.py``).
         """
         return self.merged
@@ -296,7 +287,7 @@ class AdaptedLayer(nn.Module):
         return y + self.alpha * self.update(input).to(y.dtype)
 
     def _is_fusable(self) -> bool:
-        """Whether base(x) is x W₀ᵀ + bias, with a frozen W₀, and nothing else."""
+        """Return whether base(x) is x W₀ᵀ + bias, with a frozen W₀, and nothing else."""
         base = self.base
         if not _is_like_the_factors(base, self.adapter) or "forward" in base.__dict__:
             return False
@@ -387,8 +378,8 @@ def check_fused(fused: object) -> None:
 
 
 def _is_like_the_factors(base: nn.Module, adapter: LowRankAdapter) -> bool:
-    """Whether the base is nn.Linear itself, with a plain weight in the dtype and on the device of
-    the factors.
+    """Return whether the base is nn.Linear itself, with a plain weight in the dtype and on the
+    device of the factors.
     """
     if type(base) is not nn.Linear:
         return False
@@ -397,21 +388,21 @@ def _is_like_the_factors(base: nn.Module, adapter: LowRankAdapter) -> bool:
 
 
 def _does_nothing(dropout: nn.Module) -> bool:
-    """Whether dropout returns its input.  Its own mode counts: Monte Carlo dropout switches it on
-    in a model in eval mode.
+    """Return whether dropout returns its input.  Its own mode counts: Monte Carlo dropout switches
+    it on in a model in eval mode.
     """
     return isinstance(dropout, nn.Identity) or (isinstance(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0.0))
 
 
 def _is_plain(weight: Tensor) -> bool:
-    """Whether a weight is a plain tensor: tensor subclasses (quantised, distributed) may support
-    fewer operations.
+    """Return whether a weight is a plain tensor: tensor subclasses (quantised, distributed) may
+    support fewer operations.
     """
     return type(weight) in PLAIN_WEIGHTS
 
 
 def _is_coded(weight: Tensor) -> bool:
-    """Whether a weight is quantised: it holds codes that another library decodes into numbers."""
+    """Return whether a weight is quantised: it holds codes that another library decodes into numbers."""
     return not weight.is_floating_point() or weight.element_size() < 2
 
 
@@ -420,7 +411,7 @@ def _full_name(kind: type) -> str:
 
 
 def _has_own_forward(base: nn.Module) -> bool:
-    """Whether a subclass of nn.Linear or of a convolution may do something else with its weight."""
+    """Return whether a subclass of nn.Linear or of a convolution may do something else with its weight."""
     if _full_name(type(base)) in PLAIN_FORWARDS:
         return False
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):

@@ -34,26 +34,21 @@ STORAGE, FOR_HALF = (torch.float32, torch.float64), "for products in half precis
 
 
 class LowRankAdapter(nn.Module):
-    """W = U S Vᵀ (m x n) of rank r ≤ max_rank; U and V orthonormal and drawn at random, S = 0 at the start.
+    """W = U S Vᵀ (m x n) of rank r ≤ max_rank; U and V orthonormal and random, S = 0 at the start.
 
     Attributes
     ----------
-    Ut : (max_rank, m) and Vt : (max_rank, n), the bases transposed: rows beyond the rank are zero.
-        Transposed storage keeps the first r rows contiguous.  Storage of fixed size keeps the same
-        parameters when the rank changes, as data-parallel training, compilation and anyone with a
-        reference to them need it.
+    Ut, Vt : (max_rank, m) and (max_rank, n), the transposed bases; rows beyond the rank are zero.
+        Parameters stay the same when the rank changes.
     S : (max_rank, max_rank), zero outside the leading r x r block.
     rank : r.
-    gradients : what ``.grad`` holds after a backward pass.  "projected" (default): ∇_K, ∇_S, ∇_L in
-        the places of U, S, V; "published": the factor gradients G_U, ∇_S, G_V of Algorithm 1, line
-        2.
-    watch : detects changes of the bases by anything but GeoLoRA's optimizers (``watch.py``).
-        Training passes, ``state_dict``, merging and exports raise ``RuntimeError`` after such a
-        change.
-    last_step : which optimizer stepped the adapter last, and from which gradient (``last_step.py``).
+    gradients : the contents of ``.grad``: "projected", ∇_K, ∇_S, ∇_L in the places of U, S, V;
+        "published", G_U, ∇_S, G_V of Algorithm 1, line 2.
+    watch : detects changes of the bases by other optimizers (``watch.py``).
+    last_step : the optimizer and gradient of the last step (``last_step.py``).
 
-    In a ``state_dict`` the factors are U (m, r), S (r, r) and V (n, r): their shapes store the
-    rank.
+    A ``state_dict`` has U (m, r), S (r, r) and V (n, r), whose shapes store the rank.
+
     Raises ``ValueError`` for ranks out of range and for a precision below single, in which bases do
     not stay orthonormal.
     """
@@ -117,8 +112,8 @@ class LowRankAdapter(nn.Module):
         raise ValueError(f"V: expected the storage Vt in its place, found {tuple(X.shape)}; {NO_STATE}")
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As torch's; ``ValueError`` for U and V: loading a state parameter by parameter would lose
-        the rank.
+        """Torch's method; ``ValueError`` for U and V: loading a state parameter by parameter would
+        lose the rank.
         """
         if name in ("U", "V"):
             raise ValueError(f"{name}: expected the storage {name}t in its place, found a parameter; {NO_STATE}")
@@ -311,7 +306,7 @@ class LowRankAdapter(nn.Module):
         return Triple(*(X.detach() for X in (U[:r].mT, V[:r].mT, S[:r, :r])))  # create_graph=True gives them a graph
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` says."""
+        """The line of ``print(model)``."""
         m, n = self.shape
         return f"{m} x {n}, rank {self.rank} of at most {self.max_rank}"
 
@@ -390,8 +385,8 @@ def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
 
 
 def _is_flat(X: Tensor) -> bool:
-    """Whether FSDP1 has made a parameter part of a flat one, of which this process may hold only a
-    piece.
+    """Return whether FSDP1 has made a parameter part of a flat one, of which this process may hold
+    only a piece.
     """
     return X.ndim != 2 or hasattr(X, "_fsdp_flattened")
 

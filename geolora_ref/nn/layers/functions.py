@@ -1,19 +1,16 @@
-"""x ↦ W x for W = U S Vᵀ, with a backward pass that returns ∇_K, ∇_L and ∇_S in the places of U, V and S.
+"""x ↦ W x for W = U S Vᵀ, with a backward pass that returns ∇_K, ∇_L and ∇_S in the places of U, V
+and S.
 
-For a layer y = x Wᵀ with upstream gradient g, and G = gᵀ x the gradient with respect to the dense W:
+For a layer y = x Wᵀ with upstream gradient g, and G = gᵀ x the gradient with respect to W:
 
     a = x V,  b = g U;     ∇_K = G V = gᵀ a,   ∇_L = Gᵀ U = xᵀ b,   ∇_S = Uᵀ G V = bᵀ a,   ∇_x = (b S) Vᵀ.
 
-These are the matrix products of LoRA's backward pass and one of size r x r; nothing is divided by
-S, so they are exact for every S, zero included.  The published form is what automatic
-differentiation gives for the same expression without this function: G_U = ∇_K Sᵀ, G_V = ∇_L S, ∇_S.
+Nothing is divided by S. The published form is that of automatic differentiation: G_U = ∇_K Sᵀ,
+G_V = ∇_L S, ∇_S.
 
-The update of a layer is twice differentiable with respect to x alone.  The arrays returned in the
-places of U and V are not derivatives with respect to U and V, so differentiating them again would
-be wrong.  Gradient penalties need the published form.
-
-The bases arrive transposed, Ut (r, m) and Vt (r, n), as they are stored.  A *map* says how x meets
-Vᵀ: as a matrix, as the kernel of a convolution, as a table to look up.
+An update is twice differentiable with respect to x alone: the arrays in the places of U and V are
+not derivatives. The bases arrive transposed, Ut (r, m) and Vt (r, n). A *map* says how x meets Vᵀ:
+as a matrix, as the kernel of a convolution, as a table to look up.
 """
 
 from __future__ import annotations

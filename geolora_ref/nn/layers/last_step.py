@@ -30,9 +30,11 @@ class LastStep:
         return LastStep, ()
 
     def used(self, gradient: Tensor | None) -> bool:
-        """Whether the step came from this gradient, r x r, and no backward pass has written it since."""
+        """Return whether the step came from this gradient, r x r, and no backward pass has written
+        it since.
+        """
         return gradient is not None and self._gradient() is gradient and self._version == gradient._version
 
     def by_another(self, optimizer: object) -> bool:
-        """Whether it is known that another optimizer took the step."""
+        """Return whether another optimizer is known to have taken the step."""
         return self._optimizer is not type(None) and self._optimizer() is not optimizer

@@ -16,13 +16,13 @@ __all__ = ["orient"]
 def orient(model: nn.Module, closure: Callable[[], object], sweeps: int = 1) -> None:
     """U ← orth(GV), V ← orth(GᴴU) for every adapter, ``sweeps`` times: subspace iteration on G = ∇L.
 
-    While S = 0 the bases do not enter W, so G stays the same, and GV and GᴴU are the gradients
-    ∇_K and ∇_L of one backward pass each: no singular value decomposition and no dense gradient.
-    The angles to the leading singular vectors fall by σ_{r+1}/σ_r at each of the 2·sweeps updates.
-    At the leading vectors the first plain step is W = −λG_r, G_r the best approximation of rank r.
+    While S = 0 the bases do not enter W, so G stays the same, and GV and GᴴU are the gradients ∇_K
+    and ∇_L of one backward pass each: no singular value decomposition and no dense gradient. The
+    angles to the leading singular vectors fall by σ_{r+1}/σ_r at each of the 2·sweeps updates. At
+    these vectors the first plain step is −λ times the best approximation of G of rank r.
 
     ``closure`` : sets the gradients to zero, evaluates the loss on the same data each time, and
-    calls ``backward``.  Gradients are left at zero.
+    calls ``backward``. Gradients are left at zero.
 
     Raises ``ValueError`` for a model without adapters, an S that is not 0, a number of sweeps below
     1, gradients by the published route (which are 0 at S = 0), and a closure that leaves none.

@@ -34,7 +34,7 @@ def own(owner: nn.Module, owned: Iterable[Tensor | nn.Module]) -> None:
 
 
 def is_owned(one: Tensor | nn.Module) -> bool:
-    """Whether this is a factor or the adapter of a layer, even if the owner no longer exists."""
+    """Return whether this is a factor or the adapter of a layer, even if the owner no longer exists."""
     return hasattr(one, NAME)
 
 

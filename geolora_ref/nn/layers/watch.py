@@ -1,20 +1,16 @@
-"""Detect that a foreign optimizer, or an average, has written into the bases of an adapter as if
+"""Detect that an external optimizer, or an average, has written into the bases of an adapter as if
 they were ordinary parameters.
 
-``.grad`` of U and V holds ∇_K and ∇_L.  An optimizer of single tensors takes them for derivatives
-with respect to U and V, and silently trains something else.  The average of two bases is no basis.
-Both leave bases that are not orthonormal, and a look detects a defect above 64·eps·√max_rank.
-Copies, broadcasts and restored values keep the bases orthonormal and are no misuse; neither is
-training S alone.
+``.grad`` of U and V holds ∇_K and ∇_L. Another optimizer takes them for derivatives with respect to
+U and V, and trains something else. Its bases are not orthonormal, nor is an average of
+bases, and a look detects a defect above 64·eps·√max_rank. Copies, broadcasts and restored values
+keep the bases orthonormal, and training S alone is allowed.
 
-A look synchronises with the device, so a training pass looks only with a reason: a basis has moved
-in memory, or autograd's version count says that it was written.  The count misses writes through
-``.data``, through a buffer that the parameter views, or through another library's kernels.  So the
-passes 1, 2, 4, …, 128 look anyway, and every 128th from then on.  Saving, merging and exporting
-always look.
-
-Passes of compiled code do not look.  A step of GeoLoRA does not look either, because it has checks
-of its own.
+A look synchronises with the device, so a training pass looks only if a basis has another
+:func:`stamp`. It misses writes through ``.data``, through a buffer that the parameter views,
+or through another library's kernels, so the passes 1, 2, 4, …, 128 and every 128th look anyway.
+Saving, merging and exporting always look. Passes of compiled code do not, nor does a step of
+GeoLoRA, which checks by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Watch", "defect", "tolerated"]
+__all__ = ["Watch", "defect", "stamp", "tolerated"]
 
 PERIOD = 128
 CURE = (
@@ -32,7 +28,6 @@ CURE = (
     "or optimizer_cls_and_kwargs=(GeoLoRA, {…}); average merged weights, not factors; whoever means it writes within "
     "geolora_ref.nn.foreign_optimizer(model)"
 )
-Marks = tuple[int, int, int, int]
 
 
 class Watch:
@@ -45,11 +40,11 @@ class Watch:
 
     def __init__(self) -> None:
         self.allowed, self.off, self.passes = math.inf, False, 0
-        self._marks: Marks | None = None
+        self._stamp: tuple[int, ...] | None = None
 
     def written(self, Ut: Tensor, Vt: Tensor, allowed: float) -> None:
         """Record a write by the owner, after which a defect of ``allowed`` is accepted."""
-        self.allowed, self._marks = allowed, _marks(Ut, Vt)
+        self.allowed, self._stamp = allowed, stamp(Ut, Vt)
 
     def passing(self, Ut: Tensor, Vt: Tensor, rank: int, *, copies: bool) -> None:
         """Count a training pass, and look if it is due; ``copies``: the pass uses replicas.  Raises
@@ -57,10 +52,10 @@ class Watch:
         """
         self.passes = n = self.passes + 1
         due = not n & n - 1 if n <= PERIOD else n % PERIOD == 0
-        if due or not (copies or self._marks == _marks(Ut, Vt)):
+        if due or not (copies or self._stamp == stamp(Ut, Vt)):
             self.look(Ut, Vt, rank)
             if not copies:
-                self._marks = _marks(Ut, Vt)
+                self._stamp = stamp(Ut, Vt)
 
     def look(self, Ut: Tensor, Vt: Tensor, rank: int) -> None:
         """Raise ``RuntimeError`` with the cure if a basis has a larger defect than is allowed; NaN
@@ -79,9 +74,7 @@ class Watch:
 
 
 def tolerated(X: Tensor) -> float:
-    """A generous bound on the defect that rounding leaves in up to len(X) orthonormal columns:
-    64·eps·√len(X).
-    """
+    """A generous bound on the defect that rounding leaves in a basis (max_rank, m): 64·eps·√max_rank."""
     return 64.0 * torch.finfo(X.dtype).eps * math.sqrt(len(X))
 
 
@@ -95,12 +88,14 @@ def defect(Xt: Tensor) -> float:
 
 
 def has_values(X: Tensor) -> bool:
-    """Whether a basis can be looked at: a matrix with entries, no stand-in of a tracer, no part of
-    a distributed tensor.
+    """Return whether a basis can be looked at: a matrix with entries, no stand-in of a tracer, no
+    part of a distributed tensor.
     """
     return X.ndim == 2 and not X.is_meta and type(X) in (Tensor, nn.Parameter)
 
 
-def _marks(Ut: Tensor, Vt: Tensor) -> Marks:
-    """Autograd's version counts of the bases, and their addresses."""
-    return Ut._version, Vt._version, Ut.data_ptr(), Vt.data_ptr()
+def stamp(*tensors: Tensor) -> tuple[int, ...]:
+    """The addresses and autograd's version counts of tensors; another stamp means that code has moved
+    or written one of them.
+    """
+    return tuple(number for X in tensors for number in (X.data_ptr(), X._version))

@@ -19,6 +19,7 @@ from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.last_step import LastStep
+from geolora_ref.nn.layers.watch import stamp
 from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, rate, threshold_of
 from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
 from geolora_ref.nn.optim.parts import members_of, parts_of
@@ -76,7 +77,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def __init__(
         self,
-        model: nn.Module | Iterable[Mapping[str, Any]],
+        model: nn.Module | Iterable[Mapping[str, Any] | Tensor],
         defaults: dict[str, Any],
         on_nonfinite: Literal["raise", "skip"],
     ) -> None:
@@ -170,7 +171,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
             yield
 
     def refused(self) -> bool:
-        """Whether this step is to be skipped because gradients are not finite; a skipped step is counted.
+        """Decide whether this step is skipped because gradients are not finite; a skipped step is
+        counted.
 
         With on_nonfinite="raise" it raises ``FloatingPointError`` instead; the message says whose
         gradients they are.  Warns of gradients that an earlier step has used, and of a step without any
@@ -265,11 +267,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
             kept = {"first": moments.first, "second": moments.second}
             triples = {kind: getattr(triple, letter) for kind, triple in kept.items() if triple is not None}
             self.state[factor] = {"step": moments.step, **triples}
-        self._left[adapter] = _place(adapter)
+        self._left[adapter] = stamp(adapter.Ut, adapter.Vt)
 
     def as_it_left(self, adapter: LowRankAdapter) -> bool:
-        """Whether nobody has written the bases since the last step, nor loaded another memory."""
-        return self._left.get(adapter) == _place(adapter)
+        """Return whether no other code has written the bases or loaded a memory since the last step."""
+        return self._left.get(adapter) == stamp(adapter.Ut, adapter.Vt)
 
     def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
         """The memory of an adapter; ``RuntimeError`` if it has another rank, dtype or device than
@@ -386,11 +388,6 @@ def _warn_of_used_gradients(adapters: Mapping[str, LowRankAdapter], optimizer: A
             f"({checks.first_few(list(used))}); a backward pass belongs before every step{cure}",
             stacklevel=4,
         )
-
-
-def _place(adapter: LowRankAdapter) -> tuple[int, ...]:
-    """Where the bases are, and how often they were written."""
-    return tuple(part for X in (adapter.Ut, adapter.Vt) for part in (X.data_ptr(), X._version))
 
 
 def _refuse_torn(K: Mapping[str, Any], S: Mapping[str, Any], L: Mapping[str, Any]) -> None:

@@ -134,26 +134,16 @@ class SimultaneousDescent(AdapterOptimizer):
 
 
 class Dlrt(AdapterOptimizer):
-    """Dynamical low-rank training [S22]: ``step(closure)`` with three gradient evaluations and truncation.
+    """Dynamical low-rank training [S22]: ``step(closure)`` with three gradients and truncation.
 
-    1. K_new = opt(U S, G V), L_new = opt(V Sᵀ, Gᵀ U), an evaluation each, as published (both at the
-       same W);
-    2. Û = [U | Ũ], V̂ = [V | Ṽ], bases of [U | K_new] and [V | L_new]; W = Û Ŝ₀ V̂ᵀ with Ŝ₀ = [[S,
-       0], [0, 0]];
-    3. Ŝ = opt(Ŝ₀, ÛᵀGV̂), the third evaluation, in these bases;
-    4. truncation as in GeoLoRA.
+    1. K_new = opt(U S, G V), L_new = opt(V Sᵀ, Gᵀ U), an evaluation each, both at the same W;
+    2. Û, V̂, bases of [U | K_new] and [V | L_new]; W = Û Ŝ₀ V̂ᵀ with Ŝ₀ = [[S, 0], [0, 0]];
+    3. Ŝ = opt(Ŝ₀, ÛᵀGV̂), the third evaluation;
+    4. truncation as in GeoLoRA, whose options it has.
 
-    Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone, those whose gradients are 0
-    are not.  A memory of other bases is not noticed.  ``closure`` computes the
-    loss and its gradients (which are set to None before each call).  At the same W it should give
-    the same gradients: no new batch, no new dropout.  The other parameters are stepped by AdamW
-    along the gradients of the last evaluation.  ``evaluations`` counts the closure calls of all
-    steps; ``reports`` as of :class:`GeoLoRA`.
-
-    The model is evaluated with 2r columns, so an adapter's rank can be half its ``max_rank`` at
-    most.  The memory of a rule moves into the augmented bases before step 3 and takes in the
-    gradients there.  The directions of step 1 only choose the augmented bases and are not
-    remembered.
+    ``closure`` computes loss and gradients, on the same batch with the same dropout each time.
+    AdamW steps the other parameters along the last gradients. The memory of a rule moves into the
+    augmented bases before step 3. Ranks grow to half of ``max_rank`` at most.
 
     Raises ``ValueError`` for options out of range, for a model without adapters, for adapters whose
     gradients are not "projected" (Ŝ₀ is singular) or whose storage is less than twice their rank.

@@ -16,6 +16,7 @@ from torch import Tensor
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
+from geolora_ref.nn.layers.watch import stamp
 from geolora_ref.nn.optim.layer_memory import directions, prices, transported
 from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Bases, Moments, Optimizer, Triple
@@ -57,30 +58,24 @@ class FastGroup:
             c, (Ut, S, Vt) = adapter.max_rank, self.bank.storage(layer)
             adapter.Ut.data, adapter.S.data, adapter.Vt.data = Ut[:c], S[:c, :c], Vt[:c]
             adapter.watch.written(adapter.Ut, adapter.Vt, adapter.watch.allowed)
-        self._places = self._addresses()
-        self._seen = self._versions()
+        self._stamps = self._now()
 
     def seen(self) -> None:
         """Tell the watches that the bank wrote the bases; the bank never enlarges their defect."""
-        self._seen = self._versions()
+        self._stamps = self._now()
         loaded = math.sqrt(torch.finfo(self.bank.dtype).eps)
         for adapter in self.adapters:
             adapter.watch.written(adapter.Ut, adapter.Vt, min(adapter.watch.allowed, loaded))
 
-    def _versions(self) -> list[int]:
-        """How often autograd has seen each basis written."""
-        return [basis._version for adapter in self.adapters for basis in (adapter.Ut, adapter.Vt)]
-
-    def _addresses(self) -> list[int]:
-        """The memory addresses of the parameters."""
-        return [X.data_ptr() for adapter in self.adapters for X in (adapter.Ut, adapter.S, adapter.Vt)]
+    def _now(self) -> list[tuple[int, ...]]:
+        """The present stamps of the bases, and the address of each S, which other code may write."""
+        return [(*stamp(adapter.Ut, adapter.Vt), adapter.S.data_ptr()) for adapter in self.adapters]
 
     def _in_place(self) -> bool:
-        """Whether every parameter is still in the bank with the bank's rank, and nobody else has
-        written a basis.
+        """Return whether every parameter is still in the bank with the bank's rank, and no other
+        code has written a basis.
         """
-        same_ranks = self.bank.ranks == tuple(adapter.rank for adapter in self.adapters)
-        return same_ranks and self._seen == self._versions() and self._places == self._addresses()
+        return self.bank.ranks == tuple(adapter.rank for adapter in self.adapters) and self._stamps == self._now()
 
 
 class AllAtOnce:

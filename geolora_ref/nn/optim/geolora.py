@@ -37,75 +37,48 @@ __all__ = ["GeoLoRA", "Route"]
 Route = Literal["auto", "fast", "reference"]
 ALIKE = "of one dtype, on one device and with gradients='projected' in each group"
 EXPLORING = 0.1
-"""The part of its peak down to which a rate keeps a spare direction in every layer: a run whose rate falls to 0
-ends without one.
+"""The part of its peak down to which a rate keeps a spare direction in every layer: a run whose
+rate falls to 0 ends without one.
 """
 LOG = logging.getLogger("geolora_ref")
 
 
 class GeoLoRA(AdapterOptimizer):
-    """One optimizer for the adapters and the other trainable parameters of a model.
+    """One optimizer for the adapters and the other trainable parameters of a model (docs/peft.md).
 
     Parameters
     ----------
-    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their
-        own.  Groups ``{"params": tensors}``, as transformers' Trainer makes them, work too: a
-        factor stands for its adapter.
-    lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the
-        default rule it is the length of a step in the spectral norm of a layer's W.  A rank does
-        not change that, nor with alpha="rms" a width; the best rate falls where ranks are large.
-        Short trainings, of 60 steps say, may want more than the default.
-    head_lr : the learning rate of the other parameters, which AdamW steps; a group without adapters
-        may say ``lr`` instead.
-    share : what truncation may cost, as a share of the first-order decrease of the step: ϑ =
-        share·λ⟨M, D⟩/‖M‖ in every layer, with the memory M and the direction D of the rule.  The
-        default is 0.7.  While λ is above a tenth of its peak, a layer also keeps one direction
-        with singular value 0, in which its rank can grow; ``rank`` counts it.
-    tau, theta : another threshold in place of the share: relative, ϑ = τ‖Ŝ‖ with τ < 1, which holds
-        at most 1/τ² directions and may cut what the loss needs (docs/theory/priced.md), or absolute.
-    edge, noise : for noisy gradients, 0.5 and 4 for example: every singular value above edge·λ is
-        kept, and directions that the noise of single gradients can explain get a weight of about
-        1/noise, so that they do not enter (docs/theory/noise.md).  With the spectral rule, edge also
-        with "normalised", and without coefficient steps.  A change between noise and none in
-        ``param_groups`` begins without a memory.
-    min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank``
-        of ``adapt``).
-    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the
-        threshold.  (A group with a threshold or budget of its own ignores those given here.)  An
-        adapter without gradients keeps its rank, which counts against
-        the budget; if too little is left, the others get min_rank.  While its W is 0, only its
-        share of the budget counts, in proportion to what all adapters take now.
+    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` or
+        ``{"params": tensors}`` with options of their own.  ``model.parameters()`` works too, as
+        transformers' Trainer gives it: a factor stands for its adapter.
+    lr : λ of the adapters; of a tensor with one number each group gets its own copy. With the
+        default rule it is the length of a step in the spectral norm of a layer's W.
+    head_lr : learning rate of AdamW for the other parameters; a group without adapters may say
+        ``lr`` instead.
+    share : the cost of truncation, as a share of the first-order decrease of the step: ϑ =
+        share·λ⟨M, D⟩/‖M‖, with memory M and direction D; by default 0.7. While λ is above a tenth
+        of its peak, ``rank`` counts one spare direction with singular value 0.
+    tau, theta : a relative threshold ϑ = τ‖Ŝ‖, τ < 1, or an absolute one, in place of the share.
+    edge, noise : for noisy gradients, such as 0.5 and 4 (docs/theory/noise.md), with the spectral
+        rule; edge also with "normalised", and without coefficient steps.
+    min_rank, max_rank : limits of every rank, within the storage of an adapter.
+    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of a
+        threshold.
     update : the rule that turns gradients into a direction (``geolora_ref.optimizers``):
-        "spectral", "adam" (in its self-adjoint form), "preconditioned", "heavy-ball", "normalised",
-        "sgd"; or "adam-published", to reproduce the paper (with ``adapt(…, alpha=1.0)``), which may
-        ascend at every lr.  Each rule
-        has its own range of learning rates, and the default lr is the spectral rule's: Adam's are
-        about 3e-3.  A rule changed in
-        ``param_groups`` begins without a memory, except among heavy-ball, normalised and spectral,
-        which keep the same sum.
-    betas, eps, momentum, smoothing : options of the rule; betas and eps also of AdamW for the other
-        parameters.
-    weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
-    coefficient_steps, truncate : the schedule of a group, see ``geolora_ref.training``; an adapter
-        that has gradients in coefficient steps alone never gets another range.
-    method : "fast", ``geolora_ref.fast`` for all layers at once (the parameters then live in
-        buffers of the optimizer), for adapters of one dtype, on one device and with
-        gradients="projected" in each group; "reference", ``geolora_step`` layer by layer, the same
-        iteration within rounding; "auto", "fast" where it applies.  The logger "geolora_ref" tells
-        the choice.
-    on_nonfinite : on non-finite gradients "raise" ``FloatingPointError``, or "skip" the step and
-        count it in ``skipped``.  No parameter and no memory is changed in either case.
+        "spectral", "adam", "preconditioned", "heavy-ball", "normalised", "sgd", "adam-published".
+        Each needs its own learning rate.
+    betas, eps, momentum, smoothing : options of the rule; betas and eps also of AdamW.
+    weight_decay : decoupled, on S and on the other parameters; never on U and V.
+    coefficient_steps, truncate : the schedule of a group (``geolora_ref.training``).
+    method : "fast", all layers at once; "reference", layer by layer; "auto", "fast" where it
+        applies (docs/fast_path.md).
+    on_nonfinite : "raise" ``FloatingPointError`` on non-finite gradients, or "skip" the step, which
+        changes nothing, and count it in ``skipped``.
 
-    Gradients are what backward passes leave in ``.grad``: sums over accumulated batches, averages
-    over data-parallel processes.  Both are linear in G, hence right for ∇_K, ∇_L and ∇_S.
-    ``clip_grad_norm_`` bounds the root of ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed
-    over the adapters, plus the other parameters), which is between 1 and √3 times the norm of the
-    tangent gradient.  ``GradScaler`` skips the step as a whole.
-
-    ``reports`` has the report of each adapter's last truncation.  ``truncations`` counts the
-    truncations of all adapters in this object's life, ``exact`` those by Householder QR.
+    Gradients may be sums over batches or averages over processes: both are linear in G.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
+
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.
     """
 
@@ -113,7 +86,7 @@ class GeoLoRA(AdapterOptimizer):
 
     def __init__(
         self,
-        model: nn.Module | Iterable[Mapping[str, Any]],
+        model: nn.Module | Iterable[Mapping[str, Any] | Tensor],
         lr: float | Tensor = DEFAULT_LEARNING_RATE,
         *,
         tau: float | None = None,
@@ -160,7 +133,9 @@ class GeoLoRA(AdapterOptimizer):
             "head_lr": head_lr,
         }
         self.reports: dict[str, TruncationReport] = {}
+        """The report of each adapter's last truncation, by name."""
         self.truncations = self.exact = 0
+        """The truncations of all adapters in this object's life, and those by Householder QR."""
         self.method = method
         self._fast_groups: dict[tuple[str, ...], FastGroup] = {}
         super().__init__(model, defaults, on_nonfinite)
@@ -207,11 +182,9 @@ class GeoLoRA(AdapterOptimizer):
 
         Autocast affects the closure alone; the step computes in the dtype of the parameters.
 
-        A group with lr = 0, as at the start of a warm-up, is left alone.  So is an adapter whose
-        gradients are 0, like one without gradients: below a head of zeros the algorithm would
-        truncate W₁ = W = 0 to the least rank, from which ranks hardly grow, and a rule that
-        normalises its memory would go on at full length for as long as a layer is not used.  Its rank
-        stays too, up to twice ``max_rank`` where it is to be truncated after the cycle.
+        A group with lr = 0, as at the start of a warm-up, is left alone, and so is an adapter
+        without gradients or with gradients 0 (docs/peft.md). Its rank stays too, up to twice
+        ``max_rank`` where it is to be truncated after the cycle.
 
         Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or
         an update overflowed; ``ValueError``: options of a group are out of range by now, or an

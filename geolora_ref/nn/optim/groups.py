@@ -43,7 +43,7 @@ PUBLISHED = "adam-published"
 RELATIVE_TAU = 0.35
 """τ where nothing else is chosen, of methods whose directions are no tangent vectors."""
 LOOK_AT = 50
-"""The step after which rates and ranks are looked at; warm-ups of usual lengths are over by then."""
+"""The step after which rates and ranks are looked at; most warm-ups are over by then."""
 
 
 def _averages(group: Mapping[str, Any]) -> tuple[tuple[float, float], float]:
@@ -84,7 +84,7 @@ def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
     steps = group["iteration"]
     if steps not in (1, LOOK_AT):
         return
-    lr, rule = max(group["peak"], rate(group)), group["update"]
+    lr, rule = max(group["peak"], rate(group), _scheduled(group)), group["update"]
     moves = f"a step moves the outputs of a layer by about {lr:g} times its inputs; usual are 2e-3 to 5e-2"
     if rule == "spectral" and ((steps == LOOK_AT and lr < 5e-4) or (steps == 1 and lr > 0.5)):
         warnings.warn(f"lr = {lr:g} with update='spectral': {moves}", stacklevel=3)
@@ -93,6 +93,11 @@ def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
             f"tau = {group['tau']:g}: after {steps} steps every adapter has rank 1; at most 1/tau² directions can remain",
             stacklevel=3,
         )
+
+
+def _scheduled(group: Mapping[str, Any]) -> float:
+    """The rate that a schedule of torch multiplies by its factor, where a warm-up is heading; 0 without one."""
+    return _nonnegative("initial_lr", group.get("initial_lr", 0.0))
 
 
 def own_rate(lr: Any) -> Any:
@@ -121,7 +126,9 @@ def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[s
 
 
 def check_edge(edge: float | None, noise: float, update: str) -> None:
-    """Raise ``ValueError`` for an edge with a rule whose steps have no length, or a noise with one that has no weights."""
+    """Raise ``ValueError`` for an edge with a rule whose steps have no length, or a noise with one
+    that has no weights.
+    """
     if edge is not None and update not in ("spectral", "normalised"):
         raise ValueError(f"edge: expected update='spectral' or 'normalised', found {update!r}")
     if noise and update != "spectral":

@@ -18,8 +18,8 @@ __all__ = ["HeadStep", "finite", "flags", "head_steps"]
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every entry of all tensors is finite; one synchronisation with the device, a second
-    one if squares overflow.
+    """Return whether every entry of all tensors is finite; one synchronisation with the device, a
+    second one if squares overflow.
 
     The Euclidean norm comes first, because the CPU forms it several times as fast as the maximum
     norm, which cannot overflow.

@@ -58,8 +58,8 @@ def transported(rule: Optimizer, old: Sequence[Bases], moments: Sequence[Moments
 
 
 def tangent_at(bases: Bases, M: Triple) -> Tensor:
-    """Whether M (m, r), (n, r), (r, r) is one tangent vector seen from these bases: M_S = UᴴM_K =
-    (VᴴM_L)ᴴ, as a tensor with one bool.
+    """Return whether M (m, r), (n, r), (r, r) is one tangent vector seen from these bases:
+    M_S = UᴴM_K = (VᴴM_L)ᴴ, as a tensor with one bool.
 
     Of a memory that belongs to the bases both sides differ by the rounding of gradients and bases,
     which is 1e-2 of their size for bfloat16; of one that belongs to others by about their size.

@@ -28,20 +28,24 @@ class Members(NamedTuple):
     rest: dict[Tensor, str]
 
 
-def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A model, or parts of it with options of their own, as groups; ``ValueError`` for anything
-    else, such as parameters.
+def parts_of(model: nn.Module | Iterable[Mapping[str, Any] | Tensor]) -> list[dict[str, Any]]:
+    """A model, parts of it with options of their own, or its parameters, as groups; ``ValueError``
+    for anything else, such as named parameters.
     """
     if isinstance(model, nn.Module):
         return [{"module": model}]
     found = list(model) if isinstance(model, Iterable) else [model]
+    if found and all(isinstance(part, Tensor) for part in found):
+        return [{"params": found}]
+    parts: list[dict[str, Any]] = []
     for part in found:
         if not isinstance(part, Mapping):
             raise ValueError(
-                f"model: expected a model or groups {{'module': a part of it, …}}, found {type(part).__name__}; adapters are "
-                "stepped by layers, not by parameters"
+                "model: expected a model, groups {'module': a part of it, …} or model.parameters(), "
+                f"found {type(part).__name__}"
             )
-    return [dict(part) for part in found]
+        parts.append(dict(part))
+    return parts
 
 
 def members_of(part: dict[str, Any], options: Iterable[str]) -> Members:

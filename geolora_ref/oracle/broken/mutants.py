@@ -116,7 +116,7 @@ def _add_step(
     return register
 
 
-# --- line 3: coefficient updates -------------------------------------------------------------------------------------
+# --- line 3: coefficient updates ------------------------------------------------------------------
 
 
 @_add(3, "S_new = S + λ∇_S: ascent in the core", published=True)
@@ -279,7 +279,7 @@ def k_low_precision(U, S, V, dK, dL, dS, rate):
         return K_new.astype(lower).astype(K_new.dtype), L_new, S_new
 
 
-# --- line 4: basis augmentation --------------------------------------------------------------------------------------
+# --- line 4: basis augmentation -------------------------------------------------------------------
 
 
 @_add(
@@ -348,7 +348,7 @@ def old_new_alias(U, S, V, dK, dL, dS, **parameters):
     return replace(REFERENCE, truncation=truncation).step(U, S, V, dK, dL, dS, **parameters)
 
 
-# --- line 5: assembling Ŝ --------------------------------------------------------------------------------------------
+# --- line 5: assembling Ŝ -------------------------------------------------------------------------
 
 
 @_add(5, "the lower right block of Ŝ keeps old content instead of 0", published=True)
@@ -438,7 +438,7 @@ def s_step_uses_new_basis(U, S, V, dK, dL, dS, **parameters):
     return truncate(S1, U1, V1, **parameters)
 
 
-# --- line 6: truncation ----------------------------------------------------------------------------------------------
+# --- line 6: truncation ---------------------------------------------------------------------------
 
 
 @_add(6, "the SVD factors are swapped: U ← ÛQ, V ← V̂P", published=True)
@@ -717,7 +717,7 @@ def min_rank_ignored(sigma: Matrix, tau: float | None, theta: float | None, min_
     return max(truncated_rank(sigma, tau, theta, 1, max_rank), 1)
 
 
-# --- what only the kit can see: the numbers are right, the manners are not ---------------------------------------------
+# --- what only the kit can see: the numbers are right, the manners are not ------------------------
 
 
 @_add_step(3, "the caller's arrays are overwritten", visible_in="kit")

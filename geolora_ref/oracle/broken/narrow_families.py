@@ -1,4 +1,4 @@
-"""What goes wrong at which place, and the case of the catalogue that shows it."""
+"""Families of narrow defects: the defect, its place, and the case of the catalogue that shows it."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ words, the step.
 """
 
 
-# --- what a path keeps from one call to the next -----------------------------------------------------------------------
+# --- what a path keeps from one call to the next --------------------------------------------------
 
 
 def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], Backend]:
@@ -304,7 +304,7 @@ SCHEDULED = (
     ("min_rank", "the minimum rank", "min"),
     ("max_rank", "the cap", "max"),
 )
-"""What a schedule changes: the parameter, its name in words, and in the case."""
+"""The changes that schedules make: the parameter, its name in words, and in the case."""
 ABSENT = (("max_rank", "the cap", "no-max"), ("tau", "τ", "to-theta"), ("theta", "ϑ", "to-tau"))
 """The same where it is None afterwards."""
 WARM_UP = 3

@@ -98,7 +98,7 @@ def _large_core(size: int, threshold: str) -> Place:
 
 
 def _fixed_beyond(x: Given, state: Callable[[Given], bool] = lambda x: True) -> bool:
-    """Whether the rank is fixed beyond all singular values, in such a state."""
+    """Return whether the rank is fixed beyond all singular values, in such a state."""
     return bool(2 * x.r < x.parameters["min_rank"] == x.parameters["max_rank"]) and state(x)
 
 
@@ -112,8 +112,8 @@ BEYOND: dict[str, tuple[str, Callable[[Given], bool]]] = {
 
 
 def _nearly(x: Given, basis: str, name: str) -> bool:
-    """Whether complex gradients lie in the range of a basis but for less than a millionth, and for
-    more than rounding.
+    """Return whether complex gradients lie in the range of a basis but for less than a millionth,
+    and for more than rounding.
     """
     B, X = x.arrays[basis], x.arrays[name]
     size = float(np.linalg.norm(X))
@@ -183,7 +183,7 @@ def _tiny_threshold(name: str, core: str) -> Place:
 
 
 def negated(X: Any) -> bool:
-    """Whether a tensor of torch has its negative bit set."""
+    """Return whether a tensor of torch has its negative bit set."""
     return bool(getattr(X, "is_neg", bool)())
 
 

@@ -83,7 +83,7 @@ class Stages:
     truncation: Callable[..., ArrayFactors] = truncate
 
     def begins_like(self, other: Stages) -> bool:
-        """Whether lines 3 and 4 of both are the same functions."""
+        """Return whether lines 3 and 4 of both are the same functions."""
         return self.coefficient_update is other.coefficient_update and self.basis_augmentation is other.basis_augmentation
 
     def run(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any) -> dict[str, Any]:

@@ -226,7 +226,9 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "to-max": ({"m": 9, "n": 4}, {"max_rank": 2}, "the cap, of which there is none before,"),
     "to-min": ({"tau": 1.0}, {"min_rank": 2}, "the minimum rank, which is 1 before,"),
 }
-"""What is special about a sequence, what differs in its last step, and its name."""
+"""Schedules of sequences: the options of all steps, the options that differ in the last step, and
+the name.
+"""
 PLAIN_SCHEDULES = ("rate", "tau", "theta", "min", "max")
 """Those that are run with the backend's own results, too."""
 GRADES = {

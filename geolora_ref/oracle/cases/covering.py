@@ -93,7 +93,9 @@ def covering_array(
     rng: np.random.Generator,
     possible: Callable[[Options], bool] | None = None,
 ) -> list[Options]:
-    """So many possible combinations of options, each chosen for the pairs and triples that none before it has."""
+    """So many possible combinations of options, each chosen for the pairs and triples that none
+    before it has.
+    """
     values = [*options.values()]
     counts = np.array([len(names) for names in values])
     kinds = [_places(counts, together) for together in (2, 3)]
@@ -134,7 +136,7 @@ def _places(counts: NDArray[np.int64], together: int) -> tuple[Any, int]:
 
 
 def _possible(options: Options) -> bool:
-    """Whether limits and bases of this combination exist at its size."""
+    """Return whether limits and bases of this combination exist at its size."""
     named = dict(zip(OPTIONS, options, strict=True))
     m, n, r = SIZES[named["size"]]
     least, most = _ranks(named, m, n, r)

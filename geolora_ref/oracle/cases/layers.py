@@ -60,7 +60,9 @@ TAILS = {"104": (110, 107, 104), "200": (204, 202, 200)}
 KEPT = 20
 CLOSE = {"above": 1.0 + 1e-9, "below": 1.0 - 1e-9}
 EQUAL = 512
-"""The number of equal singular values: more than 1/(1 − 0.999²) = 500.3, so that a τ of 0.999 keeps two of them."""
+"""The number of equal singular values: more than 1/(1 − 0.999²) = 500.3, so that a τ of 0.999 keeps
+two of them.
+"""
 
 
 def layer_cases() -> Iterator[ConformanceCase]:

@@ -81,7 +81,7 @@ def drawn_cases(seed: int, count: int, *, complex_data: bool, layouts: Sequence[
 
 
 def _wide(p: CaseParameters) -> bool:
-    """Whether float16 may not hold the numbers."""
+    """Return whether float16 may not hold the numbers."""
     return not 1e-3 < p.magnitude < 1e2 or p.gradient in ("huge", "tiny") or p.learning_rate > 10.0
 
 

@@ -71,8 +71,8 @@ EXACTLY = ("left alone", "right alone")
 
 BASES = ("random", "unit", "padded", "thin", "same")
 """How U and V are given: Haar distributed, columns of the identity, or Haar distributed below rows
-of zeros.  "same" : V = U, for m = n.  "thin" bases are Haar distributed too, but drawn from an m x r matrix, because a square
-one is too large for large m.
+of zeros.  "same" : V = U, for m = n.  "thin" bases are Haar distributed too, but drawn from an
+m x r matrix, because a square one is too large for large m.
 """
 
 SPARSE = ("sparse", "padded")
@@ -124,8 +124,8 @@ class StepCase:
     def build(cls, parameters: CaseParameters) -> StepCase:
         """Make the matrices; the same parameters give the same matrices.
 
-        Raises ``ValueError`` for r > min(m, n), for the same bases with m ≠ n, and for a spectrum, core, gradient or bases not
-        known by this name.
+        Raises ``ValueError`` for r > min(m, n), for the same bases with m ≠ n, and for a spectrum,
+        core, gradient or bases not known by this name.
         """
         p, rng = parameters, np.random.default_rng(parameters.seed)
         if not 1 <= p.r <= min(p.m, p.n):

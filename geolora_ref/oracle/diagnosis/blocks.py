@@ -45,7 +45,7 @@ class _Update(NamedTuple):
 
     @property
     def nothing(self) -> bool:
-        """Whether the right block is zero up to rounding."""
+        """Return whether the right block is zero up to rounding."""
         return self.size <= self.tolerance
 
     @property

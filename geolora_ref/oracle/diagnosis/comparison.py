@@ -51,15 +51,15 @@ class Comparison:
         return found if isinstance(found, str) else Answer(len(found[1]), self.kind(found), product(found))
 
     def alike(self, A: Answer | str, B: Answer | str, tolerance: float) -> bool:
-        """Whether two outputs have the same W₁, rank and kind of factors, or are unusable for the
-        same reason.
+        """Return whether two outputs have the same W₁, rank and kind of factors, or are unusable
+        for the same reason.
         """
         if isinstance(A, str) or isinstance(B, str):
             return isinstance(A, str) and isinstance(B, str) and A == B
         return A[:2] == B[:2] and norm(A.W - B.W) <= tolerance
 
     def alike_matrices(self, A: Sequence[Matrix], B: Sequence[Matrix], tolerance: float) -> bool:
-        """Whether K_new, L_new and S_new agree, one by one."""
+        """Return whether K_new, L_new and S_new agree, one by one."""
         return all(X.shape == Y.shape and norm(in_double(X) - Y) <= tolerance for X, Y in zip(A, B, strict=True))
 
     def tolerance(self, inputs: StepInputs, size: float = 0.0) -> float:
@@ -71,12 +71,12 @@ class Comparison:
         return float(resolution(m, n, r, self.eps, self.storage) * scale)
 
     def orthonormal(self, factors: StepFactors) -> bool:
-        """Whether both bases are orthonormal."""
+        """Return whether both bases are orthonormal."""
         return all(self.kind(factors)[:2])
 
     def kind(self, factors: StepFactors) -> tuple[bool, ...]:
-        """Whether U₁ and V₁ are orthonormal and, if that is promised, whether S₁ is diagonal,
-        nonnegative and sorted.
+        """Return whether U₁ and V₁ are orthonormal and, if that is promised, whether S₁ is
+        diagonal, nonnegative and sorted.
         """
         U, S, V = (in_double(X) for X in factors)
         size = 1000.0 * self.eps + (4.0 * self.storage.defect(U) if self.storage else 0.0)

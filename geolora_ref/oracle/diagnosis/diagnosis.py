@@ -37,49 +37,46 @@ COEFFICIENTS = ("K_new", "L_new", "S_new")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The diagnosis of a failing backend.
-
-    ``matches`` : the mutants that behave most like the backend, best first, with the share of steps
-    on which both agree; if the backend's own stages name a line, only mutants of that line.
-    ``compared`` : the number of steps on which the best mutant was compared.
-    ``blocks`` : the blocks of Ŝ in which the result deviates, with the factor if it is the same in
-    all steps;
-    ``instead`` : the finding where no block explains the deviation.
-    ``first_line`` : the first line of the algorithm that fails by the backend's own stages.
-    ``unusable`` : the reason why the first unusable result cannot be judged.
-    ``repeated`` : whether a failed step failed again when it was called once more.
-    ``unsteady`` : whether a failed step gets two different answers when it is called twice in a row.
-    ``stages_right`` : whether every line of the backend's own stages is right wherever the backend
-    fails.
-    ``layouts`` : the memory layouts that fail, if the same numbers pass in row-major order.
-    ``others_only`` : whether the first problem of every stack is right.
-    ``rank_only`` : whether only the rank is wrong, in every case that fails.
-    ``too_few`` : whether the rank is below min_rank, in every case that fails.
-    ``form_only`` : whether only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every
-    case that fails.
-    ``drifts`` : whether the bases alone are wrong, in every case that fails, and only by a little in
-    a later step of a sequence.
-    ``coarse`` : whether the failing results are right to single precision.
-    ``unread`` : without a match, the arguments for which other values were tried, and no answer changed.
-    """
+    """The diagnosis of a failing backend: a table of findings, of which :attr:`text` makes sentences."""
 
     matches: Sequence[tuple[Mutant, float]]
+    """The mutants that behave most like the backend, best first, with the share of steps on which
+    both agree; if the backend's own stages name a line, only mutants of that line.
+    """
     blocks: Sequence[str]
+    """The blocks of Ŝ in which the result deviates, with the factor if it is the same in all steps."""
     first_line: str = ""
+    """The first line of the algorithm that fails by the backend's own stages."""
     unusable: str = ""
+    """The reason why the first unusable result cannot be judged."""
     compared: int = 0
+    """The number of steps on which the best mutant was compared."""
     repeated: bool = True
+    """True if a failed step failed again when it was called once more."""
     instead: str = ""
+    """The finding where no block explains the deviation."""
     layouts: Sequence[str] = ()
+    """The memory layouts that fail, if the same numbers pass in row-major order."""
     others_only: bool = False
+    """True if the first problem of every stack is right."""
     rank_only: bool = False
+    """True if only the rank is wrong, in every case that fails."""
     too_few: bool = False
+    """True if the rank is below min_rank, in every case that fails."""
     unsteady: bool = False
+    """True if a failed step gets two different answers when it is called twice in a row."""
     stages_right: bool = False
+    """True if every line of the backend's own stages is right wherever the backend fails."""
     form_only: bool = False
+    """True if only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every case that fails."""
     drifts: bool = False
+    """True if the bases alone are wrong, in every case that fails, and only by a little in a later
+    step of a sequence.
+    """
     coarse: bool = False
+    """True if the failing results are right to single precision."""
     unread: Sequence[str] = ()
+    """Without a match, the arguments for which other values were tried, and no answer changed."""
 
     @property
     def text(self) -> str:
@@ -269,9 +266,9 @@ def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
 
 
 def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
-    """Whether the backend gives one answer to a question that is put twice.  First comes another
-    question of the same shapes, for −W/2, with twice the gradient in other bases and half
-    of λ, so that no argument is the same.
+    """Return whether the backend gives one answer to a case that is run twice.  First comes another
+    case of the same shapes, for −W/2, with twice the gradient in other bases and half of λ, so
+    that no argument is the same.
 
     Results that cannot be judged count as steady.
     """

@@ -91,12 +91,12 @@ def _right(inputs: StepInputs) -> StepFactors:
 
 
 def _differ(A: StepFactors, B: StepFactors) -> bool:
-    """Whether two outputs differ in their ranks or clearly in W₁."""
+    """Return whether two outputs differ in their ranks or clearly in W₁."""
     return len(A[1]) != len(B[1]) or norm(product(A) - product(B)) > CLEAR * norm(product(A))
 
 
 def _same(A: Found, B: Found) -> bool:
-    """Whether two outputs have equal bits; never if one cannot be judged."""
+    """Return whether two outputs have equal bits; never if one cannot be judged."""
     if isinstance(A, str) or isinstance(B, str):
         return False
     return all(X.shape == Y.shape and X.tobytes() == Y.tobytes() for X, Y in zip(A, B, strict=True))

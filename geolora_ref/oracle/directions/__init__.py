@@ -1,7 +1,7 @@
 """The oracle for directions: check on dense matrices whether an optimizer's rule is the one that it
 claims to be.
 
-:func:`check_rule` asks a rule in single steps and in sequences with memory.  It names the defect,
+:func:`check_rule` runs a rule in single steps and in sequences with memory.  It names the defect,
 or the related known rule, with which a wrong rule agrees.  ``definitions`` imports no rule of this
 package, so it also checks ``geolora_ref.optimizers``.
 """

@@ -60,7 +60,7 @@ class RuleRow:
 
     @property
     def passed(self) -> bool:
-        """Whether no criterion failed and there was no error."""
+        """Return whether no criterion failed and there was no error."""
         return not self.failed and not self.error
 
 
@@ -140,20 +140,20 @@ def check_rule(
 
     Parameters
     ----------
-    rule : called as ``rule(U, V, grad_K, grad_L, grad_S, memory)``, returns ``((D_K, D_L, D_S),
-        memory)``.  U (m, r) and V (n, r) have orthonormal columns; the gradients are GV, GᴴU and
-        UᴴGV.  ``memory`` is None in the first call of a sequence, then the memory that the previous
-        call has returned; bases and their rank r may have changed since.
+    rule : called as ``rule(U, V, grad_K, grad_L, grad_S, memory)``, returns
+        ``((D_K, D_L, D_S), memory)``. U (m, r) and V (n, r) have orthonormal columns; the gradients
+        are GV, GᴴU and UᴴGV. ``memory`` is None in the first call of a sequence, then what the
+        previous call returned, whose bases and rank may differ.
     definition : one of ``RULES``: gradient, heavy-ball, normalised, spectral, preconditioned, adam.
     momentum, smoothing : options of the definition, if it has them.
-    select : the beginning of the ids of the sequences that are run, by default of all.
+    select : the beginning of the ids of the sequences that are run.
     fail_fast : stop after the first sequence that fails.
 
-    After each call the arguments are overwritten, as optimizers do with theirs.
+    The arguments are overwritten after each call.
 
-    Raises ``ValueError`` for an unknown definition, for a selection without a sequence, and unless
-    0 ≤ momentum < 1 and the smoothing is finite and ≥ 0.  Raises like ``Conversion``, and
-    :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the rule itself become rows.
+    Raises ``ValueError`` for an unknown definition, for an empty selection, and unless 0 ≤ momentum
+    < 1 and the smoothing is finite and ≥ 0. Raises like ``Conversion``, and :class:`Interrupted` in
+    place of ``KeyboardInterrupt``; errors of the rule become rows.
     """
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
@@ -294,8 +294,8 @@ def _changed(arguments: list[Any], before: list[Matrix], conversion: Conversion)
 
 
 def _alike(X: Any, given: Any) -> bool:
-    """Whether two arrays have one library and dtype; subclasses of NumPy's array are refused, since
-    they may hide entries.
+    """Return whether two arrays have one library and dtype; subclasses of NumPy's array are
+    refused, since they may hide entries.
     """
     same = type(X) is np.ndarray if isinstance(given, np.ndarray) else isinstance(X, type(given))
     return same and X.dtype == given.dtype

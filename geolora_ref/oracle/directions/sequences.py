@@ -29,7 +29,7 @@ HOMOGENEOUS = {"gradient": 1, "heavy-ball": 1, "normalised": 0, "spectral": 0}
 
 @dataclass(frozen=True)
 class Sequence:
-    """A question: its ``id``, its reason, and its steps; a single step asks a rule without memory.
+    """A question: its ``id``, its reason, and its steps; a single step calls a rule without memory.
 
     ``generic`` : whether every singular value of the memory is above the rounding of the largest.
     ``between`` : steps of another layer, called in turn with these; their answers are not judged.

@@ -1,28 +1,20 @@
 """The criteria by which a step is right: backward-stable acceptance of (U₁, S₁, V₁), never an
 entrywise comparison of factors.
 
-Two correct implementations differ by gauge, by signs, inside clusters of equal singular values, and
-by the rank where a tail lies on the threshold.  An output is accepted if it is the exact answer to
-a nearby question: W₁ is a best rank-r₁ approximation of Ŵ + E.  With D = Ŵ − W₁, the tangent
-projector P₁ at W₁ and η = c·eps·s,
+An output is accepted if it is the exact answer to a nearby problem: W₁ is a best rank-r₁
+approximation of Ŵ + E. With D = Ŵ − W₁, the tangent projector P₁ at W₁ and η = c·eps·s,
 
 * *stationarity*: ‖P₁ D‖ ≤ η, and
 * *dominance*: ‖D − P₁ D‖₂ ≤ σ_{r₁}(W₁) + η
 
-are necessary for ‖E‖ ≤ η: if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and the rest of D + E has
-spectral norm ≤ σ_{r₁}(W₁).  Together they suffice for such an E with ‖E‖₂ ≤ √2 η, made of −P₁D and
-of the excess of D − P₁D over σ_{r₁}(W₁).  The usual test ‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ
-in the kept part as δ²/(2 tail) only: at a tail of 0.1 an error of 1e-8 would pass in double
-precision.  Its ratio is reported as *optimality* all the same.
+are necessary for ‖E‖ ≤ η, and suffice for ‖E‖₂ ≤ √2 η (docs/theory/acceptance.md has the proof).
+The usual test ‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ in the kept part as δ²/(2 tail) only; its
+ratio is reported as *optimality*.
 
-Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale.  A ratio
-above ``WARN`` = 10 deserves a look, one above ``FAIL`` = 30 is wrong.  c = 4√(m + n), because
-rounding errors of inner products grow like √(m + n).  LAPACK's bidiagonal QR stops when
-off-diagonal entries fall below u^{-1/8} = 99 units u = eps/2 of the singular value, which leaves up
-to 49·√(p − 1)·eps for p ≤ (m + n)/2 singular values: a ratio of at most 8.7, below ``WARN``.
+Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale, c = 4√(m +
+n), because rounding errors of inner products grow like √(m + n).
 
-This module knows the factored inputs of a step, and nothing of how ``algorithm.py`` computes it.
-The two may not import each other, and no code is shared with the dense oracle.
+This module does not import ``algorithm.py``, and shares no code with the dense oracle.
 """
 
 from __future__ import annotations
@@ -55,6 +47,11 @@ __all__ = [
 ]
 
 WARN, FAIL = 10.0, 30.0
+"""The ratios above which a criterion deserves a look, or is wrong. LAPACK's bidiagonal QR stops
+when off-diagonal entries fall below u^{-1/8} = 99 units u = eps/2 of the singular value, which
+leaves up to 49·√(p − 1)·eps for p ≤ (m + n)/2 singular values: a ratio of at most 8.7, below
+``WARN``.
+"""
 NAMED = 3
 """The number of criteria that fit into a line of a report."""
 EXACT = Storage(0.0, 0.0)
@@ -122,8 +119,8 @@ class StepInputs:
         return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else wider, self.arrays))
 
     def representable(self, largest: float) -> bool:
-        """Whether no argument and, in whatever gauge, no right result has a number above ``largest``:
-        ‖Ŵ‖ ≤ ‖W‖ + λ(‖dK‖ + ‖dL‖).
+        """Return whether no argument and, in whatever gauge, no right result has a number above
+        ``largest``: ‖Ŵ‖ ≤ ‖W‖ + λ(‖dK‖ + ‖dL‖).
         """
         gradients = norm(in_double(self.dK)), norm(in_double(self.dL))
         step = norm(in_double(self.S)) + self.learning_rate * sum(gradients)
@@ -408,7 +405,7 @@ def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: in
 
 
 def _resembles(name: str, found: tuple[int, ...], expected: tuple[int, int], columns: int) -> str:
-    """What a wrong shape looks like, in words; empty if it looks like nothing known."""
+    """The likely cause of a wrong shape, in words; empty if it resembles no known one."""
     letter = name[0]
     if found == expected[::-1]:
         return f", as if {letter}ᴴ was returned"

@@ -1,19 +1,12 @@
 """The errors that rounding explains if factors are stored in fewer bits than they are computed with.
 
-A backend may store U, S and V in bfloat16 and compute in single precision.  If the rounding of the
-storage were allowed in every operation, errors as large as the step would pass.  So the backend is
-judged by the rounding of its arithmetic, and two effects of storage are subtracted, both known from
-the arrays.  With u = eps/2 and the smallest number η of the storage,
-
-* *results* are rounded once: ‖fl(X) − X‖ ≤ u‖X‖ + ½η√size entry by entry, so that a basis of r
-  orthonormal columns moves by β = u√r + ½η√(mr) and loses orthonormality by 2β + β²; W₁ = U₁S₁V₁ᴴ
-  moves by u times |U₁||S₁|, S₁ and |S₁||V₁|ᴴ;
-* *questions* have been rounded: U and V are orthonormal up to defects δ_U, δ_V, and dK, dL, dS
-  contradict each other by δ.  A right step may take U as it is, or the orthonormal basis Q of
-  U = QR with ‖R − I‖ ≤ δ_U, and may cut in bases with this defect; each choice moves the result by
-  δ_U s.  It may use any of the contradicting gradients.  Together this is 2(δ_U + δ_V)s + λδ.  A
-  defect counts only as far as storage explains it: the roundings of k steps add up like √k, to at
-  most 1 + 2√k roundings.  The remaining error is counted in units of the arithmetic.
+If the rounding of a storage in bfloat16 were allowed in every operation, errors as large as the
+step would pass. So a backend is judged by the rounding of its arithmetic, and two effects of
+storage are subtracted: *results* are rounded once (:class:`Storage`), and *arguments* have been
+rounded. U and V are orthonormal up to defects δ_U, δ_V, and dK, dL, dS contradict each other by δ.
+A right step may take U as it is, or the Q of U = QR with ‖R − I‖ ≤ δ_U, and may cut in bases with
+this defect; each choice moves the result by δ_U s. It may use any of the contradicting gradients.
+Together this is 2(δ_U + δ_V)s + λδ.
 """
 
 from __future__ import annotations
@@ -33,7 +26,12 @@ NUMBERS = {"float64": (52, -1074), "float32": (23, -149), "float16": (10, -24), 
 
 @dataclass(frozen=True)
 class Storage:
-    """A number format: rounding unit ``u`` and smallest positive number ``eta``."""
+    """A number format: rounding unit ``u`` and smallest positive number ``eta``.
+
+    Rounding once moves X by ‖fl(X) − X‖ ≤ u‖X‖ + ½η√size entry by entry. So a basis of r
+    orthonormal columns moves by β = u√r + ½η√(mr) and loses orthonormality by 2β + β², and
+    W₁ = U₁S₁V₁ᴴ moves by u times |U₁||S₁|, S₁ and |S₁||V₁|ᴴ.
+    """
 
     u: float
     eta: float
@@ -57,7 +55,9 @@ class Storage:
         return self.basis(B) * (2.0 + self.basis(B))
 
     def drift(self, B: Matrix, steps: int) -> float:
-        """A bound on the defect after ``steps`` further steps without repair, with a margin of two."""
+        """A bound on the defect after ``steps`` further steps without repair: k roundings add up
+        like √k, and the margin is two.
+        """
         return (1.0 + 2.0 * float(np.sqrt(steps))) * self.defect(B)
 
     def product(self, U: Matrix, S: Matrix, V: Matrix) -> float:

@@ -61,7 +61,7 @@ class Row:
 
     @property
     def lost(self) -> bool:
-        """Whether the backend has ended its process, or was stopped."""
+        """Return whether the backend has ended its process, or was stopped."""
         return self.error.startswith(LOST)
 
     @property
@@ -112,13 +112,13 @@ class Report:
 
     @property
     def stored(self) -> bool:
-        """Whether the arrays have fewer bits than the arithmetic."""
+        """Return whether the arrays have fewer bits than the arithmetic."""
         return EPS[self.dtype] > EPS[self.precision]
 
     @property
     def passed(self) -> bool:
-        """Whether there is no unexpected failure, no unexpected pass, and no other problem, such as
-        too few cases.
+        """Return whether there is no unexpected failure, no unexpected pass, and no other problem,
+        such as too few cases.
         """
         return not self.failures and not self.problems
 
@@ -179,7 +179,7 @@ def _plain(ratio: float) -> float | str:
 
 class Interrupted(KeyboardInterrupt):
     """A run that was stopped from outside.  ``report`` has the results so far, and a problem that
-    tells where the run stopped.
+    states where the run stopped.
 
     The report is a :class:`Report`, or a ``RuleReport``.
     """

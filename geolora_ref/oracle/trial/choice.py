@@ -60,7 +60,7 @@ class Choice:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the catalogue is run."""
+        """Return whether all of the catalogue is run."""
         return not (self.select or self.quick or self.fail_fast)
 
     @property
@@ -99,7 +99,7 @@ class Choice:
         return matching
 
     def _matches(self, case: ConformanceCase) -> bool:
-        """Whether a case matches every key of ``select``."""
+        """Return whether a case matches every key of ``select``."""
         group, flag = self.select.get("group", case.group), self.select.get("flag", case.flags[0])
         return case.group == group and flag in case.flags and case.id.startswith(self.select.get("id", ""))
 
@@ -110,8 +110,8 @@ def questions(harness: Harness) -> list[ConformanceCase]:
 
 
 def _taken(case: ConformanceCase, harness: Harness) -> bool:
-    """Whether a backend can take a case: its arrays hold the numbers, and it takes directions
-    or stacks if need be.  JAX computes with 0 in place of subnormal numbers.
+    """Return whether a backend can take a case: its arrays hold the numbers, and it takes
+    directions or stacks if need be.  JAX computes with 0 in place of subnormal numbers.
     """
     taken = (harness.directions or case.parameters.gradient != SIGNS) and (harness.batched or not case.problems)
     held = harness.conversion.has_layout(case.layout) and applicable(case, harness.conversion.dtype, harness.precision)
@@ -119,14 +119,14 @@ def _taken(case: ConformanceCase, harness: Harness) -> bool:
 
 
 def representable(case: ConformanceCase, harness: Harness) -> bool:
-    """Whether the numbers of a drawn case, in its first step, are finite in the dtype of a backend."""
+    """Return whether the numbers of a drawn case, in its first step, are finite in the dtype of a backend."""
     if harness.conversion.dtype != "float16":
         return True
     return StepCase.build(case.parameters).inputs("float32").representable(harness.conversion.largest)
 
 
 def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
-    """Whether a dtype, and the claimed precision, can hold the numbers of a case.
+    """Return whether a dtype, and the claimed precision, can hold the numbers of a case.
 
     A claimed precision of float16 does not restrict the range: it also stands for TF32, which has
     the range of float32.

@@ -64,7 +64,7 @@ class Conversion:
 
     @property
     def is_complex(self) -> bool:
-        """Whether the dtype is complex."""
+        """Return whether the dtype is complex."""
         return self.dtype.startswith("complex")
 
     @property
@@ -82,8 +82,9 @@ class Conversion:
         return scope
 
     def has_layout(self, layout: str) -> bool:
-        """Whether the library has arrays of this memory layout: JAX has no choice, torch has no
-        negative strides, and torch alone has numbers whose conjugation or sign is still to be applied.
+        """Return whether the library has arrays of this memory layout: JAX has no choice, torch has
+        no negative strides, and torch alone has numbers whose conjugation or sign is still to be
+        applied.
         """
         how = layout.partition(":")[0]
         if how in ("lazy", "negated"):
@@ -153,7 +154,7 @@ class Conversion:
         return True
 
     def alone(self, X: Array) -> bool:
-        """Whether the memory between and after the numbers of X still holds the NaN that
+        """Return whether the memory between and after the numbers of X still holds the NaN that
         :meth:`laid_out` wrote there.
         """
         if self.array == "jax":
@@ -220,15 +221,15 @@ def layouts(layout: str) -> tuple[str, ...]:
 
 
 def taken_away(X: Array) -> bool:
-    """Whether an array has lost its contents: a compiled JAX function may take the memory of its
-    arguments (donation).
+    """Return whether an array has lost its contents: a compiled JAX function may take the memory of
+    its arguments (donation).
     """
     return hasattr(X, "is_deleted") and bool(X.is_deleted())
 
 
 def share_memory(X: Array, Y: Array) -> bool:
-    """Whether two arrays of one library share a number in memory; False for JAX, whose arrays never
-    change.
+    """Return whether two arrays of one library share a number in memory; False for JAX, whose
+    arrays never change.
     """
     if isinstance(X, np.ndarray) and isinstance(Y, np.ndarray):
         return bool(np.may_share_memory(X, Y) and np.shares_memory(X, Y))

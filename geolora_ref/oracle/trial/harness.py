@@ -82,23 +82,6 @@ class Options(TypedDict, total=False):
 class Harness:
     """A backend together with the way to call it and its promises.
 
-    ``whole`` : it is a whole training step and gets ``gradients``, a function of the dense W,
-    instead of dK, dL, dS.
-    ``batched`` : it takes stacks (a leading axis) and returns stacks, or a list of results.
-    ``precision`` : the precision that it claims to compute in, by default the dtype, and float32
-    for 16-bit dtypes.  It is lower than the dtype if float64 arrays are computed in float32, and
-    higher if the dtype is storage (``storage.py``).
-    ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.  ``directions`` : whether
-    it takes the directions of an optimizer in place of gradients, for which dS is neither UᴴdK nor
-    (VᴴdL)ᴴ.
-    ``threads`` : the number of threads that call it at once; all but one repeat another question of
-    the same sizes.
-    ``stages`` : a function of the same arguments that returns the stages and the output of one
-    problem by name.
-    ``name`` : its name in reports, by default module:function of the step.
-    ``errors`` : NumPy's handling of floating-point errors inside the backend, by default the
-    current setting.
-
     Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for
     stages or directions of a whole step, for less than one thread, and for arrays that cannot be
     made here; ``ModuleNotFoundError`` if the library is not installed.
@@ -107,14 +90,30 @@ class Harness:
     step: Callable[..., Any]
     conversion: Conversion = field(default_factory=Conversion)
     whole: bool = False
+    """True for a whole training step, which gets ``gradients``, a function of the dense W, instead
+    of dK, dL, dS.
+    """
     batched: bool = False
+    """True for a backend that takes stacks (a leading axis) and returns stacks, or a list of results."""
     precision: str | None = None
+    """The precision that it claims to compute in, by default the dtype, and float32 for 16-bit
+    dtypes. It is lower than the dtype if float64 arrays are computed in float32, and higher if the
+    dtype is storage (``storage.py``).
+    """
     diagonal: bool = True
+    """True if it promises a diagonal, nonnegative, sorted S₁."""
     directions: bool = False
+    """True if it takes the directions of an optimizer in place of gradients, for which dS is
+    neither UᴴdK nor (VᴴdL)ᴴ.
+    """
     threads: int = 1
+    """The number of threads that call it at once; all but one repeat another case of the same sizes."""
     stages: Callable[..., Mapping[str, Array]] | None = None
+    """A function of the same arguments that returns the stages and the output of one problem by name."""
     name: str = ""
+    """Its name in reports, by default module:function of the step."""
     errors: Mapping[str, Any] = field(default_factory=np.geterr)
+    """NumPy's handling of floating-point errors inside the backend, by default the current setting."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -236,7 +235,7 @@ class Harness:
         return [(inputs, gradient), *mirrored]
 
     def meant(self, inputs: StepInputs, gradient: Gradient) -> list[Matrix]:
-        """The values of the arguments with which :meth:`call` asks this step."""
+        """The values of the arguments with which :meth:`call` calls this step."""
         return _meant(self._problems(inputs, gradient), self.batched)
 
     @contextlib.contextmanager
@@ -447,15 +446,15 @@ def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
 
 
 def _unchanged(X: Matrix, values: Matrix) -> bool:
-    """Whether an array still has this form and these values, NaN included; comparing bytes first is
-    faster and mostly enough.
+    """Return whether an array still has this form and these values, NaN included; comparing bytes
+    first is faster and mostly enough.
     """
     alike = (X.shape, X.dtype) == (values.shape, values.dtype)
     return alike and (X.tobytes() == values.tobytes() or np.array_equal(X, values, equal_nan=True))
 
 
 def _can_be_written(X: Array) -> bool:
-    """Whether the caller can still write into an argument, if the library allows writing at all."""
+    """Return whether the caller can still write into an argument, if the library allows writing at all."""
     return bool(getattr(getattr(X, "flags", None), "writeable", True)) and not getattr(X, "requires_grad", False)
 
 

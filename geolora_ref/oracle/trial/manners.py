@@ -39,7 +39,7 @@ def spoil(arrays: Iterable[Array]) -> None:
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[str]]:
-    """Restore all global state after this context; the list then tells which state was changed inside."""
+    """Restore all global state after this context; the list then names the state that was changed inside."""
     settings = _settings()
     kept = [setting.read() for setting in settings]
     for setting in settings:
@@ -61,7 +61,7 @@ class _Setting(NamedTuple):
 
     ``probe`` : for a random generator, a part of the state that is quicker to read.  Reading it
     moves the generator to a state that no backend reaches by chance; from the second reading on it
-    stays the same until somebody else has used or seeded the generator.
+    stays the same until other code has used or seeded the generator.
     ``same`` : whether a later state and an earlier one are the same for the caller.
     """
 
@@ -119,8 +119,8 @@ def _settings() -> list[_Setting]:
 
 
 def _drawn_from(after: Any, before: Any) -> bool:
-    """Whether a state of Python's generator follows from another by drawing, which is allowed:
-    run-time type checkers draw.
+    """Return whether a state of Python's generator follows from another by drawing, which is
+    allowed: run-time type checkers draw.
     """
     if after[1][:-1] == before[1][:-1]:
         return True
@@ -249,7 +249,7 @@ def _rounding() -> tuple[float, ...]:
 
 
 def _flushes() -> tuple[bool, bool]:
-    """Whether this thread flushes subnormal arguments to 0, and subnormal results."""
+    """Return whether this thread flushes subnormal arguments to 0, and subnormal results."""
     return SUBNORMAL * ONES[0] == 0.0, NORMAL * (0.5 * ONES[0]) == 0.0
 
 
@@ -287,7 +287,7 @@ def _on_cuda(torch: Any) -> list[_Setting]:
 
 
 def _same(found: Any, before: Any) -> bool:
-    """Whether two states are equal; those of torch's generators are tensors, or lists of them."""
+    """Return whether two states are equal; those of torch's generators are tensors, or lists of them."""
     if isinstance(found, tuple | list):
         return len(found) == len(before) and all(map(_same, found, before))
     return bool(found.equal(before)) if hasattr(found, "equal") else bool(found == before)

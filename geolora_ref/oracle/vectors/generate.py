@@ -57,7 +57,7 @@ def export(directory: Path) -> list[Path]:
 
 
 def _is_other(path: Path, ours: bytes) -> bool:
-    """Whether a file exists with other contents, or is a dangling link."""
+    """Return whether a file exists with other contents, or is a dangling link."""
     return os.path.lexists(path) and (not path.exists() or read_regular(path) != ours)
 
 

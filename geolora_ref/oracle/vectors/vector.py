@@ -47,7 +47,7 @@ class Vector:
 
     @property
     def complex(self) -> bool:
-        """Whether the matrices are complex."""
+        """Return whether the matrices are complex."""
         return bool(np.iscomplexobj(self.W_hat))
 
 

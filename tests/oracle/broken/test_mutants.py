@@ -53,7 +53,7 @@ def _first_failing_line(mutant: Mutant) -> Counter[str]:
 
 
 def test_the_reference_survives() -> None:
-    """Else a rejection of mutants would mean nothing."""
+    """A rejection of mutants would mean nothing otherwise."""
     for x in drawn_inputs(CASES, SEED):
         stages = REFERENCE.run(*x.arrays, **x.parameters)
         output = stages.pop("output")
@@ -88,7 +88,7 @@ def test_a_mutant_is_seen_by_its_output_and_of_our_own_making_unless_it_says_oth
 
 
 def test_a_view_that_leaves_its_memory_is_noticed(owned_memory: list[str]) -> None:
-    """As in every test: what a mutant finds there would differ from run to run."""
+    """Every test checks this: a mutant would read other values from run to run."""
     memory = np.zeros((3, 4))
     np.lib.stride_tricks.as_strided(memory[1:], (2, 2, 2), (32, 8, 16))
     np.lib.stride_tricks.as_strided(memory[::-1], (3, 4), (-32, 8))
@@ -115,7 +115,7 @@ def test_a_generator_that_is_seeded_is_in_the_same_state_every_time() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 def test_a_mutant_does_what_is_on_record(mutant: Mutant, dtype: str) -> None:
-    """Else its name and its words would not say what it does; `python -m tests.oracle.departures`
+    """Its name and description would be wrong otherwise; `python -m tests.oracle.departures`
     records again.
     """
     now, then = [departure(mutant, x) for x in questions(dtype)], recorded()[mutant.id][dtype]
@@ -143,7 +143,7 @@ def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(muta
     """So every one of these beginnings of an id is needed, and of the cases that are no combination
     of drawn options these alone reject the mutant.
 
-    Of the others the nightly run asks all, an ordinary one every fortieth.
+    Of the others the nightly run tries all, an ordinary one every fortieth.
     """
     with np.errstate(all="ignore"):
         rows = [row for dtype in DTYPES for row in rows_of(mutant, dtype)]

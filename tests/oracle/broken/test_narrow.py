@@ -54,7 +54,7 @@ def untruncated(*arrays: Any, **parameters: Any) -> Any:
     return right(*arrays, **(parameters | EVERYTHING))
 
 
-# --- where arguments lie -----------------------------------------------------------------------------------------------
+# --- where arguments lie --------------------------------------------------------------------------
 
 
 def test_who_reads_the_memory_of_a_conjugate_is_found() -> None:
@@ -100,7 +100,7 @@ def vector_loads(X: Matrix) -> Matrix:
 
 
 def clears_the_remainder(X: Matrix) -> Matrix:
-    """What follows short rows, so that a vector load finds zeros there."""
+    """Clear the memory after short rows, so that a vector load finds zeros there."""
     ahead = X.strides[0] // X.itemsize
     if X.strides[1] == X.itemsize and ahead > X.shape[1]:
         np.lib.stride_tricks.as_strided(X, (len(X), ahead), X.strides)[:, X.shape[1] :] = 0.0
@@ -130,7 +130,7 @@ def batched(*arrays: Any, **parameters: Any) -> Any:
     return [right(*one, **parameters) for one in zip(*map(stacks_are_packed, arrays), strict=True)]
 
 
-# --- limits, sizes, exact zeros ----------------------------------------------------------------------------------------
+# --- limits, sizes, exact zeros -------------------------------------------------------------------
 
 
 def no_new_directions_without_gradient(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
@@ -210,7 +210,7 @@ def fixed_rank_is_that_of_the_start(*, S: Any, min_rank: int, max_rank: Any, **p
 
 
 def raised_and_cut(U: Any, S: Any, V: Any, *gradients: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
-    """Where there is a cap, nobody asks how many singular values there are."""
+    """Where there is a cap, the number of singular values is not checked."""
     if max_rank is not None and min_rank > min(2 * len(S), len(U), len(V)):
         raise IndexError("index is out of bounds")
     return right(U, S, V, *gradients, min_rank=min_rank, max_rank=max_rank, **p)
@@ -271,7 +271,7 @@ def noise_in_nothing(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any
     return right(U, S, V, dK, dL, dS, **p)
 
 
-# --- thresholds and residuals ------------------------------------------------------------------------------------------
+# --- thresholds and residuals ---------------------------------------------------------------------
 
 
 def tails_in_single(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
@@ -350,7 +350,7 @@ def dropped(relevant: Callable[[Matrix], Matrix]) -> Step:
     return in_place_of(change)
 
 
-# --- state -------------------------------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 
 def kept_by_address(*names: str) -> Step:
@@ -370,7 +370,7 @@ def kept_by_address(*names: str) -> Step:
 
 
 def diagonal_is_remembered() -> Step:
-    """Of the S that was returned last the singular values are known."""
+    """The singular values of the S that was returned last are known."""
     last: dict[str, Any] = {}
 
     def step(U: Any, S: Any, V: Any, *gradients: Any, **p: Any) -> Any:
@@ -439,7 +439,7 @@ def test_what_is_kept_with_the_arrays_of_a_stack_is_found() -> None:
         assert [row for row in report.failures if row.id.startswith(cases)]
 
 
-# --- paths of their own ------------------------------------------------------------------------------------------------
+# --- paths of their own ---------------------------------------------------------------------------
 
 
 def one_stack(U: Any, S: Any, V: Any, *gradients: Any, **p: Any) -> Any:
@@ -466,7 +466,7 @@ def first_rate_of_a_shape() -> Step:
 
 
 def whole_fours(*, S: Any, dS: Any, **_: Any) -> Mapping[str, Any]:
-    """What is left of r columns is not updated."""
+    """The remainder of r columns is not updated."""
     r = len(S)
     return {"dS": np.where(np.arange(r) < r - r % 4, dS, 0.0)} if r >= 12 else {}
 
@@ -617,7 +617,7 @@ NARROW: dict[str, Narrow] = {
 
 @pytest.mark.parametrize("name", NARROW)
 def test_the_cases_that_are_there_for_it_fail_and_no_other(name: str) -> None:
-    """The nightly run asks the whole catalogue, an ordinary one the first beginning of an id."""
+    """The nightly run uses the whole catalogue, an ordinary one the first beginning of an id."""
     step, all_seen, options = NARROW[name]
     seen = all_seen if NIGHTLY else all_seen[:1]
     selections: list[dict[str, str]] = [{}] if NIGHTLY else [{"id": begin} for begin in seen]

@@ -199,7 +199,9 @@ def test_complex_entries_are_gaussian_in_both_parts() -> None:
 
 
 DRAWN = "bba3a98be60b08751d8824febc0b0139433fa431caa81ad0743b4de10e7f39f0"
-"""Of what one seed draws, to 12 digits: the kill matrix, false alarms and records are of these cases."""
+"""Digest of the cases of one seed, to 12 digits: the kill matrix, false alarms and records are of
+these cases.
+"""
 
 
 def test_the_draw_has_not_changed() -> None:

@@ -29,8 +29,8 @@ from tests.nightly import NIGHTLY
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 DIGEST = "8d89dd996a89f39eaf893880e6969cd3bcebb2bdd81a85723e0c332abd4eceb6"
-"""Of all that determines the questions, and of their flags.  Where it changes, the changelog says
-why ("Oracle semantics").
+"""Digest of all that determines the cases, and of their flags.  Where it changes, the changelog
+says why ("Oracle semantics").
 """
 
 
@@ -88,7 +88,7 @@ def test_a_tail_next_to_the_threshold_is_clearly_on_one_side() -> None:
 EPS_OF = {"double": 2.0**-52, "single": 2.0**-23}
 
 
-# --- what only cases of more than one block can see --------------------------------------------------------------------
+# --- what only cases of more than one block can see -----------------------------------------------
 
 
 def rows_beyond_a_block(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
@@ -161,7 +161,7 @@ def test_complex_blocks_see_a_transpose_that_is_one_in_large_tiles_alone() -> No
 LARGE_AND_COMPLEX = {"block": ("aligned-tall", "rows"), "crossed": ("remainder", "mirror")}
 
 
-# --- how the arguments lie in memory -----------------------------------------------------------------------------------
+# --- how the arguments lie in memory --------------------------------------------------------------
 
 LAYOUT: dict[str, str] = {} if NIGHTLY else {"group": "layout"}
 """The requested layouts: all other arguments lie row by row, packed."""
@@ -236,7 +236,7 @@ def test_libraries_without_strides_have_no_cases_of_strides() -> None:
     assert {case.layout for case in questions(Harness.of(Stages().step, array="jax"))} == {"rows"}
 
 
-# --- limits in every state, thresholds nearby, gradients of one side ---------------------------------------------------
+# --- limits in every state, thresholds nearby, gradients of one side ------------------------------
 
 
 def limits_forgotten(where: Callable[..., bool], **forgotten: Any) -> Callable[..., Any]:

@@ -77,7 +77,7 @@ def test_a_size_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture
 
 
 def test_large_sizes_are_judged_in_double_precision() -> None:
-    """What rounding takes from the judge is no part of what it measures; a defect is seen all the same."""
+    """Rounding of the judge does not count in its measurement; a defect is seen all the same."""
     select = {"id": "own-1100x700x32-tau"}
     report = check_step(RIGHT, shapes=[(1100, 700, 32)], select=select)
     assert report.worst_ratio < 3.0
@@ -128,7 +128,7 @@ def test_the_smallest_of_the_drawn_cases_that_fail_is_reported() -> None:
 
 
 def test_drawn_cases_find_mutants_and_make_them_small(record_property: Callable[[str, object], None]) -> None:
-    """Of those that the output shows every night ten others, each within a minute."""
+    """One mutant that the output shows, every night ten others, each within a minute."""
     seed = random.SystemRandom().randrange(2**32) if NIGHTLY else 1
     shown = [mutant for mutant in SEEN if mutant.visible_in == "output"]
     for mutant in random.Random(seed).sample(shown, 10 if NIGHTLY else 1):
@@ -327,7 +327,7 @@ def test_what_shows_in_the_kit_alone_is_not_reproduced(
 def test_the_command_prints_the_script_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the backend prints goes elsewhere; a script that is tried does not try itself again."""
+    """The output of the backend goes elsewhere; a script that is tried does not try itself again."""
     step = imported(tmp_path, monkeypatch).fails
     assert main(["check", "backends:fails", "--reproduce", "shape-tall-dense"]) == 0
     printed = capsys.readouterr()

@@ -52,7 +52,7 @@ def questions(dtype: str = "float64") -> Sequence[StepInputs]:
 
 
 def answering(step: Step) -> Callable[[StepInputs], Any]:
-    """As the kit calls a backend."""
+    """Call a backend as the kit does."""
     return lambda x: step(*(X.copy() for X in x.arrays), **x.parameters)
 
 
@@ -66,13 +66,13 @@ def right(*arrays: Matrix, **parameters: Any) -> Any:
 
 
 def diagnosed(step: Step, **options: Any) -> Diagnosis:
-    """What the kit makes of a backend that fails."""
+    """The diagnosis of a backend that fails."""
     diagnosis = check_step(step, **options).diagnosis
     assert diagnosis is not None
     return diagnosis
 
 
-# --- the mutant that it is like --------------------------------------------------------------------------------------
+# --- the mutant that it is like -------------------------------------------------------------------
 
 
 def test_mutants_that_are_right_up_to_line_4_leave_what_they_begin_with() -> None:
@@ -162,8 +162,8 @@ def test_only_so_many_steps_are_looked_at() -> None:
 
 
 def test_the_steps_are_compared_up_to_thirty_units() -> None:
-    """Of 4√(m + n)·eps·(‖S‖ + λ(‖∇_K‖ + ‖∇_L‖)): half a unit less or more in the S-block is passed
-    or named.
+    """The unit is 4√(m + n)·eps·(‖S‖ + λ(‖∇_K‖ + ‖∇_L‖)): half a unit less or more in the S-block
+    is passed or named.
     """
     x = replace(questions()[0], tau=0.0)
     unit = 4.0 * np.sqrt(16.0) * EPS * (np.linalg.norm(x.S) + x.learning_rate * (np.linalg.norm(x.dK) + np.linalg.norm(x.dL)))
@@ -181,7 +181,7 @@ def test_the_steps_are_compared_up_to_thirty_units() -> None:
     assert of(off(FAIL + 0.5), [x]).blocks == [S_BLOCK]
 
 
-# --- what breaks down ------------------------------------------------------------------------------------------------
+# --- what breaks down -----------------------------------------------------------------------------
 
 
 def _broken(change: Callable[[Matrix, Matrix, Matrix], Any]) -> Step:
@@ -249,7 +249,7 @@ def test_a_result_without_use_is_not_compared_where_others_have_one() -> None:
     assert of(right, [questions()[3]]).matches == []
 
 
-# --- a dense core ----------------------------------------------------------------------------------------------------
+# --- a dense core ---------------------------------------------------------------------------------
 
 
 def _turned(step: Step) -> Step:
@@ -279,7 +279,7 @@ def test_a_dense_core_is_no_defect_of_a_backend_that_declares_it() -> None:
     assert diagnose(step, questions(), (), EPS).matches[0][0].id == "core-not-diagonal"
 
 
-# --- blocks ----------------------------------------------------------------------------------------------------------
+# --- blocks ---------------------------------------------------------------------------------------
 
 S_BLOCK = "the S-block (S_new or its place in Ŝ: lines 3 and 5)"
 K_BLOCK = "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)"
@@ -446,7 +446,7 @@ def test_arguments_in_another_layout_are_given_to_the_mutants_as_well() -> None:
     assert (diagnosis.blocks, diagnosis.instead) == ([], "")
 
 
-# --- the backend's own stages ----------------------------------------------------------------------------------------
+# --- the backend's own stages ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["k-transposed-core", "l-untransposed-core", "core-updated-first", "core-updated-before-l"])
@@ -476,7 +476,7 @@ def test_no_word_about_line_6_contradicts_the_line_that_the_stages_name() -> Non
     assert not diagnose(step, questions(), (), EPS, "line 3 (K_new)").instead
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing", "lower-left-sign", "k-step-sign", "l1-tail"))
 
@@ -639,7 +639,7 @@ def test_stages_of_another_program_are_reported() -> None:
 
 
 def _keeping(*names: str) -> Step:
-    """What the first call had is kept for all calls with these sizes."""
+    """The values of the first call are kept for all calls with these sizes."""
     kept: dict[Any, Any] = {}
 
     def step(*arrays: Any, **parameters: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The report tells what all failures have in common, unless most questions have it in common as well."""
+"""The report states what all failures have in common, unless most questions have it in common as well."""
 
 from __future__ import annotations
 

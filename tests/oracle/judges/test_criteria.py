@@ -75,7 +75,7 @@ def test_what_is_wrong_in_words(criteria_that_fail: str, error: str, ranks: tupl
 
 
 def test_directions_are_measured_by_their_norms_as_well() -> None:
-    """Of W of norm 1 at λ = ½, and gradients of norms 3 and 4 inside of the bases: s = 1, for
+    """For W of norm 1 at λ = ½, and gradients of norms 3 and 4 inside of the bases: s = 1, for
     directions 1 + ½(3 + 4).
     """
     still = _plain([1.0])
@@ -178,8 +178,8 @@ def test_a_defect_is_measured_in_its_own_unit(change: Any, expected: dict[str, f
 
 
 def test_what_is_outside_the_tangent_space_counts_beyond_the_smallest_kept_value() -> None:
-    """Of diag(8, 4, 2) rank 2 keeps diag(8, 2): D = diag(0, 4, 0) is normal,
-    ‖D‖₂ − σ_2(W₁) = 4 − 2, ‖D‖ − tail = 4 − 2.
+    """Rank 2 keeps diag(8, 2) of diag(8, 4, 2): D = diag(0, 4, 0) is normal, ‖D‖₂ − σ_2(W₁) = 4 −
+    2, ‖D‖ − tail = 4 − 2.
     """
     inputs = _plain([8.0, 4.0, 2.0], max_rank=2)
     output = np.eye(8)[:, [0, 2]], np.diag([8.0, 2.0]), np.eye(9)[:, [0, 2]]
@@ -212,7 +212,7 @@ def test_the_scale_has_the_step_and_what_the_gradients_contradict() -> None:
         assert ratio == pytest.approx((np.linalg.norm(W_hat) - tail) / (UNIT * scale), rel=1e-10)
 
 
-# --- right steps -----------------------------------------------------------------------------------------------------
+# --- right steps ----------------------------------------------------------------------------------
 
 BELOW_NORMAL = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
 """From S = 0 to W of size 4e-43, where single precision has three binary digits left."""
@@ -274,7 +274,7 @@ def test_a_dense_core_is_refused_where_a_diagonal_one_is_promised() -> None:
         assert verdict.passed == (diagonal and np.all(np.diag(output[1]).real >= 0.0)), verdict
 
 
-# --- wrong steps -----------------------------------------------------------------------------------------------------
+# --- wrong steps ----------------------------------------------------------------------------------
 
 
 @given(parameters=case_parameters(core="dense", learning_rate=0.1), seed=st.integers(0, 99))
@@ -307,9 +307,10 @@ def test_stationarity_is_needed() -> None:
 
 
 def test_dominance_is_needed() -> None:
-    """Of 30 nearly equal singular values the cap keeps one, and the step keeps the smallest instead
+    """The cap keeps one of 30 nearly equal singular values, and the step keeps the smallest instead
     of the largest, which is 60 units larger.  The tail hides the exchange from optimality: it grows
-    by 60/√29 units, 11."""
+    by 60/√29 units, 11.
+    """
     unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
     sigma = [1.0] + 29 * [1.0 - 60.0 * unit]
     inputs = _plain(sigma, (40, 40), max_rank=1)
@@ -400,7 +401,7 @@ def test_where_the_answer_is_zero_the_rank_is_no_tie() -> None:
     assert judge(_plain([0.0, 0.0], min_rank=2), _diagonal_output([0.0, 0.0])).passed
 
 
-# --- stages ----------------------------------------------------------------------------------------------------------
+# --- stages ---------------------------------------------------------------------------------------
 
 
 def _staged() -> tuple[StepInputs, dict[str, Any], Output]:
@@ -500,7 +501,7 @@ def test_a_dense_core_of_the_stages_is_judged_as_promised() -> None:
         assert verdict.passed != diagonal
 
 
-# --- verdicts --------------------------------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def test_a_verdict_names_the_worst_first() -> None:

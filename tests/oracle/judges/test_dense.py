@@ -33,7 +33,7 @@ MATRIX_CRITERIA = (
     "rank not too low",
     "rank not too high",
 )
-"""What the criteria say about the matrix W₁ and its rank; the rest is about its factors."""
+"""The criteria about the matrix W₁ and its rank; the others are about its factors."""
 
 
 def _oracle(case: StepCase, dtype: type[np.floating[Any]] = np.float64, **changes: Any) -> DenseOracle:
@@ -157,9 +157,10 @@ def test_a_tie_accepts_either_side() -> None:
 
 
 def test_the_forward_error_is_needed() -> None:
-    """Of 30 nearly equal singular values the smallest is kept instead of the largest, which is 60
-    units larger.  The residual is orthogonal to what is kept and hardly longer; it is the wrong
-    matrix all the same, by √2 · 60 units after the gap."""
+    """The smallest of 30 nearly equal singular values is kept instead of the largest, which is
+    60 units larger.  The residual is orthogonal to what is kept and hardly longer; it is the wrong
+    matrix all the same, by √2 · 60 units after the gap.
+    """
     unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
     sigma = [1.0] + 29 * [1.0 - 60.0 * unit]
     eye, G = np.eye(40), np.zeros((40, 40))
@@ -191,7 +192,7 @@ def test_the_precision_that_is_claimed_counts(dtype: Dtype) -> None:
     assert _oracle(case, dtype.real, eps=float(np.sqrt(dtype.eps))).ratio(rough, 3) <= FAIL
 
 
-# --- the two oracles against each other ------------------------------------------------------------------------------
+# --- the two oracles against each other -----------------------------------------------------------
 
 
 def _nudged(size: float) -> Backend:

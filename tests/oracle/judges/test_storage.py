@@ -37,7 +37,7 @@ def _conversion(dtype: str) -> Conversion:
 
 
 def _stored(dtype: str, case: StepCase) -> StepInputs:
-    """What a backend with this storage is given, as float32 numbers."""
+    """The arguments of a backend with this storage, as float32 numbers."""
     rounded = _conversion(dtype).rounded
     U, S, V = (rounded(X).astype(np.float64) for X in (case.U, case.S, case.V))
     G = case.gradient(U @ S @ V.T)
@@ -66,7 +66,7 @@ def _answer(dtype: str, step: Any, x: StepInputs) -> tuple[Matrix, Matrix, Matri
     return U1, S1, V1
 
 
-# --- the bounds --------------------------------------------------------------------------------------------------------
+# --- the bounds -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", *DTYPES])
@@ -99,7 +99,7 @@ def test_a_basis_and_a_product_move_by_no_more_than_their_bounds(dtype: str) -> 
             assert 0.05 * storage.product(U1, S1, V1) <= moved <= storage.product(U1, S1, V1)
 
 
-# --- right steps -------------------------------------------------------------------------------------------------------
+# --- right steps ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -218,7 +218,7 @@ def test_single_precision_may_be_storage_as_well() -> None:
         assert (report.passed, report.precision) == (passes, precision)
 
 
-# --- wrong ones --------------------------------------------------------------------------------------------------------
+# --- wrong ones -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -295,7 +295,7 @@ def test_each_wrong_stage_is_named_in_storage() -> None:
         assert found - {""} == {f"line {mutant.line}"}
 
 
-# --- what is claimed ---------------------------------------------------------------------------------------------------
+# --- what is claimed ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def doubled(*arrays: Any, **parameters: Any) -> Any:
     return U1, 2.0 * S1, V1
 
 
-# --- rows and reports ------------------------------------------------------------------------------------------------
+# --- rows and reports -----------------------------------------------------------------------------
 
 
 def _row(name: str, outcome: str, ratio: float, **more: Any) -> Row:
@@ -210,7 +210,7 @@ def test_the_worst_ratio_of_every_criterion_is_reported() -> None:
     assert json.dumps(data, allow_nan=False)
 
 
-# --- what a backend is given, and what it promises -------------------------------------------------------------------
+# --- what a backend is given, and what it promises ------------------------------------------------
 
 
 def _inputs(dtype: Any = np.float64) -> Any:
@@ -284,7 +284,7 @@ def test_a_whole_step_is_given_the_gradient_as_a_function_of_its_own_arrays() ->
         assert judge(_inputs(), outcome.factors).passed  # type: ignore[arg-type]
 
 
-# --- what a backend does to its caller -------------------------------------------------------------------------------
+# --- what a backend does to its caller ------------------------------------------------------------
 
 
 class Donated(np.ndarray):
@@ -434,7 +434,7 @@ def test_devices_that_nobody_uses_are_left_alone(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_device_finds_wrong_later_is_the_backends_and_so_is_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels go on while the host does: an error of theirs shows where they are waited for, and
+    """Kernels run on while the host does: an error of theirs shows where they are waited for, and
     may break the device.
     """
 
@@ -470,7 +470,7 @@ def test_a_vector_that_is_returned_is_left_to_the_criteria() -> None:
     assert inputs is not None
 
 
-# --- one case --------------------------------------------------------------------------------------------------------
+# --- one case -------------------------------------------------------------------------------------
 
 
 def test_a_row_says_what_the_case_is_and_how_it_went() -> None:
@@ -567,7 +567,7 @@ def test_a_case_runs_in_the_dtype_of_the_backend() -> None:
         assert {str(X.dtype) for X in inputs.arrays} == {dtype}
 
 
-# --- a whole run -----------------------------------------------------------------------------------------------------
+# --- a whole run ----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("few")
@@ -870,7 +870,7 @@ def test_what_the_kit_has_no_memory_for_is_no_fault_of_the_backend(monkeypatch: 
         check_step(right)
 
 
-# --- for a terminal --------------------------------------------------------------------------------------------------
+# --- for a terminal -------------------------------------------------------------------------------
 
 
 def test_the_words_for_a_terminal() -> None:
@@ -893,7 +893,7 @@ def test_the_words_for_a_terminal() -> None:
     assert passed[1:-1] == ["  group           2 cases  passed", "INTERRUPTED: 2 cases, worst ratio 10 (fail above 30), 0.0 s"]
 
 
-# --- backends by name ------------------------------------------------------------------------------------------------
+# --- backends by name -----------------------------------------------------------------------------
 
 
 def test_a_backend_is_found_by_its_name() -> None:

@@ -1,5 +1,5 @@
-"""What a verdict depends on stands in the report; reports of several backends are one table, other
-files are refused by name.
+"""A report states everything that its verdict depends on; reports of several backends are one
+table, other files are refused by name.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _of(outcomes: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def test_backends_stand_side_by_side_with_every_trap() -> None:
-    """What they have in common is said below; names are text, whatever they contain."""
+    """Their common traps are listed below; names are text, whatever they contain."""
     sign = check_step(MUTANTS["k-step-sign"].step, select={"id": "shape-tall-dense"}).diagnosis
     right = _report("right", "passed", "xfailed", "passed", promised={"batched": True})
     wrong = _report("a|b <c>", "failed", "passed", precision="float32", diagnosis=sign, problems=["stopped"])

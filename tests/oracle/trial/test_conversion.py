@@ -227,7 +227,7 @@ def test_what_does_not_exist_is_refused(options: dict[str, str], message: str) -
         Conversion(**options)
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("array", ["numpy", "torch"])
@@ -252,7 +252,7 @@ def test_an_empty_tensor_shares_nothing() -> None:
 
 
 class Immutable:
-    """As an array of JAX: it can be deleted, by donation, but not changed."""
+    """An array like JAX's: it can be deleted, by donation, but not changed."""
 
     def __init__(self, deleted: bool) -> None:
         self.deleted = deleted

@@ -48,14 +48,14 @@ def right(*arrays: Any, **parameters: Any) -> Any:
 
 
 def errors(step: Callable[..., Any], **options: Any) -> set[str]:
-    """What the rows say; the run judges all its cases whatever happens."""
+    """The errors of the rows; the run judges all its cases whatever happens."""
     options = {"select": FEW} | options
     report = check_step(step, **options)
     assert len(report.rows) >= 5
     return {row.error or ", ".join(row.criteria) for row in report.failures}
 
 
-# --- a backend that ends the program ---------------------------------------------------------------------------------
+# --- a backend that ends the program --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_user_may_interrupt_a_run() -> None:
         check_step(step, select=FEW)
 
 
-# --- stacks ----------------------------------------------------------------------------------------------------------
+# --- stacks ---------------------------------------------------------------------------------------
 
 
 def each(*stacks: Any, **parameters: Any) -> list[Any]:
@@ -206,7 +206,7 @@ def test_a_whole_step_of_a_stack_has_the_gradient_of_each_problem(group: str) ->
     assert not check_step(of_the_first, whole=True, batched=True, select={"group": group}).passed
 
 
-# --- results of another kind -----------------------------------------------------------------------------------------
+# --- results of another kind ----------------------------------------------------------------------
 
 
 def changed(index: int, change: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -256,12 +256,12 @@ def test_a_result_has_the_library_the_dtype_and_the_device_of_the_arguments(chan
     assert errors(changed(0, change), array="torch", dtype="float32") == {what}
 
 
-# --- what a backend sets or keeps ------------------------------------------------------------------------------------
+# --- what a backend sets or keeps -----------------------------------------------------------------
 
 
 def test_the_arithmetic_of_the_kit_is_not_that_of_the_backend() -> None:
-    """What a backend leaves set is a finding, and changes neither the kit's own products nor what the
-    caller had.
+    """A setting that a backend leaves is a finding, and changes neither the kit's own products nor
+    the caller's setting.
     """
     seen = []
 
@@ -625,7 +625,7 @@ def test_the_form_of_an_input_belongs_to_the_caller_as_well(form: Callable[[Any]
     assert changed in errors(step, select={"group": "shape"}, array=array)
 
 
-# --- stages ----------------------------------------------------------------------------------------------------------
+# --- stages ---------------------------------------------------------------------------------------
 
 
 def run(change: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
@@ -642,7 +642,7 @@ def _seeding(named: dict[str, Any]) -> Any:
 
 
 class NoArray:
-    """What cannot be read as an array."""
+    """An object that cannot be read as an array."""
 
     def __array__(self, *_: Any, **options: Any) -> Any:
         raise RuntimeError("no array")
@@ -726,7 +726,7 @@ def test_a_whole_step_has_no_stages() -> None:
         check_step(right, whole=True, stages=REFERENCE.run)
 
 
-# --- what is claimed -------------------------------------------------------------------------------------------------
+# --- what is claimed ------------------------------------------------------------------------------
 
 
 def test_what_the_claimed_precision_cannot_hold_is_no_case() -> None:
@@ -747,7 +747,7 @@ def test_what_the_claimed_precision_cannot_hold_is_no_case() -> None:
     assert beyond.isdisjoint(ids)
 
 
-# --- the command line and pytest -------------------------------------------------------------------------------------
+# --- the command line and pytest ------------------------------------------------------------------
 
 BACKENDS = {
     "good": "from geolora_ref.oracle.broken.stages import Stages\nstep = Stages().step\n",
@@ -832,7 +832,7 @@ def test_what_counts_as_unchanged() -> None:
 
 
 def run_pytest(folder: Path, interpreter: list[str], *arguments: str) -> tuple[int, str]:
-    """As a process of its own."""
+    """Run pytest in a process of its own."""
     command = [sys.executable, *interpreter, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout + ended.stderr
@@ -1001,7 +1001,7 @@ def test_an_argument_that_cannot_be_written_to_afterwards_is_no_longer_the_calle
 
 
 def groups_of_four(*stacks: Any, **parameters: Any) -> list[Any]:
-    """What is left over is forgotten."""
+    """A step in groups of four that forgets the remainder."""
     results = each(*stacks, **parameters)
     return results if len(results) < 4 else [*results[:4], *([tuple(0.0 * X for X in results[0])] * (len(results) - 4))]
 
@@ -1012,7 +1012,7 @@ def squeezed(*stacks: Any, **parameters: Any) -> Any:
 
 
 def relative_to_the_stack(*stacks: Any, **parameters: Any) -> list[Any]:
-    """What is small against the largest number of all problems counts as nothing."""
+    """A step that drops numbers small against the largest number of all problems."""
     largest = max(float(np.abs(X).max()) for X in stacks[3:])
     return each(*stacks[:3], *(np.where(np.abs(X) > 1e-12 * largest, X, 0.0) for X in stacks[3:]), **parameters)
 

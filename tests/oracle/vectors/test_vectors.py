@@ -54,7 +54,7 @@ def _ids(vectors: list[Vector]) -> list[str]:
 
 
 def _output(vector: Vector, step: Backend, dtype: Any = np.float64) -> Document:
-    """What a backend returns for a vector, as the document that an implementation writes."""
+    """The answer of a backend to a vector, as the document that an implementation writes."""
     working = np.result_type(dtype, np.complex64) if vector.complex else dtype
     with np.errstate(all="ignore"):
         factors = step(*(X.astype(working) for X in vector.inputs.arrays), **vector.inputs.parameters)
@@ -83,7 +83,7 @@ def _verdict(vector: Vector, step: Backend) -> Verdict:
 
 @pytest.fixture(scope="module")
 def written() -> dict[str, str]:
-    """What a program would write: the outputs of the reference for all vectors, by id."""
+    """The documents that a program would write: the outputs of the reference for all vectors, by id."""
     return {name: json.dumps(_output(vector, REFERENCE.step)) for name, vector in VECTORS.items()}
 
 
@@ -95,7 +95,7 @@ def outputs(tmp_path: Path, written: dict[str, str]) -> Path:
     return tmp_path
 
 
-# --- what comes with the package -------------------------------------------------------------------------------------
+# --- what comes with the package ------------------------------------------------------------------
 
 
 def test_the_stored_vectors_are_what_the_generator_makes() -> None:
@@ -150,7 +150,7 @@ def test_the_slack_is_that_of_the_criteria() -> None:
     assert SLACK == FAIL * 4.0
 
 
-# --- export and regeneration -----------------------------------------------------------------------------------------
+# --- export and regeneration ----------------------------------------------------------------------
 
 
 def test_an_export_is_complete(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_an_export_is_complete(tmp_path: Path) -> None:
 
 
 def test_an_export_replaces_nothing_that_is_not_its_own(tmp_path: Path) -> None:
-    """What it wrote before it may write again; of anything else it says the names, and writes nothing."""
+    """An export may replace its own files; it names any other file, and writes nothing."""
     export(tmp_path)
     export(tmp_path)
     mine = [tmp_path / "README.md", tmp_path / f"vectors/{IDS[3]}.json"]
@@ -233,7 +233,7 @@ def test_inputs_of_another_machine_are_kept_other_ones_are_not(
     assert float.fromhex(found) == pytest.approx(float.fromhex(old), rel=1e-14)  # this machine may round otherwise
 
 
-# --- the expected values ---------------------------------------------------------------------------------------------
+# --- the expected values --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
@@ -276,7 +276,7 @@ def test_a_zero_matrix_has_one_rank_only() -> None:
     assert VECTORS["gradient-zero-zero-rate-1"].ranks == range(1, 2)
 
 
-# --- who passes and who does not -------------------------------------------------------------------------------------
+# --- who passes and who does not ------------------------------------------------------------------
 
 
 def test_the_reference_passes_every_vector(outputs: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_mutant_fails(mutant: Mutant) -> None:
         assert np.inf in [max(judge_vector(vector, _stages(vector, run)).values()) for vector in exact]
 
 
-# --- exact vectors ---------------------------------------------------------------------------------------------------
+# --- exact vectors --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
@@ -424,7 +424,7 @@ def test_gradients_that_contradict_are_refused(of: tuple[int, int, int]) -> None
         stages(replace(x, dK=x.dK + K * x.U, dL=x.dL + L * x.V, dS=x.dS + S), EXACT["tie"])
 
 
-# --- damaged files ---------------------------------------------------------------------------------------------------
+# --- damaged files --------------------------------------------------------------------------------
 
 
 def _set(document: Any, path: str, value: object) -> None:
@@ -521,7 +521,7 @@ def _directory(path: Path) -> None:
 
 
 def _pipe(path: Path) -> None:
-    """Which nobody writes to: who reads it waits for ever."""
+    """No process writes to it: a reader waits for ever."""
     path.unlink()
     os.mkfifo(path)
 
@@ -602,7 +602,7 @@ def test_right_files_have_status_0_and_no_diagnosis(
 
 @pytest.mark.usefixtures("vectors_read_once")
 def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a program of another language, which cannot be called again."""
+    """The program may be in another language, and cannot be called again."""
     assert diagnose_outputs(VECTORS, judge_outputs(DATA, outputs)) is None
     for name in ("upper-right-missing", "relative-to-largest"):
         for vector in VECTORS.values():
@@ -630,7 +630,7 @@ def test_a_missing_folder_is_said_once(tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_vectors_is_not_judged(tmp_path: Path, outputs: Path) -> None:
-    """A copy that was broken off; vectors of one's own may be few."""
+    """An interrupted copy; vectors of one's own may be few."""
     export(tmp_path / "part")
     for name in IDS[:2]:
         (tmp_path / "part" / "vectors" / f"{name}.json").unlink()
@@ -667,9 +667,7 @@ def test_a_failing_row_says_what_fails(outputs: Path, change: Edit, text: str) -
 
 
 def test_decimal_numbers_are_read_as_well(outputs: Path) -> None:
-    """As a language writes them that has no hexadecimal floats: the shortest decimal that gives the
-    double back.
-    """
+    """A language without hexadecimal floats writes them: the shortest decimal that gives the double back."""
     for path in outputs.glob("*.json"):
         document = json.loads(path.read_text("utf-8"))
         for name in ("U1", "S1", "V1"):

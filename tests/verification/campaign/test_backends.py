@@ -55,8 +55,8 @@ def own_fingerprint():
 
 backends.own_fingerprint = own_fingerprint
 """
-"""The true fingerprint reads the sources, which somebody may edit while the tests run.  Every case
-asks for it, so that a worker stops at its tenth as long as a file is there: a kill that comes late
+"""The true fingerprint reads the sources, which another process may edit while the tests run.  Every case
+needs it, so that a worker stops at its tenth as long as a file is there: a kill that comes late
 still meets work."""
 TRUE_FINGERPRINT = backends.own_fingerprint
 
@@ -106,7 +106,7 @@ def in_process() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What one process finds."""
+    """The outcome in one process."""
     return finish(tmp_path_factory.mktemp("undisturbed"))
 
 
@@ -140,7 +140,7 @@ def after(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[], None]) 
     monkeypatch.setattr(Journal, "add", add_and_act)
 
 
-# --- a cluster -------------------------------------------------------------------------------------------------------
+# --- a cluster ------------------------------------------------------------------------------------
 
 
 def test_a_killed_worker_changes_nothing(
@@ -262,7 +262,7 @@ def test_a_cluster_that_loses_its_last_worker_is_named(in_process: Callable[...,
         list(results)
 
 
-# --- no cluster ------------------------------------------------------------------------------------------------------
+# --- no cluster -----------------------------------------------------------------------------------
 
 
 def test_a_cluster_without_workers_is_status_2(
@@ -291,7 +291,7 @@ def test_a_missing_package_is_status_2(
     assert "expected the package distributed, it is not installed (extra 'dask')" in capsys.readouterr().err
 
 
-# --- processes here --------------------------------------------------------------------------------------------------
+# --- processes here -------------------------------------------------------------------------------
 
 
 def test_a_killed_process_ends_the_run_which_can_be_resumed(

@@ -33,9 +33,7 @@ PROMISES = {
     "my_problem": ("--problem", "weighted", "problems", "weights.max()", "weights.max() / 3"),
     "my_integrator": ("--integrator", "EULER", "rank-behaviour", "stalls=True", "stalls=False"),
 }
-"""Of each file: the option, the object, a claim that judges it, and what to write in place of what
-to promise too much.
-"""
+"""For each file: the option, the object, a claim that judges it, and a replacement that promises too much."""
 
 
 def test_each_file_of_the_page_is_short_and_judged_on_it() -> None:
@@ -87,7 +85,7 @@ def test_what_is_added_is_there_as_long_as_it_is_needed() -> None:
     registries: tuple[dict[str, Any], ...] = (CLAIMS, ZOO, FLOWS, FAMILY)
     before = [dict(registry) for registry in registries]
     mine = Extensions(("my_claim:CLAIM",), ("my_problem:weighted",), ("my_integrator:EULER",))
-    with added(mine), added(mine):  # as where the process that works is the one that asks
+    with added(mine), added(mine):  # as where the process that works is the one that calls
         assert [len(registry) - len(then) for registry, then in zip(registries, before, strict=True)] == [1, 0, 1, 1]
     assert [dict(registry) for registry in registries] == before
     assert list(map(list, registries)) == list(map(list, before))

@@ -348,7 +348,7 @@ def raising(*_: Any) -> Any:
 def test_what_cannot_be_drawn_is_a_reason_and_the_rest_is_shown(
     part: dict[str, Any], message: str, effort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its claim does not stand, since nobody can see why; the report and the record are of one run."""
+    """Its claim does not stand, since no reader can see why; the report and the record are of one run."""
     claim, plan = replace(GOOD, **part), Plan(effort)
     monkeypatch.setitem(CLAIMS, GOOD.id, claim)
     monkeypatch.setattr(runner, "records", lambda plan: {GOOD.id: NOTHING} if plan.effort == "quick" else {})

@@ -22,7 +22,7 @@ from verification.claims import CLAIMS
 
 
 def outcome(values: list[float], control: float = 2.0, limit: float = 1.0, name: str = "1 ≤ 2") -> ClaimOutcome:
-    """Of a claim with one inequality and one control, with ratios in units of the limit."""
+    """The outcome of a claim with one inequality and one control, with ratios in units of the limit."""
     results = [CaseResult(f"{k}", {name: [limit * value]}) for k, value in enumerate(values)]
     wrong = [CaseResult("bad", {name: [limit * control]})]
     return ClaimOutcome(replace(GOOD, limit=limit, scale="‖W‖"), results, [ControlOutcome(GOOD.controls[0], wrong, limit)])

@@ -80,7 +80,7 @@ def test_augmenting_with_the_old_columns_is_no_better_than_predicted() -> None:
     assert all(0.05 < ratio < 20.0 for ratio in ratios), ratios
 
 
-# --- the steps that are delivered ------------------------------------------------------------------------------------
+# --- the steps that are delivered -----------------------------------------------------------------
 
 REAL = pytest.mark.parametrize("name", REAL_STEPS)
 

@@ -54,7 +54,7 @@ def test_the_other_claims_need_the_exact_tail_too(monkeypatch: pytest.MonkeyPatc
 
 
 def lying(Y: LowRank, G: np.ndarray, **parameters: Any) -> Outcome:
-    """A wrong truncation that tells of a far larger Ŵ, at which the gradient is large."""
+    """A wrong truncation that reports a far larger Ŵ, at which the gradient is large."""
     outcome = mutant("unsorted-truncation")(Y, G, **parameters)
     return replace(outcome, W_hat=1e3 * outcome.W_hat + 1e3)
 

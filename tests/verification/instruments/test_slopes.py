@@ -34,7 +34,7 @@ def test_the_sign_is_kept() -> None:
 
 
 def test_the_last_three_slopes_are_judged() -> None:
-    """What happens before is not asymptotic yet."""
+    """Earlier slopes are not asymptotic yet."""
     errors = [1.0, 1.0, *(h**2 for h in H[2:])]
     assert of(errors).order == pytest.approx(2.0)
     assert len(of(errors).judged) == 3

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 
 def results(name: str = "mine", ratio: float = 0.5, cases: int = 3, bad: float = 2.0) -> dict[str, Any]:
-    """Of one made-up claim, as a run writes it."""
+    """The results of one made-up claim, as a run writes them."""
 
     def of(value: float, count: int) -> list[CaseResult]:
         return [CaseResult(f"[{k}]", {"ratio": [value]}) for k in range(count)]

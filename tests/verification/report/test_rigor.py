@@ -151,7 +151,7 @@ def test_a_damaged_stored_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_every_item_can_fail(folder: Path, name: str) -> None:
-    """The verdict is that of whoever measured it."""
+    """The verdict is that of the machine that measured it."""
     write_json(folder / name, GOOD[name] | {"passed": False})
     assert [item.file for item, shown in overview(PAGE.items, folder) if shown.passed is False] == [name]
     assert main(["--results", str(folder)]) == 1
@@ -175,7 +175,7 @@ def test_a_page_that_cannot_be_written_is_no_failure_of_what_it_shows(tmp_path: 
     assert "error: [Errno" in capsys.readouterr().err
 
 
-# --- who runs all of it ----------------------------------------------------------------------------------------------
+# --- who runs all of it ---------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
@@ -190,11 +190,11 @@ def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
     assert "HYPOTHESIS_PROFILE=nightly" in done.stdout
 
 
-# --- the documentation -----------------------------------------------------------------------------------------------
+# --- the documentation ----------------------------------------------------------------------------
 
 
 def documented(stored: dict[str, Any]) -> list[str]:
-    """What docs/rigor.md says of the stored files, piece by piece."""
+    """The statements of docs/rigor.md about the stored files, piece by piece."""
     proofs, ladder, fuzzing = (stored[name] for name in ("results", "ladder", "fuzzing"))
     broken, refuted = len(proofs["refuted"]), len(proofs["refuted"]) - len(proofs["not_refuted"])
     slope = {name: f"{value:.3f}".replace("-", "−") for name, value in ladder["slopes"].items()}

@@ -268,7 +268,7 @@ def test_a_sealed_line_of_another_structure_is_done_again(entry: dict[str, Any],
 
 @pytest.mark.parametrize("name", ["results.json", "report.html", "journal-made-up.jsonl"])
 def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever opens it waits for its other end."""
+    """A process that opens it waits for its other end."""
     os.mkfifo(tmp_path / name)
     assert main(["--full", "--only", CLAIM.id, "--jobs", "1", "--output", str(tmp_path)]) == 2
     assert f"cannot go on: {tmp_path / name}: expected a regular file, found a pipe" in capsys.readouterr().err
@@ -292,7 +292,7 @@ def test_processes_that_work_end_with_the_one_that_was_killed(tmp_path: Path) ->
 
 
 def _at_work(pid: int) -> bool:
-    """Whether there is such a process that has not ended, as one that was not waited for has."""
+    """Return whether there is such a process that has not ended, as one that was not waited for has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -303,7 +303,7 @@ def _at_work(pid: int) -> bool:
 def test_an_unwritable_folder_is_status_2_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
-    """Nobody can write below /proc or below a file, the superuser included."""
+    """No user can write below /proc or below a file, the superuser included."""
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     assert main(["--full", "--only", CLAIM.id, "--output", place]) == 2
@@ -318,7 +318,7 @@ def test_a_folder_that_another_run_uses_is_left_alone(tmp_path: Path, capsys: py
 
 
 def test_two_runs_at_once_do_not_corrupt_each_other(tmp_path: Path) -> None:
-    """Of two commands that start together on one folder at least one finishes, and the journal is whole."""
+    """At least one of two commands that start together on one folder finishes, and the journal is whole."""
     command = ["--full", "--only", CLAIM.id, "--jobs", "1", "--json", "--output", str(tmp_path)]
 
     def work() -> None:

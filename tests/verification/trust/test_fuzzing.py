@@ -69,7 +69,7 @@ class Trajectory(RuleBasedStateMachine):
         return (self.Y.full() - Z).astype(self.Y.S.dtype)
 
     def accept(self, Y: LowRank, G: Any, rate: float, **options: Any) -> None:
-        """The dense oracle judges the new state; the dense model goes on from there."""
+        """The dense oracle judges the new state; the dense model continues from there."""
         U, S, V = self.Y
         ratio = dense_oracle(U, S, V, G, learning_rate=rate, **options).ratio(Y.full().astype(np.float64), Y.rank)
         assert ratio <= FAIL, f"ratio {ratio:.3g} with {options}"
@@ -205,7 +205,7 @@ def test_a_wrong_gauge_change_is_found() -> None:
         run_state_machine_as_test(BrokenTrajectory, settings=settings(campaign(50), phases=[Phase.generate], database=None))
 
 
-# --- loaders ---------------------------------------------------------------------------------------------------------
+# --- loaders --------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -1,5 +1,5 @@
 """Long runs in short: the bases stay orthonormal with the cure, drift without it; saved or killed,
-a run goes on bit for bit.
+a run resumes bit for bit.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_a_run_of_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def numbers(data: Any) -> Any:
-    """What the machine has no part in."""
+    """The numbers that do not depend on the machine."""
     if isinstance(data, dict):
         return {key: numbers(value) for key, value in data.items() if key not in OF_THE_MACHINE | {"checks", "passed"}}
     return [numbers(item) for item in data] if isinstance(data, list) else data

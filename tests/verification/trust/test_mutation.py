@@ -433,7 +433,7 @@ def test_a_smaller_sample_begins_a_larger_one(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_every_file_of_the_package_is_mutated_or_left_out_with_a_reason() -> None:
-    """A new file is in no scope by itself, nobody would notice."""
+    """A new file is in no scope by itself, which would not be noticed."""
     plan = mutation._plan()
 
     def files(module: dict[str, Any]) -> set[Path]:

@@ -5,16 +5,13 @@ then write its page.
 from __future__ import annotations
 
 import argparse
-import itertools
 import multiprocessing
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
 
 from geolora_ref.support.files import locked
 from geolora_ref.support.options import nonempty_path
@@ -22,6 +19,7 @@ from geolora_ref.support.terminal import Terminal
 from verification.experiments.finetuning.analysis import read_campaign
 from verification.experiments.finetuning.design import Run, wanted
 from verification.experiments.finetuning.page import write_page
+from verification.experiments.finetuning.queue import work_off
 from verification.experiments.finetuning.runs import Store, corpus_of, work
 from verification.experiments.finetuning.tasks import TASKS
 from verification.support.command_line import integer_from
@@ -41,30 +39,11 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Executor, console: Console) -> None:
-    """Do and store what is missing in the order of the design; every result, also of other tasks,
-    may change what comes next.
-    """
-    left = itertools.count() if options.runs is None else iter(range(options.runs))
-    running: dict[Future[tuple[dict[str, Any], float]], tuple[str, Run]] = {}
-    while True:
-        stored = read_campaign(options.output) | {task: store.all() for task, store in stores.items()}
-        widths = dict.fromkeys(stored, 1) | {task: store.corpus.width for task, store in stores.items()}
-        taken = {(task, stores[task].name(run)) for task, run in running.values()}
-        queued = {(task, stores[task].name(run)): run for task, run in wanted(stored, widths) if task in stores}
-        missing = [(key[0], run) for key, run in queued.items() if key not in taken and stores[key[0]].get(run) is None]
-        while missing and len(running) < options.jobs and next(left, None) is not None:
-            task, run = missing.pop(0)
-            running[pool.submit(work, task, run, options.model, options.data)] = task, run
-        if not running:
-            return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            task, run = running.pop(future)
-            result, seconds = future.result()
-            stores[task].put(run, result, seconds)
-            outcome = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
-            name = f"{task} {run.family} {stores[task].name(run).rpartition('-')[0]}"
-            console.print(f"{name}: {outcome}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
+def known(output: Path, stores: Mapping[str, Store]) -> Iterator[tuple[str, Run]]:
+    """What the design wants, as far as the runs in ``output`` decide it."""
+    stored = read_campaign(output) | {task: store.all() for task, store in stores.items()}
+    widths = dict.fromkeys(stored, 1) | {task: store.corpus.width for task, store in stores.items()}
+    return wanted(stored, widths)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             tasks = options.task or list(TASKS)
             stores = {task: Store(options.output / task, corpus_of(task, options.model, options.data)) for task in tasks}
             with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-                campaign(options, stores, pool, console)
+                work_off(
+                    lambda: known(options.output, stores),
+                    stores,
+                    lambda task, run: pool.submit(work, task, run, options.model, options.data),
+                    console,
+                    jobs=options.jobs,
+                    runs=options.runs,
+                )
             page = write_page(read_campaign(options.output), options.output)
     except (ValueError, OSError) as error:
         parser.error(str(error))

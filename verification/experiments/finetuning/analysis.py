@@ -72,7 +72,7 @@ COMPARED = (
     ("geolora, uniform", "published geolora"),
     ("geolora, uniform", "adalora"),
 )
-"""What is compared at the rates of the tuning: the allocation, alpha twice, and the step twice."""
+"""Comparisons at the rates of the tuning: the allocation, alpha twice, and the step twice."""
 RIVALS = ("published geolora", "adalora", "rslora", "dora")
 Base = Callable[[Sequence[RunRow]], Mapping[int, RunRow]]
 """Finds runs among those of a task; by seed."""
@@ -219,7 +219,7 @@ def _among_methods() -> dict[str, tuple[Base, Base]]:
 
 
 def _at_ranks() -> dict[str, tuple[Base, Base]]:
-    """What has a quarter of LoRA's parameters less that LoRA, then the same rank on either side."""
+    """Differences: a quarter of LoRA's parameters less that LoRA, then the same rank on either side."""
     (_, large), *smaller = QUARTER
     compared = [(name, rank, large) for name, rank in [*smaller, ("lora", MAIN_RANK)]]
     compared += [

@@ -81,7 +81,7 @@ def draw_times(axes: Axes, stored: Stored) -> None:
 
 
 def draw_ranks(axes: Axes, stored: Stored) -> None:
-    """Of the parameter budget: mean final rank by block (rows) and kind of layer (columns)."""
+    """Draw the ranks of the parameter budget: mean final rank by block (rows) and kind of layer (columns)."""
     ranks = rank_map(stored, "geolora, budget")
     names = {kind: next((KINDS[end] for end in KINDS if kind.endswith((end, f"{end}.dense"))), kind) for _, kind in ranks}
     blocks, kinds = sorted({block for block, _ in ranks}), list(names)

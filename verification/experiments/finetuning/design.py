@@ -1,56 +1,16 @@
-"""The design of the campaign, fixed before its runs: which runs answer which question, and which
-are done first.
+"""The design of the campaign as data: the stages of runs, the families of methods, and the order.
 
-- Every method is tuned alike: three learning rates a factor √10 apart at rank 4, one seed, judged
-  on the development examples.  Where the best one lies at the edge, the next one outward is tried,
-  at most twice on each side.  The best one is kept for all seeds and budgets of that task.  No test
-  example decides anything.
-- τ is 0.35 for GeoLoRA by tolerance and 0.1 for the published one.  Both hold for all tasks and are
-  not tuned.  The published one has its rule for memory and its own core at a uniform rank: at
-  τ = 0.1 nothing is cut, and "geolora, uniform" is its pair.
-- SST-2 and TREC are the tasks on which earlier trials chose the default rule, its first rate (0.02)
-  and its smoothing.  SST-5 shares sentences with SST-2.  STS-B is held out: nothing was tried on it.  SUBJ
-  was named as held out after the first 56 runs, 11 of them on SUBJ, in the place of CoLA.
-- CoLA was to be a held-out task.  LoRA and GeoLoRA stayed no better there than a constant answer:
-  two thousand sentences in one epoch are too few.  Its runs are stored and shown, and no mean counts
-  them.  Nor does one count pictures and Shakespeare, which have other models.
+docs/study.md states the design and the changes that were made after runs had been seen.
+
+- All methods are tuned alike: three learning rates a factor √10 apart at rank 4, with one seed.
+  Development examples choose; a best rate at the edge requires the next one outward, at most twice.
+- τ is 0.35 for GeoLoRA by tolerance and 0.1 for the published one.
 - Parameters are matched: LoRA of rank r, GeoLoRA with the parameters of that LoRA as its budget,
-  GeoLoRA with rank r in every layer.  The second and the third differ by the allocation of ranks,
-  and by the rate where tuning chose another one.
-- At other ranks every method keeps its rate of rank 4.  That of LoRA and of its rival there is the
-  better of its two best, by the mean of all seeds on the development examples.  A method whose best rate moves with the rank pays
-  for it, so LoRA of ranks 2 and 8 is tried with one seed at the neighbouring rates.
-- A quarter of LoRA's parameters suffices if the lower end of both intervals is above -1 point.  LoRA
-  of rank 2 is the control: what suffices for it as well says nothing about GeoLoRA.
-- "geolora" is the method with every default: a share in place of a tolerance, from rank 8, at the
-  default rate on every task, with all seeds; nothing of it is tuned.  It counts as equivalent to LoRA
-  of rank 4 if the 90 % interval of the mean difference over the text tasks and seeds, two one-sided
-  tests of 5 % each, lies within ±0.5 points.  The same is tried against LoRA of the least stored rank
-  that has at least as many parameters.  The number of parameters is a result.
+  and GeoLoRA with rank r in every layer.
+- At other ranks every method keeps its rate of rank 4; LoRA and its rival have the better of their
+  two best.
+- Nothing of "geolora", with every default, is tuned.
 - Where time runs out, the stages are cut from the end of :data:`STAGES`.
-
-The pages name what was changed after runs had been seen.  After 56 runs CoLA left the means, and
-SUBJ took its place.  After 102 the tolerance, the default of the command, came before the rivals.
-After 188 LoRA's second best rate got all seeds: on TREC the first seed had chosen 0.01 by five of
-500 examples, and by the mean of all seeds 0.0032 is better.  After 236 two questions came before the
-other ranks and the other methods (a quarter of LoRA's parameters, and other initial ranks), and LoRA
-was given the better of its two rates at other ranks.  After 420 pictures and the decoder came before
-other ranks and methods; the form of the decoder's task was fixed before its first run.  The default rate,
-0.0063, was chosen after 466 from the development metrics of seven tasks, with one seed each.  So all
-seeds at that rate came next; at other ranks LoRA and its rival came before the published one.  After
-497 alpha = √(m/n) came before the other ranks: with the uniform rank and one seed it had mended the
-loss on pictures at the rate 0.02 (development accuracy 0.76 instead of 0.53) and on the decoder at
-0.0063 (perplexity 37.7 instead of 39.0).  Its two forms were chosen before their first run.  After 522
-the tolerance with that alpha got all seeds at three rates, because with alpha = 1 the rate 0.0063 is
-too small for texts and 0.02 too large for pictures.  The default rate is to be the one of the three
-whose least share of the best of their means of the development metric, over the tasks, is the largest.
-After 603 it was chosen, with seeds missing at 0.011 and 0.02; all seeds choose the same.  After 623 the
-budget with that alpha took the place, at other ranks, of the better of two allocations with alpha = 1,
-because users run it.  The decoder got the tolerance with alpha = 1.  After 890 its rate at other ranks
-is chosen as LoRA's is, by all seeds: on STS-B the first seed had chosen 0.02, at which others fail.  After 984 the
-other methods came before the published rule at other ranks, because users choose among them.  After
-1,269 time had run out, within the first seed of that rule.  Fourteen runs of "geolora" that began at
-rank 4, not at 8, were seen and dropped before the present ones.
 """
 
 from __future__ import annotations
@@ -98,7 +58,7 @@ minutes, and the metric on the way would double that.
 RANKS = (1, 2, 8, 16)
 """The ranks other than the main one."""
 QUARTER = (("lora", 8), ("geolora, budget", 2), ("geolora, budget, rms", 2), ("lora", 2))
-"""What is compared at a quarter of LoRA's parameters: families and the ranks whose LoRA has as many."""
+"""Comparisons at a quarter of LoRA's parameters: families and the ranks whose LoRA has as many."""
 EXTENSIONS = 2
 """At most so many rates are added at either edge."""
 INITIAL_RANKS = (1, 32)
@@ -199,7 +159,7 @@ def dev_of(row: RunRow) -> float:
 
 
 def is_perplexity(row: RunRow) -> bool:
-    """Whether the metrics of a stored run are perplexities."""
+    """Return whether the metrics of a stored run are perplexities."""
     return bool(row["config"]["plan"]["metric"] == "perplexity")
 
 
@@ -348,7 +308,7 @@ def _at_ranks(chosen: Sequence[tuple[str, int]], stored: Stored, widths: Mapping
 
 
 def _first_choice(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
-    """What is stored of other ranks at the rate of the first seed, from the time before all seeds
+    """Stored runs at other ranks and at the rate of the first seed, from the time before all seeds
     chose; no run is repeated.
     """
     for task, rows in stored.items():
@@ -450,4 +410,4 @@ MAKERS = {
     "budgets": _budgets,
     "initial ranks": _initial_ranks,
 }
-"""What a stage does, by its kind."""
+"""Functions that make the runs of a stage, by its kind."""

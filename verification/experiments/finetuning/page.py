@@ -111,8 +111,8 @@ def page(stored: Stored, rules: Sequence[Sequence[str]] = ()) -> str:
 
 
 def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
-    """Whether a chart shows something: that of the ranks needs runs with a budget, that of the
-    parameters two ranks of a method.
+    """Return whether a chart shows something: that of the ranks needs runs with a budget, that of
+    the parameters two ranks of a method.
     """
     if not stored:
         return False

@@ -121,7 +121,7 @@ def draw(axes: Axes, rows: Sequence[RunRow], sentences: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do the runs that are missing, one task after the other; an interrupted campaign goes on."""
+    """Do the runs that are missing, one task after the other; an interrupted campaign resumes."""
     parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning.rules", description=__doc__)
     parser.add_argument(
         "--data", type=nonempty_path, required=True, nargs="+", metavar="FOLDER", help="of a task: train, dev and test.tsv"

@@ -17,7 +17,7 @@ import torch
 
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.causal_lm import Likelihood
-from geolora_ref.finetune.data import Columns, digest_of_rows, read_rows
+from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.methods import Method
@@ -48,7 +48,7 @@ are named.
 @dataclass(frozen=True)
 class Corpus:
     """The pretrained model and its examples by part (texts, images or blocks of tokens), read
-    once; ``identity`` tells model and data.
+    once; ``identity`` names model and data.
     """
 
     encoder: Any
@@ -89,15 +89,23 @@ class Corpus:
             decoder, tokenizer = load_decoder(located)
             blocks, digests = read_blocks(folder / "input.txt", tokenizer, task.limits)
             return cls(decoder, Likelihood(), blocks, plan, {**facts, "model": model_digest(located), "data": digests})
-        rows = task.rows(folder)
+        return cls.of_rows(model, name, task.rows(folder), plan)
+
+    @classmethod
+    def of_rows(cls, model: str, name: str, rows: Mapping[str, list[Row]], plan: Plan) -> Corpus:
+        """The examples of each part of a task of texts, for the pretrained encoder ``model``."""
         labels = fit_labels(rows["train"], default_kind(plan.metric))
         located = locate(model)
         encoder, tokenizer = load_encoder(located)
-        digests = {part: digest_of_rows(chosen) for part, chosen in rows.items()}
         examples = {part: encode(chosen, tokenizer, labels, MAX_LENGTH) for part, chosen in rows.items()}
-        return cls(
-            encoder, labels, examples, plan, {**facts, "model": model_digest(located), "data": digests, "max_length": MAX_LENGTH}
-        )
+        identity = {
+            "task": name,
+            "threads": torch.get_num_threads(),
+            "model": model_digest(located),
+            "data": {part: digest_of_rows(chosen) for part, chosen in rows.items()},
+            "max_length": MAX_LENGTH,
+        }
+        return cls(encoder, labels, examples, plan, identity)
 
     @classmethod
     def read(cls, model: str, data: Path, plan: Plan, *, sentences: int | None) -> Corpus:

@@ -1,5 +1,5 @@
-"""What the pages show of the campaign: which method to choose, one table and one figure; all other
-tables are in the report.
+"""The campaign on the pages: the choice of a method, one table and one figure; the report has all
+other tables.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def table() -> str:
 
 
 def draw_differences(axes: Axes) -> None:
-    """Each method less LoRA of rank 4, in points, with the 95 % interval of Student's t over the tasks of texts."""
+    """Each method less LoRA of rank 4, in points, with the 95 % interval of Student's t over the
+    tasks of texts.
+    """
     names = [name for name in METHODS if name != LORA][::-1]
     found = [_less(name) for name in names]
     for place, (name, one) in enumerate(zip(names, found, strict=True)):

@@ -1,3 +1,3 @@
-"""What a training step costs, and the update alone: GeoLoRA next to LoRA, AdaLoRA, full fine-tuning
+"""Time of a training step, and of the update alone: GeoLoRA next to LoRA, AdaLoRA, full fine-tuning
 and the frozen model.
 """

@@ -53,7 +53,7 @@ def points(effort: Effort, cases: Iterable[Case]) -> Iterator[Point]:
 
 
 def environment() -> dict[str, Any]:
-    """What the provenance of the results lacks: the threads, the GEMM throughput that bounds
+    """Facts that the provenance of the results lacks: the threads, the GEMM throughput that bounds
     everything (2048 x 1536 x 384 in float32), and two versions.
     """
     A, B, seconds = torch.randn(2048, 1536), torch.randn(1536, 384), []

@@ -51,7 +51,7 @@ def stored_table() -> str:
 
 
 def _against_lora(found: Mapping[str, Any]) -> Rows:
-    """What a user gets: a line for each network and rank."""
+    """The table for users: a line for each network and rank."""
     rows: Rows = [["network", "r", "to LoRA (PEFT)", "to LoRA by our function", "update, share of a step", "peak MiB (LoRA)"]]
     for point in found["training"]:
         own, lora = point["rows"]["geolora"], point["rows"]["lora"]

@@ -1,0 +1,1 @@
+"""Where adaptivity pays: wrong labels, few sentences, and rates by ranks."""
