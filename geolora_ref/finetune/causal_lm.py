@@ -14,9 +14,8 @@ import torch
 
 from geolora_ref import checks
 from geolora_ref.finetune.batches import Examples, Tokens
-from geolora_ref.finetune.data import read_text, split
+from geolora_ref.finetune.data import read_text, shown, split
 from geolora_ref.finetune.job import Data, Job
-from geolora_ref.finetune.labels import shown
 from geolora_ref.finetune.model import IGNORED, Decoder, load_decoder, try_out_decoder
 from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.finetune.task import Say, Task

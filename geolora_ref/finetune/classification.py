@@ -11,12 +11,12 @@ from typing import Any
 from geolora_ref import checks
 from geolora_ref.finetune.adapter_file import ADAPTER, FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
-from geolora_ref.finetune.data import Row, digest_of_rows, read_rows, split
+from geolora_ref.finetune.data import Row, digest_of_rows, read_rows, shown, split
 from geolora_ref.finetune.job import Data, Job
-from geolora_ref.finetune.labels import Labels, fit_labels, shown, with_sign
+from geolora_ref.finetune.labels import Labels, fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.metrics import default_kind
 from geolora_ref.finetune.model import Classifier, check_length, load_encoder, try_out
+from geolora_ref.finetune.plan import default_kind
 from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.finetune.task import Say, Task
 
@@ -27,14 +27,9 @@ def classification(options: RunOptions, say: Say) -> Task:
     """The task with the rows that the options name; with sign labels, rows labelled 0 are left out
     with a message.
 
-    Raises ``ValueError`` for a metric that the labels do not fit, and for rows that
-    :func:`read_rows` and :func:`split` refuse.
+    Raises ``ValueError`` for rows that :func:`read_rows` and :func:`split` refuse.
     """
-    metric, columns, pairs = options.plan.metric, options.columns, options.columns.pair is not None
-    kind = default_kind(metric)
-    if options.labels is not None and (options.labels == "number") != (kind == "number"):
-        fitting = "number" if kind == "number" else "class or sign"
-        raise ValueError(f"labels: expected {fitting} for the metric {metric}, found {options.labels}")
+    columns, pairs = options.columns, options.columns.pair is not None
 
     def read(paths: Sequence[Path]) -> list[Row]:
         found = (read_rows(path, columns) for path in paths)
@@ -44,7 +39,7 @@ def classification(options: RunOptions, say: Say) -> Task:
     digests = {"data": digest_of_rows(train), "dev": digest_of_rows(dev) if dev else None}
     if not dev:
         train, dev = split(train, options.dev_fraction, options.plan.seed)
-    labels = fit_labels(train, options.labels or kind)
+    labels = fit_labels(train, options.labels or default_kind(options.plan.metric))
 
     def data(tokenizer: Any) -> Data:
         check_length(tokenizer, options.max_length, pairs=pairs)

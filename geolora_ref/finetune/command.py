@@ -25,10 +25,11 @@ from geolora_ref.finetune.batches import Examples
 from geolora_ref.finetune.causal_lm import causal_lm
 from geolora_ref.finetune.classification import classification
 from geolora_ref.finetune.job import DivergedError, Job
-from geolora_ref.finetune.locate import locate
+from geolora_ref.finetune.locate import is_hub_name, locate
 from geolora_ref.finetune.model import digest_of_model
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.finetune.plan import TaskName
+from geolora_ref.finetune.rehearsal import rehearse
 from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.finetune.task import Say, Task
 from geolora_ref.nn import adapters
@@ -86,19 +87,20 @@ def _check_device(device: str) -> None:
 
 
 def _run(options: RunOptions, checkpoint: Path, console: Console) -> int:
-    """Load model and data, train, and write the results."""
+    """Rehearse the run without weights, load data and model, train, and write the results."""
 
     def say(line: str, style: str | None = None) -> None:
         console.print(line, style=style, markup=False, soft_wrap=True)
 
     _make_room(options.output)
-    place = locate(options.model)
+    place, method, plan = locate(options.model), options.method, options.plan
+    on_hub = options.model if is_hub_name(options.model) else None
+    rehearse(place, options.task, method)
     task = TASKS[options.task](options, say)
     pretrained, tokenizer = task.load(place)
     data = task.data(tokenizer)
     task.try_out(pretrained, _longest(data.train, *data.evaluation.values()))
     digests = {"model": digest_of_model(place, tokenizer), **task.digests}
-    method, plan = options.method, options.plan
     with _progress(console) as progress:
         bar = progress.add_task("training", total=None)
 
@@ -142,9 +144,11 @@ def _run(options: RunOptions, checkpoint: Path, console: Console) -> int:
     if ADAPTER not in written:
         (options.output / ADAPTER).unlink(missing_ok=True)  # left by another run
     write_json(
-        options.output / RESULTS, _results(job, place, learned=learned, baseline=baseline if math.isfinite(baseline) else None)
+        options.output / RESULTS,
+        _results(job, on_hub or place.name, learned=learned, baseline=baseline if math.isfinite(baseline) else None),
     )
-    plain = _export_lora(job, place, options.output / LORA, task.peft)
+    base = on_hub or str((place.parent if place.is_file() else place).resolve())
+    plain = _export_lora(job, base, options.output / LORA, task.peft)
     draw_run(job.history, options.output / PICTURE, _epoch_line(job))  # last: a full disk costs only the picture
     say(f"written to {options.output}: {', '.join([*written, RESULTS, plain, PICTURE])}")
     return 0
@@ -187,7 +191,7 @@ def _epoch_line(job: Job) -> str:
     return f"{epoch}: training loss {loss:.4f}, {metric}, {job.prepared.parameters()} adapter parameters"
 
 
-def _results(job: Job, place: Path, **outcome: bool | float | None) -> dict[str, Any]:
+def _results(job: Job, model: str, **outcome: bool | float | None) -> dict[str, Any]:
     """The results of a run as JSON data."""
     history = job.history
     return {
@@ -203,7 +207,7 @@ def _results(job: Job, place: Path, **outcome: bool | float | None) -> dict[str,
         **outcome,
         "classes": list(getattr(job.data.meaning, "classes", ())),
         "examples": {"train": len(job.data.train), **{name: len(some) for name, some in job.data.evaluation.items()}},
-        "model": place.name,
+        "model": model,
         "job": job.identity,
         "threads": torch.get_num_threads(),
         "versions": {
@@ -230,14 +234,14 @@ def rank_table(job: Job) -> Table:
     return table
 
 
-def _export_lora(job: Job, place: Path, directory: Path, task_type: str) -> str:
+def _export_lora(job: Job, base: str, directory: Path, task_type: str) -> str:
     """Write the adapter as a plain LoRA checkpoint; returns what was done, in words."""
     for draft in directory.glob(f"{DRAFT}*"):  # left by a run that was killed here
         shutil.rmtree(draft)
     export_lora(
         job.model.encoder,
         directory,
-        base_model_name_or_path=str((place.parent if place.is_file() else place).resolve()),
+        base_model_name_or_path=base,
         task_type=task_type,
         overwrite=True,
     )

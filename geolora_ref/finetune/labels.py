@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from geolora_ref import checks
-from geolora_ref.finetune.data import Row
+from geolora_ref.finetune.data import Row, shown
 from geolora_ref.finetune.plan import Kind
 
-__all__ = ["Kind", "Labels", "fit_labels", "shown", "with_sign"]
+__all__ = ["Kind", "Labels", "fit_labels", "with_sign"]
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,6 @@ def with_sign(rows: Sequence[Row]) -> tuple[list[Row], int]:
     """The rows whose label is not zero, and the number of rows left out because zero has no sign."""
     kept = [row for row in rows if _number(row) != 0.0]
     return kept, len(rows) - len(kept)
-
-
-def shown(label: str, longest: int = 60) -> str:
-    """A label shortened for a message: with a wrongly chosen column, labels are whole texts."""
-    return label if len(label) <= longest else label[:longest] + "…"
 
 
 def _name(row: Row, kind: Kind) -> str:

@@ -11,9 +11,9 @@ import scipy.stats
 import sklearn.metrics
 
 from geolora_ref import checks
-from geolora_ref.finetune.plan import Kind, Metric
+from geolora_ref.finetune.plan import Metric, default_kind
 
-__all__ = ["METRICS", "default_kind", "evaluate_metric"]
+__all__ = ["METRICS", "evaluate_metric"]
 
 Values = np.ndarray[Any, Any]
 
@@ -41,11 +41,6 @@ METRICS: dict[Metric, Callable[[Values, Values], float]] = {
 """Functions of targets and predictions; for the perplexity, token counts and −Σ log p over the
 tokens of each example.
 """
-
-
-def default_kind(metric: str) -> Kind:
-    """Classes for accuracy and Matthews' correlation, numbers for the correlations of numbers."""
-    return "number" if metric in ("pearson", "spearman") else "class"
 
 
 def evaluate_metric(metric: Metric, targets: Values, predictions: Values) -> float:

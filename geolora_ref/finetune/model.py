@@ -14,13 +14,15 @@ import torch
 from safetensors import SafetensorError
 
 from geolora_ref import checks
-from geolora_ref.finetune.locate import locate
+from geolora_ref.finetune.locate import READ, locate
 from geolora_ref.support.files import require_regular
 
 __all__ = [
     "Classifier",
     "Decoder",
     "Model",
+    "bare_decoder",
+    "bare_encoder",
     "check_length",
     "digest_of_model",
     "load_decoder",
@@ -34,8 +36,6 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_toke
 """Files that determine the outputs of a pretrained model, apart from its weights and the tokenizer's
 vocabulary files.
 """
-READ = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""Patterns of the files that transformers opens in a folder."""
 OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options of transformers against downloads and foreign code: without the second, it would ask the
 user to run code.
@@ -115,14 +115,31 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
     there would never learn.
     """
     encoder, tokenizer = _load(folder, "AutoModel", unused="pooler.")
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    return encoder, tokenizer
+    return _without_pooler(encoder), tokenizer
 
 
 def load_decoder(folder: Path) -> tuple[Any, Any]:
     """Like :func:`load_encoder` for a model that predicts the next token, with its output layer."""
     return _load(folder, "AutoModelForCausalLM")
+
+
+def bare_encoder(folder: Path) -> Any:
+    """The encoder of :func:`load_encoder` as its configuration describes it, with arbitrary weights.
+
+    Raises ``ValueError`` for a folder without such a configuration.
+    """
+    return _without_pooler(_bare(folder, "AutoModel"))
+
+
+def bare_decoder(folder: Path) -> Any:
+    """The decoder of :func:`load_decoder`, as :func:`bare_encoder`."""
+    return _bare(folder, "AutoModelForCausalLM")
+
+
+def _without_pooler(encoder: Any) -> Any:
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
 
 
 def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
@@ -131,24 +148,43 @@ def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
     """
     import transformers
 
-    weights: dict[str, Any] = {"use_safetensors": True}
-    folder, options = place, OFFLINE
-    if place.is_file():
-        folder, options, weights = place.parent, {**OFFLINE, "gguf_file": place.name}, {}
-    try:
-        for file in (file for pattern in READ for file in folder.glob(pattern)):
-            require_regular(file)  # opening a pipe would block for ever
-        with _no_progress_bars():
-            model, report = getattr(transformers, kind).from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, **weights, **options
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ValueError(f"model: expected a pretrained model and its tokenizer in {place}, found: {error}") from error
+    weights = {"use_safetensors": True} if place.is_dir() else {}
+    with _opened(place) as (folder, options), _no_progress_bars():
+        model, report = getattr(transformers, kind).from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **weights, **options
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     missing = sorted(key for key in report["missing_keys"] if unused is None or not key.startswith(unused))
     if missing:
         raise ValueError(f"model: expected weights of the whole model in {place}, found none for {checks.first_few(missing)}")
     return model, tokenizer
+
+
+def _bare(place: Path, kind: str) -> Any:
+    """A model of transformers' class ``kind`` whose weights have memory and no values."""
+    import transformers
+
+    with _opened(place) as (folder, options):
+        config = transformers.AutoConfig.from_pretrained(folder, **options)
+        with torch.device("meta"):  # nothing is drawn
+            model = getattr(transformers, kind).from_config(config, dtype=torch.float32)
+        model.to_empty(device="cpu")
+        model.tie_weights()  # two parameters took the place of a shared one
+    return model
+
+
+@contextmanager
+def _opened(place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder of a model and the options to open it with; within this context whatever
+    transformers finds wrong is a ``ValueError``.
+    """
+    folder, options = (place, {**OFFLINE}) if place.is_dir() else (place.parent, {**OFFLINE, "gguf_file": place.name})
+    try:
+        for file in (file for pattern in READ for file in folder.glob(pattern)):
+            require_regular(file)  # opening a pipe would block for ever
+        yield folder, options
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ValueError(f"model: expected a pretrained model and its tokenizer in {place}, found: {error}") from error
 
 
 @torch.no_grad()

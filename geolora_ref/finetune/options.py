@@ -13,7 +13,7 @@ from typing import Any, get_args
 from geolora_ref.budget import Unit
 from geolora_ref.finetune.locate import locate
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.plan import Kind, Metric, Plan, Schedule, TaskName
+from geolora_ref.finetune.plan import Kind, Metric, Plan, Schedule, TaskName, default_kind
 from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.optimizers import UpdateRule
 from geolora_ref.support.options import nonempty_path
@@ -60,21 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("model and data")
     data.add_argument("--task", choices=get_args(TaskName), default="classification", help=f"what is learned {DEFAULT}")
     data.add_argument(
-        "--model", required=True, metavar="FOLDER|FILE|PACKAGE", help="a pretrained transformer: safetensors weights, or GGUF"
+        "--model",
+        required=True,
+        metavar="FOLDER|FILE|PACKAGE|OWNER/NAME",
+        help="a pretrained transformer: safetensors weights, or GGUF; by OWNER/NAME from the hub or its cache",
     )
     files: Any = {"type": nonempty_path, "nargs": "+", "action": "extend", "metavar": "FILE"}
     data.add_argument(
         "--data",
         required=True,
-        help="training examples: tab-separated, nothing quoted; for causal-lm plain text, or .jsonl with prompt and completion",
+        help="training examples: .csv, .jsonl with an object a line, or any other name, tab-separated and unquoted; "
+        "for causal-lm plain text, or .jsonl with prompt and completion",
         **files,
     )
     data.add_argument("--dev", help="examples for the metric (default: a part of --data)", **files)
     data.add_argument("--dev-fraction", type=float, default=0.1, help=f"the part of --data that is set aside {DEFAULT}")
-    data.add_argument("--header", action="store_true", help="the first line names the columns")
-    data.add_argument("--text-column", default="1", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
+    data.add_argument("--header", action="store_true", help="the first line names the columns; .jsonl needs none")
+    data.add_argument("--text-column", metavar="COLUMN", help="number from 1, or name (default: 1, in .jsonl text)")
     data.add_argument("--pair-column", metavar="COLUMN", help="a second text, for tasks on pairs")
-    data.add_argument("--label-column", default="2", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
+    data.add_argument("--label-column", metavar="COLUMN", help="number from 1, or name (default: 2, in .jsonl label)")
     data.add_argument(
         "--metric",
         choices=get_args(Metric),
@@ -174,11 +178,11 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         if ours:
             parser.error(f"{name.partition('=')[0]} is called {ours} here")
     options = parser.parse_args(argv)
-    _refuse_other_tasks(parser, options)
+    _refuse_contradictions(parser, options)
     try:
-        locate(options.model)
         for path in [*options.data, *(options.dev or ())]:
             path.stat()
+        locate(options.model)  # last: it may have to be downloaded
     except OSError as error:
         parser.exit(2, f"geolora-ref finetune: {error.filename}: expected a readable file, found: {error.strerror}\n")
     except ValueError as error:
@@ -186,9 +190,9 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
     return RunOptions.from_parsed(options)
 
 
-def _refuse_other_tasks(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with 2 for an option or a metric of another task; a task with a single metric needs no
-    ``--metric``.
+def _refuse_contradictions(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with 2 for an option or a metric of another task, and for options that contradict each
+    other; a task with a single metric needs no ``--metric``.
     """
     for task, names in OF_TASK.items():
         for name in names if task != options.task else ():
@@ -201,3 +205,9 @@ def _refuse_other_tasks(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error("the following arguments are required: --metric")
     if options.metric not in metrics:
         parser.error(f"--metric: expected {' or '.join(metrics)} with --task {options.task}, found {options.metric}")
+    kind = default_kind(options.metric)
+    if options.labels is not None and (options.labels == "number") != (kind == "number"):
+        fitting = "number" if kind == "number" else "class or sign"
+        parser.error(f"--labels: expected {fitting} for the metric {options.metric}, found {options.labels}")
+    if options.dev is None and not 0.0 < options.dev_fraction < 1.0:
+        parser.error(f"--dev-fraction: expected a number between 0 and 1, found {options.dev_fraction:g}")

@@ -14,21 +14,27 @@ from matplotlib.ticker import MaxNLocator
 from geolora_ref.finetune.job import History
 from geolora_ref.support.files import write_atomically
 
-__all__ = ["draw_run", "short_names"]
+__all__ = ["draw_run", "picture", "short_names"]
 
 
 def draw_run(history: History, path: Path, title: str) -> None:
     """Write the picture in the format that the ending of ``path`` names."""
+    drawn = io.BytesIO()
+    picture(history, title).savefig(drawn, dpi=150, format=path.suffix.removeprefix("."))
+    write_atomically(path, drawn.getvalue())
+
+
+def picture(history: History, title: str) -> Figure:
+    """The losses over the ranks, with one axis of steps; the losses alone for a method without ranks."""
     layers = len(history.layers)
     figure = Figure(figsize=(8.0, 3.0 + 0.16 * layers), layout="constrained")
     figure.suptitle(title, fontsize=9)
     grid = figure.add_gridspec(2 if layers else 1, 1, height_ratios=(2.5, 0.5 + 0.16 * layers) if layers else None)
-    _draw_loss(figure.add_subplot(grid[0]), history)
+    losses = figure.add_subplot(grid[0])
+    _draw_loss(losses, history)
     if layers:
-        _draw_ranks(figure.add_subplot(grid[1]), history)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, format=path.suffix.removeprefix("."))
-    write_atomically(path, drawn.getvalue())
+        _draw_ranks(figure.add_subplot(grid[1], sharex=losses), history)
+    return figure
 
 
 def _draw_loss(axes: Axes, history: History) -> None:
@@ -42,7 +48,8 @@ def _draw_loss(axes: Axes, history: History) -> None:
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("training loss")
-    axes.legend(loc="upper right", frameon=False)
+    if window > 1:  # above the axes, where no curve runs
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, frameon=False, fontsize=8)
 
 
 def _draw_ranks(axes: Axes, history: History) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from geolora_ref import checks
 
-__all__ = ["Kind", "Metric", "Plan", "Schedule", "TaskName"]
+__all__ = ["Kind", "Metric", "Plan", "Schedule", "TaskName", "default_kind"]
 
 TaskName = Literal["classification", "causal-lm"]
 Metric = Literal["accuracy", "matthews", "pearson", "spearman", "perplexity"]
@@ -59,3 +59,8 @@ class Plan:
         """
         steps, earlier = self.epochs * per_epoch, before.epochs * per_epoch
         return done <= steps and all(before.factor(k, earlier) == self.factor(k, steps) for k in range(done))
+
+
+def default_kind(metric: str) -> Kind:
+    """Classes for accuracy and Matthews' correlation, numbers for the correlations of numbers."""
+    return "number" if metric in ("pearson", "spearman") else "class"

@@ -25,10 +25,10 @@ class RunOptions:
 
     Attributes
     ----------
-    model : a folder, a GGUF file or a package, as :func:`geolora_ref.finetune.locate.locate` finds it.
+    model : a folder, a GGUF file, a package or a name on the hub, as :func:`geolora_ref.finetune.locate.locate` finds it.
     data, dev : files of examples for the training and for the metric; without ``dev`` the fraction
         ``dev_fraction`` of the training examples is set aside.
-    columns, labels : columns of tab-separated files, and the kind of labels, None for the kind that
+    columns, labels : columns of the files, and the kind of labels, None for the kind that
         the metric needs; used by the task "classification" alone.
     max_length : the largest number of tokens of an example.
     checkpoint_every : the number of steps between two checkpoints.

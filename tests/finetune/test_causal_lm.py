@@ -223,6 +223,18 @@ def test_too_little_text_is_status_2(
     assert message in capsys.readouterr().err
 
 
+def test_options_of_a_decoder_are_checked_before_texts_and_weights_are_read(
+    decoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output layer of this model shares its weight."""
+    for name in ("read_texts", "load_decoder"):
+        monkeypatch.setattr(f"geolora_ref.finetune.causal_lm.{name}", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(decoder_folder, write_text(tmp_path / "t.txt", 9), tmp_path / "run", "--target-modules", "lm_head"))
+    wanted = "lm_head: expected a weight of its own, found one that it shares with model.embed_tokens; exclude the layer"
+    assert wanted in capsys.readouterr().err
+
+
 def test_what_looks_wrong_is_said(decoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines of JSON that are taken for text, examples that are cut, and a run that makes the model
     worse.

@@ -34,7 +34,7 @@ from geolora_ref.finetune.model import try_out
 from geolora_ref.finetune.options import add_arguments, parse
 from geolora_ref.support.files import locked
 from tests.devices import DEVICES
-from tests.finetune.tiny import sentences, write_model, write_tsv
+from tests.finetune.tiny import in_cache, sentences, write_model, write_tsv
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 FAST = ["--lr", "3e-2", "--head-lr", "1e-2", "--max-length", "16", "--rank", "4"]
@@ -145,6 +145,25 @@ def test_peft_finds_the_model_of_the_plain_checkpoint(
     tokens = torch.tensor([[2, 5, 6, 3]])
     with torch.no_grad():
         torch.testing.assert_close(plain(tokens).last_hidden_state, ours(tokens).last_hidden_state)
+
+
+def test_a_run_on_a_model_of_the_hub_keeps_its_name(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
+    """Not the place of the cache on one machine; the caches of processes are named by HF_HOME."""
+    in_cache(tmp_path / "hub", "some/encoder", model_folder)
+    run = tmp_path / "run"
+    program = f"""
+from geolora_ref.finetune.__main__ import main
+from geolora_ref.finetune.adapter_file import load_adapter
+assert main({arguments(Path("some/encoder"), tsv, run)!r}) == 0
+assert load_adapter({str(run / "adapter.safetensors")!r}, "some/encoder").predict(["a good film"])
+"""
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["model"] == "some/encoder"
+    config = json.loads((run / "lora" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == "some/encoder"
 
 
 def test_what_cannot_be_drawn_is_the_last_that_is_missing(
@@ -295,7 +314,10 @@ def test_run_that_learns_nothing_says_so(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "no_such_package"], "model: expected a folder or an installed package"),
+        (
+            ["--model", "no_such_package"],
+            "model: expected a folder, an installed package, or owner/name on the hub, found no folder",
+        ),
         (["--data", "no such file"], "no such file: expected a readable file, found: No such file"),
         (["--label-column", "3"], "label column: expected a number from 1 to 2, found '3'"),
         (["--text-column", "2", "--label-column", "1", "--metric", "pearson"], "line 1: expected a finite number as label"),
@@ -311,9 +333,9 @@ def test_run_that_learns_nothing_says_so(
         (["--seed", "9223372036854775808"], "seed: expected an integer from 0 to 2**63 - 1, found 9223372036854775808"),
         (["--alpha", "nan"], "alpha: expected a finite number or 'rms', found nan"),
         (["--target-modules", "("], "target_modules: expected a regular expression, found '('"),
-        (["--dev-fraction", "1"], "dev_fraction: expected a number between 0 and 1"),
-        (["--dev-fraction", "nan"], "dev_fraction: expected a number between 0 and 1"),
-        (["--dev-fraction", "inf"], "fraction: expected a number between 0 and 1"),
+        (["--dev-fraction", "1"], "--dev-fraction: expected a number between 0 and 1, found "),
+        (["--dev-fraction", "nan"], "--dev-fraction: expected a number between 0 and 1, found "),
+        (["--dev-fraction", "inf"], "--dev-fraction: expected a number between 0 and 1, found inf"),
         (["--dropout", "nan"], "dropout: expected 0 <= dropout < 1, found nan"),
         (["--dropout", "1"], "dropout: expected 0 <= dropout < 1, found 1.0"),
         (["--head-lr", "1e38"], "parameters outside the adapters: expected ones that AdamW can step, found {'lr': 1e+38"),
@@ -330,7 +352,7 @@ def test_run_that_learns_nothing_says_so(
         (["--task", "causal-lm", "--head-lr", "1e-3"], "--metric: expected perplexity with --task causal-lm, found accuracy"),
         (["--learning-rate", "1"], "--learning-rate is called --lr here"),
         (["--output", ""], "argument --output: expected a path, found an empty one"),
-        (["--model", ""], "model: expected a folder or the name of an installed package, found ''"),
+        (["--model", ""], "model: expected a folder, the name of an installed package, or owner/name on the hub, found ''"),
     ],
 )
 def test_bad_input_is_status_2(
@@ -345,6 +367,44 @@ def test_bad_input_is_status_2(
     monkeypatch.chdir(tmp_path)  # where an output without a name would be written
     with pytest.raises(SystemExit) as stopped:
         main(arguments(model_folder, tsv, tmp_path, *options))
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric", "pearson", "--labels", "class"], "--labels: expected number for the metric pearson, found class"),
+        (["--dev-fraction", "0"], "--dev-fraction: expected a number between 0 and 1, found 0"),
+        (
+            ["--target-modules", "q_proj"],
+            "no module is called 'q_proj'; layers that can be adapted: dense (Linear), key (Linear)",
+        ),
+        (["--target-modules", ".*layer.9.*"], "target_modules: no module name matches '.*layer.9.*'; layers that can be adapted"),
+        (["--target-modules", "pooler.dense"], "no module is called 'pooler.dense'"),
+        (["--tau", "2"], "tau: expected a share of ‖Ŝ‖ below 1, found 2"),
+        (["--budget", "3"], "budget: expected at least 12 ranks for min_rank = 1 in every adapter, found 3"),
+        (["--alpha", "nan"], "alpha: expected a finite number or 'rms', found nan"),
+        (["--head-lr", "-1"], "head_lr: "),
+        (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
+    ],
+)
+def test_options_are_checked_before_data_and_weights_are_read(
+    model_folder: Path,
+    tsv: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    """Layers are known from the configuration."""
+    for name in ("read_rows", "load_encoder"):
+        monkeypatch.setattr(f"geolora_ref.finetune.classification.{name}", lambda *_: pytest.fail("it was read"))
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(folder, tsv, tmp_path / "run", *options))
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -379,7 +439,12 @@ def test_what_is_wrong_at_first_sight_is_refused_before_torch_is_imported(model_
     with yes.
     """
     there = ["--model", str(model_folder), "--metric", "accuracy", "--data"]
-    calls = [["--help"], [*there, str(tsv), "--nonsense"], ["--model", "no/such", *there[2:], str(tsv)], [*there, "no/such.tsv"]]
+    calls = [
+        ["--help"],
+        [*there, str(tsv), "--nonsense"],
+        ["--model", "no/such/model", *there[2:], str(tsv)],
+        [*there, "no/such.tsv"],
+    ]
     program = f"""
 import sys
 from geolora_ref.cli import main
@@ -395,7 +460,7 @@ print(sorted({{"numpy", "scipy", "sklearn", "torch", "transformers"}} & sys.modu
     assert done.stdout.endswith("['numpy']\n")
     for said in (
         "unrecognized arguments: --nonsense",
-        "found 'no/such', which is neither",
+        "found 'no/such/model', which is none of them",
         "no/such.tsv: expected a readable file, found: No such",
     ):
         assert said in done.stderr

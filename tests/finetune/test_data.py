@@ -1,4 +1,4 @@
-"""Tab-separated examples: what is read, and what is refused with which line number."""
+"""Examples in tables and JSON lines: what is read, and what is refused with which line number."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from geolora_ref.finetune.data import Columns, read_rows, split
 from geolora_ref.finetune.labels import fit_labels, with_sign
 
 
-def written(tmp_path: Path, text: str | bytes) -> Path:
-    path = tmp_path / "data.tsv"
+def written(tmp_path: Path, text: str | bytes, ending: str = ".tsv") -> Path:
+    path = tmp_path / f"data{ending}"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
@@ -29,6 +29,25 @@ def test_a_text_may_be_of_any_length(tmp_path: Path) -> None:
     """Readers of CSV files have a limit."""
     (row,) = read_rows(written(tmp_path, "x" * 200_000 + "\t1\n"), Columns())
     assert (len(row.text), row.label) == (200_000, "1")
+
+
+def test_csv_has_quoted_fields_that_may_span_lines(tmp_path: Path) -> None:
+    """The line of an example is that on which it begins."""
+    text = '\ufefftext,label\r\n"one, ""two""",pos\r\n"three\nfour",neg\r\nfive,pos\r\n\r\n'
+    rows = read_rows(written(tmp_path, text, ".CSV"), Columns("text", "label", header=True))
+    read = [(row.text, row.label, row.line) for row in rows]
+    assert read == [('one, "two"', "pos", 2), ("three\nfour", "neg", 3), ("five", "pos", 5)]
+    assert [row.text for row in read_rows(written(tmp_path, "a\tb,1\n", ".csv"), Columns())] == ["a\tb"]
+
+
+def test_json_lines_name_their_columns(tmp_path: Path) -> None:
+    """In any order, with others between them; the separators of Unicode end no line."""
+    lines = '{"label": "pos", "text": "one\\ntwo"}\n{"text": "three\u2028four", "id": null, "label": 2.5}\r\n'
+    rows = read_rows(written(tmp_path, lines + '{"text": "five", "label": true}\n\n', ".jsonl"), Columns(header=True))
+    read = [(row.text, row.label, row.line) for row in rows]
+    assert read == [("one\ntwo", "pos", 1), ("three\u2028four", "2.5", 2), ("five", "true", 3)]
+    (row,) = read_rows(written(tmp_path, '{"a": "x", "b": "y", "c": 0}\n', ".jsonl"), Columns("b", "c", pair="a"))
+    assert (row.text, row.pair, row.label) == ("y", "x", "0")
 
 
 def test_columns_by_name_and_by_number(tmp_path: Path) -> None:
@@ -64,6 +83,11 @@ BAD_FILES = {
         Columns("text", "label", None, True),
         "text column: expected one named 'text', found 2; give its number",
     ),
+    "commas": (
+        b"fine,1\n",
+        Columns(),
+        "line 1: expected at least 2 tab-separated columns (a name that ends in .csv is read with commas), found 1: 'fine,1'",
+    ),
     "unknown name": (
         b"text\tlabel\na\t1\n",
         Columns("txt", "label", None, True),
@@ -78,6 +102,54 @@ def test_bad_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"data\.tsv") as refused:
         read_rows(written(tmp_path, contents), columns)
     assert message in str(refused.value)
+
+
+WANTED = "an object with the text column 'text' and the label column 'label' (texts, numbers or booleans), found "
+BAD_FILES_OF_OTHER_FORMATS = {
+    "empty": (".csv", "\n", "expected at least one example, found none"),
+    "tabs": (
+        ".csv",
+        "fine\t1\n",
+        "line 1: expected at least 2 comma-separated columns (other names are read with tabs), found 1",
+    ),
+    "a column short": (".csv", '"a\nb",1\nno label\n', "line 3: expected 2 comma-separated columns, found 1"),
+    "an unquoted comma": (".csv", "a,1\nwell, no,0\n", "line 2: expected 2 comma-separated columns, found 3"),
+    "no text": (".csv", '"a\nb",1\n" ",0\n', "line 3: expected a text, found an empty column"),
+    "an open quote": (".csv", 'a,1\n"b,0\nc,1\n', "line 2: expected comma-separated columns, found: unexpected end of data"),
+    "a quote inside": (".csv", 'a,1\n"b"c,0\n', "line 2: expected comma-separated columns, found: ',' expected after '\"'"),
+    "longer than the reader takes": (
+        ".csv",
+        "x" * 200_000 + ",1\n",
+        "line 1: expected comma-separated columns, found: field larger",
+    ),
+    "no lines": (".jsonl", "", "expected at least one example, found none"),
+    "no JSON": (".jsonl", "good\t1\n", f"line 1: expected {WANTED}good\t1"),
+    "no object": (".jsonl", '["text", "label"]\n', f'line 1: expected {WANTED}["text", "label"]'),
+    "an empty line": (
+        ".jsonl",
+        '{"text": "a", "label": 1}\n\n{"text": "b", "label": 0}\n',
+        f"line 2: expected {WANTED}an empty line",
+    ),
+    "other names": (".jsonl", '{"sentence": "a", "label": 1}\n', f'line 1: expected {WANTED}{{"sentence": "a", "label": 1}}'),
+    "null": (".jsonl", '{"text": "a", "label": null}\n', f"line 1: expected {WANTED}"),
+    "half a character": (".jsonl", '{"text": "\\ud800", "label": 1}\n', f"line 1: expected {WANTED}"),
+    "a blank text": (".jsonl", '{"text": " ", "label": 1}\n', "line 1: expected a text, found an empty column"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES_OF_OTHER_FORMATS)
+def test_bad_csv_and_bad_json_are_refused(tmp_path: Path, name: str) -> None:
+    ending, contents, message = BAD_FILES_OF_OTHER_FORMATS[name]
+    with pytest.raises(ValueError, match=rf"data\{ending}") as refused:
+        read_rows(written(tmp_path, contents, ending), Columns())
+    assert message in str(refused.value)
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("columns", [Columns(pair="text"), Columns("a", "a")])
+def test_one_name_in_two_roles_is_refused(tmp_path: Path, columns: Columns) -> None:
+    with pytest.raises(ValueError, match="expected a column for each of text, label and pair"):
+        read_rows(written(tmp_path, '{"text": "a", "a": "b", "label": 1}\n', ".jsonl"), columns)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: None], ids=["folder", "absent"])

@@ -646,7 +646,7 @@ def test_a_diverged_run_of_a_decoder_is_shown(decoder_rows: list[Any]) -> None:
     ("options", "message"),
     [
         (["--data", "no/such/folder"], "no/such/folder/sst2/train.tsv: expected a readable file"),
-        (["--model", "no_such_package"], "model: expected a folder or an installed package"),
+        (["--model", "no_such_package"], "model: expected a folder, an installed package, or owner/name on the hub"),
         (["--jobs", "0"], "--jobs: expected an integer >= 1, found '0'"),
         (["--task", "mnli"], "invalid choice: 'mnli'"),
     ],

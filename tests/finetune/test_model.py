@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("transformers", reason="the extra finetune is not installed")
 
+import huggingface_hub
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from geolora_ref.finetune.locate import READ, is_hub_name
 from geolora_ref.finetune.model import Classifier, check_length, digest_of_model, load_encoder, locate, try_out
+from tests.finetune.tiny import in_cache
 
 
 @pytest.fixture
@@ -51,10 +56,79 @@ def test_package_with_two_models_or_none_is_refused(package: Path) -> None:
 def test_unknown_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found no folder and no package 'no_such_package'"):
         locate("no_such_package")
-    with pytest.raises(ValueError, match=r"found 'no/such/folder', which is neither"):
-        locate("no/such/folder")
+    for name in ("no/such/folder", "bert-base-uncased", "/no/folder", "../folder"):
+        with pytest.raises(ValueError, match=f"or owner/name on the hub, found '{name}', which is none of them"):
+            locate(name)
     with pytest.raises(ValueError, match=r"expected config.json and \*.safetensors, or one \*.gguf in .*, found an empty folder"):
         locate(str(tmp_path))
+
+
+def test_a_name_on_the_hub_finds_a_model_in_the_cache(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a look at the network; a folder of that name takes precedence."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was tried"))
+    monkeypatch.chdir(tmp_path)
+    snapshot = in_cache(tmp_path / "hub", "some/encoder.v2", model_folder)
+    assert locate("some/encoder.v2") == snapshot
+    assert is_hub_name("some/encoder.v2")
+    folder = Path(shutil.copytree(model_folder, "some/encoder.v2"))
+    assert locate("some/encoder.v2") == folder
+    assert not is_hub_name("some/encoder.v2")
+
+
+def test_a_model_that_the_cache_lacks_is_downloaded(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the tokenizer alone is there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    here: Any = huggingface_hub.snapshot_download
+    calls: list[tuple[str, bool]] = []
+
+    def download(name: str, *, local_files_only: bool = False, **patterns: Any) -> Any:
+        calls.append((name, local_files_only))
+        assert patterns == {"allow_patterns": [*READ], "ignore_patterns": "*/*"}
+        if not local_files_only:
+            in_cache(tmp_path / "hub", name, model_folder)
+        return here(name, local_files_only=True, **patterns)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for name in ("some/encoder", "other/encoder"):
+        if name == "other/encoder":
+            in_cache(tmp_path / "hub", name, model_folder, "tokenizer*")
+        calls.clear()
+        assert load_encoder(locate(name))[0].config.hidden_size == 32
+        assert calls == [(name, True), (name, False)]
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_model_that_cannot_be_had_names_the_command_that_fetches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+
+    def no_network(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    with pytest.raises(
+        ValueError,
+        match=r"^model: expected a folder some/encoder, or a model of the hub .* found neither \(LocalEntryNotFoundError: .*\); "
+        "where there is network, this command fetches it: hf download some/encoder$",
+    ):
+        locate("some/encoder")
+
+
+def test_a_model_of_the_hub_without_safetensors_is_refused(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    in_cache(tmp_path / "hub", "some/encoder", model_folder, "config.json")
+    with pytest.raises(
+        ValueError, match=r"^model: expected config.json and \*.safetensors in some/encoder of the hub, found config.json$"
+    ):
+        locate("some/encoder")
 
 
 def test_code_that_a_model_brings_is_not_run(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ words, they can learn.
 from __future__ import annotations
 
 import inspect
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,15 @@ def write_text(path: Path, count: int, seed: int = 0) -> Path:
     drawn = zip(rng.choice(("film", "plot", "actor"), count), rng.choice(WORDS[:8], count), strict=True)
     path.write_text("".join(f"the {noun} is very {word} a\n" for noun, word in drawn), encoding="utf-8")
     return path
+
+
+def in_cache(hub: Path, name: str, model: Path, files: str = "*") -> Path:
+    """Files of a model in a folder laid out as the cache of the hub."""
+    home = hub / f"models--{name.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True, exist_ok=True)
+    (home / "refs" / "main").write_text("0" * 40, encoding="utf-8")
+    snapshot = home / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True, exist_ok=True)
+    for file in model.glob(files):
+        shutil.copy(file, snapshot)
+    return snapshot

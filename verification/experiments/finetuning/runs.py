@@ -21,8 +21,9 @@ from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.methods import Method
-from geolora_ref.finetune.metrics import default_kind, evaluate_metric
+from geolora_ref.finetune.metrics import evaluate_metric
 from geolora_ref.finetune.model import Classifier, Decoder, Model, load_decoder, load_encoder, locate
+from geolora_ref.finetune.plan import default_kind
 from geolora_ref.support.files import read_json, write_json
 from verification.experiments.finetuning.design import WARMUP, Run, RunRow
 from verification.experiments.finetuning.images import efficientnet, read_images
