@@ -156,11 +156,21 @@ def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pyte
     examples = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(examples[0], names)
+    (first, second, *others), suite = (
+        [text for text in examples if ("runpy" in text or text.startswith("elif")) == is_suite] for is_suite in (False, True)
+    )
+    exec(first, names)
     names["fresh_base"] = type(names["base"])(names["base"].config)
-    exec(examples[1], names)
-    assert len(examples) == 2
+    exec(second, names)
+    assert not others
     assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora"}
+    launcher, branch = suite
+    monkeypatch.setattr(torch.optim, "geolora", None, raising=False)  # removed again after the test
+    (tmp_path / "run.py").write_text('import torch\nassert torch.optim.geolora.__name__ == "GeoLoRA"\nran = True\n', "utf-8")
+    launched: dict[str, Any] = {}
+    exec(launcher.replace("runpy.run_path", "ran = runpy.run_path"), launched)
+    assert launched["ran"]["ran"]
+    compile(f"if optimizer_type is None:\n    pass\n{branch}", "branch", "exec")
 
 
 class Written:
