@@ -1,0 +1,121 @@
+"""``python -m verification.experiments.adaptivity.regression``: errors of regression on noisy labels
+over rates and ranks (minutes).
+
+The problem is that of the claim *noisy-recovery*: 40 x 30, rank 2, condition 10, 3,000 samples, 1,500
+batches of 100, float64.  Every method has the whole matrix to learn, its own eight rates over two
+decades, and no tuning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geolora_ref.finetune.methods import GeoLoRAMethod
+from geolora_ref.support.files import write_json
+from geolora_ref.support.options import nonempty_path
+from verification.claims.noisy_recovery import BATCH, STEPS, Data, case_of, data_of
+from verification.experiments.adaptivity.design import MAKE, RATES
+from verification.support.command_line import integer_from
+from verification.support.machine import CODE, machine_facts, sources
+
+__all__ = ["MIDDLE", "RANKS", "cell", "rates_of"]
+
+SHAPE, RANKS = (40, 30), (1, 2, 4, 8, 16, 30)
+MIDDLE = {"geolora, noise": 0.05, "geolora": 0.05, "lora": 1e-2, "rslora": 1e-2, "adalora": 3e-2}
+"""The middle rate of each family: those of the claim, and three times LoRA's for AdaLoRA."""
+STORED = Path(__file__).parent / "measured" / "regression.json"
+
+
+def rates_of(family: str) -> list[float]:
+    """Eight rates over two decades."""
+    return [float(f"{MIDDLE[family] * 10.0 ** (2.0 * place / (RATES - 1) - 1.0):.2g}") for place in range(RATES)]
+
+
+class Matrix(torch.nn.Module):
+    """x ↦ Wx with W = 0, as the encoder of a model without a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        m, n = SHAPE
+        self.encoder: Any = torch.nn.Sequential(torch.nn.Linear(n, m, bias=False, dtype=torch.float64))
+        self.head = torch.nn.Identity()
+        torch.nn.init.zeros_(self.encoder[0].weight)
+
+
+def trained(data: Data, family: str, rank: int, rate: float, steps: int = STEPS) -> tuple[np.ndarray[Any, Any], int]:
+    """W and the parameters that store it, after batches without replacement at a rate that falls to 0."""
+    method: Any = MAKE[family](rate, rank)
+    if isinstance(method, GeoLoRAMethod):
+        method = replace(method, max_rank=min(SHAPE))
+    model: Any = Matrix()
+    torch.manual_seed(0)
+    prepared = method.prepare(model, torch.Generator().manual_seed(0), steps)
+    x, y, generator = torch.from_numpy(data.x), torch.from_numpy(data.y), torch.Generator().manual_seed(0)
+    epoch = len(x) // BATCH
+    for t in range(steps):
+        if t % epoch == 0:
+            order = torch.randperm(len(x), generator=generator)
+        batch = order[t % epoch * BATCH : (t % epoch + 1) * BATCH]
+        for group in prepared.optimizer.param_groups:
+            group["lr"] = rate * (1.0 - t / steps)
+        prepared.optimizer.zero_grad()
+        loss = 0.5 * torch.sum((model.encoder(x[batch]) - y[batch]) ** 2) / BATCH
+        if not torch.isfinite(loss):
+            break
+        (loss if prepared.penalty is None else loss + prepared.penalty()).backward()
+        prepared.optimizer.step()
+        if prepared.after_step is not None:
+            prepared.after_step(t + 1)
+    with torch.no_grad():
+        return model.encoder(torch.eye(SHAPE[1], dtype=torch.float64)).T.numpy(), prepared.parameters()
+
+
+def cell(place: tuple[str, int, float], steps: int = STEPS) -> dict[str, Any]:
+    """One cell of the map: the error ‖W − W*‖/‖W*‖, None where it is not finite, and the parameters."""
+    torch.set_num_threads(1)
+    family, rank, rate = place
+    data = data_of(case_of(SHAPE, 2, 10.0, 3000, 0))
+    with torch.random.fork_rng():
+        W, parameters = trained(data, family, rank, rate, steps)
+    error = float(np.linalg.norm(W - data.target) / np.linalg.norm(data.target))
+    return {
+        "family": family,
+        "rank": rank,
+        "rate": rate,
+        "error": error if math.isfinite(error) else None,
+        "parameters": parameters,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do all runs, and store them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.adaptivity.regression", description=__doc__.partition("\n\n")[0]
+    )
+    parser.add_argument("--output", type=nonempty_path, default=STORED, metavar="FILE", help="default: the stored one")
+    parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time (default: 1)")
+    options = parser.parse_args(argv)
+    places = [(family, rank, rate) for family in MIDDLE for rank in RANKS for rate in rates_of(family)]
+    rows: list[Mapping[str, Any]] = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for row in pool.map(cell, places):
+            rows.append(row)
+            if len(rows) % RATES == 0:
+                print(f"{len(rows)} of {len(places)}: {row['family']}, rank {row['rank']}", flush=True)
+    methods = {family: asdict(MAKE[family](MIDDLE[family], 8)) for family in MIDDLE}  # type: ignore[call-overload]
+    write_json(options.output, {"cells": rows, "methods": methods, "machine": machine_facts(), "sources": sources(*CODE)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
