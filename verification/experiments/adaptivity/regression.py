@@ -26,7 +26,7 @@ from geolora_ref.support.options import nonempty_path
 from verification.claims.noisy_recovery import BATCH, STEPS, Data, case_of, data_of
 from verification.experiments.adaptivity.design import MAKE, RATES
 from verification.support.command_line import integer_from
-from verification.support.machine import CODE, machine_facts, sources
+from verification.support.machine import provenance
 
 __all__ = ["MIDDLE", "RANKS", "cell", "rates_of"]
 
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(rows) % RATES == 0:
                 print(f"{len(rows)} of {len(places)}: {row['family']}, rank {row['rank']}", flush=True)
     methods = {family: asdict(MAKE[family](MIDDLE[family], 8)) for family in MIDDLE}  # type: ignore[call-overload]
-    write_json(options.output, {"cells": rows, "methods": methods, "machine": machine_facts(), "sources": sources(*CODE)})
+    write_json(options.output, {"cells": rows, "methods": methods} | provenance(), indent=None)
     return 0
 
 
