@@ -16,7 +16,22 @@ from numpy.typing import ArrayLike
 
 from geolora_ref.oracle.judges.criteria import FAIL
 
-__all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "Plan", "Results", "Table", "in_units"]
+__all__ = [
+    "CHOSEN",
+    "EQUALITY",
+    "STATISTICAL",
+    "YES_OR_NO",
+    "Case",
+    "CaseResult",
+    "Claim",
+    "Control",
+    "Figure",
+    "Measurements",
+    "Plan",
+    "Results",
+    "Table",
+    "in_units",
+]
 
 Effort = Literal["quick", "full"]
 
@@ -88,6 +103,12 @@ class CaseResult:
 
 
 Results = Sequence[CaseResult]
+
+CHOSEN = "the limit is chosen, not derived"
+EQUALITY = "an equality up to rounding errors"
+STATISTICAL = "an equality of means, judged within the confidence of the runs"
+YES_OR_NO = "a count, or yes or no"
+"""Reasons why no case comes near to a limit."""
 
 
 def in_units(error: float, unit: float) -> float:
@@ -230,6 +251,10 @@ class Claim:
     by_nature: Sequence[str] = ()
     """The comparisons whose ratio is 1 wherever they hold, because they count, or say yes or no.
     There 1 is no sign of a sharp bound, and the report says so.
+    """
+    slack: Mapping[str, str] = field(default_factory=dict)
+    """The comparisons that no case of the quick plan brings to 0.8 of the limit, each with the reason;
+    a limit of 0.8 would pass there as well, and the report says so.
     """
     limit: float = 1.0
     """The largest ratio that still holds: 1 for an inequality with explicit constants, ``FAIL`` for

@@ -14,7 +14,7 @@ from geolora_ref.optimizers import Bases, Moments, Spectral, Triple
 from geolora_ref.problems import SoftmaxRegression
 from geolora_ref.problems.problem import Matrix
 from geolora_ref.training import DEFAULT_LEARNING_RATE, DEFAULT_SHARE, Layer, Settings, training_step
-from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from verification.claim import CHOSEN, EQUALITY, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
 from verification.instruments.directions import dense, seen
 
 RULE = Spectral(0.9, 0.5)
@@ -373,6 +373,16 @@ CLAIM = Claim(
         "converge then, and the table says what is left."
     ),
     by_nature=("the final rank is the planted one",),
+    slack={
+        "L(W_T) ≤ 1e-4 L(W₀)": CHOSEN,
+        "L(W₁) − L(W) + (1 − γ)λ⟨M̄, D⟩ ≤ (1 + γ)λ‖E‖‖D‖ + εη + ½β(1 + γ)²λ²‖D‖²": (
+            "attained only where the error of the mean, the step and the removed part have one direction"
+        ),
+        "digits: L(W_T) − L* ≤ 1e-2 (L(W₀) − L*)": CHOSEN,
+        "never above the least loss so far by 1 % of L(W₀)": CHOSEN,
+        "‖M̄ − P∇L‖ ≤ ½‖P∇L‖ in the first six steps": CHOSEN,
+        "‖Ŵ − W₁‖ is the least for its rank, up to rounding": EQUALITY,
+    },
     cases=cases,
     check=check,
     # In single precision a step is rounded by up to 30·40·eps·‖Ŵ‖ = 1e-4.  A tenth of its bound, about λ, is

@@ -240,6 +240,11 @@ CLAIM = Claim(
         "their bounds, so the ratios stay informative near the minimum. A run ends with the first step of which all that is "
         "compared is rounding."
     ),
+    slack={
+        "cost of the truncation ≤ ‖∇L(Ŵ)‖ϑ₁ + β/2 ϑ₁²": (
+            "attained only where the removed part has the direction of −∇L(Ŵ) and of the largest curvature"
+        ),
+    },
     cases=cases,
     check=check,
     # The saddle problem truncates nothing: half of what is compared there, 2 % of all.  Where a run

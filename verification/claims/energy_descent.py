@@ -175,6 +175,11 @@ CLAIM = Claim(
         "No step size restriction, convex or not; the least decrease is measured on the saddle problem too, where β holds below "
         "the loss of each step. Projector splitting, whose S-step runs backwards, blows up at h = 100/β."
     ),
+    slack={
+        "the truncation: L(Y₁) − L(Ŷ) ≤ ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁²": (
+            "attained only where the removed part has the direction of −∇L(Ŷ) and of the largest curvature"
+        ),
+    },
     cases=cases,
     check=check,
     undecided=0.15,

@@ -13,7 +13,7 @@ from geolora_ref import LowRank
 from geolora_ref.integrators import RK4, Integrator, TruncationRule, integrate
 from geolora_ref.problems import Schroedinger
 from geolora_ref.problems.problem import Matrix
-from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.instruments.integrator_family import FAMILY
 from verification.instruments.trajectory import tail
 
@@ -96,6 +96,12 @@ CLAIM = Claim(
     statement="Schrödinger, augmented BUG, r₀ = 12, τ = 1e-5·h: error, final rank and norm drift as an independent code has them",
     hypotheses=("n = 100, T = 1", "one RK4 step for each sub-equation", "another random start"),
     sources=("CL22", "CKL22"),
+    slack={
+        "error: |log₁₀(measured / golden)| ≤ 1": CHOSEN,
+        "final rank within 25 %": CHOSEN,
+        "no error below the best of its rank": "no method attains the best approximation",
+        "norm drift: |log₁₀(measured / golden)| ≤ 1": CHOSEN,
+    },
     cases=cases,
     check=check,
     floor=55,

@@ -17,7 +17,7 @@ from geolora_ref.integrators.sub_solvers import EXPLICIT_EULER, RK4
 from geolora_ref.problems import RankPreservingRiccati
 from geolora_ref.problems.field import Field
 from geolora_ref.problems.problem import Matrix
-from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.instruments.integrator_family import FAMILY, member, projected_flow
 from verification.instruments.slopes import Slopes
 from verification.instruments.time_dependence import AtOneTime, TurningFrame
@@ -277,6 +277,14 @@ CLAIM = Claim(
         "another flow: its distance to the projected flow is O(ε), whatever h (order 0)."
     ),
     by_nature=("tolerance, stalling methods: at the smallest h the rank is that of the start",),
+    slack={
+        "at fixed h the error falls linearly in ε: |slope − 1| + confidence ≤ 0.1": CHOSEN,
+        "each slope in the window is the order ± 0.1": CHOSEN,
+        "the rest is small: error at ε = 0 ≤ 1/100 of the error at ε = 0.32": CHOSEN,
+        "tolerance: the error is below half of the best error of the first rank": CHOSEN,
+        "|order − expected| + confidence ≤ 0.1": CHOSEN,
+        "σ_min = 1e-8: |order − expected| + confidence ≤ 0.5": CHOSEN,
+    },
     cases=cases,
     check=check,
     floor=100,

@@ -27,7 +27,7 @@ from geolora_ref.problems import (
 )
 from geolora_ref.problems.problem import Matrix
 from geolora_ref.problems.self_test import self_test
-from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.claim import CHOSEN, EQUALITY, YES_OR_NO, Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.instruments import gradient_flows
 
 
@@ -275,6 +275,20 @@ CLAIM = Claim(
     statement="each solution solves its equation, each gradient belongs to its loss, constants and invariants are kept",
     hypotheses=(),
     sources=("KL07", "LO14", "CL22", "CEKL24"),
+    slack={
+        "Lipschitz constant of a segment: never violated": "the constant holds for all segments in a ball",
+        "Lipschitz constant: attained": CHOSEN,
+        "actions on columns: those of the dense field": EQUALITY,
+        "gradient: Taylor slope 2": CHOSEN,
+        "initial value: rank and spectrum": EQUALITY,
+        "initial values: dtype of the problem": YES_OR_NO,
+        "invariant: energy": EQUALITY,
+        "invariant: mass": EQUALITY,
+        "invariant: norm": EQUALITY,
+        "minimum: attained": CHOSEN,
+        "solution: residual in its own equation": CHOSEN,
+        "start: rank and spectrum": EQUALITY,
+    },
     cases=cases,
     check=check,
     floor=150,

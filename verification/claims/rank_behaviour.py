@@ -11,7 +11,7 @@ from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator, ParallelBUG, TruncationRule, integrate
 from geolora_ref.oracle.cases.spectra import geometric
 from geolora_ref.problems import Quadratic
-from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import CHOSEN, YES_OR_NO, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.instruments.integrator_family import FAMILY
 from verification.instruments.trajectory import tail
 
@@ -173,6 +173,11 @@ CLAIM = Claim(
         "the rank reaches its cap",
         "the rank stays",
     ),
+    slack={
+        "error ≤ 3 best rank-12 errors + first-order error": CHOSEN,
+        "hη above cϑ: one rejection at least": YES_OR_NO,
+        "hη below cϑ: no rejection": YES_OR_NO,
+    },
     cases=cases,
     check=check,
     floor=150,

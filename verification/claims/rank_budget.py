@@ -16,7 +16,7 @@ from geolora_ref.budget import Unit, cost, truncate_to_budget
 from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
 from geolora_ref.oracle.judges.criteria import FAIL, unit_of
 from geolora_ref.problems import TwoLayerLinear
-from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
+from verification.claim import EQUALITY, Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 
 EPS = float(np.finfo(float).eps)
 DRAWS = 10
@@ -300,6 +300,9 @@ CLAIM = Claim(
         "nothing more fits",
         "r_min ≤ r₁ ≤ r_max",
     ),
+    slack={
+        "‖Ŵ − W₁‖ over all layers = discarded": EQUALITY,
+    },
     cases=cases,
     check=check,
     floor=500,

@@ -127,6 +127,9 @@ CLAIM = Claim(
     ),
     sources=("GeoLoRA",),
     by_nature=("final rank / planted rank",),
+    slack={
+        "the final √L: rounding errors": "the rounding errors of all steps never add up with one sign",
+    },
     cases=cases,
     check=check,
     undecided=0.02,

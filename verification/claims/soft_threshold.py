@@ -10,7 +10,7 @@ from geolora_ref.integrators import RK4, AugmentedBUG, SoftThreshold, Truncation
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.problems import Lyapunov
 from geolora_ref.problems.problem import Matrix
-from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from verification.claim import EQUALITY, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
 from verification.instruments.trajectory import tail
 
 SHAPE, ALPHA = (14, 11), 0.3
@@ -113,6 +113,9 @@ CLAIM = Claim(
         "Truncation is a best approximation of its rank and moves Ŷ less, but it is not even continuous where singular values "
         "are equal, and its rank has no such bound. Soft thresholding pays with a bias of ϑ in every singular value that stays."
     ),
+    slack={
+        "optimal: ‖R(X)‖_* − ⟨G, R(X)⟩": EQUALITY,
+    },
     cases=cases,
     check=check,
     floor=60,

@@ -23,7 +23,7 @@ from geolora_ref.integrators import (
 from geolora_ref.oracle.cases.spectra import to_size
 from geolora_ref.problems import AllenCahn, Field, Lyapunov, MatrixODE, Riccati
 from geolora_ref.problems.problem import Matrix
-from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import CHOSEN, EQUALITY, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.instruments.slopes import Slopes
 from verification.instruments.trajectory import tail
 
@@ -199,6 +199,12 @@ CLAIM = Claim(
         "these steps. Their cost is one SVD of an m x n matrix a stage, since every φ is evaluated in the eigenvectors of A "
         "and B."
     ),
+    slack={
+        "Lyapunov: exact for every h, error / ‖Y(T)‖ ≤ 1e-12": EQUALITY,
+        "error at σ_min = 0.1 ≤ 1/20, ‖Y(0)‖ ≈ 1": CHOSEN,
+        "error(σ_min) / error(σ_min = 0.1), at most 3": CHOSEN,
+        "stiff: |order − stages| + confidence ≤ 0.15": CHOSEN,
+    },
     cases=cases,
     check=check,
     floor=50,
