@@ -151,7 +151,7 @@ def check(
             workers: dict[str, Any] = {"jobs": jobs, "scheduler": options.scheduler, "extensions": extensions}
             outcomes = run(claims, plan, journal, **workers, unrecorded=others, progress=progress)
     except (KeyboardInterrupt, BackendError) as error:
-        kept = f"{len(journal.done)} finished cases are kept in {journal.path}; --full goes on from there"
+        kept = f"{len(journal.done)} finished cases are kept in {journal.path}; --full continues from there"
         rest = kept if options.full else "without --full the next run starts over"
         if isinstance(error, BackendError):
             return refuse(f"{error}; {rest}")

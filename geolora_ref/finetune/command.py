@@ -65,7 +65,7 @@ def run(options: RunOptions) -> int:
         kept = own or (before is not None and not options.fresh)
         then = "begins again: it has written no checkpoint yet"
         if kept:
-            then = "goes on from the last checkpoint" + ("" if own else ", if that is one of the same job")
+            then = "continues from the last checkpoint" + ("" if own else ", if that is one of the same job")
         console.print(f"interrupted; the same command{what} {then}", soft_wrap=True)
         return 130
     except torch.OutOfMemoryError as error:

@@ -531,7 +531,7 @@ def test_an_interrupt_says_what_the_same_command_will_do(
     assert "the same command begins again: it has written no checkpoint yet" in capsys.readouterr().out
     if where == "classification.load_encoder":  # the checkpoint has not been read
         assert main(arguments(model_folder, tsv, tmp_path)) == 130
-        assert "goes on from the last checkpoint, if that is one of the same job\n" in capsys.readouterr().out
+        assert "continues from the last checkpoint, if that is one of the same job\n" in capsys.readouterr().out
 
 
 def test_too_little_memory_is_status_2(
@@ -564,7 +564,7 @@ def test_what_an_interrupted_run_says_is_true(
         job.save()
         raise KeyboardInterrupt
 
-    for more, said in (((), "the same command goes on"), (("--fresh",), "the same command without --fresh goes on")):
+    for more, said in (((), "the same command continues"), (("--fresh",), "the same command without --fresh continues")):
         with monkeypatch.context() as patch:
             patch.setattr("geolora_ref.finetune.command.Job.run", interrupted)
             assert main(arguments(model_folder, tsv, tmp_path, *more)) == 130

@@ -512,7 +512,7 @@ def test_campaign_that_is_broken_off_goes_on_and_writes_the_page(
     assert [len(rows) for rows in stored.values()] == [6, 0][: len(stored)]
     assert len({json.dumps(row["config"], sort_keys=True) for row in stored["sst2"]}) == 6
     assert "(accuracy) 6" in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
-    assert "interrupted; the same command goes on" in capsys.readouterr().out
+    assert "interrupted; the same command continues" in capsys.readouterr().out
 
 
 def test_examples_are_drawn_by_their_digests(data: Path) -> None:

@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with locked(options.output / "long_runs"):
             found = _run_all(options, console)
     except KeyboardInterrupt:
-        console.print("interrupted: the same command goes on from here")
+        console.print("interrupted: the same command continues from here")
         return 130
     except (OSError, ValueError) as error:  # in use, unwritable, full, or what was kept is damaged
         console.print(f"cannot go on: {error}", markup=False, soft_wrap=True)
