@@ -25,6 +25,7 @@ from geolora_ref.oracle.cases.step_case import SIGNS, StepCase
 from geolora_ref.oracle.diagnosis.blocks import RIGHT
 from geolora_ref.oracle.diagnosis.comparison import Comparison
 from geolora_ref.oracle.diagnosis.diagnosis import IS, Diagnosis, diagnose, spread, steady
+from geolora_ref.oracle.diagnosis.findings import PASSES_AGAIN
 from geolora_ref.oracle.diagnosis.shared import shared
 from geolora_ref.oracle.diagnosis.unread import unread
 from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, Verdict, judge, judge_stages, resolution
@@ -129,18 +130,20 @@ class Tally:
         again, single = all(map(right, failing[:AGAIN])), self.looked_at["single"]
         if diagnosis.instead == RIGHT and (rows_only or again or not judged):
             diagnosis = replace(diagnosis, instead="")
-        small = judged and not line and not common["rank_only"] and harness.eps < EPS["float32"]
-        matches = [match for match in diagnosis.matches if not common["rank_only"] or match[1] >= IS]
+        small = judged and not line and "rank_only" not in common and harness.eps < EPS["float32"]
+        matches = [match for match in diagnosis.matches if "rank_only" not in common or match[1] >= IS]
+        found = {
+            PASSES_AGAIN: again,
+            "unsteady": unsteady and not again,
+            "stages_right": bool(harness.stages) and judged and not line,
+            "coarse": small and bool(single) and all(map(coarse, single)),
+        }
         return replace(
             diagnosis,
             matches=matches,
-            repeated=not again,
             layouts=sorted({inputs.layout for inputs in lying}) if rows_only else [],
-            unsteady=unsteady and not again,
-            stages_right=bool(harness.stages) and judged and not line,
-            coarse=small and bool(single) and all(map(coarse, single)),
             unread=[] if matches else unread(factors, [*failing[:AGAIN], *self.looked_at["passed"][:AGAIN]]),
-            **common,
+            findings=common | {name for name, holds in found.items() if holds},
         )
 
 
@@ -430,16 +433,16 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
     return found
 
 
-def _in_common(failed: Sequence[Row]) -> dict[str, Any]:
-    """For each of five fields of :class:`Diagnosis`, whether it holds in every case that fails."""
-    fields: dict[str, Callable[[Row], bool]] = {
+def _in_common(failed: Sequence[Row]) -> set[str]:
+    """The findings that hold in every case that fails."""
+    findings: dict[str, Callable[[Row], bool]] = {
         "others_only": _in_others_alone,
         "rank_only": _in_rank_alone,
         "too_few": _has_too_few,
         "form_only": _in_form_alone,
         "drifts": _by_drift_alone,
     }
-    return {name: all(map(holds, failed)) for name, holds in fields.items()}
+    return {name for name, holds in findings.items() if all(map(holds, failed))}
 
 
 def _in_rank_alone(row: Row) -> bool:

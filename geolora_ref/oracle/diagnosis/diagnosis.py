@@ -5,7 +5,7 @@ whole and block by block.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from geolora_ref.oracle.broken.mutants import MUTANTS, REFERENCE, Mutant
 from geolora_ref.oracle.broken.stages import Backend, Stages
 from geolora_ref.oracle.diagnosis.blocks import deviating_blocks, line_of
 from geolora_ref.oracle.diagnosis.comparison import Comparison, Found, Matrix, StepFactors
+from geolora_ref.oracle.diagnosis.findings import FINDINGS, LAST, PASSES_AGAIN
 from geolora_ref.oracle.judges.criteria import StepInputs, unusable
 from geolora_ref.oracle.judges.storage import Storage
 from geolora_ref.oracle.judges.wide import in_double
@@ -37,7 +38,7 @@ COEFFICIENTS = ("K_new", "L_new", "S_new")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The diagnosis of a failing backend: a table of findings, of which :attr:`text` makes sentences."""
+    """The diagnosis of a failing backend: what was found, of which :attr:`text` makes sentences."""
 
     matches: Sequence[tuple[Mutant, float]]
     """The mutants that behave most like the backend, best first, with the share of steps on which
@@ -51,96 +52,64 @@ class Diagnosis:
     """The reason why the first unusable result cannot be judged."""
     compared: int = 0
     """The number of steps on which the best mutant was compared."""
-    repeated: bool = True
-    """True if a failed step failed again when it was called once more."""
     instead: str = ""
     """The finding where no block explains the deviation."""
     layouts: Sequence[str] = ()
     """The memory layouts that fail, if the same numbers pass in row-major order."""
-    others_only: bool = False
-    """True if the first problem of every stack is right."""
-    rank_only: bool = False
-    """True if only the rank is wrong, in every case that fails."""
-    too_few: bool = False
-    """True if the rank is below min_rank, in every case that fails."""
-    unsteady: bool = False
-    """True if a failed step gets two different answers when it is called twice in a row."""
-    stages_right: bool = False
-    """True if every line of the backend's own stages is right wherever the backend fails."""
-    form_only: bool = False
-    """True if only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every case that fails."""
-    drifts: bool = False
-    """True if the bases alone are wrong, in every case that fails, and only by a little in a later
-    step of a sequence.
-    """
-    coarse: bool = False
-    """True if the failing results are right to single precision."""
     unread: Sequence[str] = ()
     """Without a match, the arguments for which other values were tried, and no answer changed."""
+    findings: Set[str] = frozenset()
+    """The names of the :data:`FINDINGS` that hold."""
 
     @property
     def text(self) -> str:
         """The diagnosis in words."""
-        if self.unsteady:
-            return (
-                "Called twice with the same numbers, it answers differently: the backend keeps a state or is not deterministic, "
-                "and what it answers says nothing about its lines."
-            )
-        sentences = []
-        if self.first_line:
-            sentences.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
-        if self.others_only:
-            sentences.append(
-                "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
-            )
-            return " ".join(sentences)
-        if self.drifts:
-            return (
-                "In every case that fails the bases alone are wrong, in a later step and by little: their defect grows from "
-                "step to step. Orthonormalise U and V again."
-            )
-        if self.stages_right:
-            sentences.append("Every line of its own stages is right in every case that fails: the step returns something else.")
-        sentences += self._likeness()
+        first = [f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}."] * bool(
+            self.first_line
+        )
+        if last := self._last:
+            return " ".join([*(first if last == "others_only" else []), FINDINGS[last]])
+        sentences = [*first, *self._sentence("stages_right"), *self._likeness()]
         if self.unread:
             sentences.append(
                 f"Other values were tried for {', '.join(self.unread)}, and no answer changed: ignored, limited, or kept from an "
                 "earlier call."
             )
-        if self.layouts:
-            read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
-            sentences.append(
-                f"What fails with arguments in other layouts ({', '.join(self.layouts)}) is right with the same numbers row by "
-                f"row in memory: it reads {read}."
-            )
-        elif not self.repeated:
-            sentences.append(
-                "Called again with new arrays, the steps that failed are right: the backend keeps a state, "
-                "is not deterministic, or does not read its own results in their layout."
-            )
+        sentences += [self._of_layouts()] if self.layouts else self._sentence(PASSES_AGAIN)
         deviating = f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
-        sentences += [f"Where nothing is truncated, {deviating}."] if deviating and not (self.rank_only or self.form_only) else []
-        if self.blocks and not (self.matches or self.first_line or self.stages_right):
+        sentences += [f"Where nothing is truncated, {deviating}."] if deviating and not self._cuts_wrong else []
+        if self.blocks and not (self.matches or self.first_line or "stages_right" in self.findings):
             sentences.append("The line is named if the backend shows its stages (stages=…, --stages).")
-        if self.coarse:
-            sentences.append(
-                "What fails is right to single precision: something is computed in fewer bits, or a small number is added "
-                "(precision='float32', --precision float32, judges it by that)."
-            )
-        return " ".join(sentences)
+        return " ".join([*sentences, *self._sentence("coarse")])
+
+    @property
+    def _last(self) -> str:
+        """The finding after which no likeness is reported; empty if there is none."""
+        return next((name for name in LAST if name in self.findings), "")
+
+    @property
+    def _cuts_wrong(self) -> bool:
+        """Return whether the rank alone or the form of S₁ alone is wrong, which no block explains."""
+        return not self.findings.isdisjoint(("rank_only", "form_only"))
+
+    def _sentence(self, name: str) -> list[str]:
+        return [FINDINGS[name]] if name in self.findings else []
+
+    def _of_layouts(self) -> str:
+        read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
+        return (
+            f"What fails with arguments in other layouts ({', '.join(self.layouts)}) is right with the same numbers row by "
+            f"row in memory: it reads {read}."
+        )
 
     def _likeness(self) -> list[str]:
         """The mutant that the backend resembles, and the mutants that cannot be distinguished from it."""
         if not self.matches:
             said = ["No known defect behaves like this backend."]
             said += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
-            chosen = "which line 6 chooses, or line 4 gives too few columns" if self.too_few else "which line 6 chooses"
-            said += [f"In every case that fails the rank alone is wrong, {chosen}."] if self.rank_only else []
-            if self.form_only:
-                said.append(
-                    "In every case that fails S1 alone is wrong, which line 6 leaves diagonal, nonnegative and sorted; a step "
-                    "that promises a dense one is judged so (diagonal=False, --dense-core)."
-                )
+            if "rank_only" in self.findings:
+                said += self._sentence("too_few") or self._sentence("rank_only")
+            said += self._sentence("form_only")
             return said
         best, share = self.matches[0]
         verb = "This is what happens" if share >= IS else "This resembles what happens"
@@ -156,10 +125,9 @@ class Diagnosis:
 
         Without a match, ``mutant`` is null and ``line`` is the line that the text names.
         """
-        nothing = self.unsteady or self.others_only or self.drifts
+        nothing, passed_over = bool(self._last), bool(self._last) or self._cuts_wrong
         matches = [] if nothing else self.matches
         best, share = matches[0] if matches else (None, None)
-        passed_over = nothing or self.rank_only or self.form_only
         return {
             "line": best.line if best else self._line_without_a_match(),
             "mutant": best.id if best else None,
@@ -168,18 +136,11 @@ class Diagnosis:
             "others": {mutant.id: share for mutant, share in matches[1:]},
             "blocks": [] if passed_over else list(self.blocks),
             "instead_of_blocks": "" if passed_over else self.instead,
-            "first_line": "" if self.unsteady else self.first_line,
+            "first_line": "" if self._last == "unsteady" else self.first_line,
             "unusable": self.unusable,
-            "repeated": self.repeated,
             "layouts": list(self.layouts),
-            "others_only": self.others_only,
-            "rank_only": self.rank_only,
-            "too_few": self.too_few,
-            "unsteady": self.unsteady,
-            "stages_right": self.stages_right,
-            "form_only": self.form_only,
-            "drifts": self.drifts,
-            "coarse": self.coarse,
+            "repeated": PASSES_AGAIN not in self.findings,
+            **{name: name in self.findings for name in FINDINGS if name != PASSES_AGAIN},
             "unread": [] if nothing else list(self.unread),
         }
 
@@ -187,14 +148,14 @@ class Diagnosis:
         """The line that the backend's stages name, or the only one that the other findings leave;
         None if several are left.
         """
-        if self.unsteady:
+        if self._last == "unsteady":
             return None
         if self.first_line:
             return int(self.first_line[5])
-        if self.others_only or self.drifts:
+        if self._last:
             return None
-        if self.rank_only or self.form_only:
-            return None if self.too_few else 6
+        if self._cuts_wrong:
+            return None if "too_few" in self.findings else 6
         return line_of(self.blocks, self.instead)
 
 

@@ -21,6 +21,7 @@ from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
 from geolora_ref.oracle.check import check_step
 from geolora_ref.oracle.diagnosis.blocks import RIGHT
 from geolora_ref.oracle.diagnosis.diagnosis import SAMPLE, Diagnosis, diagnose, spread
+from geolora_ref.oracle.diagnosis.findings import FINDINGS, PASSES_AGAIN
 from geolora_ref.oracle.judges.criteria import FAIL, StepInputs
 from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion
 from tests.steps import Matrix
@@ -501,7 +502,7 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
             ),
         ),
         (
-            Diagnosis([(FIRST, 0.9)], [], compared=1, repeated=False),
+            Diagnosis([(FIRST, 0.9)], [], compared=1, findings={PASSES_AGAIN}),
             (
                 "This is what happens when line 5 has this defect: the K-block is left out "
                 "(lower-left-missing; 90% of 1 compared step agree). "
@@ -519,7 +520,13 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
             ),
         ),
         (
-            Diagnosis([(SECOND, 1.0), (THIRD, 1.0), (FOURTH, 0.7)], [], compared=9, repeated=False, layouts=["columns", "mixed"]),
+            Diagnosis(
+                [(SECOND, 1.0), (THIRD, 1.0), (FOURTH, 0.7)],
+                [],
+                compared=9,
+                findings={PASSES_AGAIN},
+                layouts=["columns", "mixed"],
+            ),
             (
                 "This is what happens when line 5 has this defect: the K-block has the wrong sign "
                 "(lower-left-sign; 100% of 9 compared steps agree). "
@@ -542,8 +549,8 @@ def test_the_first_line_is_passed_on() -> None:
 
 def test_the_diagnosis_as_data_has_all_that_it_knows() -> None:
     """By the names of its fields, but for those that are reported in other words."""
-    said = {name.name for name in fields(Diagnosis)} - {"matches", "instead"}
-    words = {"line", "mutant", "agreement", "others", "instead_of_blocks"}
+    said = {name.name for name in fields(Diagnosis)} - {"matches", "instead", "findings"} | FINDINGS.keys() - {PASSES_AGAIN}
+    words = {"line", "mutant", "agreement", "others", "instead_of_blocks", "repeated"}
     assert Diagnosis((), ()).as_data().keys() == said | words
 
 
@@ -573,7 +580,7 @@ def test_what_is_right_when_it_is_called_again_in_the_same_layout_does_read_it()
 
     check_step(step, select={"group": "shape"})  # row by row it has been called before
     diagnosis = diagnosed(step, select={"group": "layout"})
-    assert (diagnosis.layouts, diagnosis.repeated) == ([], False)
+    assert (diagnosis.layouts, PASSES_AGAIN not in diagnosis.findings) == ([], False)
     assert "Called again with new arrays, the steps that failed are right" in diagnosis.text
 
 
@@ -589,9 +596,9 @@ def test_a_rank_rule_that_is_no_known_defect_is_one_of_line_6() -> None:
             assemble=lambda *blocks, change=change: change * Stages().assemble(*blocks),
         )
         diagnosis = diagnosed(stages.step, select={"group": "truncation"})
-        assert diagnosis.rank_only == (change == 1.0)
-        assert ("the rank alone is wrong, which line 6 chooses." in diagnosis.text) == diagnosis.rank_only
-        if diagnosis.rank_only:
+        assert ("rank_only" in diagnosis.findings) == (change == 1.0)
+        assert ("the rank alone is wrong, which line 6 chooses." in diagnosis.text) == ("rank_only" in diagnosis.findings)
+        if "rank_only" in diagnosis.findings:
             assert (diagnosis.matches, diagnosis.as_data()["line"]) == ([], 6)
 
 
@@ -631,7 +638,7 @@ def test_the_first_line_is_the_first_of_all_failures() -> None:
 def test_stages_of_another_program_are_reported() -> None:
     report = check_step(_with(right, lambda U, S, V: (U, 1.5 * S, V)), stages=Stages().run, select={"group": "shape"})
     assert report.diagnosis is not None
-    assert report.diagnosis.stages_right
+    assert "stages_right" in report.diagnosis.findings
     assert (
         "Every line of its own stages is right in every case that fails: the step returns something else."
         in report.diagnosis.text
@@ -720,7 +727,7 @@ def test_the_question_between_two_equal_ones_is_one_of_a_right_caller() -> None:
 
     report = check_step(step, select={"group": "shape"})
     assert report.diagnosis is not None
-    assert not report.diagnosis.unsteady
+    assert "unsteady" not in report.diagnosis.findings
     assert len(between) > len(report.rows)
     assert max(between) <= 1e-12
 
@@ -743,7 +750,7 @@ def test_a_step_that_answers_in_two_ways_has_no_line(make: Callable[[], Step]) -
     diagnosis = diagnosed(make(), select={"group": "shape"})
     assert diagnosis.text.startswith("Called twice with the same numbers, it answers differently")
     assert "line 3" not in diagnosis.text
-    assert (diagnosis.unsteady, diagnosis.as_data()["line"]) == (True, None)
+    assert ("unsteady" in diagnosis.findings, diagnosis.as_data()["line"]) == (True, None)
 
 
 def test_bases_that_lose_their_orthonormality_slowly_have_no_line() -> None:
@@ -753,9 +760,9 @@ def test_bases_that_lose_their_orthonormality_slowly_have_no_line() -> None:
         "In every case that fails the bases alone are wrong, in a later step and by little: their defect grows from step to "
         "step. Orthonormalise U and V again."
     )
-    assert (diagnosis.drifts, diagnosis.as_data()["line"]) == (True, None)
+    assert ("drifts" in diagnosis.findings, diagnosis.as_data()["line"]) == (True, None)
     at_once = diagnosed(_with(right, lambda U, S, V: (U, S, V * (1.0 + 1e-9))), select={"group": "long-run"})
-    assert not at_once.drifts
+    assert "drifts" not in at_once.findings
 
 
 def test_the_words_on_an_undeclared_dense_core_name_the_declaration() -> None:
@@ -764,13 +771,13 @@ def test_the_words_on_an_undeclared_dense_core_name_the_declaration() -> None:
         return U @ Q.T, Q @ S, V
 
     diagnosis = diagnosed(_with(right, turned), select={"group": "shape"})
-    assert diagnosis.form_only
+    assert "form_only" in diagnosis.findings
     assert diagnosis.text == (
         "No known defect behaves like this backend. In every case that fails S1 alone is wrong, which line 6 leaves diagonal, "
         "nonnegative and sorted; a step that promises a dense one is judged so (diagonal=False, --dense-core)."
     )
     signed = diagnosed(_with(right, lambda U, S, V: (-U, -S, V)), select={"group": "shape"})
-    assert signed.form_only
+    assert "form_only" in signed.findings
     assert not check_step(_with(right, turned), select={"group": "shape"}, diagonal=False).failures
 
 
@@ -807,10 +814,10 @@ def test_fewer_bits_inside_are_reported() -> None:
         return tuple(X.astype(float) for X in right(*(X.astype(np.float32) for X in arrays), **parameters))
 
     diagnosis = diagnosed(single, select={"group": "shape"})
-    assert diagnosis.coarse
+    assert "coarse" in diagnosis.findings
     assert "(precision='float32', --precision float32, judges it by that)" in diagnosis.text
     gross = diagnosed(_with(right, lambda U, S, V: (U, 1.001 * S, V)), select={"group": "shape"})
-    assert not gross.coarse
+    assert "coarse" not in gross.findings
 
 
 @pytest.mark.parametrize(("factor", "r"), [(1.0 + 1e-6, 3), (-1.0, 1)])
@@ -859,8 +866,12 @@ def test_a_result_that_is_right_in_other_steps_is_no_reason_for_line_6() -> None
 def test_what_the_words_pass_over_the_data_do_not_name() -> None:
     mutant = MUTANTS["energy-share"]
     full = Diagnosis([(mutant, 1.0)], ["the S-block"], instead=RIGHT, compared=4, first_line="line 3 (L_new)")
-    unsteady, stack = replace(full, unsteady=True), replace(full, others_only=True)
-    for diagnosis, line in ((unsteady, None), (stack, 3), (replace(stack, first_line="", rank_only=True), None)):
+    unsteady, stack = replace(full, findings={"unsteady"}), replace(full, findings={"others_only"})
+    for diagnosis, line in (
+        (unsteady, None),
+        (stack, 3),
+        (replace(stack, first_line="", findings={"others_only", "rank_only"}), None),
+    ):
         data = diagnosis.as_data()
         assert (data["line"], data["mutant"], data["blocks"], data["instead_of_blocks"]) == (line, None, [], "")
         assert "line 6" not in diagnosis.text
@@ -878,7 +889,7 @@ def test_what_is_right_when_it_is_called_again_is_not_computed_in_fewer_bits() -
         return U, S * (1.0 + 1e-9 * (calls <= 70)), V
 
     diagnosis = diagnosed(racing, select={"group": "shape"})
-    assert not diagnosis.coarse
+    assert "coarse" not in diagnosis.findings
     assert "fewer bits" not in diagnosis.text
 
 
@@ -893,7 +904,7 @@ def test_reversed_ranks_of_a_list_are_no_problem_of_the_others_alone() -> None:
         return [(U[:, :k], S[:k, :k], V[:, :k]) for (U, S, V), k in zip(results, ranks, strict=True)]
 
     diagnosis = diagnosed(step, batched=True, select={"group": "truncation"})
-    assert not diagnosis.others_only
+    assert "others_only" not in diagnosis.findings
 
 
 def test_the_words_on_a_backend_that_is_right_when_called_again_say_so() -> None:
@@ -907,9 +918,9 @@ def test_the_words_on_a_backend_that_is_right_when_called_again_say_so() -> None
     report = check_step(step, select={"group": "truncation"})
     assert [row.outcome for row in report.rows].count("failed") == 1
     assert report.diagnosis is not None
-    assert not report.diagnosis.repeated
+    assert PASSES_AGAIN in report.diagnosis.findings
     wrong = diagnosed(MUTANTS["s-step-sign"].step, select={"id": "shape-tall"})
-    assert wrong.repeated
+    assert PASSES_AGAIN not in wrong.findings
 
 
 def test_that_the_first_problem_is_always_right_is_reported() -> None:
