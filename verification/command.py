@@ -22,7 +22,7 @@ from rich.table import Table
 from geolora_ref.support.files import locked, require_regular, require_writable
 from geolora_ref.support.streams import let_go
 from geolora_ref.support.terminal import Terminal
-from verification.campaign.backends import BackendError
+from verification.campaign.backends import BackendError, quiet_end
 from verification.campaign.extensions import Extensions, added, extended, foreign_sources
 from verification.campaign.journal import Journal
 from verification.campaign.outcomes import ClaimOutcome
@@ -61,8 +61,11 @@ def execute(options: argparse.Namespace) -> int:
     console = Terminal(stderr=options.json)
     plan = Plan("full" if options.full else "quick", options.seed)
     others = extended(added_to, plan)
+    if others and (useless := [name for name in options.only or () if name not in others]):
+        judging = f"--only: expected claims that judge what is added, which are {', '.join(others)}"
+        options_refused(ValueError(f"{judging}; found {', '.join(useless)}"))
     try:
-        with terminated_like_interrupted(), added(added_to):
+        with terminated_like_interrupted(), quiet_end(), added(added_to):
             claims = [CLAIMS[name] for name in dict.fromkeys(options.only or others or CLAIMS)]
             folder = options.output or DEFAULT_FOLDER / (plan.effort if len(claims) == len(CLAIMS) else f"{plan.effort}-part")
             if options.list:

@@ -29,7 +29,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from verification.campaign.journal import fingerprint
 from verification.claim import Plan
 
-__all__ = ["BackendError", "in_processes", "on_dask"]
+__all__ = ["BackendError", "in_processes", "on_dask", "quiet_end"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,6 +52,24 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
             yield from parallel(joblib.delayed(partial(_work_for, os.getpid(), own_fingerprint(), work))(item) for item in items)
     except BrokenProcessPool as error:
         raise BackendError("a worker process died: it was killed, ran out of memory, or crashed") from error
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """A context in which an interrupted run ends without the traceback of a thread of loky, which may
+    look for a task that the interruption has taken off its list (joblib 1.6.0).
+    """
+    before = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not (failure.exc_type is KeyError and failure.thread and failure.thread.name == "ExecutorManagerThread"):
+            before(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _work_for(master: int, expected: str, work: Callable[[Item], Result], item: Item) -> Result:

@@ -94,7 +94,7 @@ def _refuse_broken(member: Member, name: str) -> None:
     except Exception as error:
         cause = error.__cause__ if isinstance(error, StepError) and error.__cause__ else error
         wanted = "--integrator: expected a Member whose integrator takes a step of rank 2"
-        raise ValueError(f"{wanted}, {name!r} raised {words(cause)} (at {place(cause)})") from error
+        raise ValueError(f"{wanted}, {name!r} raised {words(cause)}{_where(cause)}") from error
 
 
 @lru_cache
@@ -107,11 +107,17 @@ def _has_slope(name: str) -> bool:
     try:
         problem = make(np.random.default_rng(0))
     except Exception as error:
-        raise ValueError(f"{wanted}, {name!r} raised {words(error)} (at {place(error)})") from error
+        raise ValueError(f"{wanted}, {name!r} raised {words(error)}{_where(error)}") from error
     if not isinstance(problem, MatrixODE):
         raise ValueError(f"{wanted}, {name!r} returned {type(problem).__name__}")
     rank = max(map(len, STARTS.values()))
     return isinstance(problem, GradientFlow) and bool(np.isfinite(problem.lipschitz)) and min(problem.shape) >= rank
+
+
+def _where(error: BaseException) -> str:
+    """The place in brackets; empty for a call that fits no signature, which no line has raised."""
+    at = place(error)
+    return f" (at {at})" if at else ""
 
 
 def extended(extensions: Extensions, plan: Plan) -> list[str]:

@@ -85,6 +85,9 @@ def trajectory(
         G = problem.gradient(W)
         seen = G if estimate is None else estimate(W, k)
         outcome = step(deepcopy(Y), seen.copy(), learning_rate=rate, **truncation)
+        if not isinstance(outcome, Outcome):
+            wanted = "step: expected an Outcome(W_hat, Y) of verification.instruments.steppers"
+            raise TypeError(f"{wanted}, found {type(outcome).__name__}")
         W_hat = W - rate * tangent_projection(Y, seen)
         yield Iterate(k, Y, W, G, tangent_projection(Y, G), W_hat, rate, outcome)
         Y = outcome.Y
