@@ -122,6 +122,9 @@ def test_a_journal_belongs_to_the_sources_of_what_is_added(here: Path) -> None:
             ["--problem", "builtins:repr"],
             "a function of a random generator that returns a MatrixODE, 'builtins:repr' returned str",
         ),
+        (["--problem", "my_problem:Weighted"], "missing 1 required positional argument: 'weights'\n"),
+        (["--claim", "my_claim:CLAIM", "--only", "limits"], "what is added, which are short-step; found limits"),
+        (["--integrator", "my_integrator:EULER", "--only", "order", "--only", "limits"], "work-precision; found limits"),
         (["--claim", "my_claim:CLAIM", "--backend", "dask", "--scheduler", "tcp://x:1"], "expected without --backend dask"),
     ],
 )
@@ -129,7 +132,7 @@ def test_what_is_no_extension_is_refused(arguments: list[str], message: str, cap
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message.rstrip() in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_name_that_is_taken_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

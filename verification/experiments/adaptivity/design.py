@@ -47,6 +47,7 @@ __all__ = [
     "Setting",
     "best_rate",
     "rates_of",
+    "runs",
     "wanted",
 ]
 
@@ -125,6 +126,11 @@ def best_rate(rows: Sequence[RunRow], family: str, rank: int) -> float | None:
     return max(rates, key=dev.__getitem__) if set(rates) <= set(dev) else None
 
 
+def runs(family: str, rank: int) -> bool:
+    """Return whether the method exists at this rank: PEFT's mask of AdaLoRA has no smallest value at rank 1."""
+    return (family, rank) != ("adalora", 1)
+
+
 def run_of(family: str, rank: int, rate: float, seed: int) -> Run:
     """One run; its budget is the rank."""
     return Run(family, rank, MAKE[family](rate, rank), seed)
@@ -138,10 +144,8 @@ def wanted(stored: Stored) -> Iterator[tuple[str, Run]]:
             yield name, run_of(family, rank, UNTUNED[family], seed)
     for name in MAPS:
         for family, rank, rate in ((f, r, rate) for r in RANKS for f in MAPPED for rate in rates_of(f)):
-            if (family, rank) == ("adalora", 1):
-                continue  # PEFT's mask has no smallest value for it
-
-            yield name, run_of(family, rank, rate, 0)
+            if runs(family, rank):
+                yield name, run_of(family, rank, rate, 0)
     for name, (family, rank) in ((n, c) for n in NOISE for c in COMPARED):
         yield from ((name, run_of(family, rank, rate, 0)) for rate in tried(family))
     for name, seed, (family, rank) in ((n, s, c) for s in range(SEEDS) for n in NOISE for c in COMPARED):

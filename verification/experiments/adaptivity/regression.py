@@ -24,7 +24,7 @@ from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.support.files import write_json
 from geolora_ref.support.options import nonempty_path
 from verification.claims.noisy_recovery import BATCH, STEPS, Data, case_of, data_of
-from verification.experiments.adaptivity.design import MAKE, RATES
+from verification.experiments.adaptivity.design import MAKE, RATES, runs
 from verification.support.command_line import integer_from
 from verification.support.machine import provenance
 
@@ -41,15 +41,16 @@ def rates_of(family: str) -> list[float]:
     return [float(f"{MIDDLE[family] * 10.0 ** (2.0 * place / (RATES - 1) - 1.0):.2g}") for place in range(RATES)]
 
 
-class Matrix(torch.nn.Module):
+class OneMatrix(torch.nn.Module):
     """x ↦ Wx with W = 0, as the encoder of a model without a head."""
 
     def __init__(self) -> None:
         super().__init__()
         m, n = SHAPE
-        self.encoder: Any = torch.nn.Sequential(torch.nn.Linear(n, m, bias=False, dtype=torch.float64))
+        linear = torch.nn.Linear(n, m, bias=False, dtype=torch.float64)
+        torch.nn.init.zeros_(linear.weight)
+        self.encoder: Any = torch.nn.Sequential(linear)
         self.head = torch.nn.Identity()
-        torch.nn.init.zeros_(self.encoder[0].weight)
 
 
 def trained(data: Data, family: str, rank: int, rate: float, steps: int = STEPS) -> tuple[np.ndarray[Any, Any], int]:
@@ -57,7 +58,7 @@ def trained(data: Data, family: str, rank: int, rate: float, steps: int = STEPS)
     method: Any = MAKE[family](rate, rank)
     if isinstance(method, GeoLoRAMethod):
         method = replace(method, max_rank=min(SHAPE))
-    model: Any = Matrix()
+    model: Any = OneMatrix()
     torch.manual_seed(0)
     prepared = method.prepare(model, torch.Generator().manual_seed(0), steps)
     x, y, generator = torch.from_numpy(data.x), torch.from_numpy(data.y), torch.Generator().manual_seed(0)
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=nonempty_path, default=STORED, metavar="FILE", help="default: the stored one")
     parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time (default: 1)")
     options = parser.parse_args(argv)
-    places = [(family, rank, rate) for family in MIDDLE for rank in RANKS for rate in rates_of(family)]
+    places = [(family, rank, rate) for family in MIDDLE for rank in RANKS if runs(family, rank) for rate in rates_of(family)]
     rows: list[Mapping[str, Any]] = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for row in pool.map(cell, places):
