@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from joblib.externals.loky import reusable_executor
 from tests.nightly import NIGHTLY
 from verification.__main__ import main
 from verification.campaign import backends, runner
-from verification.campaign.backends import BackendError, in_processes, on_dask
+from verification.campaign.backends import BackendError, in_processes, on_dask, quiet_end
 from verification.campaign.journal import Journal, fingerprint
 from verification.campaign.runner import run
 from verification.claim import CaseResult, Plan
@@ -324,3 +325,27 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     assert "Traceback" not in printed.out + printed.err
     assert finish(tmp_path) == undisturbed
     assert len(units(tmp_path)) == len(set(units(tmp_path))) == UNITS
+
+
+def test_only_the_error_of_an_ending_pool_is_not_printed() -> None:
+    """The thread of loky that looks for a task which is gone; any other thread, and any other error, is."""
+
+    def failing(name: str, error: Exception) -> None:
+        def fail() -> None:
+            raise error
+
+        thread = threading.Thread(target=fail, name=name)
+        thread.start()
+        thread.join()
+
+    before, printed = threading.excepthook, []
+    try:
+        threading.excepthook = lambda failure: printed.append((failure.thread and failure.thread.name, failure.exc_type))
+        with quiet_end():
+            failing("ExecutorManagerThread", KeyError(42))
+            failing("ExecutorManagerThread", ValueError("broken"))
+            failing("another", KeyError(42))
+        failing("ExecutorManagerThread", KeyError(42))
+    finally:
+        threading.excepthook = before
+    assert printed == [("ExecutorManagerThread", ValueError), ("another", KeyError), ("ExecutorManagerThread", KeyError)]

@@ -108,3 +108,8 @@ def test_no_step_is_judged_by_what_it_has_done_to_its_arguments() -> None:
 
     case = next(case for case in descent.cases(Plan()) if case["problem"] == "quadratic" and case["start"] == "order one")
     assert descent.check(case, clipped).worst > 1.0
+
+
+def test_a_stepper_of_another_form_is_named(case: Case) -> None:
+    with pytest.raises(TypeError, match=r"expected an Outcome\(W_hat, Y\) of verification.instruments.steppers, found LowRank"):
+        check(case, lambda Y, G, **parameters: reference(Y, G, **parameters).Y)  # type: ignore[arg-type]
