@@ -17,6 +17,7 @@ from torch import Tensor, nn
 REASON = "the extra peft is not installed"
 peft = pytest.importorskip("peft", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
+safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
 from geolora_ref.nn import GeoLoRA, adapt, adapters  # noqa: E402
 from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig, create_geolora_optimizer  # noqa: E402
@@ -102,6 +103,21 @@ def logits(model: nn.Module) -> Tensor:
     with torch.no_grad():
         result: Tensor = model.eval()(input_ids=data.tokens, attention_mask=torch.ones_like(data.tokens)).logits
     return result
+
+
+def test_what_transformers_saves_of_an_adapted_model_is_loaded_into_an_adapted_one(tmp_path: Path) -> None:
+    """``from_pretrained`` knows no adapters: the page about PEFT warns of it."""
+    model = tuned("adapt")
+    trainer(model, tmp_path / "run", 2).train()
+    model.save_pretrained(tmp_path / "saved")
+    read, report = type(model).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    adapted = {f"{name}.weight" for name in adapters(model)}
+    assert adapted <= set(report["missing_keys"])
+    assert not torch.equal(logits(read), logits(model))
+    again = tuned("adapt")
+    again.load_state_dict(safetensors_torch.load_file(tmp_path / "saved" / "model.safetensors"), strict=False)
+    assert ranks(again) == ranks(model)
+    assert torch.equal(logits(again), logits(model))
 
 
 @pytest.fixture(scope="module")
