@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -172,14 +173,19 @@ def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pyte
     examples = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    (first, second, *others), suite = (
+    (first, loading, export, *others), suite = (
         [text for text in examples if ("runpy" in text or text.startswith("elif")) == is_suite] for is_suite in (False, True)
     )
     exec(first, names)
-    names["fresh_base"] = type(names["base"])(names["base"].config)
-    exec(second, names)
+    fresh = partial(type(names["base"]), names["base"].config)
+    saved = fresh()
+    adapt(saved, rank=8, train=["classifier"])
+    saved.save_pretrained("saved")
+    exec(loading, names | {"fresh_base": (loaded := fresh())})
+    assert all(torch.equal(X, saved.state_dict()[name]) for name, X in loaded.state_dict().items())
+    exec(export, names | {"fresh_base": fresh()})
     assert not others
-    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora"}
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora", "saved"}
     launcher, branch = suite
     monkeypatch.setattr(torch.optim, "geolora", None, raising=False)  # removed again after the test
     (tmp_path / "run.py").write_text('import torch\nassert torch.optim.geolora.__name__ == "GeoLoRA"\nran = True\n', "utf-8")
