@@ -594,6 +594,7 @@ def test_habits_of_other_methods_get_a_word_once(options: dict[str, Any], messag
         warnings.simplefilter("always")
         train(model, GeoLoRA(model, method=method, **options), 55)
     assert [bool(re.match(message, str(warning.message))) for warning in caught] == [True]
+    assert caught[0].filename == train.__code__.co_filename, "the line that calls step, not the wrappers of torch"
 
 
 USUAL: list[dict[str, Any]] = [

@@ -540,8 +540,9 @@ def test_a_step_of_the_adapter_that_is_not_active_is_not_silent() -> None:
     optimizer.zero_grad()
     x, target = regression()
     (model(x) - target).square().mean().backward()
-    with pytest.warns(UserWarning, match="every adapter .* is frozen .*: another adapter is active since set_adapter"):
+    with pytest.warns(UserWarning, match="every adapter .* is frozen .*: another adapter is active since set_adapter") as caught:
         optimizer.step()
+    assert [warning.filename for warning in caught] == [__file__]
     train(model, 2)  # the one that is active: a warning would be an error
 
 
