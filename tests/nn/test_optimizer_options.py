@@ -701,9 +701,9 @@ def test_nothing_is_said_of_gradients_that_are_new(set_to_none: bool, method: An
 
 
 WORDS_OF_LORA: dict[str, tuple[dict[str, Any], str]] = {
-    "rank": ({"r": 8}, r"^adapt: expected its own words, for r rank, .*; found \{'r': 8\}$"),
-    "heads": ({"modules_to_save": ["4"]}, "for modules_to_save train; found"),
-    "start": ({"init_lora_weights": True}, "for init_lora_weights nothing: S = 0 at the start; found"),
+    "rank": ({"r": 8}, r"^adapt: expected options of its own, found \{'r': 8\}: r is called rank \(where .*, next to max_rank$"),
+    "heads": ({"modules_to_save": ["4"]}, ": modules_to_save is called train here$"),
+    "start": ({"init_lora_weights": True}, ": init_lora_weights has no counterpart: S = 0 at the start$"),
     "no word of LoRA": ({"ranks": 8}, "^adapt: got an unexpected keyword argument 'ranks'$"),
 }
 
