@@ -713,3 +713,19 @@ def test_adapt_answers_the_words_of_lora_with_its_own(case: str) -> None:
     options, message = WORDS_OF_LORA[case]
     with pytest.raises(TypeError, match=message):
         adapt(nn.Sequential(nn.Linear(3, 3)), **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "learning_rate",
+            r"^GeoLoRA: expected options of its own, found \{'learning_rate': 0.1\}: learning_rate is called lr here$",
+        ),
+        ("rate", "^GeoLoRA: got an unexpected keyword argument 'rate'$"),
+    ],
+)
+def test_an_option_of_other_optimizers_is_answered_with_ours(option: str, message: str) -> None:
+    options: dict[str, Any] = {option: 0.1}
+    with pytest.raises(TypeError, match=message):
+        GeoLoRA(network(), **options)

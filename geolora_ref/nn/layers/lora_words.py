@@ -1,11 +1,11 @@
-"""Options of PEFT's LoraConfig, and what takes their place here."""
+"""Options of PEFT's LoraConfig, and of other optimizers, and what takes their place here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["IN_ADAPT", "IN_CONFIG", "refuse_words_of_lora"]
+__all__ = ["IN_ADAPT", "IN_CONFIG", "IN_OPTIMIZER", "refuse_words_of_lora"]
 
 IN_CONFIG = {
     "r": "is called rank (where training starts) here, next to max_rank",
@@ -28,9 +28,12 @@ IN_ADAPT = {
 }
 """The counterparts in :func:`geolora_ref.nn.adapt`."""
 
+IN_OPTIMIZER = {"learning_rate": "is called lr here"}
+"""The counterparts in an optimizer."""
+
 
 def refuse_words_of_lora(who: str, options: Mapping[str, Any], counterparts: Mapping[str, str]) -> None:
-    """Raise ``TypeError`` that names the counterparts of all options of LoraConfig in ``options``."""
+    """Raise ``TypeError`` that names the counterparts of all foreign options in ``options``."""
     found = {name: value for name, value in options.items() if name in counterparts}
     if found:
         here = "; ".join(f"{name} {counterparts[name]}" for name in found)
