@@ -729,3 +729,17 @@ def test_an_option_of_other_optimizers_is_answered_with_ours(option: str, messag
     options: dict[str, Any] = {option: 0.1}
     with pytest.raises(TypeError, match=message):
         GeoLoRA(network(), **options)
+
+
+@pytest.mark.parametrize(
+    ("update", "cycled", "said"),
+    [("spectral", True, True), ("spectral", False, False), ("adam", True, False)],
+)
+def test_a_schedule_that_cycles_other_averages_gets_a_word_once(update: Any, *, cycled: bool, said: bool) -> None:
+    model = network()
+    optimizer = GeoLoRA(model, update=update)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=9, cycle_momentum=cycled)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(model, optimizer, 3)
+    assert [str(warning.message).partition(":")[0] for warning in caught] == ["max_momentum = 0.95"] * said

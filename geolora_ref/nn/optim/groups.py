@@ -94,6 +94,11 @@ def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
     steps = group["iteration"]
     if steps not in (1, LOOK_AT):
         return
+    if steps == 1 and "max_momentum" in group and group["update"] in ("spectral", "heavy-ball", "normalised"):
+        warn(
+            f"max_momentum = {group['max_momentum']:g}: the schedule cycles betas, unused by update={group['update']!r}, "
+            "and leaves momentum as it is; pass cycle_momentum=False to the schedule"
+        )
     heading = _scheduled(group) if steps == LOOK_AT else 0.0  # a step taken counts as it was taken
     lr, rule = max(group["peak"], rate(group), heading), group["update"]
     moves = f"a step moves the outputs of a layer by about {lr:g} times its inputs; usual are 2e-3 to 5e-2"
