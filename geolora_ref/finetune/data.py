@@ -59,6 +59,11 @@ class Row:
         """``FILE, line N``, as messages give it."""
         return f"{self.path}, line {self.line}"
 
+    @property
+    def doubt(self) -> str:
+        """A question for messages about the label: was a header, which .jsonl never has, read as the example?"""
+        return "; is line 1 a header? --header" if self.line == 1 and not _is_json(self.path) else ""
+
 
 def read_rows(path: Path, columns: Columns) -> list[Row]:
     """All examples of a UTF-8 file; its name decides the format.
@@ -73,7 +78,7 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
     that is no CSV, and one that is no JSON object with the wanted names.
     """
     text = read_text(path).rstrip("\r\n")
-    read = _rows_of_json if path.suffix.lower() == ".jsonl" else _rows_of_table
+    read = _rows_of_json if _is_json(path) else _rows_of_table
     rows = read(path, text, columns)
     for row in rows:
         if not row.text or row.pair == "" or not row.label:
@@ -109,6 +114,10 @@ def read_text(path: Path) -> str:
 def shown(text: str, longest: int = 60) -> str:
     """A text shortened for a message: with a wrongly chosen column, labels are whole texts."""
     return text if len(text) <= longest else text[:longest] + "…"
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() == ".jsonl"
 
 
 def _rows_of_table(path: Path, text: str, columns: Columns) -> list[Row]:
@@ -213,7 +222,8 @@ def _index(path: Path, what: str, column: str, width: int, header: Sequence[str]
     if column.isdecimal() and 1 <= int(column) <= width:
         return int(column) - 1
     names = f"a name out of {', '.join(header)} or " if header is not None else ""
-    raise ValueError(f"{path}: {what} column: expected {names}a number from 1 to {width}, found {column!r}")
+    needed = "" if header is not None or column.isdecimal() else " (names need --header)"
+    raise ValueError(f"{path}: {what} column: expected {names}a number from 1 to {width}{needed}, found {column!r}")
 
 
 def split(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:

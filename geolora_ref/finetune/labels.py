@@ -58,7 +58,9 @@ class Labels:
         for row, name in zip(rows, names, strict=True):
             if name not in index:
                 known = checks.first_few([shown(known) for known in self.classes])
-                raise ValueError(f"{row.place}: expected a label of the training data ({known}), found {shown(name)!r}")
+                raise ValueError(
+                    f"{row.place}: expected a label of the training data ({known}), found {shown(name)!r}{row.doubt}"
+                )
         return torch.tensor([index[name] for name in names])
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -126,7 +128,7 @@ def _name(row: Row, kind: Kind) -> str:
 
 def _number(row: Row) -> float:
     if not _is_number(row.label):
-        raise ValueError(f"{row.place}: expected a finite number as label, found {shown(row.label)!r}")
+        raise ValueError(f"{row.place}: expected a finite number as label, found {shown(row.label)!r}{row.doubt}")
     return float(row.label)
 
 

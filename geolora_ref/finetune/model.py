@@ -128,12 +128,14 @@ def bare_encoder(folder: Path) -> Any:
 
     Raises ``ValueError`` for a folder without such a configuration.
     """
-    return _without_pooler(_bare(folder, "AutoModel"))
+    return _without_pooler(_bare(folder, "AutoModel", _configuration(folder)))
 
 
 def bare_decoder(folder: Path) -> Any:
-    """The decoder of :func:`load_decoder`, as :func:`bare_encoder`."""
-    return _bare(folder, "AutoModelForCausalLM")
+    """The decoder of :func:`load_decoder`, as :func:`bare_encoder`; ``ValueError`` also for an encoder."""
+    configuration = _configuration(folder)
+    _refuse_encoder(configuration)
+    return _bare(folder, "AutoModelForCausalLM", configuration)
 
 
 def _without_pooler(encoder: Any) -> Any:
@@ -160,14 +162,37 @@ def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _bare(place: Path, kind: str) -> Any:
-    """A model of transformers' class ``kind`` whose weights have memory and no values."""
+def _configuration(place: Path) -> Any:
+    """The configuration of a pretrained model."""
     import transformers
 
     with _opened(place) as (folder, options):
-        config = transformers.AutoConfig.from_pretrained(folder, **options)
+        return transformers.AutoConfig.from_pretrained(folder, **options)
+
+
+def _refuse_encoder(configuration: Any) -> None:
+    """Raise ``ValueError`` for a kind of model without next-token prediction, and for one whose tokens
+    see all others unless its configuration says that it decodes.
+    """
+    import transformers
+
+    kind = type(configuration)
+    decodes = any(getattr(configuration, flag, False) for flag in ("is_decoder", "is_encoder_decoder", "causal"))
+    sees_all = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING and not decodes
+    if sees_all or kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            "model: expected a decoder that predicts each token by those before it, "
+            f"found {'an encoder' if sees_all else 'another kind of model'} ({configuration.model_type})"
+        )
+
+
+def _bare(place: Path, kind: str, configuration: Any) -> Any:
+    """A model of transformers' class ``kind`` whose weights have memory and no values."""
+    import transformers
+
+    with _opened(place):
         with torch.device("meta"):  # nothing is drawn
-            model = getattr(transformers, kind).from_config(config, dtype=torch.float32)
+            model = getattr(transformers, kind).from_config(configuration, dtype=torch.float32)
         model.to_empty(device="cpu")
         model.tie_weights()  # two parameters took the place of a shared one
     return model

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from geolora_ref.budget import Unit
 from geolora_ref.finetune.locate import locate
@@ -33,6 +33,12 @@ ELSEWHERE = {
     "--train-file": "--data",
     "--output-dir": "--output",
     "--output_dir": "--output",
+    "--lora-r": "--rank",
+    "--lora_r": "--rank",
+    "--lora-alpha": "--alpha (rms, or a number in the place of lora_alpha/r)",
+    "--lora_alpha": "--alpha (rms, or a number in the place of lora_alpha/r)",
+    "--lora-dropout": "--dropout",
+    "--lora_dropout": "--dropout",
 }
 """Names that other programs have for these options."""
 OF_TASK: Mapping[TaskName, Sequence[str]] = {
@@ -44,6 +50,14 @@ METRICS_OF: Mapping[TaskName, Sequence[Metric]] = {
     "classification": ("accuracy", "matthews", "pearson", "spearman"),
     "causal-lm": ("perplexity",),
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, as those of other bad input are, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and the message."""
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def alpha(text: str) -> float | str:
@@ -171,7 +185,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
 
     Raises ``ValueError`` that names an option out of range.
     """
-    parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
+    parser = Parser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
     add_arguments(parser)
     for name in sys.argv[1:] if argv is None else argv:
         ours = ELSEWHERE.get(name.partition("=")[0])
@@ -179,14 +193,16 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
             parser.error(f"{name.partition('=')[0]} is called {ours} here")
     options = parser.parse_args(argv)
     _refuse_contradictions(parser, options)
+    if options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output: expected a folder, found the file {options.output}")
     try:
         for path in [*options.data, *(options.dev or ())]:
             path.stat()
         locate(options.model)  # last: it may have to be downloaded
     except OSError as error:
-        parser.exit(2, f"geolora-ref finetune: {error.filename}: expected a readable file, found: {error.strerror}\n")
+        parser.error(f"{error.filename}: expected a readable file, found: {error.strerror}")
     except ValueError as error:
-        parser.exit(2, f"geolora-ref finetune: {error}\n")
+        parser.error(str(error))
     return RunOptions.from_parsed(options)
 
 
@@ -201,10 +217,9 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: argparse.Na
     metrics = METRICS_OF[options.task]
     if options.metric is None and len(metrics) == 1:
         options.metric = metrics[0]
-    if options.metric is None:
-        parser.error("the following arguments are required: --metric")
     if options.metric not in metrics:
-        parser.error(f"--metric: expected {' or '.join(metrics)} with --task {options.task}, found {options.metric}")
+        found = options.metric or "none"
+        parser.error(f"--metric: expected {' or '.join(metrics)} with --task {options.task}, found {found}")
     kind = default_kind(options.metric)
     if options.labels is not None and (options.labels == "number") != (kind == "number"):
         fitting = "number" if kind == "number" else "class or sign"

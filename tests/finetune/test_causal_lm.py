@@ -20,7 +20,7 @@ from geolora_ref.finetune.__main__ import main
 from geolora_ref.finetune.causal_lm import Likelihood, Passage, Text, encode_passages, passages, read_texts
 from geolora_ref.finetune.job import Job
 from geolora_ref.finetune.metrics import evaluate_metric
-from geolora_ref.finetune.model import Decoder, load_decoder, try_out_decoder
+from geolora_ref.finetune.model import Decoder, bare_decoder, load_decoder, try_out_decoder
 from tests.finetune.tiny import write_text
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -110,8 +110,7 @@ def test_a_model_that_reads_ahead_is_refused(decoder_folder: Path) -> None:
     inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
     pretrained, _ = load_decoder(decoder_folder)
     try_out_decoder(pretrained, inputs | {"next_ids": inputs["input_ids"]})
-    sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    masked = transformers.BertLMHeadModel(transformers.BertConfig(**sizes)).eval()
+    masked = transformers.BertLMHeadModel(transformers.BertConfig(**SIZES)).eval()
     wanted = r"^model: expected a decoder that predicts each of 4 tokens \(max_length is the most\) by those before it, found "
     with pytest.raises(ValueError, match=wanted + "BertLMHeadModel, whose logits change with the last token"):
         try_out_decoder(masked, inputs)
@@ -121,6 +120,39 @@ def test_a_model_that_reads_ahead_is_refused(decoder_folder: Path) -> None:
         pretrained.model.norm.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match=wanted + "LlamaForCausalLM with logits that are not finite"):
         try_out_decoder(pretrained, inputs)
+
+
+def test_an_encoder_is_refused_by_its_configuration(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one sentence, and before weights are read."""
+    monkeypatch.setattr("geolora_ref.finetune.causal_lm.load_decoder", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(model_folder, write_text(tmp_path / "text.txt", 160), tmp_path / "run"))
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "geolora-ref finetune: model: expected a decoder that predicts each token by those before it, found an encoder (bert)\n"
+    )
+
+
+SIZES = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+CONFIGURATIONS: dict[str, tuple[Any, str | None]] = {
+    "an encoder that decodes": (transformers.BertConfig(**SIZES, is_decoder=True), None),
+    "a causal one": (transformers.XLMConfig(vocab_size=20, emb_dim=16, n_layers=1, n_heads=2, causal=True), None),
+    "one with masked words": (transformers.XLMConfig(vocab_size=20, emb_dim=16, n_layers=1, n_heads=2), "an encoder (xlm)"),
+    "no language model": (transformers.ViTConfig(), "another kind of model (vit)"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS)
+def test_the_configuration_says_whether_a_model_decodes(tmp_path: Path, case: str) -> None:
+    configuration, found = CONFIGURATIONS[case]
+    configuration.save_pretrained(tmp_path)
+    if found is None:
+        assert bare_decoder(tmp_path).config.model_type == configuration.model_type
+        return
+    with pytest.raises(ValueError, match=rf"by those before it, found {re.escape(found)}$"):
+        bare_decoder(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

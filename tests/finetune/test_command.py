@@ -351,6 +351,9 @@ def test_run_that_learns_nothing_says_so(
         (["--task", "causal-lm"], "--head-lr: expected none with --task causal-lm"),
         (["--task", "causal-lm", "--head-lr", "1e-3"], "--metric: expected perplexity with --task causal-lm, found accuracy"),
         (["--learning-rate", "1"], "--learning-rate is called --lr here"),
+        (["--lora_alpha=16"], "--lora_alpha is called --alpha (rms, or a number in the place of lora_alpha/r) here\n"),
+        (["--label-column", "label"], "label column: expected a number from 1 to 2 (names need --header), found 'label'\n"),
+        (["--text-column", "9", "--header"], " or a number from 1 to 2, found '9'\n"),
         (["--output", ""], "argument --output: expected a path, found an empty one"),
         (["--model", ""], "model: expected a folder, the name of an installed package, or owner/name on the hub, found ''"),
     ],
@@ -477,7 +480,38 @@ def test_what_a_run_needs_is_required(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.endswith("the following arguments are required: --model, --data\n")
+    assert capsys.readouterr().err == "geolora-ref finetune: the following arguments are required: --model, --data\n"
+
+
+def test_labels_need_a_metric(model_folder: Path, tsv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", str(model_folder), "--data", str(tsv)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "geolora-ref finetune: --metric: expected accuracy or matthews or pearson or spearman with --task classification, "
+        "found none\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "metric", "expected"),
+    [("--dev", "accuracy", "a label of the training data (0, 1)"), ("--data", "pearson", "a finite number as label")],
+)
+def test_a_header_that_was_not_announced_is_suspected(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, metric: str, expected: str
+) -> None:
+    """Of a .csv or a table; the first line of .jsonl is none."""
+    (tmp_path / "rows.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 9, encoding="utf-8")
+    lines = ({"text": "good", "label": label} for label in ("label", *range(9)))
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    for name, hint in (("rows.csv", "; is line 1 a header? --header"), ("rows.jsonl", "")):
+        given = {"--data": str(tsv)} | {option: str(tmp_path / name)}
+        files = [word for pair in given.items() for word in pair]
+        with pytest.raises(SystemExit):
+            main(["--model", str(model_folder), *files, "--metric", metric, "--output", str(tmp_path / "run")])
+        said = capsys.readouterr().err
+        assert f"{name}, line 1: expected {expected}" in said
+        assert said.endswith(f"found 'label'{hint}\n")
 
 
 @pytest.mark.parametrize("option", ["--data", "--dev"])
@@ -507,7 +541,10 @@ def test_an_output_folder_that_cannot_be_used_is_refused_before_training(
 ) -> None:
     (tmp_path / "file").write_text("")
     with locked(tmp_path / "busy"):
-        for name, message in (("file", "file"), ("busy", "expected a folder that no run is using")):
+        for name, message in (
+            ("file", "--output: expected a folder, found the file "),
+            ("busy", "expected a folder that no run is using"),
+        ):
             with pytest.raises(SystemExit) as stopped:
                 main(arguments(model_folder, tsv, tmp_path / name))
             assert stopped.value.code == 2

@@ -77,7 +77,11 @@ BAD_FILES = {
     "column out of range": (b"fine\t1\n", Columns("3"), "text column: expected a number from 1 to 2, found '3'"),
     "column zero": (b"fine\t1\n", Columns("0"), "text column: expected a number from 1 to 2, found '0'"),
     "pair out of range": (b"fine\t1\n", Columns(pair="3"), "pair column: expected a number from 1 to 2, found '3'"),
-    "name without header": (b"fine\t1\n", Columns(label="score"), "label column: expected a number from 1 to 2, found 'score'"),
+    "name without header": (
+        b"fine\t1\n",
+        Columns(label="score"),
+        "label column: expected a number from 1 to 2 (names need --header), found 'score'",
+    ),
     "a name twice": (
         b"text\ttext\tlabel\na\tb\t1\n",
         Columns("text", "label", None, True),

@@ -594,6 +594,7 @@ def test_habits_of_other_methods_get_a_word_once(options: dict[str, Any], messag
         warnings.simplefilter("always")
         train(model, GeoLoRA(model, method=method, **options), 55)
     assert [bool(re.match(message, str(warning.message))) for warning in caught] == [True]
+    assert caught[0].filename == train.__code__.co_filename, "the line that calls step, not the wrappers of torch"
 
 
 USUAL: list[dict[str, Any]] = [
@@ -700,9 +701,9 @@ def test_nothing_is_said_of_gradients_that_are_new(set_to_none: bool, method: An
 
 
 WORDS_OF_LORA: dict[str, tuple[dict[str, Any], str]] = {
-    "rank": ({"r": 8}, r"^adapt: expected its own words, for r rank, .*; found \{'r': 8\}$"),
-    "heads": ({"modules_to_save": ["4"]}, "for modules_to_save train; found"),
-    "start": ({"init_lora_weights": True}, "for init_lora_weights nothing: S = 0 at the start; found"),
+    "rank": ({"r": 8}, r"^adapt: expected options of its own, found \{'r': 8\}: r is called rank \(where .*, next to max_rank$"),
+    "heads": ({"modules_to_save": ["4"]}, ": modules_to_save is called train here$"),
+    "start": ({"init_lora_weights": True}, ": init_lora_weights has no counterpart: S = 0 at the start$"),
     "no word of LoRA": ({"ranks": 8}, "^adapt: got an unexpected keyword argument 'ranks'$"),
 }
 
@@ -712,3 +713,33 @@ def test_adapt_answers_the_words_of_lora_with_its_own(case: str) -> None:
     options, message = WORDS_OF_LORA[case]
     with pytest.raises(TypeError, match=message):
         adapt(nn.Sequential(nn.Linear(3, 3)), **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "learning_rate",
+            r"^GeoLoRA: expected options of its own, found \{'learning_rate': 0.1\}: learning_rate is called lr here$",
+        ),
+        ("rate", "^GeoLoRA: got an unexpected keyword argument 'rate'$"),
+    ],
+)
+def test_an_option_of_other_optimizers_is_answered_with_ours(option: str, message: str) -> None:
+    options: dict[str, Any] = {option: 0.1}
+    with pytest.raises(TypeError, match=message):
+        GeoLoRA(network(), **options)
+
+
+@pytest.mark.parametrize(
+    ("update", "cycled", "said"),
+    [("spectral", True, True), ("spectral", False, False), ("adam", True, False)],
+)
+def test_a_schedule_that_cycles_other_averages_gets_a_word_once(update: Any, *, cycled: bool, said: bool) -> None:
+    model = network()
+    optimizer = GeoLoRA(model, update=update)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=9, cycle_momentum=cycled)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(model, optimizer, 3)
+    assert [str(warning.message).partition(":")[0] for warning in caught] == ["max_momentum = 0.95"] * said

@@ -540,8 +540,9 @@ def test_a_step_of_the_adapter_that_is_not_active_is_not_silent() -> None:
     optimizer.zero_grad()
     x, target = regression()
     (model(x) - target).square().mean().backward()
-    with pytest.warns(UserWarning, match="every adapter .* is frozen .*: another adapter is active since set_adapter"):
+    with pytest.warns(UserWarning, match="every adapter .* is frozen .*: another adapter is active since set_adapter") as caught:
         optimizer.step()
+    assert [warning.filename for warning in caught] == [__file__]
     train(model, 2)  # the one that is active: a warning would be an error
 
 
@@ -872,15 +873,21 @@ def test_weights_that_are_drawn_do_something() -> None:
 
 
 WORDS: dict[str, tuple[dict[str, Any], str]] = {
-    "rank and scale": ({"r": 8, "lora_alpha": 16}, r"for r rank, .*for lora_alpha alpha, .*found \{'r': 8, 'lora_alpha': 16\}"),
-    "dropout": ({"rank": 2, "lora_dropout": 0.1}, "for lora_dropout dropout"),
-    "patterns": ({"rank_pattern": {"fc": 2}}, "for rank_pattern one rank for all"),
-    "one alpha": ({"alpha_pattern": {"fc": 2}}, "for alpha_pattern alpha, 'rms' or one number for all; found"),
+    "rank and scale": (
+        {"r": 8, "lora_alpha": 16},
+        r"found \{'r': 8, 'lora_alpha': 16\}: r is called rank .*; lora_alpha is called alpha here",
+    ),
+    "dropout": ({"rank": 2, "lora_dropout": 0.1}, ": lora_dropout is called dropout here$"),
+    "patterns": ({"rank_pattern": {"fc": 2}}, ": rank_pattern has no counterpart: all layers start with one rank"),
+    "one alpha": (
+        {"alpha_pattern": {"fc": 2}},
+        ": alpha_pattern has no counterpart: alpha is 'rms', or one number for all layers$",
+    ),
     "others": (
         {"bias": "all", "init_lora_weights": True},
-        "for bias modules_to_save; for init_lora_weights init_weights; found",
+        ": bias has no counterpart: modules_to_save .*; init_lora_weights is called init_weights here$",
     ),
-    "experts": ({"target_parameters": ["experts.w"]}, "for target_parameters target_modules"),
+    "experts": ({"target_parameters": ["experts.w"]}, ": target_parameters has no counterpart: target_modules names layers$"),
 }
 
 
@@ -888,7 +895,7 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
 def test_the_words_of_lora_are_answered_with_ours(case: str) -> None:
     assert GeoLoraConfig().rank == peft.LoraConfig().r
     options, message = WORDS[case]
-    with pytest.raises(TypeError, match=f"^GeoLoraConfig: expected its own words, .*{message}"):
+    with pytest.raises(TypeError, match=f"^GeoLoraConfig: expected options of its own, .*{message}"):
         GeoLoraConfig(**options)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 REASON = "the extra peft is not installed"
 peft = pytest.importorskip("peft", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
+safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
 from geolora_ref.nn import GeoLoRA, adapt, adapters  # noqa: E402
 from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig, create_geolora_optimizer  # noqa: E402
@@ -104,6 +106,21 @@ def logits(model: nn.Module) -> Tensor:
     return result
 
 
+def test_what_transformers_saves_of_an_adapted_model_is_loaded_into_an_adapted_one(tmp_path: Path) -> None:
+    """``from_pretrained`` knows no adapters: the page about PEFT warns of it."""
+    model = tuned("adapt")
+    trainer(model, tmp_path / "run", 2).train()
+    model.save_pretrained(tmp_path / "saved")
+    read, report = type(model).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    adapted = {f"{name}.weight" for name in adapters(model)}
+    assert adapted <= set(report["missing_keys"])
+    assert not torch.equal(logits(read), logits(model))
+    again = tuned("adapt")
+    again.load_state_dict(safetensors_torch.load_file(tmp_path / "saved" / "model.safetensors"), strict=False)
+    assert ranks(again) == ranks(model)
+    assert torch.equal(logits(again), logits(model))
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A whole run, with its checkpoints."""
@@ -156,14 +173,19 @@ def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pyte
     examples = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    (first, second, *others), suite = (
+    (first, loading, export, *others), suite = (
         [text for text in examples if ("runpy" in text or text.startswith("elif")) == is_suite] for is_suite in (False, True)
     )
     exec(first, names)
-    names["fresh_base"] = type(names["base"])(names["base"].config)
-    exec(second, names)
+    fresh = partial(type(names["base"]), names["base"].config)
+    saved = fresh()
+    adapt(saved, rank=8, train=["classifier"])
+    saved.save_pretrained("saved")
+    exec(loading, names | {"fresh_base": (loaded := fresh())})
+    assert all(torch.equal(X, saved.state_dict()[name]) for name, X in loaded.state_dict().items())
+    exec(export, names | {"fresh_base": fresh()})
     assert not others
-    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora"}
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora", "saved"}
     launcher, branch = suite
     monkeypatch.setattr(torch.optim, "geolora", None, raising=False)  # removed again after the test
     (tmp_path / "run.py").write_text('import torch\nassert torch.optim.geolora.__name__ == "GeoLoRA"\nran = True\n', "utf-8")

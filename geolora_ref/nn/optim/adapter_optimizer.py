@@ -4,7 +4,6 @@ memory, rollback.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -20,7 +19,7 @@ from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.last_step import LastStep
 from geolora_ref.nn.layers.watch import stamp
-from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, rate, threshold_of
+from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, rate, threshold_of, warn
 from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
 from geolora_ref.nn.optim.parts import members_of, parts_of
 from geolora_ref.optimizers import Moments, Triple
@@ -370,10 +369,9 @@ def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], sta
 def _warn_of_nothing_to_step(groups: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
     """Warn if every parameter is frozen by now and has no gradient: training continues elsewhere."""
     if not any(parameter.requires_grad or parameter.grad is not None for group in groups for parameter in group["params"]):
-        warnings.warn(
+        warn(
             f"step: nothing is stepped, every adapter of this optimizer is frozen ({checks.first_few(names)}): another adapter "
             "is active since set_adapter, or requires_grad was changed; make an optimizer for what is trained now",
-            stacklevel=4,
         )
 
 
@@ -383,10 +381,9 @@ def _warn_of_used_gradients(adapters: Mapping[str, LowRankAdapter], optimizer: A
     if used:
         others = any(adapter.last_step.by_another(optimizer) for adapter in used.values())
         who, cure = ("another optimizer", "; one optimizer steps an adapter") if others else ("an earlier step", "")
-        warnings.warn(
+        warn(
             f"step: {who} has used these gradients and changed the bases that they belong to "
             f"({checks.first_few(list(used))}); a backward pass belongs before every step{cure}",
-            stacklevel=4,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Never, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from geolora_ref import checks
 from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
+from geolora_ref.nn.layers.lora_words import IN_OPTIMIZER, refuse_words_of_lora
 from geolora_ref.nn.optim.adapter_optimizer import ONE_OPTIMIZER, AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.optim.fast_group import FastGroup
 from geolora_ref.nn.optim.groups import (
@@ -77,7 +78,8 @@ class GeoLoRA(AdapterOptimizer):
 
     Gradients may be sums over batches or averages over processes: both are linear in G.
 
-    Raises ``ValueError`` for options out of range and for a model without adapters.
+    Raises ``ValueError`` for options out of range and for a model without adapters, ``TypeError``
+    for an unknown option.
 
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.
     """
@@ -109,7 +111,11 @@ class GeoLoRA(AdapterOptimizer):
         head_lr: float = 1e-3,
         method: Route = "auto",
         on_nonfinite: Literal["raise", "skip"] = "raise",
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            refuse_words_of_lora("GeoLoRA", unknown, IN_OPTIMIZER)
+            raise TypeError(f"GeoLoRA: got an unexpected keyword argument {next(iter(unknown))!r}")
         checks.one_of("method", method, get_args(Route))
         defaults = {
             "lr": lr,

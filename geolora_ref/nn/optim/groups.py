@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = [
     "rate",
     "threshold_of",
     "update_rule",
+    "warn",
     "warn_of_habits",
 ]
 
@@ -74,6 +76,14 @@ def rate(group: Mapping[str, Any]) -> float:
     return _nonnegative("lr", group["lr"])
 
 
+def warn(message: str) -> None:
+    """Warn at the nearest line of a caller outside of this package and of torch, which wraps every step."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("geolora_ref", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
 def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
     """Warn once of a rate or a tolerance with which little is learned.
 
@@ -84,16 +94,18 @@ def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
     steps = group["iteration"]
     if steps not in (1, LOOK_AT):
         return
+    if steps == 1 and "max_momentum" in group and group["update"] in ("spectral", "heavy-ball", "normalised"):
+        warn(
+            f"max_momentum = {group['max_momentum']:g}: the schedule cycles betas, unused by update={group['update']!r}, "
+            "and leaves momentum as it is; pass cycle_momentum=False to the schedule"
+        )
     heading = _scheduled(group) if steps == LOOK_AT else 0.0  # a step taken counts as it was taken
     lr, rule = max(group["peak"], rate(group), heading), group["update"]
     moves = f"a step moves the outputs of a layer by about {lr:g} times its inputs; usual are 2e-3 to 5e-2"
     if rule == "spectral" and ((steps == LOOK_AT and lr < 5e-4) or (steps == 1 and lr > 0.5)):
-        warnings.warn(f"lr = {lr:g} with update='spectral': {moves}", stacklevel=3)
+        warn(f"lr = {lr:g} with update='spectral': {moves}")
     if group.get("tau") is not None and steps == LOOK_AT and group["min_rank"] == 1 and len(ranks) > 1 and max(ranks) == 1:
-        warnings.warn(
-            f"tau = {group['tau']:g}: after {steps} steps every adapter has rank 1; at most 1/tau² directions can remain",
-            stacklevel=3,
-        )
+        warn(f"tau = {group['tau']:g}: after {steps} steps every adapter has rank 1; at most 1/tau² directions can remain")
 
 
 def _scheduled(group: Mapping[str, Any]) -> float:
