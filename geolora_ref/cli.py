@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--fuzz", type=int, default=0, metavar="N", help="draw so many further cases (--seed)")
     check.add_argument("--seed", type=int, default=0, metavar="S", help="of the cases that are drawn (default: 0)")
     check.add_argument("--repeat", type=int, default=1, metavar="N", help="ask each case so many times: once wrong is wrong")
-    check.add_argument("--jobs", type=int, default=1, metavar="N", help="ask in so many processes (default: 1)")
+    check.add_argument(
+        "--jobs", type=int, metavar="N", help="run in so many further processes; a crash is a row (default: in this one)"
+    )
     check.add_argument(
         "--timeout", type=float, metavar="S", help="run in processes of their own; a crash or S seconds without answer is a row"
     )

@@ -353,12 +353,13 @@ def test_ctrl_c_tells_what_was_found_of_a_rule(folder: Path, capsys: pytest.Capt
 def test_a_crash_and_a_hang_are_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run continues with the next case, in a new process, and calls no such backend here."""
     selected = ("--tests", "id=truncation-theta-0-", "--json", "report.json")
-    for backend, beginning in (
-        ("ending", "ended its process with exit status 3"),
-        ("crashing", "ended its process by SIGSEGV"),
-        ("sleeping", "gave no answer within"),
+    for backend, beginning, watched in (
+        ("ending", "ended its process with exit status 3", ("--timeout", "1.5")),
+        ("ending", "ended its process with exit status 3", ("--jobs", "1")),
+        ("crashing", "ended its process by SIGSEGV", ("--timeout", "1.5")),
+        ("sleeping", "gave no answer within", ("--timeout", "1.5")),
     ):
-        assert main(["check", f"backend:{backend}", "--timeout", "1.5", *selected]) == 1
+        assert main(["check", f"backend:{backend}", *watched, *selected]) == 1
         rows = json.loads(Path("report.json").read_text())["rows"]
         lost = [row["id"] for row in rows if row["error"].startswith(beginning)]
         assert lost == ["truncation-theta-0-unclipped"]
@@ -402,7 +403,7 @@ def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.Capt
         (["--rule=adam", "backend:right"], "is now check-rule NAME"),
         (["backend:right", "--momentum", "0.5"], "unrecognized arguments: --momentum 0.5"),
         (["backend:right", "--jobs", "0"], "jobs: expected a number >= 1, found 0"),
-        (["backend:right", "--jobs", "2", "--reproduce", "x"], "--jobs: expected none with --reproduce"),
+        (["backend:right", "--jobs", "1", "--reproduce", "x"], "--jobs: expected none with --reproduce"),
         (["backend:right", "--seed", "7"], "--seed: expected --fuzz with it"),
         (["backend:right", "--json", "a", "--junit", "a"], "--junit: expected another file than that of --json, found a"),
         (["backend:right", "--stages", "a:b", "--reproduce", "x"], "--stages: expected none with --reproduce"),

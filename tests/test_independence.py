@@ -21,8 +21,8 @@ CORE = ("arrays", "checks", "lowrank", "gradients", "algorithm", "budget", "opti
 """The lower floors of the house, each may import those before it only."""
 ROOMS = {
     "geolora_ref.oracle": (
-        *("judges", "broken", "cases", "trial", "diagnosis", "reports", "directions", "vectors"),
-        *("misuse", "check", "jobs", "reproduce", "reproduce_rule", "pytest_plugin", "backend_suite", "suite", "command"),
+        *("judges", "broken", "cases", "trial", "diagnosis", "reports", "misuse", "directions", "vectors"),
+        *("check", "jobs", "reproduce", "reproduce_rule", "pytest_plugin", "backend_suite", "suite", "command"),
     ),
     "verification": (
         *("support", "claim", "instruments", "claims", "campaign", "certificates", "formal", "network_defects"),

@@ -56,6 +56,7 @@ it is found.
 """
 AGAIN = 5
 """The number of failed steps that are called once more."""
+LIMITS = "*, learning_rate, tau, theta, min_rank, max_rank"
 HELD = 4
 """The number of last calls whose inputs and results are checked again in each step; the last step
 of a case checks all.
@@ -334,7 +335,7 @@ def check_step(
     options : those of :meth:`Harness.of`.
 
     Raises like :meth:`Harness.of`; ``ValueError`` for an empty selection, sizes beyond the memory,
-    and a function that no case can call; :class:`Interrupted` in place of ``KeyboardInterrupt``.
+    and a step or stages that no case can call; :class:`Interrupted` in place of ``KeyboardInterrupt``.
     Errors of the backend become rows.
     """
     started = time.perf_counter()
@@ -364,7 +365,7 @@ def check_step(
                 if answer is None:
                     return report([f"stopped after {len(rows)} of {len(cases)} cases: too many crashes and hangs"])
                 row = tally.take(case, answer, xfail.get(case.id))
-                if done == 0 and row.outcome == "failed" and refused(row):
+                if done == 0 and row.outcome == "failed" and refused(row.error, row.step):
                     _require_backend(harness, row, given(others(cases), 1))
                 if fail_fast and row.outcome == "failed":
                     break
@@ -391,15 +392,13 @@ def _here(harness: Harness, cases: Sequence[ConformanceCase], repeat: int) -> An
 
 
 def _require_backend(harness: Harness, row: Row, answers: Answers) -> None:
-    """Raise ``ValueError`` if all of these answers end in the same exception as the first row."""
-    rows = [row]
+    """Raise ``ValueError`` if the first row and these answers show a function that is no backend."""
+    signature = f"step(U, S, V, {'gradients' if harness.whole else 'dK, dL, dS'}, {LIMITS})"
     with contextlib.closing(answers):
-        for other, _ in answers:
-            rows.append(other)
-            if (other.error, other.where) != (row.error, row.where):
-                return
-    if problem := misuse(harness, rows):
-        raise ValueError(problem)
+        rows = itertools.chain([row], (other for other, _ in answers))
+        calls = ((f"{one.error} (at {one.where})" if one.where else one.error, one.step) for one in rows)
+        if problem := misuse("backend", signature, harness.conversion.array, calls):
+            raise ValueError(problem)
 
 
 SHRUNK = 3

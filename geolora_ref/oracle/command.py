@@ -68,7 +68,7 @@ def _check_step(options: argparse.Namespace) -> Report | str:
     """``geolora-ref check`` on a step: its report, or with ``--reproduce`` the script."""
     given = {name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)}
     shapes = tuple(map(shape, options.shape))
-    jobs = Jobs(options.jobs, partial(load_harness, given), options.timeout)
+    jobs = Jobs(1 if options.jobs is None else options.jobs, partial(load_harness, given), options.timeout)
     backend, keywords = load_backend(options.backend), harness_options(given.__getitem__)
     if options.reproduce is not None:
         with redirect_stdout(sys.stderr):  # a backend may print, and the script is to be read by Python
@@ -84,7 +84,7 @@ def _check_step(options: argparse.Namespace) -> Report | str:
         seed=options.seed,
         repeat=options.repeat,
         fail_fast=options.fail_fast,
-        answers=jobs if jobs.count > 1 or jobs.timeout else None,
+        answers=None if options.jobs is jobs.timeout is None else jobs,
         xfail=checked(read_known_failures(options.xfail), str(options.xfail)) if options.xfail else None,
         progress=_progress,
     )

@@ -228,6 +228,15 @@ def takes_its_own(U: Any, *others: Any, **parameters: Any) -> Any:
     return U.unsqueeze(0)
 
 
+def takes_arrays(U: Any, *others: Any, **parameters: Any) -> Any:
+    """NumPy does not read the sign of a lazily negated tensor."""
+    return np.hstack([U, U.copy(), others[2]])
+
+
+def takes_some(U: Any, *others: Any, **parameters: Any) -> Any:
+    raise TypeError("no") if len(U) % 4 else RuntimeError("not at all")
+
+
 def takes_sixteens(U: Any, *others: Any, **parameters: Any) -> Any:
     if len(U) % 16:
         raise ValueError("m: expected a multiple of 16")
@@ -247,11 +256,36 @@ def test_a_function_that_raises_the_same_in_every_call_is_no_backend(step: Calla
         check_step(step)
 
 
+def test_a_step_for_numpy_is_no_backend_for_tensors() -> None:
+    """A few of the calls end in another exception."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    said = (
+        r"^backend: 36 of 37 calls \(the others fail, too\) raised AttributeError: 'Tensor' object has no attribute 'copy' "
+        r"\(at .*test_check.py:\d+\); the arguments are arrays of torch: for a function of NumPy arrays leave out --array"
+    )
+    with pytest.raises(ValueError, match=said):
+        check_step(takes_arrays, array="torch", dtype="float32", quick=True)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (lambda *arrays, **p: {k: X for k, X in REFERENCE.run(*arrays, **p).items() if k != "S_hat"}, "'S_hat'"),
+        (lambda *arrays, **p: None, ", found NoneType"),
+        (lambda U, S, V, **p: None, r"raised TypeError: .*; expected a function stages\(U, S, V, dK, "),
+    ],
+)
+def test_stages_without_a_result_are_refused_in_one_sentence(stages: Callable[..., Any], said: str) -> None:
+    with pytest.raises(ValueError, match=rf"^stages: each of \d+ calls.*{said}"):
+        check_step(REFERENCE.step, stages=stages, quick=True)
+
+
 @pytest.mark.usefixtures("undiagnosed")
 def test_a_backend_that_refuses_some_cases_has_rows() -> None:
     """So has one of which all but few cases are refused, and a single case of any function."""
     rows = check_step(takes_sixteens, quick=True).rows
     assert {row.outcome for row in rows} == {"passed", "failed"}
+    assert len({row.error for row in check_step(takes_some, quick=True).rows}) == 2
     [row] = check_step(takes_its_own, select={"id": "shape-tall-dense"}).rows
     assert row.error.startswith("raised AttributeError")
 

@@ -4,6 +4,7 @@ rule with which it agrees.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,7 @@ from geolora_ref.oracle.directions.definitions import RULES, Expected, H, Matrix
 from geolora_ref.oracle.directions.sequences import HOMOGENEOUS, Sequence, sequences
 from geolora_ref.oracle.directions.variants import Triple, Variant, variants
 from geolora_ref.oracle.judges.criteria import FAIL
+from geolora_ref.oracle.misuse import misuse, others, refused
 from geolora_ref.oracle.reports.report import Interrupted
 from geolora_ref.oracle.trial.conversion import EPS, Conversion
 from geolora_ref.oracle.trial.manners import spoil
@@ -116,7 +118,7 @@ class RuleReport:
         lines += [f"  PROBLEM {problem}" for problem in self.problems]
         lines += [f"diagnosis: {self.diagnosis}"] if self.diagnosis else []
         verdict = "INTERRUPTED" if self.problems else "conforms" if self else "DOES NOT CONFORM"
-        counted = f"{len(self.rows)} sequences, {len(failed)} failed"
+        counted = f"{len(self.rows)} sequence{'s' * (len(self.rows) != 1)}, {len(failed)} failed"
         return "\n".join(
             [*lines, f"{verdict}: {counted}, worst ratio {self.worst_ratio:.3g} (fail above {FAIL:g}), {self.seconds:.1f} s"]
         )
@@ -151,9 +153,10 @@ def check_rule(
 
     The arguments are overwritten after each call.
 
-    Raises ``ValueError`` for an unknown definition, for an empty selection, and unless 0 ≤ momentum
-    < 1 and the smoothing is finite and ≥ 0. Raises like ``Conversion``, and :class:`Interrupted` in
-    place of ``KeyboardInterrupt``; errors of the rule become rows.
+    Raises ``ValueError`` for an unknown definition, for an empty selection, for a function that no
+    sequence can call, and unless 0 ≤ momentum < 1 and the smoothing is finite and ≥ 0. Raises like
+    ``Conversion``, and :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the rule
+    become rows.
     """
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
@@ -180,6 +183,8 @@ def check_rule(
             doing = f"sequence {sequence.id}"
             row, answers = _judged(rule, sequence, definition, setting, conversion)
             rows.append(row)
+            if len(rows) == 1 and refused(row.error, row.step):
+                _require_rule(rule, row, others(everything), definition, setting, conversion)
             if not row.passed and answers:
                 failing.append(_Failing(sequence, row.step, answers))
             if fail_fast and not row.passed:
@@ -189,6 +194,16 @@ def check_rule(
     except KeyboardInterrupt:
         problem = f"interrupted in {doing}, after {len(rows)} of {len(everything)} sequences"
         raise Interrupted(report("", problem)) from None
+
+
+def _require_rule(
+    rule: Rule, row: RuleRow, further: list[Sequence], definition: str, setting: Setting, conversion: Conversion
+) -> None:
+    """Raise ``ValueError`` if the first row and further sequences show a function that is no rule."""
+    rows = itertools.chain([row], (_judged(rule, sequence, definition, setting, conversion)[0] for sequence in further))
+    signature = f"rule({', '.join(NAMES)}, memory)"
+    if problem := misuse("rule", signature, conversion.array, ((one.error, one.step) for one in rows)):
+        raise ValueError(problem)
 
 
 def reproduced(
@@ -276,7 +291,7 @@ def _called(rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conver
                 )
             D = Triple(*(np.array(conversion.back(X)) for X in D))
         except Exception:
-            return None, memory, f"expected ((D_K, D_L, D_S), memory) of arrays, found {type(answer).__name__}"
+            return None, memory, _of_another_form(answer, arguments[2])
         changed = _changed(arguments, before, conversion)
         spoil(arguments)
     shapes = [X.shape for X in now[2:]]
@@ -285,6 +300,14 @@ def _called(rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conver
     if not all(np.all(np.isfinite(X)) for X in D):
         return None, memory, f"{INFINITE}{changed}"
     return _each_wide(D), memory, changed.removeprefix("; ")
+
+
+def _of_another_form(answer: Any, like: Any) -> str:
+    """The error text for an answer that is no triple of arrays with a memory."""
+    found = type(answer).__name__
+    if isinstance(answer, tuple | list) and len(answer) == len(Triple._fields) and all(_alike(X, like) for X in answer):
+        found = f"a {found} of 3 arrays: the memory is missing"
+    return f"expected ((D_K, D_L, D_S), memory) of arrays, found {found}"
 
 
 def _changed(arguments: list[Any], before: list[Matrix], conversion: Conversion) -> str:
@@ -400,16 +423,17 @@ def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[list[
 
 def _agreement(answers: list[list[Triple]], failing: list[_Failing], setting: Setting) -> tuple[float, list[float]]:
     """The share of failing sequences whose answers these equal up to positive factors, and the
-    factors; zero answers do not count.
+    factors; zero answers do not count, and factors of extreme sequences only if there are no others.
     """
-    compared, agreeing, factors = 0, 0, []
+    compared, agreeing = 0, 0
+    factors: dict[bool, list[float]] = {False: [], True: []}
     for ours, one in zip(answers, failing, strict=True):
         known = [_factor(X, Y, setting) for X, Y in zip(ours, one.answers, strict=True) if any(map(np.any, Y))]
         compared += bool(known)
         if known and all(known):
             agreeing += 1
-            factors += [factor for factor in known if factor]
-    return (agreeing / compared if compared else 0.0), factors
+            factors[one.sequence.extreme] += [factor for factor in known if factor]
+    return (agreeing / compared if compared else 0.0), factors[False] or factors[True]
 
 
 def _factor(ours: Triple, answer: Triple, setting: Setting) -> float | None:

@@ -34,6 +34,7 @@ class Sequence:
     ``generic`` : whether every singular value of the memory is above the rounding of the largest.
     ``between`` : steps of another layer, called in turn with these; their answers are not judged.
     ``scale`` : a power of 2 by which the rule's gradients are multiplied, for homogeneous rules.
+    ``extreme`` : whether the size of the gradients is extreme, and with it the lengths of directions.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Sequence:
     generic: bool = True
     between: tuple[Step, ...] = ()
     scale: float = 1.0
+    extreme: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,15 @@ def sequences(*, is_complex: bool, wide_range: bool, homogeneous: bool = False) 
     for size in (1e-100, 1e100) if wide_range else (1e-12, 1e12):
         U, V = draw.basis(12, 3), draw.basis(9, 3)
         yield Sequence(
-            f"size-{size:.0e}", "the size of a gradient, its squares included", (Step(U, V, size * draw.matrix(12, 9)),)
+            f"size-{size:.0e}",
+            "the size of a gradient, its squares included",
+            (Step(U, V, size * draw.matrix(12, 9)),),
+            extreme=True,
         )
     for exponent in ((-660, 660) if wide_range else (-80, 80)) if homogeneous else ():
         steps = tuple(_walk(draw, (12, 9), (0.1, 0.1), (3, 4, 2)))[:5]
         reason = f"gradients of size 2^{exponent}, whose squares leave the range of the dtype, in 5 steps"
-        yield Sequence(f"squares-2^{exponent}", reason, steps, scale=2.0**exponent)
+        yield Sequence(f"squares-2^{exponent}", reason, steps, scale=2.0**exponent, extreme=True)
     for m, n, r in ((12, 9, 3), (9, 7, 2), (5, 4, 4), (9, 12, 3), (8, 8, 3), (33, 40, 8), (4, 5, 4), (1, 8, 1)):
         for name, reason, far, ranks in (
             ("near", "bases that turn slowly", (0.1, 0.1), (r,)),

@@ -25,7 +25,9 @@ def summary(report: Report, verdict: str = "") -> str:
     for row in report.rows:
         groups.setdefault(row.group, []).append(row.outcome)
     lines = [f"{report.backend}  ({report.array}, {report.dtype})"]
-    lines += [f"  {group:<12} {len(outcomes):4d} cases  {_counted(outcomes)}" for group, outcomes in groups.items()]
+    lines += [
+        f"  {group:<12} {len(outcomes):4d} {_cases(len(outcomes)):<6} {_counted(outcomes)}" for group, outcomes in groups.items()
+    ]
     failed = _failed(report)
     for row in failed[:10]:
         where = f", step {row.step}" if row.step else ""
@@ -37,7 +39,8 @@ def summary(report: Report, verdict: str = "") -> str:
         worst = max(report.warnings, key=lambda row: row.ratio)
         criterion = max(worst.ratios, key=lambda name: worst.ratios[name], default="")
         numbers = f"worst {worst.ratio:.3g} in {criterion} of {worst.id}"
-        lines.append(f"  {len(report.warnings)} cases pass above the warn level, {numbers}")
+        passing = "case passes" if len(report.warnings) == 1 else "cases pass"
+        lines.append(f"  {len(report.warnings)} {passing} above the warn level, {numbers}")
     if report.shared:
         lines.append(f"  {report.shared}")
     if report.diagnosis:
@@ -52,10 +55,15 @@ def _counted(outcomes: Sequence[str]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "passed"
 
 
+def _cases(count: int) -> str:
+    """The noun after a count of cases."""
+    return "case" if count == 1 else "cases"
+
+
 def _totals(report: Report) -> str:
     """The numbers of the verdict; known failures do not count in the worst ratio."""
     known = len(report.known_failures)
-    totals = [f"{len(report.rows)} cases" + (f" with {report.choice.words}" if report.choice.words else "")]
+    totals = [f"{len(report.rows)} {_cases(len(report.rows))}" + (f" with {report.choice.words}" if report.choice.words else "")]
     totals += [f"{known} known to fail"] if known else []
     if len(report.rows) > known:
         totals.append(f"worst ratio{' of the others' if known else ''} {report.worst_ratio:.3g} (fail above {FAIL:g})")

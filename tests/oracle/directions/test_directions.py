@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -170,24 +171,73 @@ def test_each_criterion_alone_rejects_a_variant(name: str, criterion: str) -> No
     [
         (lambda K, L, S: ((2.0 * K, 2.0 * L, 2.0 * S), None), "right up to its length: times 2"),
         (lambda K, L, S: ((-K, -L, -S), None), "no known defect"),
-        (lambda K, L, S: ((K, L), None), ""),
         (lambda K, L, S: ((K, L, S[:0]), None), ""),
         (lambda K, L, S: ((K * np.nan, L, S), None), ""),
-        (lambda K, L, S: K, ""),
         (lambda K, L, S: 1 / 0, ""),
         (lambda K, L, S: ((K.astype(object), L, S), None), ""),
         (lambda K, L, S: ((K.astype(np.float32), L, S), None), ""),
         (lambda K, L, S: ((np.ma.array(K), L, S), None), ""),
         (lambda K, L, S: ((K, L, S * (1.0 + 1e-9)), None), "right up to an error below 1e-08 of its size"),
-        (lambda K, L, S: (np.add(K, 1.0, out=K), L, S), ""),
+        (lambda K, L, S: ((np.add(K, 1.0, out=K), L, S), None), "no known defect"),
     ],
-    ids=["length", "uphill", "two", "shape", "nan", "no memory", "raises", "objects", "single", "masked", "small", "changes"],
+    ids=["length", "uphill", "shape", "nan", "raises", "objects", "single", "masked", "small", "changes"],
 )
 def test_whatever_a_rule_does_becomes_rows(answer: Callable[..., Any], expected: str) -> None:
     report = check_rule(lambda U, V, K, L, S, memory: answer(K, L, S), "gradient")
     assert not report
     assert report.diagnosis == expected
     assert json.loads(json.dumps(report.as_data()))["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (lambda U, V, K, L, S: ((K, L, S), None), r"raised TypeError: .*; expected a function rule\(U, V, grad_K, grad_L, "),
+        (lambda U, V, K, L, S, memory: (K, L, S), r": expected .* of arrays, found a tuple of 3 arrays: the memory is missing$"),
+        (lambda U, V, K, L, S, memory: ((K, L), None), r": expected \(\(D_K, D_L, D_S\), memory\) of arrays, found tuple$"),
+        (lambda U, V, K, L, S, memory: K, r": expected \(\(D_K, D_L, D_S\), memory\) of arrays, found ndarray$"),
+        (lambda U, V, K, L, S, memory: K.unsqueeze(0), r"raised AttributeError: .* \(at .*; the arguments are NumPy arrays: "),
+    ],
+    ids=["one argument short", "no memory", "two", "one array", "tensors"],
+)
+def test_a_function_that_is_no_rule_is_refused_in_one_sentence(rule: Callable[..., Any], said: str) -> None:
+    """In a single sequence it is a row."""
+    with pytest.raises(ValueError, match=rf"^rule: each of 36 calls ?{said}"):
+        check_rule(rule, "gradient")
+    assert check_rule(rule, "gradient", select="full-9x7x2").rows[0].error
+
+
+def test_a_rule_that_fails_in_some_sequences_alone_has_rows() -> None:
+    """Those of square matrices, of which the first sequence is one."""
+
+    def rule(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
+        if memory is None and len(U) != 12:
+            raise ValueError("m: expected 12")
+        return (K, L, S), U.shape
+
+    report = check_rule(rule, "gradient")
+    assert {row.passed for row in report.rows} == {True, False}
+    assert len(report.rows) > 100
+
+
+@pytest.mark.parametrize(
+    ("length", "definition", "said"),
+    [
+        (lambda X: 1.0, "spectral", "the rule gradient"),
+        (lambda X: 0.5 / np.linalg.norm(X), "gradient", r"right up to its length: times 0\.0\d+ to \d+(\.\d+)?"),
+        (lambda X: 1.0 if 1e-9 < np.linalg.norm(X) < 1e9 else 2.0, "gradient", "right up to its length: times 2"),
+    ],
+    ids=["constant", "normed", "extreme alone"],
+)
+def test_the_factor_of_a_length_is_that_of_ordinary_sizes(length: Callable[[Any], float], definition: str, said: str) -> None:
+    """Unless the rule is wrong in extreme sizes alone."""
+
+    def rule(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
+        c = length(K) if np.any(K) else 1.0
+        return (c * K, c * L, c * S), None
+
+    diagnosis = check_rule(rule, definition, momentum=0.0).diagnosis
+    assert re.fullmatch(said, diagnosis), diagnosis
 
 
 def test_the_place_of_the_defect_is_named_for_a_rule_without_a_cut() -> None:
@@ -287,7 +337,7 @@ def test_arguments_that_are_kept_are_overwritten(momentum: Any) -> None:
 
 def test_sequences_are_selected_and_the_first_failure_ends_the_run(momentum: Any) -> None:
     assert {row.id[:4] for row in check_rule(momentum.turned, "heavy-ball", select="near").rows} == {"near"}
-    assert len(check_rule(momentum.turned, "heavy-ball", fail_fast=True).rows) == 1
+    assert ": 1 sequence, 1 failed, " in check_rule(momentum.turned, "heavy-ball", fail_fast=True).summary()
     with pytest.raises(ValueError, match=r"^select: expected the beginning of the id of a sequence, found 'nowhere'"):
         check_rule(momentum.right, "heavy-ball", select="nowhere")
 

@@ -841,7 +841,7 @@ def test_a_case_that_is_wrong_now_and_then_is_reported_with_its_counts() -> None
     [row] = report.rows
     assert (row.outcome, row.asked, row.failed) == ("failed", 10, 2)
     assert row.finding.endswith("; in 2 of 10 times")
-    assert "1 cases with id=small-plain and each 10 times" in summary(report)
+    assert ": 1 case with id=small-plain and each 10 times, " in summary(report)
     assert report.as_data()["repeat"] == 10
     with pytest.raises(ValueError, match=r"^repeat: expected an integer >= 1, found 0$"):
         check_step(right, repeat=0)

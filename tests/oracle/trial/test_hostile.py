@@ -648,19 +648,10 @@ class NoArray:
         raise RuntimeError("no array")
 
 
-MAPPING = "a mapping with K_new, L_new, S_new, U_tilde, V_tilde, S_hat, output"
 STAGES: dict[str, tuple[Callable[..., Any], str]] = {
     "raises": (run(_raising), "stages: raised ArithmeticError: no stages today"),
     "exits": (run(lambda named: sys.exit(0)), "stages: raised SystemExit: 0"),
     "seeds": (run(_seeding), "stages: seeded or used NumPy's global random generator: the caller's randomness changes"),
-    "nothing": (
-        run(lambda named: None),
-        f"stages: expected {MAPPING}, found NoneType (TypeError: 'NoneType' object is not subscriptable)",
-    ),
-    "misses one": (
-        run(lambda named: {name: X for name, X in named.items() if name != "V_tilde"}),
-        f"stages: expected {MAPPING}, found dict (KeyError: 'V_tilde')",
-    ),
     "a list": (run(lambda named: named | {"S_hat": []}), "stages: S_hat: expected an array of numpy, found builtins.list"),
     "no array": (
         run(lambda named: named | {"S_hat": NoArray()}),
