@@ -177,7 +177,7 @@ def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pyte
         [text for text in examples if ("runpy" in text or text.startswith("elif")) == is_suite] for is_suite in (False, True)
     )
     exec(first, names)
-    fresh = partial(type(names["base"]), names["base"].config)
+    fresh = partial(names["base"].__class__, names["base"].config)
     saved = fresh()
     adapt(saved, rank=8, train=["classifier"])
     saved.save_pretrained("saved")
