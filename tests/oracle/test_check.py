@@ -230,7 +230,8 @@ def takes_its_own(U: Any, *others: Any, **parameters: Any) -> Any:
 
 def takes_arrays(U: Any, *others: Any, **parameters: Any) -> Any:
     """NumPy does not read the sign of a lazily negated tensor."""
-    return np.hstack([U, U.copy(), others[2]])
+    np.linalg.qr(U), np.linalg.qr(others[0])
+    return U.copy()
 
 
 def takes_some(U: Any, *others: Any, **parameters: Any) -> Any:

@@ -236,7 +236,7 @@ def test_the_factor_of_a_length_is_that_of_ordinary_sizes(length: Callable[[Any]
         c = length(K) if np.any(K) else 1.0
         return (c * K, c * L, c * S), None
 
-    diagnosis = check_rule(rule, definition, momentum=0.0).diagnosis
+    diagnosis = check_rule(rule, definition).diagnosis
     assert re.fullmatch(said, diagnosis), diagnosis
 
 
