@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ def in_child(work: Callable[[], None]) -> int:
         try:
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                sys.dont_write_bytecode = True  # a child with a limit of the file size would leave it cut off
                 work()
                 status = 0
             finally:

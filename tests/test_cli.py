@@ -311,8 +311,10 @@ def test_an_unusable_path_is_refused_before_the_run(folder: Path, capsys: pytest
 
 
 def test_a_full_disk_costs_no_verdict(folder: Path) -> None:
-    """The limit of the file size stands for a full disk."""
-    script = shlex.join([sys.executable, "-m", "geolora_ref.cli", "check", WRONG, *FEW, "--json", "report.json"])
+    """The limit of the file size stands for a full disk; it also cuts bytecode off (hence -B), which
+    breaks every later import.
+    """
+    script = shlex.join([sys.executable, "-B", "-m", "geolora_ref.cli", "check", WRONG, *FEW, "--json", "report.json"])
     run = subprocess.run(["bash", "-c", f"ulimit -f 1; {script}"], cwd=folder, capture_output=True, text=True, check=False)
     assert "DOES NOT CONFORM" in run.stdout
     assert run.returncode == 2

@@ -110,6 +110,7 @@ class _Watch:
             self._patch(name)
         if self.kind == "kill in a write":
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            sys.dont_write_bytecode = True  # the limit would cut it off, and later imports would fail
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (self._at, self._at))
         sys.addaudithook(self._audit)
