@@ -16,7 +16,7 @@ from verification.experiments.adaptivity.shown import MEASURED
 from verification.experiments.finetuning.analysis import test_of
 from verification.experiments.finetuning.design import RunRow, rate_of
 from verification.experiments.finetuning.stored import read_runs
-from verification.support.pictures import data_uri, svg
+from verification.support.pictures import image, svg
 from verification.support.shown import Rows, markdown_table
 
 __all__ = ["Cell", "RateMap", "chart", "drawn", "of_regression", "of_text", "parameters_chart", "table"]
@@ -187,7 +187,7 @@ def chart() -> str:
         row[0].set_ylabel(f"{problem}\nrank")
     figure.supxlabel("learning rate")
     alt = "Heat maps of the quality over learning rates and ranks, one for each method on a text and on a regression"
-    return f"![{alt}]({data_uri(svg(figure))})"
+    return image(svg(figure), alt)
 
 
 def parameters_chart() -> str:
@@ -205,4 +205,4 @@ def parameters_chart() -> str:
     axes.legend()
     figure.axes[0].set_ylabel("parameters at the end")
     alt = "Parameters at the end over the rank at the start: LoRA's grow with the rank, GeoLoRA's with noise do not"
-    return f"![{alt}]({data_uri(svg(figure))})"
+    return image(svg(figure), alt)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from verification.experiments.finetuning.design import RunRow
 from verification.experiments.finetuning.stored import read_runs
 from verification.experiments.from_scratch.design import AGAIN, MAIN, PENALISED, PENALTIES, RANKS, TASKS, at_best, key_of
-from verification.support.pictures import data_uri, svg
+from verification.support.pictures import image, svg
 from verification.support.shown import Rows, markdown_table
 
 __all__ = ["MEASURED", "chart", "draw", "outcome", "points", "stored_table", "table"]
@@ -173,4 +173,4 @@ def chart(rows: Sequence[RunRow]) -> bytes:
 def stored_chart() -> str:
     """The figure of the stored runs, in Markdown."""
     alt = "Accuracy over the share of the parameters, and over the size of the attack, for every method on both tasks"
-    return f"![{alt}]({data_uri(chart(read_runs(MEASURED)))})"
+    return image(chart(read_runs(MEASURED)), alt)
