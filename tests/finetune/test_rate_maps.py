@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("transformers", reason="the extra finetune is not installed")
 pytest.importorskip("peft", reason="the extra peft is not installed")
 
-from verification.experiments.adaptivity import maps, regression
+from verification.experiments.adaptivity import design, maps, regression
 from verification.experiments.adaptivity.maps import RateMap
 
 
@@ -64,3 +64,5 @@ def test_the_stored_maps_are_whole() -> None:
         cells = len(one.ranks) * len(one.rates)
         assert len(one.cells) == cells, (one.problem, one.family)
         assert len(one.rates) == 8
+        if one.problem == "regression":
+            assert one.rates == design.rates_of(one.family, regression.MIDDLE)

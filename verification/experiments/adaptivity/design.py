@@ -106,9 +106,9 @@ RANKS = (1, 8, 64)
 RATES = 8
 
 
-def rates_of(family: str) -> list[float]:
-    """The rates of a map: two decades, whose middle is the middle rate of the campaign."""
-    return [float(f"{MIDDLE[family] * 10.0 ** (2.0 * place / (RATES - 1) - 1.0):.2g}") for place in range(RATES)]
+def rates_of(family: str, middle: Mapping[str, float] = MIDDLE) -> list[float]:
+    """The rates of a map: two decades around the family's middle rate, by default that of the campaign."""
+    return [float(f"{middle[family] * 10.0 ** (2.0 * place / (RATES - 1) - 1.0):.2g}") for place in range(RATES)]
 
 
 def tried(family: str) -> list[float]:

@@ -24,21 +24,16 @@ from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.support.files import write_json
 from geolora_ref.support.options import nonempty_path
 from verification.claims.noisy_recovery import BATCH, STEPS, Data, case_of, data_of
-from verification.experiments.adaptivity.design import MAKE, RATES, runs
+from verification.experiments.adaptivity.design import MAKE, RATES, rates_of, runs
 from verification.support.command_line import integer_from
 from verification.support.machine import provenance
 
-__all__ = ["MIDDLE", "RANKS", "cell", "rates_of"]
+__all__ = ["MIDDLE", "RANKS", "cell"]
 
 SHAPE, RANKS = (40, 30), (1, 2, 4, 8, 16, 30)
 MIDDLE = {"geolora, noise": 0.05, "geolora": 0.05, "lora": 1e-2, "rslora": 1e-2, "adalora": 3e-2}
 """The middle rate of each family: those of the claim, and three times LoRA's for AdaLoRA."""
 STORED = Path(__file__).parent / "measured" / "regression.json"
-
-
-def rates_of(family: str) -> list[float]:
-    """Eight rates over two decades."""
-    return [float(f"{MIDDLE[family] * 10.0 ** (2.0 * place / (RATES - 1) - 1.0):.2g}") for place in range(RATES)]
 
 
 class OneMatrix(torch.nn.Module):
@@ -107,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=nonempty_path, default=STORED, metavar="FILE", help="default: the stored one")
     parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time (default: 1)")
     options = parser.parse_args(argv)
-    places = [(family, rank, rate) for family in MIDDLE for rank in RANKS if runs(family, rank) for rate in rates_of(family)]
+    existing = [(family, rank) for family in MIDDLE for rank in RANKS if runs(family, rank)]
+    places = [(family, rank, rate) for family, rank in existing for rate in rates_of(family, MIDDLE)]
     rows: list[Mapping[str, Any]] = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for row in pool.map(cell, places):
