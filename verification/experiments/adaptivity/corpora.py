@@ -17,7 +17,7 @@ from geolora_ref.finetune.plan import Plan
 from verification.experiments.adaptivity.design import SETTINGS
 from verification.experiments.finetuning.design import WARMUP, Run
 from verification.experiments.finetuning.runs import Corpus, execute
-from verification.experiments.finetuning.tasks import BATCH, TEXTS
+from verification.experiments.finetuning.tasks import TEXTS
 
 __all__ = ["corpus_of", "work", "wrong_label"]
 
@@ -47,7 +47,7 @@ def corpus_of(name: str, model: str, data: Path) -> Corpus:
     rows = task.rows(data / setting.task, setting.limits)
     labels = sorted({row.label for row in rows["train"]})
     rows["train"] = [wrong_label(row, setting.wrong, labels) for row in rows["train"]]
-    plan = Plan(task.metric, epochs=setting.epochs, batch_size=BATCH, schedule="linear", warmup=WARMUP)
+    plan = Plan(task.metric, epochs=setting.epochs, batch_size=setting.batch, schedule="linear", warmup=WARMUP)
     return Corpus.of_rows(model, name, rows, plan)
 
 
