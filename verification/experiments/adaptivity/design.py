@@ -196,9 +196,9 @@ def wanted(stored: Stored) -> Iterator[tuple[str, Run]]:
         for family, rank, rate in ((f, r, rate) for r in RANKS for f in MAPPED for rate in rates_of(f)):
             if runs(family, rank):
                 yield name, run_of(family, rank, rate, 0)
+    yield from of_batches(stored)
     for name, (family, rank) in ((n, c) for n in NOISE for c in COMPARED):
         yield from ((name, run_of(family, rank, rate, 0)) for rate in tried(family))
     for name, seed, (family, rank) in ((n, s, c) for s in range(SEEDS) for n in NOISE for c in COMPARED):
         if (best := best_rate(stored.get(name, ()), family, rank)) is not None:
             yield name, run_of(family, rank, best, seed)
-    yield from of_batches(stored)
