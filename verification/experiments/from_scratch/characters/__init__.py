@@ -1,0 +1,1 @@
+"""A character model trained at low rank from scratch: ``python -m verification.experiments.from_scratch.characters``."""
