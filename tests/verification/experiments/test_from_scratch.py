@@ -5,6 +5,7 @@ not depend on the scale of logits, and the page follows from the stored runs.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,10 @@ from verification.experiments.finetuning.design import Run, dev_of, seed_of
 from verification.experiments.finetuning.stored import read_runs
 from verification.experiments.from_scratch import __main__ as command
 from verification.experiments.from_scratch import design, page
+from verification.experiments.from_scratch.characters import __main__ as character_command
+from verification.experiments.from_scratch.characters import design as character_design
+from verification.experiments.from_scratch.characters import network as character_network
+from verification.experiments.from_scratch.characters import page as character_page
 from verification.experiments.from_scratch.methods import (
     DenseMethod,
     FactorisedMethod,
@@ -198,3 +203,134 @@ def test_the_claims_of_the_page_about_the_second_attempt_hold(task: str, stored:
     assert attacked(design.AGAIN, beta=again) > dense
     assert dense > attacked("geolora", lr=0.2, rank=design.MAIN), "the same rate without the penalty"
     assert min(row["metrics"]["test"] for row in runs_of(design.AGAIN)) < 0.15, "too large a weight leaves a guess"
+
+
+CHARACTERS = 20
+
+
+def character_model() -> character_network.CharacterModel:
+    return character_network.CharacterModel(CHARACTERS, generator())
+
+
+def drawn_characters(windows: int) -> torch.Tensor:
+    return torch.randint(CHARACTERS, (windows, character_network.CONTEXT + 1), generator=generator(1))
+
+
+def character_method(family: str, rank: int) -> Any:
+    return character_design.run_of(family, 1e-2, rank, 0).method
+
+
+def test_the_loss_of_a_character_is_ln_of_their_number_before_the_output_layer_has_learned() -> None:
+    model, windows = character_model(), drawn_characters(50)
+    nats = model(windows).detach() / character_network.CONTEXT
+    assert float(nats.mean()) == pytest.approx(math.log(CHARACTERS) + 0.5, abs=0.1)  # logits of variance 1 add a half
+    torch.nn.init.zeros_(next(model.head["output"].parameters()))
+    torch.testing.assert_close(model(windows).detach() / character_network.CONTEXT, torch.full((50,), math.log(CHARACTERS)))
+
+
+def test_a_later_character_changes_no_earlier_logits_unless_the_mask_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, place = character_model(), 40
+    before = drawn_characters(3)[:, :-1]
+    after = before.clone()
+    after[:, place] = (after[:, place] + 1) % CHARACTERS
+
+    def moved() -> torch.Tensor:
+        return (model.logits(after) - model.logits(before)).detach().abs().amax(dim=(0, 2))
+
+    assert float(moved()[:place].max()) < 1e-5
+    assert float(moved()[place:].min()) > 1e-3
+    attention = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *given, **_: attention(*given))
+    assert float(moved()[:place].min()) > 1e-4, "a model without the mask passes as well"
+
+
+def test_low_rank_character_models_have_one_start_and_every_head_has_one_rate() -> None:
+    windows, logits = drawn_characters(3)[:, :-1], {}
+    truncated = character_model()
+    parameters = compressed(truncated, 8)
+    for family, rank in (("dense", 0), ("factorised", 8), ("geolora", 8)):
+        model = character_model()
+        prepared = character_method(family, rank).prepare(model, generator(), 1)
+        logits[family] = model.logits(windows)
+        rates = {id(weight): group["lr"] for group in prepared.optimizer.param_groups for weight in group["params"]}
+        assert {rates[id(weight)] for weight in model.head.parameters()} == {character_design.HEAD_RATE}
+        assert prepared.parameters() == {"dense": 393_216, "factorised": parameters}.get(family, parameters + 8 * 8 * 8)
+    for family in ("factorised", "geolora"):
+        torch.testing.assert_close(logits[family], truncated.logits(windows), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(logits["dense"], logits["geolora"], atol=0.1)
+
+
+def character_rows(family: str, losses: dict[float, list[float]], seed: int = 0) -> list[dict[str, Any]]:
+    """Made-up runs: losses over the ranks, by learning rate; the test loss is a tenth larger."""
+    return [
+        {
+            "family": family,
+            "budget": rank,
+            "diverged": "",
+            "config": {"method": {"lr": rate}, "plan": {"seed": seed, "metric": "perplexity"}},
+            "metrics": {"dev": math.exp(loss), "test": math.exp(loss + 0.1)},
+            "parameters": 1000 * max(rank, 100),
+        }
+        for rate, by_rank in losses.items()
+        for rank, loss in zip(character_design.ranks_of(family), by_rank, strict=True)
+    ]
+
+
+def test_the_one_rate_has_the_lowest_mean_loss_over_the_ranks() -> None:
+    # The mean over the ranks is 1.8, 1.7, 1.9; that of the perplexities is smallest at the first rate.
+    losses = {2e-2: [1.8, 1.8, 1.8], 6.3e-2: [2.5, 1.4, 1.2], 2e-1: [2.4, 1.7, 1.6]}
+    rows = character_rows("geolora", losses)
+    assert statistics.fmean(map(math.exp, losses[2e-2])) < statistics.fmean(map(math.exp, losses[6.3e-2]))
+    assert character_design.one_rate(rows, "geolora") == (6.3e-2, [])
+    assert character_design.one_rate(rows[:-1], "geolora") == (None, [2e-1]), "a rank of the last rate is missing"
+    (diverged,) = (row for row in rows if (row["budget"], row["config"]["method"]["lr"]) == (32, 6.3e-2))
+    diverged["diverged"] = "step 9"
+    assert character_design.one_rate(rows, "geolora") == (None, [6.3e-3]), "the best rate is at an edge now"
+
+
+def test_seeds_follow_at_the_one_rate_and_the_table_has_all_figures() -> None:
+    assert [line[2:] for line in character_page.table(())[1:]] == 7 * [7 * ["–"]]
+    rows = character_rows("dense", {1e-3: [1.6], 3.2e-3: [1.5], 1e-2: [1.7]})
+    rows += character_rows("factorised", {1e-3: [2.0, 1.9, 1.8], 3.2e-3: [1.9, 1.7, 1.6], 1e-2: [1.8, 1.9, 2.0]})
+    rows += character_rows("geolora", {2e-2: [1.9, 1.8, 1.5], 6.3e-2: [1.8, 1.6, 1.55], 2e-1: [1.9, 1.9, 1.9]})
+    later = [run for _, run in character_design.wanted(rows) if run.seed]
+    assert [(run.family, run.budget, run.method.lr, run.seed) for run in later[7:]] == [  # type: ignore[attr-defined]
+        ("dense", 0, 3.2e-3, 2),
+        *(("factorised", rank, 3.2e-3, 2) for rank in (2, 8, 32)),
+        *(("geolora", rank, 6.3e-2, 2) for rank in (2, 8, 32)),
+    ]
+    rows += character_rows("geolora", {6.3e-2: [2.0, 1.6, 1.55]}, seed=1)
+    rows += character_rows("factorised", {3.2e-3: [1.8, 1.7, 1.6]}, seed=1)
+    lines = {tuple(line[:2]): line[2:] for line in character_page.table(rows)}
+    assert lines["dense, AdamW", ""] == ["100.0 %", "0.0032", "1.600 (1.600 to 1.600)", "", "", "0.0032", "0.000"]
+    assert lines["factorised, AdamW", "2"][-2:] == ["0.01", "0.100"]
+    assert lines["GeoLoRA, every default", "2"] == [
+        *("100.0 %", "0.063", "2.000 (1.900 to 2.100)", "+0.300 (+0.300 to +0.300)", "+0.050 (−0.100 to +0.200)"),
+        *("0.063", "0.000"),
+    ]
+    assert lines["GeoLoRA, every default", "32"][-2:] == ["0.02", "0.050"]
+
+
+def test_the_command_does_the_first_run_of_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "shakespeare").mkdir()
+    text = tmp_path / "shakespeare" / "input.txt"
+    given = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--runs", "1"]
+    text.write_text("To be, or not. " * 85)  # 1,275 characters: 63 in the part that chooses
+    with pytest.raises(SystemExit):
+        character_command.main(given)
+    assert "expected at least 65 characters in each part" in capsys.readouterr().err
+    text.write_text("To be, or not. " * 100)
+    assert character_command.main(given) == 0
+    assert "1 runs in" in capsys.readouterr().out
+    (row,) = read_runs(tmp_path / "out")
+    assert (row["family"], character_design.nats(row) > 0.0, row["steps"]) == ("dense", True, 2)
+    assert row["config"]["method"]["lr"] == character_design.RATES["dense"][0]
+
+
+def test_the_stored_character_runs_are_those_of_the_design() -> None:
+    rows = read_runs(character_page.MEASURED)
+    there = {(row["family"], row["budget"], row["config"]["method"]["lr"], seed_of(row)) for row in rows}
+    runs = [run for _, run in character_design.wanted(rows)] if rows else []
+    assert there == {(run.family, run.budget, run.method.lr, run.seed) for run in runs}  # type: ignore[attr-defined]
+    assert len(there) == len(rows)
+    assert all(row["config"]["method"]["head_lr"] == character_design.HEAD_RATE for row in rows)

@@ -30,7 +30,21 @@ from dataclasses import replace
 from verification.experiments.finetuning.design import Run, RunRow, next_rates, rate_of, seed_of
 from verification.experiments.from_scratch.design import made
 
-__all__ = ["EPOCHS", "HEAD_RATE", "NAME", "RATES", "SEEDS", "SIZES", "at_rate", "nats", "one_rate", "ranks_of", "wanted"]
+__all__ = [
+    "EPOCHS",
+    "HEAD_RATE",
+    "NAME",
+    "RATES",
+    "SEEDS",
+    "SIZES",
+    "at_rate",
+    "losses",
+    "nats",
+    "one_rate",
+    "ranks_of",
+    "run_of",
+    "wanted",
+]
 
 NAME, SEEDS, EPOCHS, BATCH, HEAD_RATE = "characters", 3, 2, 32, 3e-3
 SIZES = {"train": 12_800, "dev": 400, "test": 800}
@@ -79,7 +93,8 @@ def one_rate(rows: Sequence[RunRow], family: str) -> tuple[float | None, list[fl
     return (None, left) if left else (max(sorted(means), key=means.__getitem__), [])
 
 
-def _run(family: str, rate: float, rank: int, seed: int) -> Run:
+def run_of(family: str, rate: float, rank: int, seed: int) -> Run:
+    """A run of the design."""
     return Run(family, rank, replace(made(family, rate, rank), head_lr=HEAD_RATE), seed)
 
 
@@ -87,8 +102,8 @@ def wanted(rows: Sequence[RunRow]) -> Iterator[tuple[str, Run]]:
     """The task and the runs that the stored ones let follow, in their order; stored ones are among them."""
     for family in RATES:
         for rate in [*losses(rows, family), *one_rate(rows, family)[1]]:
-            yield from ((NAME, _run(family, rate, rank, 0)) for rank in ranks_of(family))
+            yield from ((NAME, run_of(family, rate, rank, 0)) for rank in ranks_of(family))
     for seed in range(1, SEEDS):
         for family in RATES:
             if (best := one_rate(rows, family)[0]) is not None:
-                yield from ((NAME, _run(family, best, rank, seed)) for rank in ranks_of(family))
+                yield from ((NAME, run_of(family, best, rank, seed)) for rank in ranks_of(family))
