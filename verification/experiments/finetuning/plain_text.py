@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from geolora_ref.finetune.batches import Examples
-from geolora_ref.finetune.causal_lm import Text, encode_passages, passages, read_texts
+from geolora_ref.finetune.causal_lm import Passage, Text, encode_passages, passages, read_texts
 
-__all__ = ["read_blocks"]
+__all__ = ["read_blocks", "whole_blocks"]
 
 LENGTH = 128
 """Tokens of a block."""
 SPLIT = (("train", 0.0, 0.9), ("dev", 0.9, 0.95), ("test", 0.95, 1.0))
 """Where each part of the text begins and ends."""
+
+
+def whole_blocks(path: Path, words: str, tokenizer: Any) -> list[Passage]:
+    """The blocks of a text from this file, one after the other, without a shorter one at the end."""
+    return [one for one in passages(Text(path, 0, "", words), tokenizer, LENGTH) if len(one.ids) == LENGTH]
 
 
 def read_blocks(path: Path, tokenizer: Any, limits: Mapping[str, int]) -> tuple[dict[str, Examples], dict[str, str]]:
@@ -26,11 +31,7 @@ def read_blocks(path: Path, tokenizer: Any, limits: Mapping[str, int]) -> tuple[
     examples, digests = {}, {}
     for part, begin, end in SPLIT:
         words = text.completion[int(begin * len(text.completion)) : int(end * len(text.completion))]
-        blocks = {
-            hashlib.sha256(repr(one.ids).encode()).digest(): one
-            for one in passages(Text(path, 0, "", words), tokenizer, LENGTH)
-            if len(one.ids) == LENGTH
-        }
+        blocks = {hashlib.sha256(repr(one.ids).encode()).digest(): one for one in whole_blocks(path, words, tokenizer)}
         if not blocks:
             raise ValueError(f"{path}: expected a text of at least {LENGTH} tokens in each part, found fewer in {part}")
         chosen = sorted(blocks)[: limits[part]]
