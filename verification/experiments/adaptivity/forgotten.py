@@ -18,14 +18,16 @@ __all__ = ["at_loss", "equal_loss", "interval", "of_runs", "table"]
 NAMES, TITLES = {"lora": "LoRA, rank 4", "geolora": "GeoLoRA"}, {"stsb": "STS-B", "sst2": "SST-2"}
 JUDGED = (*OTHERS, "distance")
 Record = Mapping[str, float]
+Run = Mapping[str, Any]
 
 
-def equal_loss(runs: Sequence[Mapping[str, Any]]) -> float:
+def equal_loss(runs: Sequence[Run]) -> float:
     """ℓ*: the largest, over the runs, of the least training loss that a run recorded."""
-    return max(min(record[TRAINING] for record in run["records"]) for run in runs)
+    least: list[float] = [min(record[TRAINING] for record in run["records"]) for run in runs]
+    return max(least)
 
 
-def at_loss(run: Mapping[str, Any], loss: float) -> Record:
+def at_loss(run: Run, loss: float) -> Record:
     """The record of a run where its training loss first crosses ``loss``, linear between records;
     ``ValueError`` that names a run which never does.
     """
@@ -50,7 +52,7 @@ def _verdict(low: float, high: float, less: str, more: str) -> str:
     return less if high < 0.0 else more if low > 0.0 else "no difference is shown"
 
 
-def of_runs(runs: Sequence[Mapping[str, Any]]) -> Rows:
+def of_runs(runs: Sequence[Run]) -> Rows:
     """Before the tuning, at equal training loss and after the last step, means over the seeds; and
     GeoLoRA less LoRA at equal training loss, paired by seeds, with the verdict of the design.
     """
@@ -75,8 +77,8 @@ def of_runs(runs: Sequence[Mapping[str, Any]]) -> Rows:
         for name in JUDGED
     }
     cells = [cell for name in OTHERS for cell in ("", _with_interval(*less[name], ".3f"))]
-    percent = [100.0 * value for value in less["distance"]]
-    shown.append(["GeoLoRA less LoRA, at equal training loss", "", *cells, _with_interval(*percent, ".2f"), ""])
+    mean, low, high = (100.0 * value for value in less["distance"])
+    shown.append(["GeoLoRA less LoRA, at equal training loss", "", *cells, _with_interval(mean, low, high, ".2f"), ""])
     words = [cell for name in OTHERS for cell in ("", _verdict(*less[name][1:], "forgets less", "forgets more"))]
     shown.append(["GeoLoRA", "", *words, _verdict(*less["distance"][1:], "is nearer", "is farther"), ""])
     return shown
