@@ -14,8 +14,9 @@ from geolora_ref.finetune.data import Row
 from tests.finetune.test_experiments import Immediate
 from tests.finetune.tiny import write_tsv
 from verification.experiments.adaptivity import __main__ as command
-from verification.experiments.adaptivity import corpora, design, shown
+from verification.experiments.adaptivity import batches, corpora, design, shown
 from verification.experiments.adaptivity.corpora import wrong_label
+from verification.experiments.finetuning.design import rate_of, seed_of
 from verification.experiments.finetuning.runs import options_of
 from verification.experiments.finetuning.stored import read_runs
 
@@ -58,23 +59,64 @@ def test_all_seeds_follow_the_rate_that_development_examples_choose() -> None:
     ]
 
 
+def batch_row(family: str, rate: float, seed: int, value: float) -> dict[str, Any]:
+    """A run with large batches; it has the same metric on development and test examples."""
+    return row(family, 8, rate, seed, value) | {"metrics": {"dev": value, "test": value}, "parameters": 1}
+
+
+def test_rates_of_large_batches_begin_at_the_root_of_the_batch_and_go_outward() -> None:
+    name, family = "trec-batch-1024", "lora"
+    best, first = design.tuned_at([], name, family)
+    assert best is None
+    assert first == [0.0081, 0.026, 0.081]  # 8, the root of 1,024/16, times 0.0032, and √10 around it
+    rows = [batch_row(family, rate, 0, rate) for rate in first]
+    assert design.tuned_at(rows, name, family) == (None, [0.26])
+    assert design.tuned_at([*rows, batch_row(family, 0.26, 0, 0.0)], name, family) == (0.081, [])
+    (run,) = (run for _, run in design.of_batches({name: rows}) if run.method.lr == 0.26)  # type: ignore[attr-defined]
+    assert run.method.head_lr == 0.008  # type: ignore[attr-defined]
+
+
+def test_the_table_of_large_batches_compares_the_best_rates_by_seeds() -> None:
+    """LoRA loses 10 and 20 points, GeoLoRA 5 and 10, full fine-tuning none; a worse rate counts for nothing."""
+    kept = {"lora": (0.9, 0.8, 0.7), "geolora": (0.9, 0.85, 0.8), "full": (0.9, 0.9, 0.9)}
+    stored: dict[str, list[dict[str, Any]]] = {}
+    for place, name in enumerate(design.BATCHES):
+        for family, values in kept.items():
+            low, middle, high = design.tuned_at([], name, family)[1]
+            rows = [batch_row(family, rate, 0, 0.5) for rate in (low, high)]
+            rows += [batch_row(family, middle, seed, values[place] + 0.01 * seed) for seed in range(design.BATCH_SEEDS)]
+            stored.setdefault(name, []).extend(rows)
+    found = {line[0]: line[1:] for line in batches.table(stored)[1:]}
+    assert found["LoRA"] == [
+        "91.0 (0.0032)",
+        "81.0 (0.0091)",
+        "71.0 (0.026)",
+        *["−10.0 (−10.0 to −10.0)", "−20.0 (−20.0 to −20.0)"],
+    ]
+    assert found["GeoLoRA, less LoRA"][:3] == ["+0.0 (+0.0 to +0.0)", "+5.0 (+5.0 to +5.0)", "+10.0 (+10.0 to +10.0)"]
+    stored["trec-batch-128"].pop()
+    with pytest.raises(ValueError, match=r"trec-batch-128: expected 3 seeds of full at its best rate, found 2"):
+        batches.table(stored)
+
+
 def test_the_stored_runs_are_those_of_the_design() -> None:
-    """Every one of the first stage is there, with the options that the design makes now."""
-    first = {(n, run.family, run.budget, run.method.lr, run.seed): run for n, run in design.wanted({})}  # type: ignore[attr-defined]
-    names = set()
-    for name in design.SETTINGS:
-        for stored in read_runs(shown.MEASURED / name):
-            config = stored["config"]
-            key = (name, stored["family"], stored["budget"], config["method"]["lr"], config["plan"]["seed"])
-            assert config["method"] == options_of(first[key].method)
-            names.add(key)
-    compared = {(n, f, r, design.UNTUNED[f], s) for n in design.NOISE for f, r in design.COMPARED for s in range(design.SEEDS)}
-    assert compared <= names
+    """All of them are there, with the options that the design makes now."""
+    stored = {name: read_runs(shown.MEASURED / name) for name in design.SETTINGS}
+    found = {
+        (name, row["family"], row["budget"], rate_of(row), seed_of(row)): row["config"]["method"]
+        for name, rows in stored.items()
+        for row in rows
+    }
+    assert found == {
+        (name, run.family, run.budget, run.method.lr, run.seed): options_of(run.method)  # type: ignore[attr-defined]
+        for name, run in design.wanted(stored)
+        if name not in design.BATCHES
+    }
 
 
 def test_a_missing_run_is_named() -> None:
-    with pytest.raises(ValueError, match=r"expected runs of .* found no pair"):
-        shown.difference([], *design.COMPARED[:2])
+    with pytest.raises(ValueError, match=r"expected 5 seeds with runs of .* found 0"):
+        shown.difference([], *design.COMPARED[:2], shown.at_untuned)
 
 
 def test_the_command_does_the_first_runs_and_goes_on(
