@@ -1,6 +1,6 @@
 """The design of the campaign as data: the stages of runs, the families of methods, and the order.
 
-docs/study.md states the design and the changes that were made after runs had been seen.
+docs/study_record.md states the design and the changes that were made after runs had been seen.
 
 - All methods are tuned alike: three learning rates a factor √10 apart at rank 4, with one seed.
   Development examples choose; a best rate at the edge requires the next one outward, at most twice.
