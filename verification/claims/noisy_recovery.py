@@ -56,22 +56,41 @@ def data_of(case: Case) -> Data:
     return Data(W, x, x @ W.T + sigma * rng.standard_normal((case["samples"], m)), sigma)
 
 
-def trained(case: Case, data: Data, model: Any, optimizer: Any, rate: float) -> Matrix:
-    """W after ``STEPS`` batches without replacement, at a rate that falls to 0."""
+def trained(
+    case: Case,
+    data: Data,
+    model: Any,
+    optimizer: Any,
+    rate: float,
+    *,
+    steps: int = STEPS,
+    penalty: Any = None,
+    after_step: Any = None,
+) -> Matrix:
+    """W after ``steps`` batches without replacement, at a rate that falls to 0; a run whose loss is not
+    finite ends there.
+
+    ``penalty()`` is added to the loss, ``after_step(t)`` follows each step.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(case["seed"])
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     epoch = len(x) // BATCH
-    for t in range(STEPS):
+    for t in range(steps):
         if t % epoch == 0:
             order = torch.randperm(len(x), generator=generator)
         batch = order[t % epoch * BATCH : (t % epoch + 1) * BATCH]
         for group in optimizer.param_groups:
-            group["lr"] = rate * (1.0 - t / STEPS)
+            group["lr"] = rate * (1.0 - t / steps)
         optimizer.zero_grad()
-        (0.5 * torch.sum((model(x[batch]) - y[batch]) ** 2) / BATCH).backward()
+        loss = 0.5 * torch.sum((model(x[batch]) - y[batch]) ** 2) / BATCH
+        if not torch.isfinite(loss):
+            break
+        (loss if penalty is None else loss + penalty()).backward()
         optimizer.step()
+        if after_step is not None:
+            after_step(t + 1)
     with torch.no_grad():
         return np.asarray(model(torch.eye(x.shape[1], dtype=x.dtype)).T)
 

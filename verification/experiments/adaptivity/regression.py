@@ -21,9 +21,11 @@ import numpy as np
 import torch
 
 from geolora_ref.finetune.methods import GeoLoRAMethod
+from geolora_ref.problems.problem import Matrix
 from geolora_ref.support.files import write_json
 from geolora_ref.support.options import nonempty_path
-from verification.claims.noisy_recovery import BATCH, STEPS, Data, case_of, data_of
+from verification.claim import Case
+from verification.claims.noisy_recovery import STEPS, Data, case_of, data_of, trained
 from verification.experiments.adaptivity.design import MAKE, RATES, rates_of, runs
 from verification.support.command_line import integer_from
 from verification.support.machine import provenance
@@ -48,41 +50,26 @@ class OneMatrix(torch.nn.Module):
         self.head = torch.nn.Identity()
 
 
-def trained(data: Data, family: str, rank: int, rate: float, steps: int = STEPS) -> tuple[np.ndarray[Any, Any], int]:
-    """W and the parameters that store it, after batches without replacement at a rate that falls to 0."""
+def fitted(case: Case, data: Data, family: str, rank: int, rate: float, steps: int) -> tuple[Matrix, int]:
+    """W by a method of the maps, and the parameters that store it."""
     method: Any = MAKE[family](rate, rank)
     if isinstance(method, GeoLoRAMethod):
         method = replace(method, max_rank=min(SHAPE))
     model: Any = OneMatrix()
     torch.manual_seed(0)
     prepared = method.prepare(model, torch.Generator().manual_seed(0), steps)
-    x, y, generator = torch.from_numpy(data.x), torch.from_numpy(data.y), torch.Generator().manual_seed(0)
-    epoch = len(x) // BATCH
-    for t in range(steps):
-        if t % epoch == 0:
-            order = torch.randperm(len(x), generator=generator)
-        batch = order[t % epoch * BATCH : (t % epoch + 1) * BATCH]
-        for group in prepared.optimizer.param_groups:
-            group["lr"] = rate * (1.0 - t / steps)
-        prepared.optimizer.zero_grad()
-        loss = 0.5 * torch.sum((model.encoder(x[batch]) - y[batch]) ** 2) / BATCH
-        if not torch.isfinite(loss):
-            break
-        (loss if prepared.penalty is None else loss + prepared.penalty()).backward()
-        prepared.optimizer.step()
-        if prepared.after_step is not None:
-            prepared.after_step(t + 1)
-    with torch.no_grad():
-        return model.encoder(torch.eye(SHAPE[1], dtype=torch.float64)).T.numpy(), prepared.parameters()
+    hooks = {"penalty": prepared.penalty, "after_step": prepared.after_step}
+    return trained(case, data, model.encoder, prepared.optimizer, rate, steps=steps, **hooks), prepared.parameters()
 
 
 def cell(place: tuple[str, int, float], steps: int = STEPS) -> dict[str, Any]:
     """One cell of the map: the error ‖W − W*‖/‖W*‖, None where it is not finite, and the parameters."""
     torch.set_num_threads(1)
     family, rank, rate = place
-    data = data_of(case_of(SHAPE, 2, 10.0, 3000, 0))
+    case = case_of(SHAPE, 2, 10.0, 3000, 0)
+    data = data_of(case)
     with torch.random.fork_rng():
-        W, parameters = trained(data, family, rank, rate, steps)
+        W, parameters = fitted(case, data, family, rank, rate, steps)
     with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged
         error = float(np.linalg.norm(W - data.target) / np.linalg.norm(data.target))
     return {
