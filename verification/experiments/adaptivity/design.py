@@ -157,10 +157,15 @@ def batch_run(name: str, family: str, rate: float, seed: int) -> Run:
     return Run(family, rank, replace(method, head_lr=head_lr), seed)  # type: ignore[type-var]
 
 
+def tried_at(rows: Sequence[RunRow], family: str) -> dict[float, float]:
+    """The development metric over the rates that a family was tried at, with the first seed."""
+    return {rate_of(row): dev_of(row) for row in rows if (row["family"], seed_of(row)) == (family, 0)}
+
+
 def tuned_at(rows: Sequence[RunRow], name: str, family: str) -> tuple[float | None, list[float]]:
     """The best rate of a family with the batches of a setting, or None and the rates to try still."""
     middle = LEARNING[family][1] * (BATCHES[name].batch / BATCH) ** 0.5
-    dev = {rate_of(row): dev_of(row) for row in rows if (row["family"], seed_of(row)) == (family, 0)}
+    dev = tried_at(rows, family)
     left = next_rates([float(f"{rate:.2g}") for rate in (middle / ROOT_TEN, middle, middle * ROOT_TEN)], dev)
     return (None, left) if left else (max(sorted(dev), key=dev.__getitem__), [])
 
@@ -169,8 +174,9 @@ def of_batches(stored: Stored) -> Iterator[tuple[str, Run]]:
     """The runs with large batches: rates are looked for before they are repeated."""
     repeated: list[tuple[str, Run]] = []
     for family, name in ((f, n) for f in LEARNING for n in BATCHES):
-        best, left = tuned_at(stored.get(name, ()), name, family)
-        yield from ((name, batch_run(name, family, rate, 0)) for rate in left)
+        rows = stored.get(name, ())
+        best, left = tuned_at(rows, name, family)
+        yield from ((name, batch_run(name, family, rate, 0)) for rate in (*tried_at(rows, family), *left))
         if best is not None:
             repeated += [(name, batch_run(name, family, best, seed)) for seed in range(BATCH_SEEDS)]
     yield from repeated
