@@ -16,6 +16,7 @@ from tests.finetune.tiny import write_tsv
 from verification.experiments.adaptivity import __main__ as command
 from verification.experiments.adaptivity import batches, corpora, design, shown
 from verification.experiments.adaptivity.corpora import wrong_label
+from verification.experiments.finetuning import queue
 from verification.experiments.finetuning.design import rate_of, seed_of
 from verification.experiments.finetuning.runs import options_of
 from verification.experiments.finetuning.stored import read_runs
@@ -72,6 +73,8 @@ def test_rates_of_large_batches_begin_at_the_root_of_the_batch_and_go_outward() 
     rows = [batch_row(family, rate, 0, rate) for rate in first]
     assert design.tuned_at(rows, name, family) == (None, [0.26])
     assert design.tuned_at([*rows, batch_row(family, 0.26, 0, 0.0)], name, family) == (0.081, [])
+    equals = [batch_row(family, rate, 0, value) for rate, value in zip(first, (0.1, 0.5, 0.5), strict=True)]
+    assert design.tuned_at([*equals, batch_row(family, 0.26, 0, 0.0)], name, family) == (0.026, []), "the smaller of equals"
     (run,) = (run for _, run in design.of_batches({name: rows}) if run.method.lr == 0.26)  # type: ignore[attr-defined]
     assert run.method.head_lr == 0.008  # type: ignore[attr-defined]
 
@@ -93,10 +96,27 @@ def test_the_table_of_large_batches_compares_the_best_rates_by_seeds() -> None:
         "71.0 (0.026)",
         *["−10.0 (−10.0 to −10.0)", "−20.0 (−20.0 to −20.0)"],
     ]
-    assert found["GeoLoRA, less LoRA"][:3] == ["+0.0 (+0.0 to +0.0)", "+5.0 (+5.0 to +5.0)", "+10.0 (+10.0 to +10.0)"]
+    five, ten = "+5.0 (+5.0 to +5.0)", "+10.0 (+10.0 to +10.0)"
+    assert found["GeoLoRA, less LoRA"] == ["+0.0 (+0.0 to +0.0)", five, ten, five, ten]
     stored["trec-batch-128"].pop()
     with pytest.raises(ValueError, match=r"trec-batch-128: expected 3 seeds of full at its best rate, found 2"):
         batches.table(stored)
+    with pytest.raises(ValueError, match=r"trec-batch-16: expected runs of lora at the rates \[0.001, .*\], found none"):
+        batches.table({name: [] for name in design.BATCHES})
+
+
+@pytest.mark.parametrize(("spread", "equivalent"), [(0.65, True), (0.80, False)])
+def test_equivalence_needs_the_90_percent_interval_within_a_point(spread: float, equivalent: bool) -> None:
+    """The differences 0.5 + spread·(−1, 0, 0, 0, 1) have the deviation spread/√2.  With four degrees of freedom
+    the 90 % interval ends at 0.5 + 2.132·spread/√10: 0.94 and 1.04 points.  That of 95 %, with 2.776, ends at
+    1.07 and 1.20.
+    """
+    at = {"one": (0.5 - spread, 0.5, 0.5, 0.5, 0.5 + spread), "other": (0.0,) * 5}
+    runs = {
+        name: {seed: batch_row(name, 1e-3, seed, 0.5 + value / 100.0) for seed, value in enumerate(values)}
+        for name, values in at.items()
+    }
+    assert shown.is_equivalent(batches.compared(runs["one"], runs["other"])) is equivalent
 
 
 def test_the_stored_runs_are_those_of_the_design() -> None:
@@ -125,9 +145,11 @@ def test_the_command_does_the_first_runs_and_goes_on(
         for seed, name in enumerate(("train", "dev", "test")):
             write_tsv(tmp_path / "data" / task / f"{name}.tsv", 48, seed)
     corpora.corpus_of.cache_clear()
-    monkeypatch.setattr(command, "ProcessPoolExecutor", Immediate)
+    monkeypatch.setattr(queue, "ProcessPoolExecutor", Immediate)
     arguments = ["--data", str(tmp_path / "data"), "--model", str(model_folder), "--output", str(tmp_path / "out"), "--runs", "1"]
     for count in (1, 2):
         assert command.main(arguments) == 0
         assert sum(len(read_runs(tmp_path / "out" / name)) for name in design.SETTINGS) == count
     assert capsys.readouterr().out.count("'dev': ") == 2
+    sizes = [corpora.corpus_of(name, str(model_folder), tmp_path / "data").plan.batch_size for name in design.BATCHES]
+    assert sizes == [16, 128, 1024]

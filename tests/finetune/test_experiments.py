@@ -31,7 +31,7 @@ from geolora_ref.finetune.model import Classifier, load_decoder, load_encoder, l
 from geolora_ref.support.files import locked, write_json
 from tests.finetune.tiny import write_text, write_tsv
 from verification.experiments.finetuning import __main__ as command
-from verification.experiments.finetuning import analysis, plain_text, rules, runs
+from verification.experiments.finetuning import analysis, plain_text, queue, rules, runs
 from verification.experiments.finetuning.analysis import (
     at_best,
     by_all_seeds,
@@ -502,7 +502,7 @@ def test_campaign_that_is_broken_off_goes_on_and_writes_the_page(
     model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted in its third run; the same command does that run and the rest, each once."""
-    monkeypatch.setattr(command, "ProcessPoolExecutor", Immediate)
+    monkeypatch.setattr(queue, "ProcessPoolExecutor", Immediate)
     monkeypatch.setattr(Immediate, "interrupt_at", 3)
     assert command.main(arguments(model_folder, data, tmp_path / "out")) == 130
     assert len(list((tmp_path / "out").glob("*/runs/*.json"))) == 2
@@ -600,7 +600,7 @@ def test_a_decoder_that_is_not_installed_is_named_with_its_packages(tmp_path: Pa
 @pytest.fixture
 def decoder_rows(decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The stored rows of a campaign of a small decoder."""
-    monkeypatch.setattr(command, "ProcessPoolExecutor", Immediate)
+    monkeypatch.setattr(queue, "ProcessPoolExecutor", Immediate)
     monkeypatch.setattr(runs, "DECODER", str(decoder_folder))
     monkeypatch.setattr(plain_text, "LENGTH", 16)
     monkeypatch.setattr(runs, "TASKS", {"shakespeare": PlainText(limits={"train": 40, "dev": 2, "test": 3})})

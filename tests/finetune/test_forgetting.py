@@ -114,12 +114,6 @@ def test_the_verdict_is_that_of_the_interval(worse: tuple[float, ...], verdict: 
     assert rows[5][1] == "2.000"
 
 
-def test_the_interval_is_that_of_three_seeds() -> None:
-    """The quantile of t with two degrees of freedom is 4.303; the deviation of 1, 2, 3 is 1."""
-    mean, low, high = forgotten.interval([1.0, 2.0, 3.0])
-    assert (mean, high - mean, mean - low) == pytest.approx((2.0, 4.303 / 3**0.5, 4.303 / 3**0.5), rel=1e-3)
-
-
 def test_the_command_keeps_its_runs(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.json"
     arguments = ["--data", str(data), "--output", str(output)]

@@ -64,13 +64,13 @@ def trained(
     rate: float,
     *,
     steps: int = STEPS,
-    penalty: Any = None,
-    after_step: Any = None,
+    penalty: Callable[[], Any] | None = None,
+    after_step: Callable[[int], object] | None = None,
 ) -> Matrix:
-    """W after ``steps`` batches without replacement, at a rate that falls to 0; a run whose loss is not
-    finite ends there.
+    """W after ``steps`` batches without replacement, at a rate that falls to 0; NaN in every entry if a
+    loss is not finite.
 
-    ``penalty()`` is added to the loss, ``after_step(t)`` follows each step.
+    ``penalty()`` is added to the loss, ``after_step(t)`` follows step t.
     """
     import torch
 
@@ -86,7 +86,7 @@ def trained(
         optimizer.zero_grad()
         loss = 0.5 * torch.sum((model(x[batch]) - y[batch]) ** 2) / BATCH
         if not torch.isfinite(loss):
-            break
+            return np.full((y.shape[1], x.shape[1]), np.nan)
         (loss if penalty is None else loss + penalty()).backward()
         optimizer.step()
         if after_step is not None:

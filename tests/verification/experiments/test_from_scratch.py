@@ -22,6 +22,7 @@ from geolora_ref.finetune.job import Plan
 from geolora_ref.gradients import ProjectedGradients
 from geolora_ref.nn import adapters
 from verification.experiments.finetuning.design import Run, dev_of, seed_of
+from verification.experiments.finetuning.runs import options_of
 from verification.experiments.finetuning.stored import read_runs
 from verification.experiments.from_scratch import __main__ as command
 from verification.experiments.from_scratch import design, page
@@ -329,8 +330,9 @@ def test_the_command_does_the_first_run_of_a_text(tmp_path: Path, capsys: pytest
 
 def test_the_stored_character_runs_are_those_of_the_design() -> None:
     rows = read_runs(character_page.MEASURED)
-    there = {(row["family"], row["budget"], row["config"]["method"]["lr"], seed_of(row)) for row in rows}
-    runs = [run for _, run in character_design.wanted(rows)] if rows else []
-    assert there == {(run.family, run.budget, run.method.lr, run.seed) for run in runs}  # type: ignore[attr-defined]
-    assert len(there) == len(rows)
-    assert all(row["config"]["method"]["head_lr"] == character_design.HEAD_RATE for row in rows)
+    found = {(row["family"], row["budget"], row["config"]["method"]["lr"], seed_of(row)): row["config"]["method"] for row in rows}
+    assert found == {
+        (run.family, run.budget, run.method.lr, run.seed): options_of(run.method)  # type: ignore[attr-defined]
+        for _, run in character_design.wanted(rows)
+    }
+    assert len(found) == len(rows)

@@ -1,5 +1,5 @@
-"""``python -m verification.experiments.adaptivity.forgetting``: what fine-tuning does to text that it
-does not train on (half an hour).
+"""``python -m verification.experiments.adaptivity.forgetting``: what fine-tuning does to text
+outside its training set (half an hour).
 
 The design, fixed before its runs.
 

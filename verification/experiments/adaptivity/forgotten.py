@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy import stats
-
 from geolora_ref.support.files import read_json
 from verification.experiments.adaptivity.forgetting import METHODS, STORED
 from verification.experiments.adaptivity.other_text import OTHERS, TRAINING
+from verification.experiments.adaptivity.shown import with_interval
+from verification.experiments.finetuning.analysis import half_width
 from verification.support.shown import Rows, markdown_table
 
-__all__ = ["at_loss", "equal_loss", "interval", "of_runs", "table"]
+__all__ = ["at_loss", "equal_loss", "of_runs", "table"]
 
 NAMES, TITLES = {"lora": "LoRA, rank 4", "geolora": "GeoLoRA"}, {"stsb": "STS-B", "sst2": "SST-2"}
 JUDGED = (*OTHERS, "distance")
@@ -41,15 +41,9 @@ def at_loss(run: Run, loss: float) -> Record:
     return {name: last[name] + share * (one[name] - last[name]) for name in one}
 
 
-def interval(pairs: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of differences, and the ends of its 95 % interval of Student's t."""
-    mean = statistics.fmean(pairs)
-    spread = float(stats.t.ppf(0.975, len(pairs) - 1)) * statistics.stdev(pairs) / len(pairs) ** 0.5
-    return mean, mean - spread, mean + spread
-
-
-def _verdict(low: float, high: float, less: str, more: str) -> str:
-    return less if high < 0.0 else more if low > 0.0 else "no difference is shown"
+def _verdict(differences: Sequence[float], less: str, more: str) -> str:
+    mean, half = statistics.fmean(differences), half_width(differences)
+    return less if mean + half < 0.0 else more if mean - half > 0.0 else "no difference is shown"
 
 
 def of_runs(runs: Sequence[Run]) -> Rows:
@@ -73,23 +67,18 @@ def of_runs(runs: Sequence[Run]) -> Rows:
         perplexity = statistics.fmean(run["test"][1] for run in found)
         shown.append(line(f"{NAMES[family]}, after the last step", [run["records"][-1] for run in found], f"{perplexity:.1f}"))
     less = {
-        name: interval([one[name] - other[name] for one, other in zip(equal["geolora"], equal["lora"], strict=True)])
-        for name in JUDGED
+        name: [one[name] - other[name] for one, other in zip(equal["geolora"], equal["lora"], strict=True)] for name in JUDGED
     }
-    cells = [cell for name in OTHERS for cell in ("", _with_interval(*less[name], ".3f"))]
-    mean, low, high = (100.0 * value for value in less["distance"])
-    shown.append(["GeoLoRA less LoRA, at equal training loss", "", *cells, _with_interval(mean, low, high, ".2f"), ""])
-    words = [cell for name in OTHERS for cell in ("", _verdict(*less[name][1:], "forgets less", "forgets more"))]
-    shown.append(["GeoLoRA", "", *words, _verdict(*less["distance"][1:], "is nearer", "is farther"), ""])
+    cells = [cell for name in OTHERS for cell in ("", with_interval(less[name], ".3f"))]
+    percent = with_interval([100.0 * value for value in less["distance"]], ".2f")
+    shown.append(["GeoLoRA less LoRA, at equal training loss", "", *cells, percent, ""])
+    words = [cell for name in OTHERS for cell in ("", _verdict(less[name], "forgets less", "forgets more"))]
+    shown.append(["GeoLoRA", "", *words, _verdict(less["distance"], "is nearer", "is farther"), ""])
     return shown
 
 
-def _signed(value: float, form: str = ".3f") -> str:
-    return format(value, f"+{form}").replace("-", "−")
-
-
-def _with_interval(mean: float, low: float, high: float, form: str) -> str:
-    return f"{_signed(mean, form)} ({_signed(low, form)} to {_signed(high, form)})"
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def table() -> str:

@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from scipy import stats
-
 from verification.experiments.adaptivity.design import COMPARED, NOISE, SEEDS, UNTUNED, best_rate
-from verification.experiments.finetuning.analysis import Difference, paired, test_of
+from verification.experiments.finetuning.analysis import Difference, half_width, paired, test_of
 from verification.experiments.finetuning.design import RunRow, Stored, runs_at
 from verification.experiments.finetuning.stored import read_runs
 from verification.support.shown import Rows, markdown_table
 
-__all__ = ["at_tuned", "at_untuned", "difference", "less", "outcome", "tuned", "untuned"]
+__all__ = ["at_tuned", "at_untuned", "difference", "is_equivalent", "less", "outcome", "tuned", "untuned", "with_interval"]
 
 MEASURED = Path(__file__).parent / "measured"
 LABELS = dict(zip(COMPARED, ("LoRA, rank 8", "LoRA, rank 32", "GeoLoRA", "GeoLoRA, noise"), strict=True))
@@ -59,13 +57,18 @@ def difference(rows: Sequence[RunRow], one: tuple[str, int], other: tuple[str, i
 
 def less(found: Difference) -> str:
     """A difference and its 95 % interval over the seeds, for a cell of a table."""
-    return f"{found.mean:+.1f} ({found.t_low:+.1f} to {found.t_high:+.1f})".replace("-", "−")
+    return with_interval(next(iter(found.pairs.values())))
 
 
-def _is_equivalent(found: Difference) -> bool:
+def with_interval(values: Sequence[float], form: str = ".1f") -> str:
+    """The mean of differences and its 95 % interval of Student's t, for a cell of a table."""
+    mean, half = statistics.fmean(values), half_width(values)
+    return f"{mean:+{form}} ({mean - half:+{form}} to {mean + half:+{form}})".replace("-", "−")
+
+
+def is_equivalent(found: Difference) -> bool:
     """Return whether the 90 % interval lies within the margin: two one-sided tests at 5 %."""
-    half = (found.t_high - found.mean) * float(stats.t.ppf(0.95, SEEDS - 1) / stats.t.ppf(0.975, SEEDS - 1))
-    return abs(found.mean) + half <= MARGIN
+    return abs(found.mean) + half_width(found.pairs[""], 0.9) <= MARGIN
 
 
 def outcome() -> str:
@@ -77,7 +80,7 @@ def outcome() -> str:
     for (rates, at), one, other in ((stage, one, other) for stage in stages for one in OURS for other in RIVALS):
         found = [difference(rows, one, other, at) for rows in _stored().values()]
         better, worse = sum(one.t_low > 0.0 for one in found), sum(one.t_high < 0.0 for one in found)
-        counts = (better, worse, sum(map(_is_equivalent, found)), len(found))
+        counts = (better, worse, sum(map(is_equivalent, found)), len(found))
         shown.append([rates, LABELS[one], LABELS[other], *map(str, counts)])
     return markdown_table(shown)
 
@@ -98,7 +101,7 @@ def _accuracies(at: Runs) -> str:
     shown: Rows = [["setting", *LABELS.values(), *(f"{LABELS[one]}, less {LABELS[other]}" for one, other in against)]]
     for name, rows in _stored().items():
         setting = NOISE[name]
-        labels = f"{100.0 * setting.wrong:.0f} % wrong" if setting.wrong else "right labels"
+        labels = f"{100.0 * setting.wrong:.0f}\N{NO-BREAK SPACE}% wrong" if setting.wrong else "right labels"
         means = (statistics.fmean(map(test_of, at(rows, method).values())) for method in COMPARED)
         cells = (less(difference(rows, one, other, at)) for one, other in against)
         shown.append(

