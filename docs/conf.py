@@ -9,8 +9,13 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-sys.path[:0] = [str(ROOT), str(DOCS / "_ext")]  # verification/ is not installed; the extensions are ours
-warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")  # tutorials end in plt.show()
+sys.path[:0] = [
+    str(ROOT),
+    str(DOCS / "_ext"),
+]  # verification/ is not installed; the extensions are ours
+warnings.filterwarnings(
+    "ignore", message="FigureCanvasAgg is non-interactive"
+)  # tutorials end in plt.show()
 
 import geolora_ref  # noqa: E402
 from docutils import nodes  # noqa: E402
@@ -41,7 +46,14 @@ extensions = [
     "import_picture",
     "fonts",
 ]
-exclude_patterns = ["_ext", "_static", "_generated/figures", "tutorials", "**.ipynb", "gallery/README*"]
+exclude_patterns = [
+    "_ext",
+    "_static",
+    "_generated/figures",
+    "tutorials",
+    "**.ipynb",
+    "gallery/README*",
+]
 suppress_warnings = ["config.cache"]  # sphinx_gallery_conf holds a class
 nitpicky = False
 
@@ -89,7 +101,10 @@ mathjax3_config = {
         "macros": {
             "norm": [r"\left\lVert #1\right\rVert", 1],
             "inner": [r"\langle #1\rangle", 1],
-            "mathsf": [r"\mathrm{#1}", 1],  # the one script has no sans-serif letters, and would take the browser's
+            "mathsf": [
+                r"\mathrm{#1}",
+                1,
+            ],  # the one script has no sans-serif letters, and would take the browser's
         }
     },
     "options": {"enableMenu": False},

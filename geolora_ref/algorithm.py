@@ -26,7 +26,18 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, qr, svd, tail_norms, zeros
+from geolora_ref.arrays import (
+    Array,
+    Float,
+    H,
+    Inexact,
+    diagonal_matrix,
+    namespace,
+    qr,
+    svd,
+    tail_norms,
+    zeros,
+)
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank, state
 
@@ -56,7 +67,9 @@ class RankRule(StrEnum):
     BUDGET = "budget"  # a budget over several layers decided
 
 
-def optimizer_step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float) -> Inexact[Array, "a b"]:
+def optimizer_step(
+    P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float
+) -> Inexact[Array, "a b"]:
     """Algorithm 2, opt: P − λ G (plain SGD, the case that the theory covers)."""
     return P - learning_rate * G
 
@@ -85,7 +98,9 @@ def coefficient_update(
     )
 
 
-def basis_augmentation(B: Inexact[Array, "*layers m r"], X: Inexact[Array, "*layers m s"]) -> Inexact[Array, "*layers m k"]:
+def basis_augmentation(
+    B: Inexact[Array, "*layers m r"], X: Inexact[Array, "*layers m s"]
+) -> Inexact[Array, "*layers m k"]:
     """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]); BᴴB̃ = 0, X in its range.
 
     QR may flip the signs of its first r columns; the caller keeps its own ``B`` and takes only the
@@ -111,7 +126,9 @@ def assemble(
     return xp.concat([top, bottom], axis=-2)
 
 
-def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_rank: int | None = None) -> tuple[int, RankRule]:
+def choose_rank(
+    tails: Sequence[float], theta: float, min_rank: int = 1, max_rank: int | None = None
+) -> tuple[int, RankRule]:
     """The smallest r' with tail_{r'} ≤ ϑ, clipped to [min_rank, max_rank], and the rule that fixed it.
 
     ``tails[j]`` is (Σ_{i≥j} σ_i²)^{1/2}, nonincreasing; the tail after the last singular value is 0.
@@ -162,9 +179,13 @@ def truncation(
     tails = tail_norms(sigma)
     checks.finite_norm("line 6", "S_hat", tails[0])
     theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)
-    rank, rule = choose_rank(tails, theta, min_rank, max_rank)  # rank may be len(tails): nothing is cut
+    rank, rule = choose_rank(
+        tails, theta, min_rank, max_rank
+    )  # rank may be len(tails): nothing is cut
     Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])
-    return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=[*tails, 0.0][rank], rank_rule=rule)
+    return Truncation(
+        Y=Y, singular_values=sigma, theta=theta, discarded=[*tails, 0.0][rank], rank_rule=rule
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,5 +267,13 @@ def geolora_step(
     checks.threshold(tau, theta)
     checks.ranks(min_rank, max_rank, state(Y).shape)
     step = augmented_step(Y, gradients, learning_rate=learning_rate, optimizer=optimizer)
-    cut = truncation(step.S_hat, step.U_hat, step.V_hat, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)
+    cut = truncation(
+        step.S_hat,
+        step.U_hat,
+        step.V_hat,
+        tau=tau,
+        theta=theta,
+        min_rank=min_rank,
+        max_rank=max_rank,
+    )
     return GeoLoRAStep(**vars(cut), **vars(step))

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 else:
     try:
         from jaxtyping import Float, Inexact
-    except ModuleNotFoundError:  # shapes are documentation; only the tests and the docs evaluate them
+    except (
+        ModuleNotFoundError
+    ):  # shapes are documentation; only the tests and the docs evaluate them
 
         class Float:
             """``Float[Array, "m n"]`` is the array."""
@@ -70,7 +72,9 @@ def namespace(*arrays: Array) -> Any:
     """The array API namespace that all ``arrays`` share (``TypeError`` of array-api-compat if they
     do not).
     """
-    if arrays and all(type(X) is np.ndarray for X in arrays):  # the search among all libraries takes long
+    if arrays and all(
+        type(X) is np.ndarray for X in arrays
+    ):  # the search among all libraries takes long
         return import_module("array_api_compat.numpy")
     return array_api_compat.array_namespace(*arrays)
 
@@ -123,16 +127,24 @@ def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
     xp = namespace(A)
     try:
         return tuple(xp.linalg.svd(A, full_matrices=False))
-    except (ValueError, RuntimeError) as problem:  # LinAlgError is a ValueError in NumPy, a RuntimeError in torch
+    except (
+        ValueError,
+        RuntimeError,
+    ) as problem:  # LinAlgError is a ValueError in NumPy, a RuntimeError in torch
         if "converge" not in str(problem):
             raise
     if len(A.shape) > 2:
-        return tuple(xp.stack(parts) for parts in zip(*(svd(A[i, ...]) for i in range(A.shape[0])), strict=True))
+        return tuple(
+            xp.stack(parts)
+            for parts in zip(*(svd(A[i, ...]) for i in range(A.shape[0])), strict=True)
+        )
     Q, sigma, Ph = xp.linalg.svd(H(A), full_matrices=False)
     return H(Ph), sigma, H(Q)
 
 
-def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], Inexact[Array, "*stack k s"]]:
+def qr(
+    X: Inexact[Array, "*stack m s"],
+) -> tuple[Inexact[Array, "*stack m k"], Inexact[Array, "*stack k s"]]:
     """X = Q R: k = min(m, s) orthonormal columns Q, the first j of which have those of X in their
     span, and R = QᴴX.
 
@@ -146,7 +158,9 @@ def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], I
         return Q, R
     parts = [xp.real(X), xp.imag(X)]
     largest = xp.maximum(*(xp.max(xp.abs(part), axis=-2, keepdims=True) for part in parts))
-    real, imaginary = (xp.astype(part / xp.where(largest > 0.0, largest, 1.0), X.dtype) for part in parts)
+    real, imaginary = (
+        xp.astype(part / xp.where(largest > 0.0, largest, 1.0), X.dtype) for part in parts
+    )
     Q, _ = xp.linalg.qr(real + 1j * imaginary)
     return Q, H(Q) @ X
 
@@ -172,7 +186,9 @@ def zeros(shape: tuple[int, ...], like: Inexact[Array, ...]) -> Inexact[Array, "
     return namespace(like).zeros(shape, dtype=like.dtype, device=array_api_compat.device(like))
 
 
-def diagonal_matrix(diagonal: Float[Array, " r"], like: Inexact[Array, ...]) -> Inexact[Array, "r r"]:
+def diagonal_matrix(
+    diagonal: Float[Array, " r"], like: Inexact[Array, ...]
+) -> Inexact[Array, "r r"]:
     """The square matrix with this diagonal, in the dtype and on the device of ``like``."""
     return identity(diagonal.shape[0], like) * namespace(like).astype(diagonal, like.dtype)[None, :]
 

@@ -13,7 +13,14 @@ from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, namespace, to_numpy
 
-__all__ = ["RankAllocation", "Unit", "allocate_ranks", "cost", "factor_entries", "truncate_to_budget"]
+__all__ = [
+    "RankAllocation",
+    "Unit",
+    "allocate_ranks",
+    "cost",
+    "factor_entries",
+    "truncate_to_budget",
+]
 
 Unit = Literal["ranks", "parameters"]
 
@@ -83,32 +90,52 @@ def allocate_ranks(
     if not spectra:
         raise ValueError("spectra: expected at least one layer, found none")
     if len(spectra) != len(shapes):
-        raise ValueError(f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}")
+        raise ValueError(
+            f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}"
+        )
     budget = checks.integer("budget", budget, 1)
     limits = checks.each("max_rank", max_rank, len(spectra))
     sigmas = [to_numpy(spectrum).tolist() for spectrum in spectra]
     for layer, sigma in enumerate(sigmas):
         min_rank, limits[layer] = checks.ranks(min_rank, limits[layer], shapes[layer])
-        if not sigma or not all(map(math.isfinite, sigma)) or sorted(sigma, reverse=True) != sigma or sigma[-1] < 0.0:
-            raise ValueError(f"spectra[{layer}]: expected sorted, nonnegative singular values, found {sigma}")
+        if (
+            not sigma
+            or not all(map(math.isfinite, sigma))
+            or sorted(sigma, reverse=True) != sigma
+            or sigma[-1] < 0.0
+        ):
+            raise ValueError(
+                f"spectra[{layer}]: expected sorted, nonnegative singular values, found {sigma}"
+            )
     least = [min(min_rank, len(sigma)) for sigma in sigmas]
     # a singular value of 0 is not kept for its own sake: its directions are arbitrary
     positive = [sum(value > 0.0 for value in sigma) for sigma in sigmas]
-    most = [count if limit is None else min(limit, count) for count, limit in zip(positive, limits, strict=True)]
+    most = [
+        count if limit is None else min(limit, count)
+        for count, limit in zip(positive, limits, strict=True)
+    ]
     spent = sum(cost(rank, shape, unit) for rank, shape in zip(least, shapes, strict=True))
     if spent > budget:
-        raise ValueError(f"budget: expected at least {spent} {unit} for min_rank = {min_rank} in every layer, found {budget}")
+        raise ValueError(
+            f"budget: expected at least {spent} {unit} for min_rank = {min_rank} in every layer, found {budget}"
+        )
     prices = [
         [cost(rank + 1, shape, unit) - cost(rank, shape, unit) for rank in range(len(sigma))]
         for sigma, shape in zip(sigmas, shapes, strict=True)
     ]
     ranks, left = _greedy(sigmas, prices, least, most, budget - spent)
-    discarded = math.hypot(*(value for sigma, rank in zip(sigmas, ranks, strict=True) for value in sigma[rank:]))
+    discarded = math.hypot(
+        *(value for sigma, rank in zip(sigmas, ranks, strict=True) for value in sigma[rank:])
+    )
     return RankAllocation(tuple(ranks), budget - left, discarded)
 
 
 def _greedy(
-    sigmas: Sequence[Sequence[float]], prices: Sequence[Sequence[int]], least: Sequence[int], most: Sequence[int], left: int
+    sigmas: Sequence[Sequence[float]],
+    prices: Sequence[Sequence[int]],
+    least: Sequence[int],
+    most: Sequence[int],
+    left: int,
 ) -> tuple[list[int], int]:
     """Raise the ranks from ``least`` towards ``most`` by the best offers within the budget
     ``left``: the ranks, and the rest.
@@ -124,7 +151,9 @@ def _greedy(
     )
     ranks = list(least)
     for _, layer, rank in offers:
-        if rank == ranks[layer] and prices[layer][rank] <= left:  # rank > ranks[layer]: an earlier value did not fit
+        if (
+            rank == ranks[layer] and prices[layer][rank] <= left
+        ):  # rank > ranks[layer]: an earlier value did not fit
             ranks[layer], left = rank + 1, left - prices[layer][rank]
     return ranks, left
 
@@ -143,7 +172,9 @@ def truncate_to_budget(
     """
     spectra = [namespace(step.S_hat).linalg.svdvals(step.S_hat) for step in steps]
     shapes = [(step.U_hat.shape[0], step.V_hat.shape[0]) for step in steps]
-    ranks = allocate_ranks(spectra, shapes, budget, unit=unit, min_rank=min_rank, max_rank=max_rank).ranks
+    ranks = allocate_ranks(
+        spectra, shapes, budget, unit=unit, min_rank=min_rank, max_rank=max_rank
+    ).ranks
     cuts = [
         truncation(step.S_hat, step.U_hat, step.V_hat, theta=0.0, min_rank=rank, max_rank=rank)
         for step, rank in zip(steps, ranks, strict=True)

@@ -14,7 +14,18 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, is_complex, is_diagonal, namespace, norm
+from geolora_ref.arrays import (
+    Array,
+    H,
+    Inexact,
+    eps,
+    finite,
+    identity,
+    is_complex,
+    is_diagonal,
+    namespace,
+    norm,
+)
 
 __all__ = [
     "alike",
@@ -49,10 +60,14 @@ __all__ = [
 
 def instance(name: str, value: Any, kinds: type | tuple[type, ...], meaning: str) -> None:
     """Raise ``ValueError`` unless ``value`` is one of these kinds; ``meaning`` says what was expected."""
-    if isinstance(value, type):  # a class has its instances' methods, so it would pass for an instance of a protocol
+    if isinstance(
+        value, type
+    ):  # a class has its instances' methods, so it would pass for an instance of a protocol
         raise ValueError(f"{name}: expected {meaning}, found the class {value.__name__}")
     if not isinstance(value, kinds):
-        shape = f" of shape {tuple(value.shape)}" if array_api_compat.is_array_api_obj(value) else ""
+        shape = (
+            f" of shape {tuple(value.shape)}" if array_api_compat.is_array_api_obj(value) else ""
+        )
         raise ValueError(f"{name}: expected {meaning}, found {type(value).__name__}{shape}")
 
 
@@ -82,7 +97,9 @@ def alike(**named: Array) -> Any:
     """
     for name, X in named.items():
         if not array_api_compat.is_array_api_obj(X) or isinstance(X, np.ma.MaskedArray):
-            raise ValueError(f"{name}: expected an array of an array API library, found {type(X).__name__}")
+            raise ValueError(
+                f"{name}: expected an array of an array API library, found {type(X).__name__}"
+            )
         if getattr(X, "requires_grad", False):
             raise ValueError(
                 f"{name}: expected an array outside of automatic differentiation, found one that requires a gradient"
@@ -92,13 +109,21 @@ def alike(**named: Array) -> Any:
     xp = namespace(first)
     for name, X in named.items():
         if namespace(X) is not xp:
-            raise ValueError(f"{name}: expected the array library of {first_name} ({xp.__name__}), found {namespace(X).__name__}")
+            raise ValueError(
+                f"{name}: expected the array library of {first_name} ({xp.__name__}), found {namespace(X).__name__}"
+            )
         if X.ndim != 2:
-            raise ValueError(f"{name}: expected a matrix (2 dimensions), found shape {tuple(X.shape)}")
+            raise ValueError(
+                f"{name}: expected a matrix (2 dimensions), found shape {tuple(X.shape)}"
+            )
         if not _single_or_double(xp, X.dtype):
-            raise ValueError(f"{name}: expected a real or complex floating dtype of single or double precision, found {X.dtype}")
+            raise ValueError(
+                f"{name}: expected a real or complex floating dtype of single or double precision, found {X.dtype}"
+            )
         if X.dtype != first.dtype:
-            raise ValueError(f"{name}: expected the dtype of {first_name} ({first.dtype}), found {X.dtype}")
+            raise ValueError(
+                f"{name}: expected the dtype of {first_name} ({first.dtype}), found {X.dtype}"
+            )
         if array_api_compat.device(X) != array_api_compat.device(first):
             raise ValueError(
                 f"{name}: expected the device of {first_name} ({array_api_compat.device(first)}), "
@@ -112,7 +137,10 @@ def _single_or_double(xp: Any, dtype: Any) -> bool:
     """Return whether a dtype of this namespace is floating, real or complex, with parts of 32 or
     64 bits; NumPy takes long to say so.
     """
-    return bool(xp.isdtype(dtype, ("real floating", "complex floating")) and xp.finfo(dtype).bits in (32, 64))
+    return bool(
+        xp.isdtype(dtype, ("real floating", "complex floating"))
+        and xp.finfo(dtype).bits in (32, 64)
+    )
 
 
 def matrices(**named: Array) -> Any:
@@ -131,7 +159,9 @@ def finite_entries(name: str, X: Inexact[Array, "a b"]) -> None:
     if not finite(X):
         xp = namespace(X)
         bad = int(xp.sum(xp.astype(~xp.isfinite(X), xp.int64)))
-        raise ValueError(f"{name}: expected finite entries, found {bad} of {X.shape[0] * X.shape[1]} not finite")
+        raise ValueError(
+            f"{name}: expected finite entries, found {bad} of {X.shape[0] * X.shape[1]} not finite"
+        )
 
 
 def real_matrices(**named: Array) -> Any:
@@ -149,7 +179,9 @@ def same_shape(name: str, X: Array, expected: tuple[int, ...], meaning: str) -> 
         raise ValueError(f"{name}: expected shape {expected} ({meaning}), found {tuple(X.shape)}")
 
 
-def product_shape(S_hat: Inexact[Array, "p q"], U_hat: Inexact[Array, "m p"], V_hat: Inexact[Array, "n q"]) -> tuple[int, int]:
+def product_shape(
+    S_hat: Inexact[Array, "p q"], U_hat: Inexact[Array, "m p"], V_hat: Inexact[Array, "n q"]
+) -> tuple[int, int]:
     """(m, n) of Û Ŝ V̂ᴴ; ``ValueError`` unless the three are finite and fit together."""
     matrices(S_hat=S_hat, U_hat=U_hat, V_hat=V_hat)
     (p, q), m, n = S_hat.shape, int(U_hat.shape[0]), int(V_hat.shape[0])
@@ -158,7 +190,9 @@ def product_shape(S_hat: Inexact[Array, "p q"], U_hat: Inexact[Array, "m p"], V_
     return m, n
 
 
-def on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Array, Array, float], Array]:
+def on_copies(
+    optimizer: Callable[[Array, Array, float], Array],
+) -> Callable[[Array, Array, float], Array]:
     """A caller's opt(P, G, λ) applied to copies of P and G, so that it may work in place.
 
     Raises ``ValueError`` unless ``optimizer`` is callable; the returned function raises it unless
@@ -171,7 +205,10 @@ def on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Ar
 
 
 def _on_copies(
-    optimizer: Callable[[Array, Array, float], Array], P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float
+    optimizer: Callable[[Array, Array, float], Array],
+    P: Inexact[Array, "a b"],
+    G: Inexact[Array, "a b"],
+    learning_rate: float,
 ) -> Array:
     xp, name = namespace(P), "opt(P, G, λ)"
     new = optimizer(xp.asarray(P, copy=True), xp.asarray(G, copy=True), learning_rate)
@@ -194,7 +231,9 @@ def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
 
 def not_orthonormal(name: str, defect: float, allowed: float, bound: str = "√eps") -> ValueError:
     """The error for a basis whose defect exceeds ``allowed``; ``bound`` is the formula of that limit."""
-    return ValueError(f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ {bound} = {allowed:.1e}, found {defect:.3e}")
+    return ValueError(
+        f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ {bound} = {allowed:.1e}, found {defect:.3e}"
+    )
 
 
 def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
@@ -273,7 +312,9 @@ def each(name: str, value: Any, count: int) -> list[Any]:
         value = value.tolist()
     values = list(value) if isinstance(value, Sequence) else [value] * count
     if len(values) != count:
-        raise ValueError(f"{name}: expected one number, or one for each of {count} layers, found {len(values)}")
+        raise ValueError(
+            f"{name}: expected one number, or one for each of {count} layers, found {len(values)}"
+        )
     return values
 
 
@@ -282,7 +323,9 @@ def threshold(tau: float | None, theta: float | None) -> None:
     ``ValueError``.
     """
     if (tau is None) == (theta is None):
-        raise ValueError(f"tau, theta: expected exactly one of the two thresholds, found tau={tau}, theta={theta}")
+        raise ValueError(
+            f"tau, theta: expected exactly one of the two thresholds, found tau={tau}, theta={theta}"
+        )
     if tau is not None:
         nonnegative_number("tau", tau)
     if theta is not None:
@@ -305,7 +348,9 @@ def rank(name: str, value: Any, shape: tuple[int, int]) -> int:
     return found
 
 
-def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> tuple[int, int | None]:
+def ranks(
+    min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None
+) -> tuple[int, int | None]:
     """Both ranks as ints; ``ValueError`` unless 1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n)
     for a given shape.
     """
@@ -326,7 +371,9 @@ def finite_norm(line: str, name: str, size: float) -> None:
     result, is not finite.
     """
     if not math.isfinite(size):
-        raise FloatingPointError(f"{line}: the norm of {name} overflowed the range of float64; nothing was changed")
+        raise FloatingPointError(
+            f"{line}: the norm of {name} overflowed the range of float64; nothing was changed"
+        )
 
 
 def finite_results(line: str, **named: Array) -> None:
@@ -338,4 +385,6 @@ def finite_results(line: str, **named: Array) -> None:
         if math.isnan(size):
             raise FloatingPointError(f"{line}: {name} is not finite; nothing was changed")
         if size > float(namespace(X).finfo(X.dtype).max):
-            raise FloatingPointError(f"{line}: {name} overflowed the range of {X.dtype}; nothing was changed")
+            raise FloatingPointError(
+                f"{line}: {name} overflowed the range of {X.dtype}; nothing was changed"
+            )

@@ -29,7 +29,9 @@ RULES: Mapping[str, Sequence[str]] = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="geolora-ref", description="GeoLoRA: judge a step, fine-tune a model.")
+    top = argparse.ArgumentParser(
+        prog="geolora-ref", description="GeoLoRA: judge a step, fine-tune a model."
+    )
     top.add_argument("--version", action="version", version=f"geolora-ref {version('geolora-ref')}")
     commands = top.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="run the conformance kit on a backend")
@@ -38,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
         check.add_argument(f"--{name}", **keywords)
     _add_selection(check, "group=…, flag=… or id=… (a beginning)")
     check.add_argument(
-        "--quick", action="store_true", help="about a quarter of the cases, which is enough for every known defect"
+        "--quick",
+        action="store_true",
+        help="about a quarter of the cases, which is enough for every known defect",
     )
     check.add_argument(
         "--shape",
@@ -47,16 +51,34 @@ def parser() -> argparse.ArgumentParser:
         metavar="MxNxR",
         help="ask everything at these sizes as well; repeatable",
     )
-    check.add_argument("--fuzz", type=int, default=0, metavar="N", help="draw so many further cases (--seed)")
-    check.add_argument("--seed", type=int, default=0, metavar="S", help="of the cases that are drawn (default: 0)")
-    check.add_argument("--repeat", type=int, default=1, metavar="N", help="ask each case so many times: once wrong is wrong")
     check.add_argument(
-        "--jobs", type=int, metavar="N", help="run in so many further processes; a crash is a row (default: in this one)"
+        "--fuzz", type=int, default=0, metavar="N", help="draw so many further cases (--seed)"
     )
     check.add_argument(
-        "--timeout", type=float, metavar="S", help="run in processes of their own; a crash or S seconds without answer is a row"
+        "--seed", type=int, default=0, metavar="S", help="of the cases that are drawn (default: 0)"
     )
-    check.add_argument("--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML; folders are made")
+    check.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ask each case so many times: once wrong is wrong",
+    )
+    check.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="run in so many further processes; a crash is a row (default: in this one)",
+    )
+    check.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="run in processes of their own; a crash or S seconds without answer is a row",
+    )
+    check.add_argument(
+        "--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML; folders are made"
+    )
     rules = commands.add_parser("check-rule", help="judge an optimizer's directions and memory")
     by_rule = rules.add_subparsers(dest="rule", required=True)
     for rule, named in RULES.items():
@@ -69,33 +91,76 @@ def parser() -> argparse.ArgumentParser:
         if "smoothing" in named:
             judged.add_argument("--smoothing", type=float, default=0.0, help="s (default: 0)")
         _add_selection(judged, "id=… (a beginning)")
-    table = commands.add_parser("scoreboard", help="reports of several backends as one table, in Markdown")
-    table.add_argument("reports", nargs="+", type=nonempty_path, metavar="REPORT.json", help="what check --json wrote")
-    table.add_argument("--html", type=nonempty_path, metavar="FILE", help="write the table as a page; folders are made")
-    vectors = commands.add_parser("vectors", help="test vectors for other languages").add_subparsers(dest="action", required=True)
+    table = commands.add_parser(
+        "scoreboard", help="reports of several backends as one table, in Markdown"
+    )
+    table.add_argument(
+        "reports",
+        nargs="+",
+        type=nonempty_path,
+        metavar="REPORT.json",
+        help="what check --json wrote",
+    )
+    table.add_argument(
+        "--html",
+        type=nonempty_path,
+        metavar="FILE",
+        help="write the table as a page; folders are made",
+    )
+    vectors = commands.add_parser(
+        "vectors", help="test vectors for other languages"
+    ).add_subparsers(dest="action", required=True)
     export = vectors.add_parser("export", help="write schema, vectors and instructions to a folder")
     export.add_argument("directory", type=nonempty_path)
     judge = vectors.add_parser("judge", help="judge the outputs of an implementation")
     judge.add_argument("directory", type=nonempty_path, help="of the vectors")
     judge.add_argument("outputs", type=nonempty_path, help="one JSON file a vector")
-    judge.add_argument("--name", metavar="TEXT", help="what the report calls the program (default: the folder of its outputs)")
-    judge.add_argument("--json", type=nonempty_path, metavar="FILE", help="write the report, for scoreboard too")
-    vectors.add_parser("check", help="generate the vectors again and compare them with the stored ones")
-    commands.add_parser("finetune", help="fine-tune a pretrained transformer on texts (extra finetune)", add_help=False)
+    judge.add_argument(
+        "--name",
+        metavar="TEXT",
+        help="what the report calls the program (default: the folder of its outputs)",
+    )
+    judge.add_argument(
+        "--json", type=nonempty_path, metavar="FILE", help="write the report, for scoreboard too"
+    )
+    vectors.add_parser(
+        "check", help="generate the vectors again and compare them with the stored ones"
+    )
+    commands.add_parser(
+        "finetune",
+        help="fine-tune a pretrained transformer on texts (extra finetune)",
+        add_help=False,
+    )
     return top
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("backend", help="package.module:function (the current folder is searched as well)")
+    parser.add_argument(
+        "backend", help="package.module:function (the current folder is searched as well)"
+    )
 
 
 def _add_selection(parser: argparse.ArgumentParser, keys: str) -> None:
     """Add the options of ``check`` and ``check-rule``: which cases are run, and what is written."""
-    parser.add_argument("--tests", action="append", default=[], metavar="KEY=VALUE", help=f"only {keys}")
-    parser.add_argument("--fail-fast", action="store_true", help="stop after the first case that fails")
-    parser.add_argument("--reproduce", metavar="ID", help="print a script that runs this failing case without the kit")
-    parser.add_argument("--name", metavar="TEXT", help="what reports call the backend (default: package.module:function)")
-    parser.add_argument("--json", type=nonempty_path, metavar="FILE", help="write every ratio; folders are made")
+    parser.add_argument(
+        "--tests", action="append", default=[], metavar="KEY=VALUE", help=f"only {keys}"
+    )
+    parser.add_argument(
+        "--fail-fast", action="store_true", help="stop after the first case that fails"
+    )
+    parser.add_argument(
+        "--reproduce",
+        metavar="ID",
+        help="print a script that runs this failing case without the kit",
+    )
+    parser.add_argument(
+        "--name",
+        metavar="TEXT",
+        help="what reports call the backend (default: package.module:function)",
+    )
+    parser.add_argument(
+        "--json", type=nonempty_path, metavar="FILE", help="write every ratio; folders are made"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command in ("check", "check-rule"):
         _refuse_combinations(top, options)
     try:
-        from geolora_ref.oracle import command  # after parsing: help and usage errors need no library
+        from geolora_ref.oracle import (
+            command,
+        )  # after parsing: help and usage errors need no library
 
         run = {
             "check": command.check,
@@ -137,7 +204,16 @@ def _refuse_combinations(top: argparse.ArgumentParser, options: argparse.Namespa
     chosen = [options.rule] if options.command == "check-rule" else []
     plain = vars(top.parse_args([options.command, *chosen, options.backend]))
     given = [name for name, value in vars(options).items() if value != plain[name]]
-    report: tuple[str, ...] = ("tests", "quick", "fuzz", "seed", "repeat", "jobs", "timeout", "fail_fast")
+    report: tuple[str, ...] = (
+        "tests",
+        "quick",
+        "fuzz",
+        "seed",
+        "repeat",
+        "jobs",
+        "timeout",
+        "fail_fast",
+    )
     report += ("name", "json", "junit", "xfail", "threads")
     if "junit" in given and options.json == options.junit:
         top.error(f"--junit: expected another file than that of --json, found {options.junit}")

@@ -49,7 +49,9 @@ class LowRank:
         checks.matrices(U=self.U, S=self.S, V=self.V)
         (m, r), n = self.U.shape, self.V.shape[0]
         if not 1 <= r <= min(m, n):
-            raise ValueError(f"U: expected a rank between 1 and min(m, n) = {min(m, n)}, found {r} columns")
+            raise ValueError(
+                f"U: expected a rank between 1 and min(m, n) = {min(m, n)}, found {r} columns"
+            )
         checks.same_shape("V", self.V, (n, r), "n x r, r the columns of U")
         checks.same_shape("S", self.S, (r, r), "r x r, r the columns of U")
         checks.orthonormal("U", self.U)

@@ -50,7 +50,9 @@ __all__ = [
 NOISE_MEMORY = 0.98
 """The weight of the past in the size of the noise: a mean over about 50 steps."""
 
-UpdateRule = Literal["spectral", "preconditioned", "adam", "adam-published", "sgd", "heavy-ball", "normalised"]
+UpdateRule = Literal[
+    "spectral", "preconditioned", "adam", "adam-published", "sgd", "heavy-ball", "normalised"
+]
 """Names of the rules, as the commands and the torch optimizers accept them."""
 
 
@@ -89,7 +91,9 @@ class Moments:
 class Optimizer(Protocol):
     """opt of Algorithm 1, split into a direction and the move of its memory to new bases."""
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """The direction that takes the place of (∇_K, ∇_L, ∇_S), and the new memory, still in the
         old bases.
         """
@@ -149,15 +153,21 @@ def price(M: Triple, D: Triple) -> Array:
     """
     M, _ = _of_size_one(M)
     xp = namespace(M.S)
-    of_K, of_L, of_S = (xp.sum(_real(xp.conj(X) * Y), axis=(-2, -1)) for X, Y in zip(M, D, strict=True))
-    return xp.clip(of_K + of_L - of_S, min=0.0) / _nonzero(xp.sqrt(xp.clip(norm_squared(M), min=0.0)))
+    of_K, of_L, of_S = (
+        xp.sum(_real(xp.conj(X) * Y), axis=(-2, -1)) for X, Y in zip(M, D, strict=True)
+    )
+    return xp.clip(of_K + of_L - of_S, min=0.0) / _nonzero(
+        xp.sqrt(xp.clip(norm_squared(M), min=0.0))
+    )
 
 
 @dataclass(frozen=True)
 class Sgd:
     """The gradient itself: D = P(W)G."""
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """The gradients as they are."""
         return gradients, Moments(moments.step + 1)
 
@@ -175,7 +185,9 @@ class HeavyBall:
     def __post_init__(self) -> None:
         object.__setattr__(self, "momentum", checks.below_one("momentum", self.momentum))
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """M."""
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
@@ -183,7 +195,11 @@ class HeavyBall:
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
         """P(W₁)M."""
-        return moments if moments.first is None else replace(moments, first=transported(moments.first, old, new))
+        return (
+            moments
+            if moments.first is None
+            else replace(moments, first=transported(moments.first, old, new))
+        )
 
     def _remembered(self, gradients: Triple, moments: Moments) -> Moments:
         """The memory with these gradients: their sum, older ones weighted by μ each time."""
@@ -196,7 +212,9 @@ class HeavyBall:
 class Normalised(HeavyBall):
     """D = M/‖M‖ with the memory of heavy ball: λ is the length of every step.  0 for M = 0."""
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """M/‖M‖."""
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
@@ -233,15 +251,23 @@ class Spectral(HeavyBall):
         for name in ("smoothing", "noise"):
             object.__setattr__(self, name, checks.nonnegative_number(name, getattr(self, name)))
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """P polar(M)."""
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
         M, size = _of_size_one(moments.first)
-        floor = None if moments.second is None else (self.noise * self._noise_of_memory(moments) / size)[..., 0]
+        floor = (
+            None
+            if moments.second is None
+            else (self.noise * self._noise_of_memory(moments) / size)[..., 0]
+        )
         # δ² ≥ smoothing²‖M‖²/2r, so rounding of the squares costs D a relative error of about
         # 2r·eps/smoothing²
-        return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(bases, M, floor), moments
+        return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(
+            bases, M, floor
+        ), moments
 
     def _remembered(self, gradients: Triple, moments: Moments) -> Moments:
         """The memory with these gradients, and with the size of their noise where it is wanted."""
@@ -261,8 +287,12 @@ class Spectral(HeavyBall):
             return _each(lambda G: _norm(G) / root, gradients)
         mean = (1.0 - self.momentum) / (1.0 - self.momentum**before.step)
         new = _each(lambda G, M: _norm(G - mean * M) / root, gradients, before.first)
-        weight = (1.0 - NOISE_MEMORY) / (1.0 - NOISE_MEMORY**before.step)  # 1 in step 2: there the first difference is known
-        return _each(lambda a, b: _hypot((1.0 - weight) ** 0.5 * a, weight**0.5 * b), before.second, new)
+        weight = (1.0 - NOISE_MEMORY) / (
+            1.0 - NOISE_MEMORY**before.step
+        )  # 1 in step 2: there the first difference is known
+        return _each(
+            lambda a, b: _hypot((1.0 - weight) ** 0.5 * a, weight**0.5 * b), before.second, new
+        )
 
     def _noise_of_memory(self, moments: Moments) -> Array:
         """ν of the sum M: that of single gradients, times the root of Σ μ²ʲ over the steps."""
@@ -295,8 +325,12 @@ class Spectral(HeavyBall):
         """σ/(σ² + δ²)^{1/2}, and 0 where σ is only rounding error of the largest σ."""
         xp = namespace(sigma)
         delta = self._delta(xp.mean(sigma**2, axis=-1, keepdims=True), floor)
-        root = xp.sqrt(sigma**2 + delta**2)  # M is scaled: σ² above the rounding level cannot underflow
-        return xp.where(sigma > rounding * sigma[..., :1], sigma / _nonzero(root), xp.zeros_like(sigma))
+        root = xp.sqrt(
+            sigma**2 + delta**2
+        )  # M is scaled: σ² above the rounding level cannot underflow
+        return xp.where(
+            sigma > rounding * sigma[..., :1], sigma / _nonzero(root), xp.zeros_like(sigma)
+        )
 
     def _by_squares(self, bases: Bases, M: Triple, floor: Array | None) -> Triple:
         """P M(MᴴM + δ²I)^{-1/2} from Gram matrices, without the new columns Ũ and Ṽ.
@@ -326,8 +360,13 @@ class Spectral(HeavyBall):
         delta = self._delta(_nonzero(mean), floor)  # for M = 0 any δ > 0 will do
         s = xp.sqrt(x + delta**2)
         of_V, of_U = Q[..., :r, :], T @ Q
-        D_S, h = _where(finite, _weighted(of_U, 1.0 / s, of_V), xp.nan), _weighted(of_V, 1.0 / s, of_V)
-        g = identity(r, M.S) / delta[..., None] - _weighted(of_U, 1.0 / (s * delta * (s + delta)), of_U)
+        D_S, h = (
+            _where(finite, _weighted(of_U, 1.0 / s, of_V), xp.nan),
+            _weighted(of_V, 1.0 / s, of_V),
+        )
+        g = identity(r, M.S) / delta[..., None] - _weighted(
+            of_U, 1.0 / (s * delta * (s + delta)), of_U
+        )
         return Triple(M.K @ h + U @ (D_S - S @ h), M.L @ g + V @ (H(D_S) - H(S) @ g), D_S)
 
 
@@ -371,11 +410,15 @@ class Preconditioned(_Averages):
     and ≥ 0.
     """
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """M with X_K and X_L."""
         (U, V), (dK, dL, dS) = bases, gradients
         # one axis more than Adam's: for m = n = r no other shape tells Gram matrices from entrywise squares
-        squares = Triple(H(dK) @ dK / dK.shape[-2], H(dL) @ dL / dL.shape[-2], _nothing(dS)[..., None])
+        squares = Triple(
+            H(dK) @ dK / dK.shape[-2], H(dL) @ dL / dL.shape[-2], _nothing(dS)[..., None]
+        )
         moments = self._means(gradients, moments, squares)
         M, R = self._unbiased(moments)
         X_K, X_L = self._inverse_root(R.K), self._inverse_root(R.L)
@@ -388,7 +431,9 @@ class Preconditioned(_Averages):
         if moments.first is None or moments.second is None:
             return moments
         A, B = H(old.U) @ new.U, H(old.V) @ new.V
-        second = Triple(self._moved(moments.second.K, B), self._moved(moments.second.L, A), moments.second.S)
+        second = Triple(
+            self._moved(moments.second.K, B), self._moved(moments.second.L, A), moments.second.S
+        )
         return replace(moments, first=transported(moments.first, old, new), second=second)
 
     def _inverse_root(self, R: Array) -> Array:
@@ -398,7 +443,9 @@ class Preconditioned(_Averages):
         values, Q = xp.linalg.eigh(R)
         # Below this an eigenvalue is rounding of the largest: X would magnify rounding of M there,
         # without a bound.
-        known = xp.maximum(values, R.shape[-1] * eps(R) * xp.max(xp.abs(values), axis=-1, keepdims=True))
+        known = xp.maximum(
+            values, R.shape[-1] * eps(R) * xp.max(xp.abs(values), axis=-1, keepdims=True)
+        )
         root = xp.sqrt(known + self.eps**2)
         inverse = xp.where(root > 0.0, 1.0 / _nonzero(root), xp.zeros_like(root))
         return _where(finite, _weighted(Q, inverse, Q), xp.nan)
@@ -423,13 +470,17 @@ class Adam(_Averages):
     and ≥ 0.
     """
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """The tangent triple of D_K Vᴴ + U D_Lᴴ with D = M̂/(v̂^{1/2} + eps)."""
         (U, V), xp = bases, namespace(gradients.S)
         squares = Triple(xp.abs(gradients.K) ** 2, xp.abs(gradients.L) ** 2, _nothing(gradients.S))
         moments = self._means(gradients, moments, squares)
         M, v = self._unbiased(moments)
-        D_K, D_L = (m / _nonzero(xp.sqrt(square) + self.eps) for m, square in ((M.K, v.K), (M.L, v.L)))
+        D_K, D_L = (
+            m / _nonzero(xp.sqrt(square) + self.eps) for m, square in ((M.K, v.K), (M.L, v.L))
+        )
         of_K, of_L = H(U) @ D_K, H(D_L) @ V
         return Triple(D_K + U @ of_L, D_L + V @ H(of_K), of_K + of_L), moments
 
@@ -438,7 +489,9 @@ class Adam(_Averages):
         if moments.first is None or moments.second is None:
             return moments
         A, B = H(old.U) @ new.U, H(old.V) @ new.V
-        second = Triple(moments.second.K @ inherited(B), moments.second.L @ inherited(A), moments.second.S)
+        second = Triple(
+            moments.second.K @ inherited(B), moments.second.L @ inherited(A), moments.second.S
+        )
         return replace(moments, first=transported(moments.first, old, new), second=second)
 
 
@@ -452,11 +505,15 @@ class AdamPublished(_Averages):
     finite and ≥ 0.
     """
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps)."""
         xp = namespace(gradients.S)
         moments = self._means(gradients, moments, _each(lambda X: xp.abs(X) ** 2, gradients))
-        return _each(lambda m, v: m / _nonzero(xp.sqrt(v) + self.eps), *self._unbiased(moments)), moments
+        return _each(
+            lambda m, v: m / _nonzero(xp.sqrt(v) + self.eps), *self._unbiased(moments)
+        ), moments
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
         """Each matrix by itself."""
@@ -464,7 +521,11 @@ class AdamPublished(_Averages):
             return moments
         A, B = H(old.U) @ new.U, H(old.V) @ new.V
         of_v = inherited(A), inherited(B)
-        return replace(moments, first=moved_apart(moments.first, A, B), second=moved_apart(moments.second, *of_v))
+        return replace(
+            moments,
+            first=moved_apart(moments.first, A, B),
+            second=moved_apart(moments.second, *of_v),
+        )
 
 
 def moved_apart(M: Triple, A: Array, B: Array) -> Triple:
@@ -485,7 +546,9 @@ def inherited(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1
     """
     xp = namespace(A)
     squares = xp.abs(A) ** 2
-    outside = xp.clip(1.0 - xp.sum(squares, axis=-2, keepdims=True), min=0.0)  # rounding alone can make it negative
+    outside = xp.clip(
+        1.0 - xp.sum(squares, axis=-2, keepdims=True), min=0.0
+    )  # rounding alone can make it negative
     return squares + outside / A.shape[-2]
 
 
@@ -543,7 +606,9 @@ def _of_size_one(M: Triple) -> tuple[Triple, Array]:
     stay zeros, and have the size 1.
     """
     xp = namespace(M.S)
-    largest = _nonzero(xp.maximum(*(xp.max(xp.abs(X), axis=(-2, -1), keepdims=True) for X in (M.K, M.L))))
+    largest = _nonzero(
+        xp.maximum(*(xp.max(xp.abs(X), axis=(-2, -1), keepdims=True) for X in (M.K, M.L)))
+    )
     return _each(lambda X: X / largest, M), largest
 
 
@@ -558,4 +623,6 @@ def _hypot(a: Array, b: Array) -> Array:
     """(a² + b²)^{1/2} of numbers ≥ 0, also of infinite ones; no square leaves the range."""
     xp = namespace(a)
     largest = _nonzero(xp.maximum(a, b))
-    return xp.where(xp.isinf(largest), largest, largest * xp.sqrt((a / largest) ** 2 + (b / largest) ** 2))
+    return xp.where(
+        xp.isinf(largest), largest, largest * xp.sqrt((a / largest) ** 2 + (b / largest) ** 2)
+    )

@@ -86,25 +86,34 @@ class Settings:
     optimizer: Optimizer = field(default_factory=Sgd)
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {  # scalars of NumPy would promote arrays of single precision, and overflow as integers
-            name: checks.nonnegative_number(name, getattr(self, name)) for name in ("learning_rate", "weight_decay")
+        checked: dict[
+            str, Any
+        ] = {  # scalars of NumPy would promote arrays of single precision, and overflow as integers
+            name: checks.nonnegative_number(name, getattr(self, name))
+            for name in ("learning_rate", "weight_decay")
         }
         limits = {name: getattr(self, name) for name in ("tau", "theta", "share", "edge", "budget")}
         given = {name: value for name, value in limits.items() if value is not None}
         if len(given) != 1:
-            raise ValueError(f"{', '.join(limits)}: expected exactly one of them, found {given or 'none'}")
+            raise ValueError(
+                f"{', '.join(limits)}: expected exactly one of them, found {given or 'none'}"
+            )
         if self.budget is None:
             checks.nonnegative_number(*next(iter(given.items())))
         if self.edge is not None and self.coefficient_steps:
             # a cycle moves W by up to coefficient_steps + 1 steps, so noise would exceed the threshold of one
-            raise ValueError(f"edge: expected coefficient_steps = 0 with it, found {self.coefficient_steps}")
+            raise ValueError(
+                f"edge: expected coefficient_steps = 0 with it, found {self.coefficient_steps}"
+            )
         for name, value in (("share", self.share), ("edge", self.edge)):
             if value is not None:
                 checked[name] = checks.below_one(name, value)
         checked["min_rank"], checked["max_rank"] = checks.ranks(self.min_rank, self.max_rank)
         if self.budget is not None:
             checked["budget"] = checks.integer("budget", self.budget, 1)
-        checked["coefficient_steps"] = checks.integer("coefficient_steps", self.coefficient_steps, 0)
+        checked["coefficient_steps"] = checks.integer(
+            "coefficient_steps", self.coefficient_steps, 0
+        )
         checks.instance("optimizer", self.optimizer, Optimizer, "an optimizer, such as Sgd()")
         for name, choice in (("unit", Unit), ("truncate", When)):
             checks.one_of(name, getattr(self, name), get_args(choice))
@@ -149,7 +158,10 @@ def phase_of(settings: Settings, iteration: int) -> Phase:
     """The phase of iteration number ``iteration``; ``ValueError`` unless that is an integer ≥ 0."""
     place = checks.integer("iteration", iteration, 0) % (settings.coefficient_steps + 1)
     last = place == settings.coefficient_steps
-    return Phase(augments=place == 0, truncates=last if settings.truncate == "after the cycle" else place == 0)
+    return Phase(
+        augments=place == 0,
+        truncates=last if settings.truncate == "after the cycle" else place == 0,
+    )
 
 
 class Untruncated(NamedTuple):
@@ -176,22 +188,38 @@ class Cut(NamedTuple):
     spectral: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, phase: Phase, capacities: Sequence[int], prices: Sequence[float]) -> Cut:
+    def of(
+        cls, settings: Settings, phase: Phase, capacities: Sequence[int], prices: Sequence[float]
+    ) -> Cut:
         """The cut by the settings; in a phase without truncation only the capacities limit the ranks.
 
         ``prices`` : ⟨M, D⟩/‖M‖ of each layer, which a share needs.
         """
         count, share, edge = len(capacities), settings.share, settings.edge
         if not phase.truncates:
-            return cls(None, [0.0] * count, None, settings.unit, settings.min_rank, list(capacities))
-        most = [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
+            return cls(
+                None, [0.0] * count, None, settings.unit, settings.min_rank, list(capacities)
+            )
+        most = [
+            capacity if settings.max_rank is None else min(capacity, settings.max_rank)
+            for capacity in capacities
+        ]
         theta = None if settings.theta is None else [settings.theta] * count
         if share is not None:
             theta = [share * settings.learning_rate * price for price in prices]
         if edge is not None:
             theta = [edge * settings.learning_rate] * count
         spare = settings.spare and (share is not None or edge is not None)
-        return cls(settings.tau, theta, settings.budget, settings.unit, settings.min_rank, most, spare, edge is not None)
+        return cls(
+            settings.tau,
+            theta,
+            settings.budget,
+            settings.unit,
+            settings.min_rank,
+            most,
+            spare,
+            edge is not None,
+        )
 
 
 @runtime_checkable
@@ -220,7 +248,9 @@ class LayerStepper(Protocol):
     def train_cores(self, delta_S: Sequence[Inexact[Array, "r r"]], rate: float) -> None:
         """S ← S − rate·ΔS in the bases as they are."""
 
-    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
+    def advance(
+        self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool
+    ) -> None:
         """Lines 3 to 6, or without ``augments`` S ← S − rate·ΔS and line 6; the memory moves to the
         new bases.
         """
@@ -228,11 +258,21 @@ class LayerStepper(Protocol):
 
 def iterate(layers: LayerStepper, settings: Settings, iteration: int) -> None:
     """Iteration number ``iteration`` (from 0) of all layers: the schedule, written once."""
-    phase, rate, decay = phase_of(settings, iteration), settings.learning_rate, settings.weight_decay
+    phase, rate, decay = (
+        phase_of(settings, iteration),
+        settings.learning_rate,
+        settings.weight_decay,
+    )
     directions = layers.directions(settings.optimizer)
-    prices = layers.prices(augments=phase.augments) if settings.share is not None and phase.truncates else ()
+    prices = (
+        layers.prices(augments=phase.augments)
+        if settings.share is not None and phase.truncates
+        else ()
+    )
     if decay:  # in S alone: K and L enter Ŝ only by their parts outside of U and V, where W is 0
-        directions = [D._replace(S=D.S + decay * S) for D, S in zip(directions, layers.cores(), strict=True)]
+        directions = [
+            D._replace(S=D.S + decay * S) for D, S in zip(directions, layers.cores(), strict=True)
+        ]
     if not phase.augments and not phase.truncates:
         layers.train_cores([D.S for D in directions], rate)
         return
@@ -279,7 +319,8 @@ class _OneByOne:
 
     def prices(self, *, augments: bool) -> list[float]:
         return [
-            float(price(*(pair if augments else map(core_alone, pair)))) for pair in zip(self.remembered, self.found, strict=True)
+            float(price(*(pair if augments else map(core_alone, pair))))
+            for pair in zip(self.remembered, self.found, strict=True)
         ]
 
     def cores(self) -> list[Array]:
@@ -288,14 +329,20 @@ class _OneByOne:
     def train_cores(self, delta_S: Sequence[Array], rate: float) -> None:
         for layer, delta, memory in zip(self.layers, delta_S, self.moments, strict=True):
             with checks.naming(layer.name, FloatingPointError):
-                self.steps.append(LayerStep(LowRank(*_coefficient_step(layer.Y, delta, rate)), memory, None))
+                self.steps.append(
+                    LayerStep(LowRank(*_coefficient_step(layer.Y, delta, rate)), memory, None)
+                )
 
-    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
+    def advance(
+        self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool
+    ) -> None:
         moved = []
         for layer, (dK, dL, dS) in zip(self.layers, directions, strict=True):
             with checks.naming(layer.name, FloatingPointError):
                 if augments:
-                    step = augmented_step(layer.Y, ProjectedGradients(dK, dL, dS), learning_rate=rate)
+                    step = augmented_step(
+                        layer.Y, ProjectedGradients(dK, dL, dS), learning_rate=rate
+                    )
                     moved.append(Untruncated(step.S_hat, step.U_hat, step.V_hat))
                 else:
                     U, S_new, V = _coefficient_step(layer.Y, dS, rate)
@@ -307,13 +354,19 @@ class _OneByOne:
         ]
 
 
-def _asked(optimizer: Optimizer, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+def _asked(
+    optimizer: Optimizer, bases: Bases, gradients: Triple, moments: Moments
+) -> tuple[Triple, Moments]:
     """The optimizer's directions and its new memory, shapes checked: silent broadcasting would make
     a wrong step.
     """
     checks.instance("moments", moments, Moments, "what an optimizer remembers, such as Moments()")
     _alike_in_shape("first moment", moments.first, gradients)
-    own = replace(moments, first=moments.first and _copied(moments.first), second=moments.second and _copied(moments.second))
+    own = replace(
+        moments,
+        first=moments.first and _copied(moments.first),
+        second=moments.second and _copied(moments.second),
+    )
     directions, memory = optimizer.direction(bases, _copied(gradients), own)
     for name, D, G in zip(Triple._fields, directions, gradients, strict=True):
         checks.alike(**{f"gradient of {name}": G, f"direction of {name}": D})
@@ -334,7 +387,11 @@ def _copied(triple: Triple) -> Triple:
 
 def _named(second: Triple | None) -> dict[str, Array]:
     """The second moments by name; a square overflows long before the gradient does."""
-    return {} if second is None else {f"second moment of {name}": X for name, X in second._asdict().items()}
+    return (
+        {}
+        if second is None
+        else {f"second moment of {name}": X for name, X in second._asdict().items()}
+    )
 
 
 def _arrived(Y: LowRank, moments: Moments, cut: Truncation, optimizer: Optimizer) -> LayerStep:
@@ -354,10 +411,14 @@ def _coefficient_step(Y: LowRank, dS: Array, learning_rate: float) -> tuple[Arra
 def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], cut: Cut) -> list[Truncation]:
     """Line 6 for all layers: by the budget, or each by the threshold."""
     if cut.budget is not None:
-        for layer, limit in zip(layers, cut.max_rank, strict=True):  # truncate_to_budget cannot name a layer
+        for layer, limit in zip(
+            layers, cut.max_rank, strict=True
+        ):  # truncate_to_budget cannot name a layer
             with checks.naming(layer.name, FloatingPointError):
                 checks.ranks(cut.min_rank, limit, layer.Y.shape)
-        return truncate_to_budget(moved, cut.budget, unit=cut.unit, min_rank=cut.min_rank, max_rank=cut.max_rank)
+        return truncate_to_budget(
+            moved, cut.budget, unit=cut.unit, min_rank=cut.min_rank, max_rank=cut.max_rank
+        )
     found = []
     thresholds = [None] * len(moved) if cut.theta is None else cut.theta
     for layer, W, limit, theta in zip(layers, moved, cut.max_rank, thresholds, strict=True):

@@ -19,7 +19,9 @@ from jaxtyping import install_import_hook
 import tests.typechecking
 
 if "geolora_ref" in sys.modules:
-    raise RuntimeError("geolora_ref was imported before the type-checking hook; its own pytest plugin is off with -p no:geolora")
+    raise RuntimeError(
+        "geolora_ref was imported before the type-checking hook; its own pytest plugin is off with -p no:geolora"
+    )
 PACKAGE = Path(__file__).resolve().parent.parent / "geolora_ref"
 install_import_hook(tests.typechecking.checked_modules(PACKAGE), "tests.typechecking.typechecked")
 
@@ -44,9 +46,15 @@ one in double precision.
 
 def _asked(item: pytest.Item) -> bool:
     """Return whether a test is one of a library and a dtype that are tried together."""
-    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    given = (
+        item.callspec.params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else {}
+    )
     library, of = given.get("library"), given.get("dtype")
-    return NIGHTLY or library not in COVERED or not hasattr(of, "name") or of.name in COVERED[library]
+    return (
+        NIGHTLY or library not in COVERED or not hasattr(of, "name") or of.name in COVERED[library]
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -21,7 +21,9 @@ __all__ = ["DEVICES", "NO_CUDA", "OnDevice"]
 
 NO_CUDA = missing("cuda")
 """Why there is no CUDA device here, or an empty string; torch states it in full only once."""
-CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA or "-")])
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA or "-")]
+)
 DEVICES = (PRETENDED,) if is_registered() else ("cpu", CUDA)
 
 

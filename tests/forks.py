@@ -20,14 +20,18 @@ def in_child(work: Callable[[], None]) -> int:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+        warnings.filterwarnings(
+            "ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning
+        )
         pid = os.fork()
     status = 1
     if pid == 0:
         try:
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-                sys.dont_write_bytecode = True  # a child with a limit of the file size would leave it cut off
+                sys.dont_write_bytecode = (
+                    True  # a child with a limit of the file size would leave it cut off
+                )
                 work()
                 status = 0
             finally:

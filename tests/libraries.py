@@ -56,7 +56,9 @@ def load(name: str) -> Library:
     """The library, or a skipped test that says which one is missing."""
     module = pytest.importorskip(name, reason=f"{name} is not installed")
     if name == "torch":
-        module.set_num_threads(1)  # the matrices are small, and several test processes share the cores
+        module.set_num_threads(
+            1
+        )  # the matrices are small, and several test processes share the cores
     return Library(name, module)
 
 

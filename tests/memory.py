@@ -30,11 +30,15 @@ def watched() -> Iterator[list[str]]:
     def as_strided(x: Any, *args: Any, **kwargs: Any) -> Any:
         view = original(x, *args, **kwargs)
         owner: Any = np.asarray(x)
-        while hasattr(owner.base, "__array_interface__"):  # the base of a view may be what NumPy wraps it in
+        while hasattr(
+            owner.base, "__array_interface__"
+        ):  # the base of a view may be what NumPy wraps it in
             owner = owner.base
         (low, high), (first, last) = byte_bounds(view), byte_bounds(owner)
         if view.size and not first <= low <= high <= last:
-            beyond.append(f"{view.shape} with strides {view.strides}, {low - first} bytes into {last - first}")
+            beyond.append(
+                f"{view.shape} with strides {view.strides}, {low - first} bytes into {last - first}"
+            )
         return view
 
     with patch.object(stride_tricks, "as_strided", as_strided):

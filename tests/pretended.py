@@ -78,7 +78,11 @@ class There(Tensor):
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        cls,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Outside of the mode, in threads that do not have it."""
         return PretendedDevice().__torch_dispatch__(func, types, args, kwargs)
@@ -119,7 +123,9 @@ class There(Tensor):
         if id(self) in memo:
             return memo[id(self)]  # type: ignore[no-any-return]
         new = There(copy.deepcopy(self.held, memo)).requires_grad_(self.requires_grad)
-        new.__dict__ |= copy.deepcopy({name: X for name, X in self.__dict__.items() if name != "held"}, memo)
+        new.__dict__ |= copy.deepcopy(
+            {name: X for name, X in self.__dict__.items() if name != "held"}, memo
+        )
         new.grad = copy.deepcopy(self.grad, memo)
         memo[id(self)] = new
         return new
@@ -138,13 +144,22 @@ class PretendedDevice(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.crossings: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         """The operation on the numbers; the result is there if the operands are, or if it was requested
         for there.
         """
         given = kwargs or {}
         tensors = _tensors([*args, *given.values()])
-        there, here = any(isinstance(X, There) for X in tensors), [X for X in tensors if not isinstance(X, There)]
+        there, here = (
+            any(isinstance(X, There) for X in tensors),
+            [X for X in tensors if not isinstance(X, There)],
+        )
         wanted = given.get("device")
         goes_there = there if wanted is None else torch.device(wanted).type == NAME
         if func is aten.copy_.default:
@@ -153,7 +168,9 @@ class PretendedDevice(TorchDispatchMode):
             return func(*args, **given)
         self._look(func, there=there, here=here, goes_there=goes_there)
         on_cpu = {"device": torch.device("cpu")} if wanted is not None else {}
-        numbers = func(*map(_numbers, args), **{name: _numbers(X) for name, X in given.items()} | on_cpu)
+        numbers = func(
+            *map(_numbers, args), **{name: _numbers(X) for name, X in given.items()} | on_cpu
+        )
         if not goes_there:
             return numbers
         result = tree_map_only(Tensor, There, numbers)
@@ -171,7 +188,9 @@ class PretendedDevice(TorchDispatchMode):
             self.crossings["up"] += len(here)
         elif there and any(X.dim() for X in here):
             shapes = [tuple(X.shape) for X in here if X.dim()]
-            raise RuntimeError(f"Expected all tensors to be on the same device, {PLACE}; {func} has {shapes} on the cpu")
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, {PLACE}; {func} has {shapes} on the cpu"
+            )
         elif func in WAITING:
             self.crossings[WAITING[func]] += 1
 
@@ -238,8 +257,12 @@ def pytest_configure() -> None:
     """The device, for the life of the process."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
     torch.Generator = _Generator  # type: ignore[assignment, misc]  # torch makes none for a backend that is written in Python
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=NAME) is made here and copied
-    torch.__future__.set_swap_module_params_on_conversion(True)  # module.to(NAME) keeps its parameters, as it does for CUDA
+    torch._C._set_only_lift_cpu_tensors(
+        True
+    )  # torch.tensor(..., device=NAME) is made here and copied
+    torch.__future__.set_swap_module_params_on_conversion(
+        True
+    )  # module.to(NAME) keeps its parameters, as it does for CUDA
 
 
 def pytest_collection_finish() -> None:

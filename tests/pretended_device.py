@@ -48,7 +48,9 @@ REFUSED: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_operands_on_two_devices_are_refused(name: str) -> None:
-    with pytest.raises((RuntimeError, TypeError), match=r"on the same device|can't convert pretended:0"):
+    with pytest.raises(
+        (RuntimeError, TypeError), match=r"on the same device|can't convert pretended:0"
+    ):
         REFUSED[name]()
 
 
@@ -58,14 +60,20 @@ def test_single_numbers_and_indices_are_not() -> None:
     assert torch.equal(X[torch.tensor([2, 0])].cpu(), X.cpu()[[2, 0]])
 
 
-def crossings(shapes: Any, ranks: Any, dtype: torch.dtype, **limits: Any) -> tuple[Counter[str], LayerBank, Any]:
+def crossings(
+    shapes: Any, ranks: Any, dtype: torch.dtype, **limits: Any
+) -> tuple[Counter[str], LayerBank, Any]:
     """The transfers in one step, the bank after it and its report."""
     generator = torch.Generator().manual_seed(0)
-    layers = [random_layer(m, n, r, generator, dtype) for (m, n), r in zip(shapes, ranks, strict=True)]
+    layers = [
+        random_layer(m, n, r, generator, dtype) for (m, n), r in zip(shapes, ranks, strict=True)
+    ]
     updates = [random_update(layer, generator) for layer in layers]
     bank = LayerBank.of([on_device(layer) for layer in layers], capacity=8)
     arguments = [list(X) for X in zip(*map(on_device, updates), strict=True)]
-    bank.update_(*([0.0 * X for X in Xs] for Xs in arguments), theta=0.0, max_rank=ranks)  # what ranks want is there
+    bank.update_(
+        *([0.0 * X for X in Xs] for Xs in arguments), theta=0.0, max_rank=ranks
+    )  # what ranks want is there
     with PretendedDevice() as device:
         report = bank.update_(*arguments, **limits)
     return device.crossings, bank, report
@@ -77,8 +85,13 @@ def on_device(factors: LayerFactors) -> LayerFactors:
     return U, S, V
 
 
-@pytest.mark.parametrize(("shapes", "ranks", "classes"), [(SAME, (4, 4, 4), 1), (SHAPES, (3, 3, 3), 1), (SHAPES, (2, 8, 2), 2)])
-def test_a_step_at_fixed_ranks_has_one_download_and_one_upload(shapes: Any, ranks: Any, classes: int) -> None:
+@pytest.mark.parametrize(
+    ("shapes", "ranks", "classes"),
+    [(SAME, (4, 4, 4), 1), (SHAPES, (3, 3, 3), 1), (SHAPES, (2, 8, 2), 2)],
+)
+def test_a_step_at_fixed_ranks_has_one_download_and_one_upload(
+    shapes: Any, ranks: Any, classes: int
+) -> None:
     found, bank, _ = crossings(shapes, ranks, torch.float32, tau=0.0, max_rank=ranks)
     assert bank.ranks == ranks
     assert +found == {"down": 1, "up": 1, "eigh": classes}
@@ -93,22 +106,39 @@ def test_householders_route_costs_a_download_for_each_shape(shapes: Any, differe
 
 
 @pytest.mark.parametrize(
-    ("dtype", "waits"), [(torch.float32, {"down": 1, "up": 1, "eigh": 2}), (torch.float64, {"down": 4, "up": 1, "svd": 3})]
+    ("dtype", "waits"),
+    [
+        (torch.float32, {"down": 1, "up": 1, "eigh": 2}),
+        (torch.float64, {"down": 4, "up": 1, "svd": 3}),
+    ],
 )
-def test_taking_the_core_from_K_waits_for_nothing_more(dtype: torch.dtype, waits: dict[str, int]) -> None:
+def test_taking_the_core_from_K_waits_for_nothing_more(
+    dtype: torch.dtype, waits: dict[str, int]
+) -> None:
     """Layers have two classes and three shapes; the numbers are those of the processor."""
     generator = torch.Generator().manual_seed(0)
-    layers = [random_layer(m, n, r, generator, dtype) for (m, n), r in zip(SHAPES, (2, 8, 2), strict=True)]
-    dK, dL, _ = (list(X) for X in zip(*(random_update(layer, generator) for layer in layers), strict=True))
-    here, bank = LayerBank.of(layers, capacity=8), LayerBank.of([on_device(layer) for layer in layers], capacity=8)
+    layers = [
+        random_layer(m, n, r, generator, dtype) for (m, n), r in zip(SHAPES, (2, 8, 2), strict=True)
+    ]
+    dK, dL, _ = (
+        list(X) for X in zip(*(random_update(layer, generator) for layer in layers), strict=True)
+    )
+    here, bank = (
+        LayerBank.of(layers, capacity=8),
+        LayerBank.of([on_device(layer) for layer in layers], capacity=8),
+    )
     there_K, there_L = ([X.to(NAME) for X in Xs] for Xs in (dK, dL))
     limits: dict[str, Any] = {"tau": 0.0, "max_rank": (2, 8, 2)}
     with PretendedDevice() as device:
         bank.update_(there_K, there_L, **limits)
     assert +device.crossings == waits
     here.update_(dK, dL, **limits)
-    for (U, S, V), (U1, S1, V1) in zip(map(bank.factors, range(3)), map(here.factors, range(3)), strict=True):
-        unit = 4.0 * (len(U) + len(V)) ** 0.5 * torch.finfo(dtype).eps * float(S1.norm())  # of the oracle's criteria
+    for (U, S, V), (U1, S1, V1) in zip(
+        map(bank.factors, range(3)), map(here.factors, range(3)), strict=True
+    ):
+        unit = (
+            4.0 * (len(U) + len(V)) ** 0.5 * torch.finfo(dtype).eps * float(S1.norm())
+        )  # of the oracle's criteria
         close = partial(torch.testing.assert_close, rtol=0.0, atol=2.0 * unit)  # two results
         close((U @ S @ V.mT).cpu(), U1 @ S1 @ V1.mT)
 
@@ -127,8 +157,12 @@ def test_indices_that_stay_on_the_host_are_noticed(monkeypatch: pytest.MonkeyPat
     assert found["up"] > 2
 
 
-@pytest.mark.parametrize(("update", "heads", "downloads"), [("sgd", False, 3), ("sgd", True, 4), ("adam", True, 5)])
-def test_a_step_of_the_optimizer_asks_what_is_finite(update: Any, heads: bool, downloads: int) -> None:
+@pytest.mark.parametrize(
+    ("update", "heads", "downloads"), [("sgd", False, 3), ("sgd", True, 4), ("adam", True, 5)]
+)
+def test_a_step_of_the_optimizer_asks_what_is_finite(
+    update: Any, heads: bool, downloads: int
+) -> None:
     """The gradients, which of them are 0, the heads' new values, Adam's moments; and the spectra."""
     model = network().float().to(NAME)
     model[4].requires_grad_(heads)
@@ -173,7 +207,9 @@ def test_the_kit_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 COMBINATIONS = (
-    [(batched, dtype) for batched in (False, True) for dtype in DTYPES] if NIGHTLY else [(False, "float64"), (True, "float32")]
+    [(batched, dtype) for batched in (False, True) for dtype in DTYPES]
+    if NIGHTLY
+    else [(False, "float64"), (True, "float32")]
 )
 
 
@@ -182,7 +218,9 @@ COMBINATIONS = (
 def test_the_fast_step_conforms(batched: bool, dtype: str, group: str) -> None:
     backend = batched_step if batched else step
     options: Any = {"batched": batched, "directions": True}
-    report = check_step(backend, array="torch", dtype=dtype, device=NAME, select={"group": group}, **options)
+    report = check_step(
+        backend, array="torch", dtype=dtype, device=NAME, select={"group": group}, **options
+    )
     assert report.passed
 
 
@@ -199,4 +237,7 @@ def test_peft_trains_there_as_here(monkeypatch: pytest.MonkeyPatch) -> None:
             (model(x) - target).square().mean().backward()
             optimizer.step()
     assert {X.device.type for X in there.state_dict().values()} == {NAME}
-    assert all(torch.equal(X.cpu(), Y) for X, Y in zip(there.state_dict().values(), here.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(X.cpu(), Y)
+        for X, Y in zip(there.state_dict().values(), here.state_dict().values(), strict=True)
+    )

@@ -14,12 +14,27 @@ from geolora_ref.oracle.judges.criteria import StepInputs, Verdict, judge, judge
 from tests.libraries import Library
 from tests.typechecking import unchecked
 
-__all__ = ["STAGES", "Matrix", "dense", "judged", "judged_by_line", "output", "ratio", "run_case", "state_and_gradients"]
+__all__ = [
+    "STAGES",
+    "Matrix",
+    "dense",
+    "judged",
+    "judged_by_line",
+    "output",
+    "ratio",
+    "run_case",
+    "state_and_gradients",
+]
 
 STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
 
 
-def ratio(error: float | np.floating[Any], scale: float | np.floating[Any], shape: tuple[int, int], eps: float) -> float:
+def ratio(
+    error: float | np.floating[Any],
+    scale: float | np.floating[Any],
+    shape: tuple[int, int],
+    eps: float,
+) -> float:
     """The error in units of c·eps·scale with c = 4√(m + n), as in the acceptance criteria; at most
     FAIL is right.
 
@@ -37,7 +52,9 @@ def state_and_gradients(library: Library, inputs: StepInputs) -> tuple[LowRank, 
     return LowRank(U, S, V), ProjectedGradients(dK, dL, dS)
 
 
-def run_case(library: Library, case: StepCase, dtype: type[np.floating[Any]]) -> tuple[StepInputs, GeoLoRAStep]:
+def run_case(
+    library: Library, case: StepCase, dtype: type[np.floating[Any]]
+) -> tuple[StepInputs, GeoLoRAStep]:
     """One step of the reference on this case."""
     inputs = case.inputs(dtype)
     Y, gradients = state_and_gradients(library, inputs)
@@ -66,4 +83,6 @@ def judged(inputs: StepInputs, Y: LowRank) -> Verdict:
 def judged_by_line(inputs: StepInputs, step: GeoLoRAStep) -> Mapping[str, Verdict]:
     """The verdict on every line of Algorithm 1."""
     with unchecked():
-        return judge_stages(inputs, {name: to_numpy(getattr(step, name)) for name in STAGES}, output(step.Y))
+        return judge_stages(
+            inputs, {name: to_numpy(getattr(step, name)) for name in STAGES}, output(step.Y)
+        )

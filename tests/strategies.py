@@ -35,11 +35,15 @@ def _threshold() -> st.SearchStrategy[dict[str, float | None]]:
     """Exactly one of τ and ϑ."""
     tau = st.sampled_from((0.0, 1e-6, 0.1, 0.3, 1.0)) | st.floats(0.0, 1.0)
     theta = st.sampled_from((0.0, 1e-6, 0.5, 10.0))
-    return tau.map(lambda t: {"tau": t, "theta": None}) | theta.map(lambda t: {"tau": None, "theta": t})
+    return tau.map(lambda t: {"tau": t, "theta": None}) | theta.map(
+        lambda t: {"tau": None, "theta": t}
+    )
 
 
 @st.composite
-def case_parameters(draw: st.DrawFn, /, *, complex_data: bool = False, invertible: bool = False, **fixed: Any) -> CaseParameters:
+def case_parameters(
+    draw: st.DrawFn, /, *, complex_data: bool = False, invertible: bool = False, **fixed: Any
+) -> CaseParameters:
     """A case in words, for :meth:`StepCase.build`; ``invertible`` cores only, and fields ``fixed``
     by the caller.
     """

@@ -14,14 +14,37 @@ import pytest
 from hypothesis import assume, example, given
 from numpy.linalg import norm
 
-from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, augmented_step, geolora_step
-from geolora_ref.algorithm import assemble, basis_augmentation, choose_rank, coefficient_update, optimizer_step, truncation
+from geolora_ref import (
+    FactorGradients,
+    LowRank,
+    ProjectedGradients,
+    RankRule,
+    augmented_step,
+    geolora_step,
+)
+from geolora_ref.algorithm import (
+    assemble,
+    basis_augmentation,
+    choose_rank,
+    coefficient_update,
+    optimizer_step,
+    truncation,
+)
 from geolora_ref.arrays import Array, H, to_numpy
 from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
 from geolora_ref.oracle.judges.criteria import FAIL
 from geolora_ref.oracle.judges.dense import dense_oracle
 from tests.libraries import NUMPY, Dtype, Library, bytes_of
-from tests.steps import STAGES, Matrix, dense, judged, judged_by_line, ratio, run_case, state_and_gradients
+from tests.steps import (
+    STAGES,
+    Matrix,
+    dense,
+    judged,
+    judged_by_line,
+    ratio,
+    run_case,
+    state_and_gradients,
+)
 from tests.strategies import case_parameters
 
 ARRAYS = (*STAGES, "U_hat", "V_hat", "singular_values")
@@ -34,20 +57,26 @@ def _build(parameters: CaseParameters, dtype: Dtype) -> StepCase:
 
 def _example(dtype: Dtype, **changes: Any) -> StepCase:
     """One fixed case with m, n, r all different."""
-    return _build(CaseParameters(**{"m": 9, "n": 7, "r": 3, "core": "dense", "seed": 4, **changes}), dtype)
+    return _build(
+        CaseParameters(**{"m": 9, "n": 7, "r": 3, "core": "dense", "seed": 4, **changes}), dtype
+    )
 
 
 # --- the identity and the verdict -----------------------------------------------------------------
 
 
 @given(parameters=case_parameters())
-def test_untruncated_step_is_the_riemannian_gradient_step(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
+def test_untruncated_step_is_the_riemannian_gradient_step(
+    library: Library, dtype: Dtype, parameters: CaseParameters
+) -> None:
     """Ŵ = W − λ P(W) G, with the right-hand side from dense matrices in higher precision."""
     case = _build(parameters, dtype)
     inputs = case.inputs(dtype.real)
     step = augmented_step(*state_and_gradients(library, inputs), learning_rate=inputs.learning_rate)
     oracle = dense_oracle(*case.state(dtype.real), **case.step_parameters())
-    error = norm(dense(step.full()) - oracle.W_hat.astype(np.result_type(oracle.W_hat.dtype, np.float64)))
+    error = norm(
+        dense(step.full()) - oracle.W_hat.astype(np.result_type(oracle.W_hat.dtype, np.float64))
+    )
     assert ratio(error, oracle.scale, oracle.W_hat.shape, dtype.eps) <= FAIL
 
 
@@ -58,17 +87,29 @@ def test_bases_with_a_defect_shift_the_identity_by_that_much() -> None:
     rng, learning_rate, attained = np.random.default_rng(0), 0.1, 0.0
     for m, n, r in ((6, 5, 1), (9, 7, 3), (30, 4, 2)):
         U, S, V = LowRank.random((m, n), np.geomspace(1.0, 1e-6, r), rng)
-        turns = [np.eye(r)] * 2 if r == 1 else [np.linalg.qr(rng.standard_normal((r, r)))[0] for _ in range(2)]
-        stretch = np.diag(1.0 + 0.5 * 1.4e-8 / r**0.5 * np.linspace(1.0, 0.5, r))  # just below √eps, where a basis is refused
+        turns = (
+            [np.eye(r)] * 2
+            if r == 1
+            else [np.linalg.qr(rng.standard_normal((r, r)))[0] for _ in range(2)]
+        )
+        stretch = np.diag(
+            1.0 + 0.5 * 1.4e-8 / r**0.5 * np.linspace(1.0, 0.5, r)
+        )  # just below √eps, where a basis is refused
         Y = LowRank(U @ stretch @ turns[0], S, V @ stretch @ turns[1])
         for state in (Y, Y.polished()):
             U, _, V = state
             G = rng.standard_normal((m, n)) + 10.0 * U[:, :1] @ V[:, :1].T
-            step = augmented_step(state, ProjectedGradients(G @ V, G.T @ U, U.T @ G @ V), learning_rate=learning_rate)
+            step = augmented_step(
+                state, ProjectedGradients(G @ V, G.T @ U, U.T @ G @ V), learning_rate=learning_rate
+            )
             error = step.full() - (state.full() - learning_rate * state.tangent_projection(G))
-            rounding = FAIL * 4.0 * np.sqrt(m + n) * 2.0**-52 * (state.norm() + learning_rate * norm(G))
+            rounding = (
+                FAIL * 4.0 * np.sqrt(m + n) * 2.0**-52 * (state.norm() + learning_rate * norm(G))
+            )
             in_U, in_V = (Q @ Q.T - Q @ np.linalg.pinv(Q) for Q in (U, V))
-            assert norm(error + learning_rate * (in_U @ G @ V @ V.T + U @ U.T @ G @ in_V)) <= rounding
+            assert (
+                norm(error + learning_rate * (in_U @ G @ V @ V.T + U @ U.T @ G @ in_V)) <= rounding
+            )
             defects = [norm(Q.T @ Q - np.eye(r)) for Q in (U, V)]
             bound = learning_rate * sum(defects) * (1.0 + max(defects)) * norm(G)
             assert norm(error) <= bound + rounding
@@ -81,7 +122,9 @@ def test_bases_with_a_defect_shift_the_identity_by_that_much() -> None:
 
 
 @given(parameters=case_parameters())
-def test_every_line_passes_the_oracle(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
+def test_every_line_passes_the_oracle(
+    library: Library, dtype: Dtype, parameters: CaseParameters
+) -> None:
     inputs, step = run_case(library, _build(parameters, dtype), dtype.real)
     verdict = judged(inputs, step.Y)
     assert verdict.worst_ratio <= FAIL, verdict
@@ -107,8 +150,14 @@ def test_results_keep_library_and_dtype_and_inputs_are_untouched(
 
 
 @given(parameters=case_parameters())
-@example(parameters=CaseParameters(1, 1, 1, "flat", "zero", "normal", learning_rate=1e-6, tau=0.0, magnitude=1e-6, seed=1))
-def test_what_is_reported_is_what_was_done(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
+@example(
+    parameters=CaseParameters(
+        1, 1, 1, "flat", "zero", "normal", learning_rate=1e-6, tau=0.0, magnitude=1e-6, seed=1
+    )
+)
+def test_what_is_reported_is_what_was_done(
+    library: Library, dtype: Dtype, parameters: CaseParameters
+) -> None:
     """ϑ = τ‖Σ‖ or as given; discarded = ‖Ŵ − W₁‖, at most ϑ unless the rank was clipped from above.
 
     Below the smallest normal number rounding is no longer relative, as in the oracle's criteria.
@@ -119,8 +168,13 @@ def test_what_is_reported_is_what_was_done(library: Library, dtype: Dtype, param
     assert theta is not None
     scale = max(norm(sigma), np.finfo(dtype.real).tiny) if np.any(sigma) else 0.0
     assert ratio(abs(step.theta - theta), scale, shape, dtype.eps) <= FAIL
-    assert ratio(norm(np.linalg.svd(W_hat)[1][: len(sigma)] - sigma), scale, shape, dtype.eps) <= FAIL
-    assert ratio(abs(norm(W_hat - dense(step.Y.full())) - step.discarded), scale, shape, dtype.eps) <= FAIL
+    assert (
+        ratio(norm(np.linalg.svd(W_hat)[1][: len(sigma)] - sigma), scale, shape, dtype.eps) <= FAIL
+    )
+    assert (
+        ratio(abs(norm(W_hat - dense(step.Y.full())) - step.discarded), scale, shape, dtype.eps)
+        <= FAIL
+    )
     clipped = step.rank_rule is RankRule.MAX_RANK
     assert (step.discarded > step.theta) if clipped else (step.discarded <= step.theta)  # exactly
     assert not clipped or step.Y.rank == inputs.max_rank
@@ -131,7 +185,10 @@ def test_the_threshold_is_kept_to_the_last_bit(library: Library) -> None:
     is rounded to single.
     """
     sigma = np.array([1.0, *5 * [0.1]], dtype=np.float32)
-    S_hat, U_hat, V_hat = (library.array(X) for X in (np.diag(sigma), *(np.eye(size, 6, dtype=np.float32) for size in (8, 7))))
+    S_hat, U_hat, V_hat = (
+        library.array(X)
+        for X in (np.diag(sigma), *(np.eye(size, 6, dtype=np.float32) for size in (8, 7)))
+    )
     tail = math.hypot(*sigma[1:].tolist())
     cut = truncation(S_hat, U_hat, V_hat, theta=tail * (1.0 + 1e-12))
     assert cut.Y.rank == 1
@@ -143,8 +200,14 @@ def test_the_threshold_is_kept_to_the_last_bit(library: Library) -> None:
 
 @given(parameters=case_parameters(invertible=True, core="diagonal"))
 @example(parameters=CaseParameters(2, 2, 1, "one_tiny", "diagonal", "normal", tau=0.0, seed=33109))
-@example(parameters=CaseParameters(2, 2, 1, "one_tiny", "diagonal", "normal", tau=0.0, magnitude=1e6, seed=410))
-def test_published_route_passes_like_the_division_free_one(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
+@example(
+    parameters=CaseParameters(
+        2, 2, 1, "one_tiny", "diagonal", "normal", tau=0.0, magnitude=1e6, seed=410
+    )
+)
+def test_published_route_passes_like_the_division_free_one(
+    library: Library, dtype: Dtype, parameters: CaseParameters
+) -> None:
     """With diagonal S, as after every truncation, the division costs nothing: the same oracle, the
     same limit.
 
@@ -167,20 +230,27 @@ def test_published_route_refuses_a_singular_core(library: Library, dtype: Dtype)
     Y = LowRank(U, S, V)
     with pytest.raises(ValueError, match="expected an invertible S"):
         geolora_step(Y, FactorGradients.from_dense(Y, G), learning_rate=0.1, tau=0.1)
-    assert geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=0.1, tau=0.1).Y.rank >= 1
+    assert (
+        geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=0.1, tau=0.1).Y.rank >= 1
+    )
 
 
 # --- edges ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("m", "n"), [(4, 7), (7, 4), (5, 5), (1, 1), (1, 6), (6, 1)])
-def test_full_rank_is_plain_gradient_descent(library: Library, dtype: Dtype, m: int, n: int) -> None:
+def test_full_rank_is_plain_gradient_descent(
+    library: Library, dtype: Dtype, m: int, n: int
+) -> None:
     """At r = min(m, n) the projector is the identity, and the smaller side has no new columns."""
     case = _example(dtype, m=m, n=n, r=min(m, n), learning_rate=0.3)
     U, S, V, G = case.state(dtype.real)
     _, step = run_case(library, case, dtype.real)
     W = dense(U @ S @ V.conj().T)
-    assert ratio(norm(dense(step.full()) - (W - 0.3 * G)), norm(W) + norm(G), (m, n), dtype.eps) <= FAIL
+    assert (
+        ratio(norm(dense(step.full()) - (W - 0.3 * G)), norm(W) + norm(G), (m, n), dtype.eps)
+        <= FAIL
+    )
     columns = tuple(min(min(m, n), size - min(m, n)) for size in (m, n))
     assert (step.U_tilde.shape, step.V_tilde.shape) == ((m, columns[0]), (n, columns[1]))
     assert step.Y.rank == np.linalg.matrix_rank(W - 0.3 * dense(G)) == min(m, n)
@@ -201,7 +271,11 @@ def test_a_fixed_point_needs_a_cap() -> None:
     W, Z = Y.full(), rng.standard_normal((7, 6))
     G = Z - Y.tangent_projection(Z)
     distances = {}
-    limits: dict[str, dict[str, Any]] = {"none": {"tau": 0.0}, "max_rank": {"tau": 0.0, "max_rank": 3}, "tau": {"tau": 1e-12}}
+    limits: dict[str, dict[str, Any]] = {
+        "none": {"tau": 0.0},
+        "max_rank": {"tau": 0.0, "max_rank": 3},
+        "tau": {"tau": 1e-12},
+    }
     for name, limit in limits.items():
         X = Y
         for _ in range(3):
@@ -223,7 +297,13 @@ def test_a_fixed_point_may_repel() -> None:
         N *= 3.0 / norm(N, 2)
         distances.append([])
         for _ in range(21):
-            X = geolora_step(X, ProjectedGradients.from_dense(X, X.full() - W - N), learning_rate=0.3, tau=0.0, max_rank=2).Y
+            X = geolora_step(
+                X,
+                ProjectedGradients.from_dense(X, X.full() - W - N),
+                learning_rate=0.3,
+                tau=0.0,
+                max_rank=2,
+            ).Y
             distances[-1].append(float(norm(X.full() - W)))
     regular, singular = distances
     assert max(*regular[:2], singular[0]) <= 1e-14
@@ -236,12 +316,18 @@ def test_a_kept_zero_leaves_the_next_step_a_choice() -> None:
     gauge: W₁ does not, W₂ does.
     """
     rng = np.random.default_rng(0)
-    bases = [np.linalg.qr(rng.standard_normal(shape))[0] for shape in ((8, 3), (7, 3), (3, 3), (3, 3))]
+    bases = [
+        np.linalg.qr(rng.standard_normal(shape))[0] for shape in ((8, 3), (7, 3), (3, 3), (3, 3))
+    ]
     Y, A = LowRank(bases[0], np.zeros((3, 3)), bases[1]), rng.standard_normal((8, 7))
     first, second = [], []
     for X in (Y, Y.change_gauge(bases[2], bases[3])):
-        still = geolora_step(X, ProjectedGradients.from_dense(X, np.zeros((8, 7))), learning_rate=1.0, tau=0.1).Y
-        moved = geolora_step(still, ProjectedGradients.from_dense(still, -A), learning_rate=1.0, tau=0.1).Y
+        still = geolora_step(
+            X, ProjectedGradients.from_dense(X, np.zeros((8, 7))), learning_rate=1.0, tau=0.1
+        ).Y
+        moved = geolora_step(
+            still, ProjectedGradients.from_dense(still, -A), learning_rate=1.0, tau=0.1
+        ).Y
         first.append(still.full())
         second.append(moved.full())
     assert norm(first[0] - first[1]) == 0.0
@@ -269,7 +355,9 @@ def test_a_custom_optimizer_takes_all_three_steps(library: Library, dtype: Dtype
         assert ratio(norm(dense(P) - factor), norm(factor), Y.shape, dtype.eps) <= FAIL
         assert rate == 0.1
     for name in STAGES:
-        np.testing.assert_array_equal(to_numpy(getattr(custom, name)), to_numpy(getattr(twice, name)), strict=True)
+        np.testing.assert_array_equal(
+            to_numpy(getattr(custom, name)), to_numpy(getattr(twice, name)), strict=True
+        )
 
 
 def test_a_numpy_scalar_as_learning_rate_keeps_the_dtype() -> None:
@@ -300,16 +388,26 @@ def test_a_custom_optimizer_may_work_in_place(library: Library, dtype: Dtype) ->
     ("optimizer", "message"),
     [
         (lambda P, G, _: P[:-1], r"expected shape \(9, 3\) \(that of P\), found \(8, 3\)$"),
-        (lambda P, G, _: P if P.shape[0] > 3 else P[:, 0], r"expected a matrix \(2 dimensions\), found shape \(3,\)$"),
+        (
+            lambda P, G, _: P if P.shape[0] > 3 else P[:, 0],
+            r"expected a matrix \(2 dimensions\), found shape \(3,\)$",
+        ),
         (lambda P, G, _: None, "expected an array of an array API library, found NoneType$"),
-        (lambda P, G, _: P.astype(np.float32), r"expected the dtype of P \(float64\), found float32$"),
+        (
+            lambda P, G, _: P.astype(np.float32),
+            r"expected the dtype of P \(float64\), found float32$",
+        ),
     ],
     ids=["shape", "no matrix", "nothing", "dtype"],
 )
-def test_what_a_custom_optimizer_returns_must_fit(unchecked: None, optimizer: Any, message: str) -> None:
+def test_what_a_custom_optimizer_returns_must_fit(
+    unchecked: None, optimizer: Any, message: str
+) -> None:
     inputs = _example(Dtype("float64", np.float64, False)).inputs(np.float64)
     with pytest.raises(ValueError, match=r"^opt\(P, G, λ\): " + message):
-        geolora_step(*state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.0, optimizer=optimizer)
+        geolora_step(
+            *state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.0, optimizer=optimizer
+        )
 
 
 # --- line 4: augmentation -------------------------------------------------------------------------
@@ -332,7 +430,9 @@ def _augment(library: Library, B: Matrix, X: Matrix) -> Matrix:
     ids=["generic", "zero", "inside the range", "nearly inside the range", "rank one", "large"],
 )
 @pytest.mark.parametrize(("m", "r"), [(9, 3), (5, 3), (4, 4), (1, 1), (6, 3)])
-def test_augmented_basis(library: Library, dtype: Dtype, m: int, r: int, update: Callable[[Matrix, Matrix], Matrix]) -> None:
+def test_augmented_basis(
+    library: Library, dtype: Dtype, m: int, r: int, update: Callable[[Matrix, Matrix], Matrix]
+) -> None:
     """Orthonormal, orthogonal to the old basis, and it covers the update, however degenerate that is."""
     case = _example(dtype, m=m, n=m + 1, r=r)
     B = case.state(dtype.real)[0]
@@ -341,7 +441,10 @@ def test_augmented_basis(library: Library, dtype: Dtype, m: int, r: int, update:
     assert new.shape == (m, min(r, m - r))
     full = np.hstack([dense(B), new])
     assert ratio(norm(full.conj().T @ full - np.eye(full.shape[1])), 1.0, (m, r), dtype.eps) <= FAIL
-    assert ratio(norm(dense(X) - full @ (full.conj().T @ X)), norm(dense(X)), (m, r), dtype.eps) <= FAIL
+    assert (
+        ratio(norm(dense(X) - full @ (full.conj().T @ X)), norm(dense(X)), (m, r), dtype.eps)
+        <= FAIL
+    )
 
 
 # --- line 5: assembling ---------------------------------------------------------------------------
@@ -351,7 +454,9 @@ def test_assembled_blocks(library: Library, dtype: Dtype) -> None:
     """Ŝ = [[S_new, L_newᴴ Ṽ], [Ũᴴ K_new, 0]] with k ≠ l new columns."""
     rng = np.random.default_rng(0)
     sizes = ((3, 3), (5, 3), (9, 3), (5, 2), (9, 3))
-    S, K, L, Ut, Vt = ((rng.standard_normal(s) + dtype.complex * 1j * rng.standard_normal(s)) for s in sizes)
+    S, K, L, Ut, Vt = (
+        (rng.standard_normal(s) + dtype.complex * 1j * rng.standard_normal(s)) for s in sizes
+    )
     if not dtype.complex:
         S, K, L, Ut, Vt = (X.real for X in (S, K, L, Ut, Vt))
     exact = np.block([[S, L.conj().T @ Vt], [Ut.conj().T @ K, np.zeros((2, 3))]])
@@ -390,7 +495,9 @@ SIGMA = (12.0, 4.0, 3.0, 0.0)
         (0.0, 5, 6, 4, RankRule.BASIS),
     ],
 )
-def test_rank_rules(theta: float, min_rank: int, max_rank: int | None, rank: int, rule: RankRule) -> None:
+def test_rank_rules(
+    theta: float, min_rank: int, max_rank: int | None, rank: int, rule: RankRule
+) -> None:
     assert choose_rank([13.0, 5.0, 3.0, 0.0], theta, min_rank, max_rank) == (rank, rule)
 
 
@@ -416,7 +523,9 @@ def test_each_rank_rule_is_hit_and_reported(
     rule: RankRule,
     discarded: float,
 ) -> None:
-    S_hat, U_hat, V_hat = (library.array(X) for X in (np.diag(SIGMA), np.eye(8)[:, :4], np.eye(7)[:, :4]))
+    S_hat, U_hat, V_hat = (
+        library.array(X) for X in (np.diag(SIGMA), np.eye(8)[:, :4], np.eye(7)[:, :4])
+    )
     cut = truncation(S_hat, U_hat, V_hat, **thresholds, min_rank=min_rank, max_rank=max_rank)
     assert (cut.Y.rank, cut.rank_rule) == (rank, rule)
     assert ratio(abs(cut.discarded - discarded), 13.0, (8, 7), 2.0**-52) <= FAIL
@@ -437,13 +546,17 @@ def test_a_rank_can_stall_from_zero(learning_rate: float) -> None:
         Y = LowRank(e, np.zeros((1, 1)), e)
         for _ in range(round(10.0 / learning_rate)):
             gradients = ProjectedGradients.from_dense(Y, Y.full() - A)
-            Y = geolora_step(Y, gradients, learning_rate=learning_rate, theta=factor * learning_rate).Y
+            Y = geolora_step(
+                Y, gradients, learning_rate=learning_rate, theta=factor * learning_rate
+            ).Y
             assert Y.rank == rank
         assert (np.linalg.norm(Y.full() - A) > 0.9) == (rank == 1)
 
 
 def test_a_step_reports_its_rank_rule(library: Library) -> None:
-    Y = LowRank(*(library.array(X) for X in (np.eye(8)[:, :2], np.diag([4.0, 3.0]), np.eye(7)[:, :2])))
+    Y = LowRank(
+        *(library.array(X) for X in (np.eye(8)[:, :2], np.diag([4.0, 3.0]), np.eye(7)[:, :2]))
+    )
     zero = ProjectedGradients.from_dense(Y, library.array(np.zeros((8, 7))))
     requests: dict[RankRule, dict[str, Any]] = {
         RankRule.THRESHOLD: {"theta": 3.5},
@@ -461,14 +574,25 @@ def test_a_step_reports_its_rank_rule(library: Library) -> None:
 # --- overflow -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "where"), [("K_new", ("dK",)), ("L_new", ("dL",)), ("S_new", ("dS",))], ids=["K", "L", "S"])
-def test_overflow_names_the_line_and_the_coefficient(library: Library, name: str, where: tuple[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [("K_new", ("dK",)), ("L_new", ("dL",)), ("S_new", ("dS",))],
+    ids=["K", "L", "S"],
+)
+def test_overflow_names_the_line_and_the_coefficient(
+    library: Library, name: str, where: tuple[str]
+) -> None:
     """λ times a large finite gradient leaves the range of the dtype."""
     Y = LowRank(*(library.array(X) for X in (np.eye(5)[:, :2], np.eye(2), np.eye(4)[:, :2])))
     shapes = {"dK": (5, 2), "dL": (4, 2), "dS": (2, 2)}
-    gradients = {g: library.array(np.full(s, 1e300 if g in where else 0.0)) for g, s in shapes.items()}
+    gradients = {
+        g: library.array(np.full(s, 1e300 if g in where else 0.0)) for g, s in shapes.items()
+    }
     before = bytes_of(Y)
-    with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=f"^line 3: {name} overflowed .*float64"):
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(FloatingPointError, match=f"^line 3: {name} overflowed .*float64"),
+    ):
         geolora_step(Y, ProjectedGradients(**gradients), learning_rate=1e10, tau=0.1)
     assert bytes_of(Y) == before
 
@@ -477,8 +601,13 @@ def test_overflow_of_the_assembled_core_is_named() -> None:
     """K and L fit into the range, each with the norm 1.5e308; Ŝ with both of them does not."""
     Y = LowRank(np.eye(3)[:, :1], np.zeros((1, 1)), np.eye(3)[:, :1])
     steep = np.array([[0.0], [-1.5e308], [0.0]])
-    with pytest.raises(FloatingPointError, match=r"^line 5: S_hat overflowed the range of float64; nothing was changed$"):
-        geolora_step(Y, ProjectedGradients(steep, steep, np.zeros((1, 1))), learning_rate=1.0, tau=0.1)
+    with pytest.raises(
+        FloatingPointError,
+        match=r"^line 5: S_hat overflowed the range of float64; nothing was changed$",
+    ):
+        geolora_step(
+            Y, ProjectedGradients(steep, steep, np.zeros((1, 1))), learning_rate=1.0, tau=0.1
+        )
 
 
 def test_a_coefficient_whose_norm_overflows_is_refused() -> None:
@@ -493,17 +622,30 @@ def test_a_norm_beyond_the_precision_is_refused_in_single_precision_too(library:
     """‖S‖ = 4e38, in range for double precision only: its singular values need not fit into single
     precision.
     """
-    Y = LowRank(*(library.array(X.astype(np.float32)) for X in (np.eye(12)[:, :4], 2e38 * np.eye(4), np.eye(11)[:, :4])))
+    Y = LowRank(
+        *(
+            library.array(X.astype(np.float32))
+            for X in (np.eye(12)[:, :4], 2e38 * np.eye(4), np.eye(11)[:, :4])
+        )
+    )
     zero = ProjectedGradients.from_dense(Y, library.array(np.zeros((12, 11), dtype=np.float32)))
-    with pytest.raises(FloatingPointError, match=r"^line 3: K_new overflowed the range of .*float32; nothing was changed$"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"^line 3: K_new overflowed the range of .*float32; nothing was changed$",
+    ):
         geolora_step(Y, zero, learning_rate=0.1, tau=0.1)
 
 
 def test_what_is_no_number_did_not_overflow() -> None:
     inputs = _example(Dtype("float64", np.float64, False)).inputs(np.float64)
-    with pytest.raises(FloatingPointError, match=r"^line 3: K_new is not finite; nothing was changed$"):
+    with pytest.raises(
+        FloatingPointError, match=r"^line 3: K_new is not finite; nothing was changed$"
+    ):
         geolora_step(
-            *state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.0, optimizer=lambda P, G, _: np.full_like(P, np.nan)
+            *state_and_gradients(NUMPY, inputs),
+            learning_rate=0.1,
+            tau=0.0,
+            optimizer=lambda P, G, _: np.full_like(P, np.nan),
         )
 
 
@@ -513,11 +655,19 @@ def test_tails_beyond_the_precision_are_compared_all_the_same(library: Library) 
     """
     E = library.array(np.eye(6, 4, dtype=np.float32))
     cut = truncation(library.array(3e38 * np.eye(4, dtype=np.float32)), E, E, tau=0.6)
-    assert (cut.Y.rank, cut.rank_rule) == (3, RankRule.THRESHOLD), "tails of 1, 0.87, 0.71, 0.5 of the norm"
+    assert (cut.Y.rank, cut.rank_rule) == (3, RankRule.THRESHOLD), (
+        "tails of 1, 0.87, 0.71, 0.5 of the norm"
+    )
 
 
 def test_rank_rules_have_names_for_reports() -> None:
-    assert [str(rule) for rule in RankRule] == ["threshold", "min_rank", "max_rank", "basis", "budget"]
+    assert [str(rule) for rule in RankRule] == [
+        "threshold",
+        "min_rank",
+        "max_rank",
+        "basis",
+        "budget",
+    ]
 
 
 def test_ranks_start_at_one_by_default() -> None:
@@ -540,12 +690,21 @@ def test_contradicting_ranks_are_refused_before_anything_is_computed(unchecked: 
         return P
 
     with pytest.raises(ValueError, match=r"^max_rank: expected at least min_rank = 2, found 1$"):
-        geolora_step(*state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.1, min_rank=2, max_rank=1, optimizer=optimizer)
+        geolora_step(
+            *state_and_gradients(NUMPY, inputs),
+            learning_rate=0.1,
+            tau=0.1,
+            min_rank=2,
+            max_rank=1,
+            optimizer=optimizer,
+        )
     assert not called
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.1])
 def test_a_truncation_beyond_the_range_is_refused(tau: float) -> None:
     """All entries are finite and the norm is not: every threshold would be infinite, or no number."""
-    with pytest.raises(FloatingPointError, match=r"^line 6: the norm of S_hat overflowed the range of float64"):
+    with pytest.raises(
+        FloatingPointError, match=r"^line 6: the norm of S_hat overflowed the range of float64"
+    ):
         truncation(1.5e308 * np.eye(3), np.eye(4)[:, :3], np.eye(3), tau=tau)

@@ -33,7 +33,9 @@ from tests.libraries import NUMPY, Dtype, Library, load
 EPS = float(np.finfo(np.float64).eps)
 
 
-def _matrix(dtype: Dtype, shape: tuple[int, int] = (4, 3)) -> np.ndarray[tuple[int, ...], np.dtype[np.inexact]]:
+def _matrix(
+    dtype: Dtype, shape: tuple[int, int] = (4, 3)
+) -> np.ndarray[tuple[int, ...], np.dtype[np.inexact]]:
     rng = np.random.default_rng(0)
     X = rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if dtype.complex else 0.0)
     return X.astype(dtype.name)
@@ -59,7 +61,9 @@ def test_a_decomposition_that_gives_up_is_tried_on_the_transpose(
     library: Library, dtype: Dtype, stack: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives up on no matrix, on tall ones, on all: then there is no other question."""
-    A = library.array(np.stack([_matrix(dtype) * k for k in range(1, 1 + math.prod(stack))]).reshape(*stack, 4, 3))
+    A = library.array(
+        np.stack([_matrix(dtype) * k for k in range(1, 1 + math.prod(stack))]).reshape(*stack, 4, 3)
+    )
     X, linalg, refused = to_numpy(A), namespace(A).linalg, set[int]()
     honest = linalg.svd
 
@@ -80,9 +84,14 @@ def test_a_decomposition_that_gives_up_is_tried_on_the_transpose(
         svd(A)
 
 
-def test_each_matrix_of_a_stack_is_decomposed_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_matrix_of_a_stack_is_decomposed_in_its_own_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """One gives up where it is tall, the other one where it is wide."""
-    tall = np.random.default_rng(0).standard_normal((2, 4, 3)) * np.asarray([1.0, 1000.0])[:, None, None]
+    tall = (
+        np.random.default_rng(0).standard_normal((2, 4, 3))
+        * np.asarray([1.0, 1000.0])[:, None, None]
+    )
     honest = np.linalg.svd
 
     def refusing(X: Any, **options: Any) -> Any:
@@ -96,7 +105,9 @@ def test_each_matrix_of_a_stack_is_decomposed_in_its_own_way(monkeypatch: pytest
     np.testing.assert_allclose((P * sigma[..., None, :]) @ Qh, tall, atol=1e-11)
 
 
-def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complex_basis_of_subnormal_columns_is_one(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """QR makes NaN of such columns; they are scaled then, apart from columns of zeros, and span the
     same range.
     """
@@ -115,7 +126,12 @@ def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypat
     Q, R = map(to_numpy, qr(A))
     assert len(calls) == 2
     scaled = to_numpy(calls[1])
-    assert np.maximum(np.abs(scaled.real), np.abs(scaled.imag)).max(axis=0).tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert np.maximum(np.abs(scaled.real), np.abs(scaled.imag)).max(axis=0).tolist() == [
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+    ]
     np.testing.assert_allclose(Q.conj().T @ Q, np.eye(4), atol=1e-14)
     right = X[:, :3] / np.abs(X[:, :3]).max(axis=0)
     np.testing.assert_allclose(Q @ (Q.conj().T @ right), right, atol=1e-14)
@@ -125,7 +141,9 @@ def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypat
     assert len(calls) == 1
 
 
-def test_other_errors_of_a_decomposition_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_a_decomposition_are_those_of_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     A, calls = np.eye(2), []
 
     def broken(X: Any, **options: Any) -> Any:
@@ -154,7 +172,9 @@ def test_norm_neither_underflows_nor_overflows(values: list[float], magnitude: f
     """Summing k squares, the root and two scalings round k + 4 times, each within eps/2."""
     scaled = [magnitude * value for value in values]
     expected = math.hypot(*scaled)
-    assert abs(norm(np.array(scaled)) - expected) <= (len(values) + 4) * EPS * expected + math.ulp(0.0)
+    assert abs(norm(np.array(scaled)) - expected) <= (len(values) + 4) * EPS * expected + math.ulp(
+        0.0
+    )
 
 
 def test_norm_in_every_library(library: Library, dtype: Dtype) -> None:
@@ -163,8 +183,13 @@ def test_norm_in_every_library(library: Library, dtype: Dtype) -> None:
     assert abs(norm(library.array(X)) - expected) <= (X.size + 4) * dtype.eps * expected
 
 
-@pytest.mark.parametrize(("entries", "expected"), [([np.inf, 1.0], np.inf), ([-np.inf, 0.0], np.inf), ([np.nan, np.inf], np.nan)])
-def test_norm_of_what_is_not_finite(library: Library, dtype: Dtype, entries: list[float], expected: float) -> None:
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [([np.inf, 1.0], np.inf), ([-np.inf, 0.0], np.inf), ([np.nan, np.inf], np.nan)],
+)
+def test_norm_of_what_is_not_finite(
+    library: Library, dtype: Dtype, entries: list[float], expected: float
+) -> None:
     np.testing.assert_equal(norm(library.array(np.array([entries]).astype(dtype.name))), expected)
 
 
@@ -192,7 +217,9 @@ def test_tails_far_below_the_largest_singular_value() -> None:
     precision this begins at 1e-22.
     """
     assert tail_norms(np.array([1.0, 1e-200]))[1] == 1e-200
-    assert tail_norms(np.array([1.0, 4e-25, 3e-25], dtype=np.float32))[1] == pytest.approx(5e-25, rel=2.0**-24)
+    assert tail_norms(np.array([1.0, 4e-25, 3e-25], dtype=np.float32))[1] == pytest.approx(
+        5e-25, rel=2.0**-24
+    )
 
 
 def test_tails_beyond_the_range_of_single_precision() -> None:

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geolora_ref import FactorGradients, LowRank, ProjectedGradients, geolora_step, tangent_projection
+from geolora_ref import (
+    FactorGradients,
+    LowRank,
+    ProjectedGradients,
+    geolora_step,
+    tangent_projection,
+)
 from geolora_ref.algorithm import augmented_step, truncation
 from geolora_ref.arrays import Array
 from geolora_ref.budget import allocate_ranks, cost, truncate_to_budget
@@ -41,22 +47,30 @@ class Valid:
     def low_rank(self, **changes: Any) -> LowRank:
         """A 7 x 5 state of rank 3, with factors exchanged (NumPy arrays are converted)."""
         factors = {"U": U, "S": S, "V": V, **changes}
-        return LowRank(**{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in factors.items()})
+        return LowRank(
+            **{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in factors.items()}
+        )
 
     def projected(self, **changes: Any) -> ProjectedGradients:
         """Its projected gradients, with some exchanged."""
         parts = {"dK": G @ V, "dL": G.T @ U, "dS": U.T @ G @ V, **changes}
-        return ProjectedGradients(**{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in parts.items()})
+        return ProjectedGradients(
+            **{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in parts.items()}
+        )
 
     def factors(self, **changes: Any) -> FactorGradients:
         """Its factor gradients, with some exchanged."""
         parts = {"dU": G @ V @ S, "dS": U.T @ G @ V, "dV": G.T @ U @ S, **changes}
-        return FactorGradients(**{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in parts.items()})
+        return FactorGradients(
+            **{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in parts.items()}
+        )
 
     def step(self, gradients: Any = None, **changes: Any) -> Any:
         """One step."""
         arguments = {"learning_rate": 0.1, "tau": 0.1, **changes}
-        return geolora_step(self.low_rank(), self.projected() if gradients is None else gradients, **arguments)
+        return geolora_step(
+            self.low_rank(), self.projected() if gradients is None else gradients, **arguments
+        )
 
 
 def _with(X: Matrix, value: float) -> Matrix:
@@ -70,24 +84,51 @@ NOT_FINITE = r"expected finite entries, found 1 of {} not finite$"
 DEFECT = r"{0}: expected orthonormal columns, ‖{0}ᴴ{0} − I‖ ≤ √eps = 1\.5e-08, found {1}$"
 
 STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
-    "U too few rows for r": (lambda a: a.low_rank(U=np.eye(2, 3)), r"^U: .*between 1 and min\(m, n\) = 2, found 3"),
-    "V too few rows for r": (lambda a: a.low_rank(V=np.eye(2, 3)), r"^U: .*between 1 and min\(m, n\) = 2, found 3"),
+    "U too few rows for r": (
+        lambda a: a.low_rank(U=np.eye(2, 3)),
+        r"^U: .*between 1 and min\(m, n\) = 2, found 3",
+    ),
+    "V too few rows for r": (
+        lambda a: a.low_rank(V=np.eye(2, 3)),
+        r"^U: .*between 1 and min\(m, n\) = 2, found 3",
+    ),
     "no columns": (
         lambda a: a.low_rank(U=np.zeros((7, 0)), S=np.zeros((0, 0)), V=np.zeros((5, 0))),
         r"^U: expected a rank between 1 and min\(m, n\) = 5, found 0 columns$",
     ),
-    "S not square": (lambda a: a.low_rank(S=S[:, :2]), r"^S: expected shape \(3, 3\) \(r x r.*found \(3, 2\)$"),
-    "S too small": (lambda a: a.low_rank(S=S[:2, :2]), r"^S: expected shape \(3, 3\) \(r x r.*found \(2, 2\)$"),
-    "V of another rank": (lambda a: a.low_rank(V=V[:, :2]), r"^V: expected shape \(5, 3\) \(n x r.*found \(5, 2\)$"),
-    "U a vector": (lambda a: a.low_rank(U=U[:, 0]), r"^U: expected a matrix \(2 dimensions\), found shape \(7,\)$"),
-    "S a stack": (lambda a: a.low_rank(S=S[None]), r"^S: expected a matrix \(2 dimensions\), found shape \(1, 3, 3\)$"),
+    "S not square": (
+        lambda a: a.low_rank(S=S[:, :2]),
+        r"^S: expected shape \(3, 3\) \(r x r.*found \(3, 2\)$",
+    ),
+    "S too small": (
+        lambda a: a.low_rank(S=S[:2, :2]),
+        r"^S: expected shape \(3, 3\) \(r x r.*found \(2, 2\)$",
+    ),
+    "V of another rank": (
+        lambda a: a.low_rank(V=V[:, :2]),
+        r"^V: expected shape \(5, 3\) \(n x r.*found \(5, 2\)$",
+    ),
+    "U a vector": (
+        lambda a: a.low_rank(U=U[:, 0]),
+        r"^U: expected a matrix \(2 dimensions\), found shape \(7,\)$",
+    ),
+    "S a stack": (
+        lambda a: a.low_rank(S=S[None]),
+        r"^S: expected a matrix \(2 dimensions\), found shape \(1, 3, 3\)$",
+    ),
     "U not finite": (lambda a: a.low_rank(U=_with(U, np.nan)), "^U: " + NOT_FINITE.format(21)),
     "S not finite": (lambda a: a.low_rank(S=_with(S, np.inf)), "^S: " + NOT_FINITE.format(9)),
     "V not finite": (lambda a: a.low_rank(V=_with(V, -np.inf)), "^V: " + NOT_FINITE.format(15)),
     # ‖(1.001² − 1) I‖ = 0.002001·√3; one doubled column: 2² − 1; twice the same column: √2
     "U scaled": (lambda a: a.low_rank(U=1.001 * U), "^" + DEFECT.format("U", r"3\.466e-03")),
-    "V scaled in one column": (lambda a: a.low_rank(V=V * [1.0, 2.0, 1.0]), "^" + DEFECT.format("V", r"3\.000e\+00")),
-    "U with a column twice": (lambda a: a.low_rank(U=U[:, [0, 0, 2]]), "^" + DEFECT.format("U", r"1\.414e\+00")),
+    "V scaled in one column": (
+        lambda a: a.low_rank(V=V * [1.0, 2.0, 1.0]),
+        "^" + DEFECT.format("V", r"3\.000e\+00"),
+    ),
+    "U with a column twice": (
+        lambda a: a.low_rank(U=U[:, [0, 0, 2]]),
+        "^" + DEFECT.format("U", r"1\.414e\+00"),
+    ),
     "U integer": (
         lambda a: a.low_rank(U=np.eye(7, 3, dtype=np.int64)),
         "^U: expected a real or complex floating dtype of single or double precision, found .*int64",
@@ -96,11 +137,26 @@ STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: a.low_rank(S=np.eye(3, dtype=np.int64)),
         "^S: expected a real or complex floating dtype of single or double precision, found .*int64",
     ),
-    "S single": (lambda a: a.low_rank(S=S.astype(np.float32)), "^S: expected the dtype of U .*float64.*, found .*float32"),
-    "V complex": (lambda a: a.low_rank(V=V + 0j), "^V: expected the dtype of U .*float64.*, found .*complex128"),
-    "U a list": (lambda a: a.low_rank(U=U.tolist()), "^U: expected an array of an array API library, found list$"),
-    "S a number": (lambda a: a.low_rank(S=1.0), "^S: expected an array of an array API library, found float$"),
-    "V nothing": (lambda a: a.low_rank(V=None), "^V: expected an array of an array API library, found NoneType$"),
+    "S single": (
+        lambda a: a.low_rank(S=S.astype(np.float32)),
+        "^S: expected the dtype of U .*float64.*, found .*float32",
+    ),
+    "V complex": (
+        lambda a: a.low_rank(V=V + 0j),
+        "^V: expected the dtype of U .*float64.*, found .*complex128",
+    ),
+    "U a list": (
+        lambda a: a.low_rank(U=U.tolist()),
+        "^U: expected an array of an array API library, found list$",
+    ),
+    "S a number": (
+        lambda a: a.low_rank(S=1.0),
+        "^S: expected an array of an array API library, found float$",
+    ),
+    "V nothing": (
+        lambda a: a.low_rank(V=None),
+        "^V: expected an array of an array API library, found NoneType$",
+    ),
     "gauge not unitary": (
         lambda a: a.low_rank().change_gauge(a.array(np.eye(3)), a.array(2.0 * np.eye(3))),
         "^" + DEFECT.format("Q2", r"5\.196e\+00"),
@@ -113,8 +169,14 @@ STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: a.low_rank().change_gauge(a.array(_with(np.eye(3), np.nan)), a.array(np.eye(3))),
         "^Q1: " + NOT_FINITE.format(9),
     ),
-    "from_dense not finite": (lambda a: LowRank.from_dense(a.array(_with(G, np.nan)), 2), "^W: " + NOT_FINITE.format(35)),
-    "from_dense a list": (lambda a: LowRank.from_dense(G.tolist(), 2), "^W: expected an array .*found list$"),
+    "from_dense not finite": (
+        lambda a: LowRank.from_dense(a.array(_with(G, np.nan)), 2),
+        "^W: " + NOT_FINITE.format(35),
+    ),
+    "from_dense a list": (
+        lambda a: LowRank.from_dense(G.tolist(), 2),
+        "^W: expected an array .*found list$",
+    ),
     "from_dense rank 0": (
         lambda a: LowRank.from_dense(a.array(G), 0),
         "^rank: expected an integer >= 1, found 0$",
@@ -131,12 +193,18 @@ STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: tangent_projection(a.low_rank(), a.array(G.T)),
         r"^Z: expected shape \(7, 5\) \(m x n\), found \(5, 7\)$",
     ),
-    "Z not finite": (lambda a: tangent_projection(a.low_rank(), a.array(_with(G, np.nan))), "^Z: " + NOT_FINITE.format(35)),
+    "Z not finite": (
+        lambda a: tangent_projection(a.low_rank(), a.array(_with(G, np.nan))),
+        "^Z: " + NOT_FINITE.format(35),
+    ),
     "Z single": (
         lambda a: tangent_projection(a.low_rank(), a.array(G.astype(np.float32))),
         "^Z: expected the dtype of U .*float64.*, found .*float32",
     ),
-    "Z a list": (lambda a: tangent_projection(a.low_rank(), G.tolist()), "^Z: expected an array .*found list$"),
+    "Z a list": (
+        lambda a: tangent_projection(a.low_rank(), G.tolist()),
+        "^Z: expected an array .*found list$",
+    ),
 }
 
 GRADIENTS: dict[str, tuple[Callable[[Valid], Any], str]] = {
@@ -153,28 +221,66 @@ GRADIENTS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         "^G: " + NOT_FINITE.format(35),
     ),
     "G integer": (
-        lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(np.ones((7, 5), dtype=np.int64))),
+        lambda a: ProjectedGradients.from_dense(
+            a.low_rank(), a.array(np.ones((7, 5), dtype=np.int64))
+        ),
         "^G: expected a real or complex floating dtype of single or double precision, found .*int64",
     ),
-    "G a list": (lambda a: ProjectedGradients.from_dense(a.low_rank(), G.tolist()), "^G: .*found list$"),
-    "dK not finite": (lambda a: a.projected(dK=_with(G @ V, np.nan)), "^dK: " + NOT_FINITE.format(21)),
-    "dL not finite": (lambda a: a.projected(dL=_with(G.T @ U, np.nan)), "^dL: " + NOT_FINITE.format(15)),
+    "G a list": (
+        lambda a: ProjectedGradients.from_dense(a.low_rank(), G.tolist()),
+        "^G: .*found list$",
+    ),
+    "dK not finite": (
+        lambda a: a.projected(dK=_with(G @ V, np.nan)),
+        "^dK: " + NOT_FINITE.format(21),
+    ),
+    "dL not finite": (
+        lambda a: a.projected(dL=_with(G.T @ U, np.nan)),
+        "^dL: " + NOT_FINITE.format(15),
+    ),
     "dS not finite": (lambda a: a.projected(dS=_with(S, np.nan)), "^dS: " + NOT_FINITE.format(9)),
-    "dU not finite": (lambda a: a.factors(dU=_with(G @ V, np.nan)), "^dU: " + NOT_FINITE.format(21)),
-    "dV not finite": (lambda a: a.factors(dV=_with(G.T @ U, np.nan)), "^dV: " + NOT_FINITE.format(15)),
-    "dS of factors not finite": (lambda a: a.factors(dS=_with(S, np.nan)), "^dS: " + NOT_FINITE.format(9)),
-    "dK a vector": (lambda a: a.projected(dK=U[:, 0]), r"^dK: expected a matrix \(2 dimensions\), found shape \(7,\)$"),
-    "dL single": (lambda a: a.projected(dL=V.astype(np.float32)), "^dL: expected the dtype of dK .*found .*float32"),
+    "dU not finite": (
+        lambda a: a.factors(dU=_with(G @ V, np.nan)),
+        "^dU: " + NOT_FINITE.format(21),
+    ),
+    "dV not finite": (
+        lambda a: a.factors(dV=_with(G.T @ U, np.nan)),
+        "^dV: " + NOT_FINITE.format(15),
+    ),
+    "dS of factors not finite": (
+        lambda a: a.factors(dS=_with(S, np.nan)),
+        "^dS: " + NOT_FINITE.format(9),
+    ),
+    "dK a vector": (
+        lambda a: a.projected(dK=U[:, 0]),
+        r"^dK: expected a matrix \(2 dimensions\), found shape \(7,\)$",
+    ),
+    "dL single": (
+        lambda a: a.projected(dL=V.astype(np.float32)),
+        "^dL: expected the dtype of dK .*found .*float32",
+    ),
     "dS a list": (lambda a: a.projected(dS=S.tolist()), "^dS: expected an array .*found list$"),
     "dU a list": (lambda a: a.factors(dU=U.tolist()), "^dU: expected an array .*found list$"),
-    "dK of n rows": (lambda a: a.step(a.projected(dK=V)), r"^dK: expected shape \(7, 3\) \(m x r\), found \(5, 3\)$"),
-    "dL of m rows": (lambda a: a.step(a.projected(dL=U)), r"^dL: expected shape \(5, 3\) \(n x r\), found \(7, 3\)$"),
+    "dK of n rows": (
+        lambda a: a.step(a.projected(dK=V)),
+        r"^dK: expected shape \(7, 3\) \(m x r\), found \(5, 3\)$",
+    ),
+    "dL of m rows": (
+        lambda a: a.step(a.projected(dL=U)),
+        r"^dL: expected shape \(5, 3\) \(n x r\), found \(7, 3\)$",
+    ),
     "dS of another rank": (
         lambda a: a.step(a.projected(dS=np.eye(2))),
         r"^dS: expected shape \(3, 3\) \(r x r\), found \(2, 2\)$",
     ),
-    "dU of n rows": (lambda a: a.step(a.factors(dU=V)), r"^dU: expected shape \(7, 3\) \(m x r\), found \(5, 3\)$"),
-    "dV of m rows": (lambda a: a.step(a.factors(dV=U)), r"^dV: expected shape \(5, 3\) \(n x r\), found \(7, 3\)$"),
+    "dU of n rows": (
+        lambda a: a.step(a.factors(dU=V)),
+        r"^dU: expected shape \(7, 3\) \(m x r\), found \(5, 3\)$",
+    ),
+    "dV of m rows": (
+        lambda a: a.step(a.factors(dV=U)),
+        r"^dV: expected shape \(5, 3\) \(n x r\), found \(7, 3\)$",
+    ),
     "dS of factors, another rank": (
         lambda a: a.step(a.factors(dS=np.eye(2))),
         r"^dS: expected shape \(3, 3\) \(r x r\), found \(2, 2\)$",
@@ -183,7 +289,10 @@ GRADIENTS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: a.step(a.array(G)),
         r"^gradients: expected ProjectedGradients or FactorGradients \(.*from_dense\(Y, G\) .*\), found \w+ of shape \(7, 5\)$",
     ),
-    "gradients a tuple": (lambda a: a.step((G @ V, G.T @ U, S)), r"^gradients: expected ProjectedGradients or .*, found tuple$"),
+    "gradients a tuple": (
+        lambda a: a.step((G @ V, G.T @ U, S)),
+        r"^gradients: expected ProjectedGradients or .*, found tuple$",
+    ),
     "a state in parts": (
         lambda a: geolora_step((U, S, V), a.projected(), learning_rate=0.1, tau=0.1),  # type: ignore[arg-type]
         r"^Y: expected a LowRank, found tuple$",
@@ -201,7 +310,9 @@ GRADIENTS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         r"^Y: expected a LowRank, found \w+ of shape \(7, 5\)$",
     ),
     "all gradients single": (
-        lambda a: a.step(a.projected(**{k: X.astype(np.float32) for k, X in {"dK": U, "dL": V, "dS": S}.items()})),
+        lambda a: a.step(
+            a.projected(**{k: X.astype(np.float32) for k, X in {"dK": U, "dL": V, "dS": S}.items()})
+        ),
         "^dK: expected the dtype of U .*float64.*, found .*float32",
     ),
 }
@@ -211,7 +322,10 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: a.step(learning_rate=-0.1),
         r"^learning_rate: expected a finite number >= 0, found -0\.1$",
     ),
-    "learning rate NaN": (lambda a: a.step(learning_rate=np.nan), "^learning_rate: expected a finite number >= 0, found nan$"),
+    "learning rate NaN": (
+        lambda a: a.step(learning_rate=np.nan),
+        "^learning_rate: expected a finite number >= 0, found nan$",
+    ),
     "learning rate infinite": (
         lambda a: a.step(learning_rate=np.inf),
         "^learning_rate: expected a finite number >= 0, found inf$",
@@ -224,23 +338,56 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: augmented_step(a.low_rank(), a.projected(), learning_rate=-1.0),
         "^learning_rate: expected a finite number >= 0, found -1",
     ),
-    "tau negative": (lambda a: a.step(tau=-1e-3), r"^tau: expected a finite number >= 0, found -0\.001$"),
+    "tau negative": (
+        lambda a: a.step(tau=-1e-3),
+        r"^tau: expected a finite number >= 0, found -0\.001$",
+    ),
     "tau NaN": (lambda a: a.step(tau=np.nan), "^tau: expected a finite number >= 0, found nan$"),
-    "tau infinite": (lambda a: a.step(tau=np.inf), "^tau: expected a finite number >= 0, found inf$"),
-    "theta negative": (lambda a: a.step(tau=None, theta=-1.0), r"^theta: expected a finite number >= 0, found -1\.0$"),
-    "theta NaN": (lambda a: a.step(tau=None, theta=np.nan), "^theta: expected a finite number >= 0, found nan$"),
-    "theta infinite": (lambda a: a.step(tau=None, theta=np.inf), "^theta: expected a finite number >= 0, found inf$"),
-    "tau and theta": (lambda a: a.step(theta=0.1), r"exactly one of the two thresholds, found tau=0\.1, theta=0\.1$"),
-    "neither tau nor theta": (lambda a: a.step(tau=None), "exactly one of the two thresholds, found tau=None, theta=None$"),
+    "tau infinite": (
+        lambda a: a.step(tau=np.inf),
+        "^tau: expected a finite number >= 0, found inf$",
+    ),
+    "theta negative": (
+        lambda a: a.step(tau=None, theta=-1.0),
+        r"^theta: expected a finite number >= 0, found -1\.0$",
+    ),
+    "theta NaN": (
+        lambda a: a.step(tau=None, theta=np.nan),
+        "^theta: expected a finite number >= 0, found nan$",
+    ),
+    "theta infinite": (
+        lambda a: a.step(tau=None, theta=np.inf),
+        "^theta: expected a finite number >= 0, found inf$",
+    ),
+    "tau and theta": (
+        lambda a: a.step(theta=0.1),
+        r"exactly one of the two thresholds, found tau=0\.1, theta=0\.1$",
+    ),
+    "neither tau nor theta": (
+        lambda a: a.step(tau=None),
+        "exactly one of the two thresholds, found tau=None, theta=None$",
+    ),
     "min_rank 0": (lambda a: a.step(min_rank=0), "^min_rank: expected an integer >= 1, found 0$"),
-    "min_rank above min(m, n)": (lambda a: a.step(min_rank=6), r"^min_rank: expected at most min\(m, n\) = 5, found 6$"),
-    "max_rank below min_rank": (lambda a: a.step(min_rank=3, max_rank=2), "^max_rank: expected at least min_rank = 3, found 2$"),
-    "max_rank 0": (lambda a: a.step(max_rank=0), "^max_rank: expected at least min_rank = 1, found 0$"),
+    "min_rank above min(m, n)": (
+        lambda a: a.step(min_rank=6),
+        r"^min_rank: expected at most min\(m, n\) = 5, found 6$",
+    ),
+    "max_rank below min_rank": (
+        lambda a: a.step(min_rank=3, max_rank=2),
+        "^max_rank: expected at least min_rank = 3, found 2$",
+    ),
+    "max_rank 0": (
+        lambda a: a.step(max_rank=0),
+        "^max_rank: expected at least min_rank = 1, found 0$",
+    ),
     "optimizer a name": (
         lambda a: a.step(optimizer="adam"),
         r"^optimizer: expected a callable opt\(P, G, λ\), found 'adam'$",
     ),
-    "optimizer an empty name": (lambda a: a.step(optimizer=""), r"^optimizer: expected a callable opt\(P, G, λ\), found ''$"),
+    "optimizer an empty name": (
+        lambda a: a.step(optimizer=""),
+        r"^optimizer: expected a callable opt\(P, G, λ\), found ''$",
+    ),
     "truncation of S not finite": (
         lambda a: truncation(a.array(_with(S, np.nan)), a.array(U), a.array(V), tau=0.1),
         "^S_hat: " + NOT_FINITE.format(9),
@@ -281,11 +428,15 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
 
 NO_STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
     "projected at a tuple": (
-        lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(G)).projected(tuple(a.low_rank())),  # type: ignore[arg-type]
+        lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(G)).projected(
+            tuple(a.low_rank())
+        ),  # type: ignore[arg-type]
         "^Y: expected a LowRank, found tuple$",
     ),
     "factor gradients at a tuple": (
-        lambda a: FactorGradients.from_dense(a.low_rank(), a.array(G)).projected(tuple(a.low_rank())),  # type: ignore[arg-type]
+        lambda a: FactorGradients.from_dense(a.low_rank(), a.array(G)).projected(
+            tuple(a.low_rank())
+        ),  # type: ignore[arg-type]
         "^Y: expected a LowRank, found tuple$",
     ),
     "more singular values than rows": (
@@ -311,13 +462,18 @@ NO_STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
 }
 
 BUDGETS: dict[str, tuple[Callable[[Valid], Any], str]] = {
-    "no layers": (lambda a: allocate_ranks([], [], 3), "^spectra: expected at least one layer, found none$"),
+    "no layers": (
+        lambda a: allocate_ranks([], [], 3),
+        "^spectra: expected at least one layer, found none$",
+    ),
     "one shape too few": (
         lambda a: allocate_ranks([a.array(np.ones(2))] * 2, [(3, 4)], 3),
         "^shapes: expected one shape for each of 2 spectra, found 1$",
     ),
     "not sorted": (
-        lambda a: allocate_ranks([a.array(np.array([1.0])), a.array(np.array([1.0, 2.0]))], [(3, 4)] * 2, 3),
+        lambda a: allocate_ranks(
+            [a.array(np.array([1.0])), a.array(np.array([1.0, 2.0]))], [(3, 4)] * 2, 3
+        ),
         r"^spectra\[1\]: expected sorted, nonnegative singular values, found \[1\.0, 2\.0\]$",
     ),
     "negative": (
@@ -356,7 +512,10 @@ BUDGETS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: cost(2, (3, 4), "rank"),  # type: ignore[arg-type]
         "^unit: expected 'ranks' or 'parameters', found 'rank'$",
     ),
-    "no steps": (lambda a: truncate_to_budget([], 3), "^spectra: expected at least one layer, found none$"),
+    "no steps": (
+        lambda a: truncate_to_budget([], 3),
+        "^spectra: expected at least one layer, found none$",
+    ),
 }
 
 TABLE = {**STATES, **GRADIENTS, **PARAMETERS, **NO_STATES, **BUDGETS}
@@ -374,7 +533,9 @@ def test_bad_input_is_refused(library: Library, call: Callable[[Valid], Any], me
 
 def test_the_table_is_complete() -> None:
     """No row was lost to a repeated name."""
-    assert len(TABLE) == sum(len(part) for part in (STATES, GRADIENTS, PARAMETERS, NO_STATES, BUDGETS))
+    assert len(TABLE) == sum(
+        len(part) for part in (STATES, GRADIENTS, PARAMETERS, NO_STATES, BUDGETS)
+    )
 
 
 def test_valid_arguments_are_accepted(library: Library) -> None:
@@ -389,7 +550,11 @@ def test_valid_arguments_are_accepted(library: Library) -> None:
 def test_libraries_do_not_mix_in_a_state(name: str) -> None:
     strict = load("array_api_strict")
     factors = {"U": U, "S": S, "V": V}
-    expected = r"^S: .*numpy\), found array_api_strict$" if name == "S" else "^[SV]: expected the array library of U"
+    expected = (
+        r"^S: .*numpy\), found array_api_strict$"
+        if name == "S"
+        else "^[SV]: expected the array library of U"
+    )
     with pytest.raises(ValueError, match=expected):
         LowRank(**{**factors, name: strict.array(factors[name])})
 
@@ -416,11 +581,26 @@ SUBTLE: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: a.factors().projected(a.low_rank(S=np.ones((3, 3)))),
         "^S: .*expected an invertible S",
     ),
-    "learning rate missing": (lambda a: a.step(learning_rate=None), "^learning_rate: expected a finite number >= 0, found None"),
-    "learning rate a text": (lambda a: a.step(learning_rate="0.1"), "^learning_rate: expected a finite number >= 0, found "),
-    "min_rank not an integer": (lambda a: a.step(tau=1.0, min_rank=1.5), r"^min_rank: expected an integer >= 1, found 1\.5$"),
-    "max_rank not an integer": (lambda a: a.step(tau=0.0, max_rank=1.5), r"^max_rank: .*found 1\.5$"),
-    "unit misspelt": (lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 99, unit="rank"), "^unit: "),  # type: ignore[arg-type]
+    "learning rate missing": (
+        lambda a: a.step(learning_rate=None),
+        "^learning_rate: expected a finite number >= 0, found None",
+    ),
+    "learning rate a text": (
+        lambda a: a.step(learning_rate="0.1"),
+        "^learning_rate: expected a finite number >= 0, found ",
+    ),
+    "min_rank not an integer": (
+        lambda a: a.step(tau=1.0, min_rank=1.5),
+        r"^min_rank: expected an integer >= 1, found 1\.5$",
+    ),
+    "max_rank not an integer": (
+        lambda a: a.step(tau=0.0, max_rank=1.5),
+        r"^max_rank: .*found 1\.5$",
+    ),
+    "unit misspelt": (
+        lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 99, unit="rank"),
+        "^unit: ",
+    ),  # type: ignore[arg-type]
     "spectrum not a number": (
         lambda a: allocate_ranks([a.array(np.array([np.nan, 1.0]))], [(3, 4)], 3),
         r"^spectra\[0\]: expected sorted, nonnegative singular values",
@@ -463,7 +643,11 @@ def test_ranks_are_refused_before_anything_is_computed() -> None:
 def test_the_largest_rank_is_allowed() -> None:
     assert (
         geolora_step(
-            LowRank(U, S, V), ProjectedGradients(G @ V, G.T @ U, U.T @ G @ V), learning_rate=0.1, tau=0.9, min_rank=5
+            LowRank(U, S, V),
+            ProjectedGradients(G @ V, G.T @ U, U.T @ G @ V),
+            learning_rate=0.1,
+            tau=0.9,
+            min_rank=5,
         ).Y.rank
         == 5
     )
@@ -482,7 +666,10 @@ def test_an_array_that_is_differentiated_is_refused() -> None:
     factors = {name: torch.asarray(X) for name, X in {"U": U, "S": S, "V": V}.items()}
     for name in factors:
         marked = {**factors, name: factors[name].clone().requires_grad_()}
-        with pytest.raises(ValueError, match=rf"^{name}: .*outside of automatic differentiation.*requires a gradient$"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^{name}: .*outside of automatic differentiation.*requires a gradient$",
+        ):
             LowRank(**marked)
 
 

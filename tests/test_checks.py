@@ -35,7 +35,12 @@ def test_what_is_no_positive_number_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("names", "listed"),
-    [("", ""), ("a", "a"), ("abcdefgh", "a, b, c, d, e, f, g, h"), ("abcdefghi", "a, b, c, d, e, f, g, h, …")],
+    [
+        ("", ""),
+        ("a", "a"),
+        ("abcdefgh", "a, b, c, d, e, f, g, h"),
+        ("abcdefghi", "a, b, c, d, e, f, g, h, …"),
+    ],
 )
 def test_a_message_lists_the_first_few_names(names: str, listed: str) -> None:
     assert checks.first_few(tuple(names)) == listed
@@ -111,7 +116,9 @@ def test_one_value_stands_for_all_layers() -> None:
     assert checks.each("x", None, 3) == [None, None, None]
     assert checks.each("x", (1, 2), 2) == checks.each("x", np.array([1, 2]), 2) == [1, 2]
     assert checks.each("x", np.array(3), 2) == [3, 3]
-    with pytest.raises(ValueError, match=r"^x: expected one number, or one for each of 2 layers, found 3$"):
+    with pytest.raises(
+        ValueError, match=r"^x: expected one number, or one for each of 2 layers, found 3$"
+    ):
         checks.each("x", [1, 2, 3], 2)
 
 
@@ -119,14 +126,23 @@ def test_the_largest_number_is_within_the_range() -> None:
     """A matrix whose norm is the largest number of its dtype is finite; the next step beyond is not."""
     largest = np.finfo(np.float32).max
     checks.finite_results("line 3", X=np.array([[largest]]))
-    with pytest.raises(FloatingPointError, match=r"^line 3: X overflowed the range of float32; nothing was changed$"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"^line 3: X overflowed the range of float32; nothing was changed$",
+    ):
         checks.finite_results("line 3", X=np.array([[largest, largest]]))
 
 
 def test_a_weight_of_a_mean_is_below_one() -> None:
-    assert [checks.below_one("beta", value) for value in (0, 0.5, np.float64(0.25))] == [0.0, 0.5, 0.25]
+    assert [checks.below_one("beta", value) for value in (0, 0.5, np.float64(0.25))] == [
+        0.0,
+        0.5,
+        0.25,
+    ]
     for value in (1.0, -0.1, math.nan, "a", None):
-        with pytest.raises(ValueError, match=re.escape(f"beta: expected 0 <= beta < 1, found {value!r}")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"beta: expected 0 <= beta < 1, found {value!r}")
+        ):
             checks.below_one("beta", value)
 
 
@@ -139,7 +155,9 @@ def test_an_optimizer_is_something_that_can_be_called() -> None:
 
     assert checks.on_copies(in_place)(P, G, 0.25).tolist() == [[0.5], [0.5]]
     assert P.tolist() == [[1.0], [1.0]]
-    with pytest.raises(ValueError, match=r"^optimizer: expected a callable opt\(P, G, λ\), found 'adam'$"):
+    with pytest.raises(
+        ValueError, match=r"^optimizer: expected a callable opt\(P, G, λ\), found 'adam'$"
+    ):
         checks.on_copies("adam")  # type: ignore[arg-type]
 
 
@@ -158,7 +176,9 @@ def test_complex_matrices_are_refused_where_real_ones_are_wanted() -> None:
         ("", ValueError("r: no"), "r: no"),
     ],
 )
-def test_an_error_begins_with_what_it_concerns(where: str, raised: Exception, expected: str) -> None:
+def test_an_error_begins_with_what_it_concerns(
+    where: str, raised: Exception, expected: str
+) -> None:
     """A kind that is not named, and where there is no name, is as it was."""
     with pytest.raises(type(raised)) as found, checks.naming(where, FloatingPointError):
         raise raised

@@ -30,7 +30,9 @@ def _reference(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", ["float32", "complex128", *(["float64"] if NIGHTLY else [])])
 def test_the_reference_step_conforms(device: str, dtype: str, unchecked: None) -> None:
-    report = check_step(_reference, array="torch", dtype=dtype, device=device, select={"group": "truncation"})
+    report = check_step(
+        _reference, array="torch", dtype=dtype, device=device, select={"group": "truncation"}
+    )
     assert report.passed
     assert len(report.rows) > 50
 
@@ -38,7 +40,11 @@ def test_the_reference_step_conforms(device: str, dtype: str, unchecked: None) -
 def _augmented(library: Library, seed: int, shape: tuple[int, int]) -> AugmentedStep:
     rng = np.random.default_rng(seed)
     Y = LowRank(*(library.array(X) for X in LowRank.random(shape, [1.0, 0.3], rng)))
-    return augmented_step(Y, ProjectedGradients.from_dense(Y, library.array(rng.standard_normal(shape))), learning_rate=0.1)
+    return augmented_step(
+        Y,
+        ProjectedGradients.from_dense(Y, library.array(rng.standard_normal(shape))),
+        learning_rate=0.1,
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -46,7 +52,13 @@ def test_a_budget_is_spent_as_by_numpy(device: str) -> None:
     """The same ranks, and factors on the device whose W is that of NumPy within the criteria's rounding."""
     libraries = NUMPY, OnDevice.of(device)
     cuts = [
-        truncate_to_budget([_augmented(library, seed, shape) for seed, shape in enumerate([(7, 5), (5, 9), (4, 4)])], 7)
+        truncate_to_budget(
+            [
+                _augmented(library, seed, shape)
+                for seed, shape in enumerate([(7, 5), (5, 9), (4, 4)])
+            ],
+            7,
+        )
         for library in libraries
     ]
     for expected, found in zip(*cuts, strict=True):

@@ -37,14 +37,22 @@ def exceptions() -> Iterator[type[BaseException]]:
     for found in pkgutil.walk_packages(geolora_ref.__path__, "geolora_ref."):
         if found.name.rpartition(".")[2] != "__main__":
             module = importlib.import_module(found.name)
-            classes = (one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == found.name)
+            classes = (
+                one
+                for _, one in inspect.getmembers(module, inspect.isclass)
+                if one.__module__ == found.name
+            )
             yield from (one for one in classes if issubclass(one, BaseException))
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 def test_an_exception_survives_copying(error: BaseException) -> None:
     for made in (copy.copy(error), copy.deepcopy(error)):  # pickling needs the same
-        assert (type(made), str(made), repr(vars(made))) == (type(error), str(error), repr(vars(error)))
+        assert (type(made), str(made), repr(vars(made))) == (
+            type(error),
+            str(error),
+            repr(vars(error)),
+        )
 
 
 def test_there_is_an_example_of_every_exception() -> None:

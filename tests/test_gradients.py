@@ -24,10 +24,14 @@ def _state(library: Library, case: StepCase, dtype: Dtype) -> tuple[LowRank, Any
 
 
 def _case(dtype: Dtype, **changes: Any) -> StepCase:
-    return StepCase.build(CaseParameters(7, 5, 3, **{"core": "dense", "complex": dtype.complex, "seed": 1, **changes}))
+    return StepCase.build(
+        CaseParameters(7, 5, 3, **{"core": "dense", "complex": dtype.complex, "seed": 1, **changes})
+    )
 
 
-def _within(found: Any, expected: Matrix, scale: float, shape: tuple[int, int], dtype: Dtype) -> bool:
+def _within(
+    found: Any, expected: Matrix, scale: float, shape: tuple[int, int], dtype: Dtype
+) -> bool:
     return ratio(norm(dense(found) - expected), scale, shape, dtype.eps) <= FAIL
 
 
@@ -82,20 +86,30 @@ def test_probes_of_value_zero() -> None:
     generator = torch.Generator().manual_seed(0)
     Y = LowRank.random((7, 5), (1.0, 0.5, 0.0), np.random.default_rng(0))
     U, S, V = (torch.from_numpy(X) for X in Y)
-    probes = S.clone().requires_grad_(), torch.zeros_like(U, requires_grad=True), torch.zeros_like(V, requires_grad=True)
-    x, target = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((4, 5), (4, 7)))
+    probes = (
+        S.clone().requires_grad_(),
+        torch.zeros_like(U, requires_grad=True),
+        torch.zeros_like(V, requires_grad=True),
+    )
+    x, target = (
+        torch.randn(size, generator=generator, dtype=torch.float64) for size in ((4, 5), (4, 7))
+    )
     core, delta_K, delta_L = probes
     W = (U @ core @ V.T + delta_K @ V.T + U @ delta_L.T).detach().requires_grad_()
     for weight in (W, U @ core @ V.T + delta_K @ V.T + U @ delta_L.T):
         (torch.tanh(x @ weight.T) - target).square().sum().backward()
     expected = ProjectedGradients.from_dense(LowRank(U, S, V), W.grad)
-    for probe, gradient in zip((delta_K, delta_L, core), (expected.dK, expected.dL, expected.dS), strict=True):
+    for probe, gradient in zip(
+        (delta_K, delta_L, core), (expected.dK, expected.dL, expected.dS), strict=True
+    ):
         torch.testing.assert_close(probe.grad, gradient, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("core", ["diagonal", "unsorted", "negative"])
 @pytest.mark.parametrize("spectrum", ["flat", "geometric", "one_tiny", "clustered", "algebraic"])
-def test_division_by_a_diagonal_core_loses_nothing(library: Library, dtype: Dtype, core: str, spectrum: str) -> None:
+def test_division_by_a_diagonal_core_loses_nothing(
+    library: Library, dtype: Dtype, core: str, spectrum: str
+) -> None:
     """Entry by entry: one rounding in dK·σ and one in the division; 8 eps also covers a complex
     product and quotient.
     """
@@ -121,23 +135,36 @@ def test_division_by_a_dense_core_loses_its_condition_number(parameters: CasePar
     loss = float(sigma[0] / sigma[-1])
     for name in ("dK", "dL"):
         exact = dense(getattr(direct, name))
-        assert _within(getattr(divided, name), exact, loss * float(norm(exact)), Y.shape, dtype), name
+        assert _within(getattr(divided, name), exact, loss * float(norm(exact)), Y.shape, dtype), (
+            name
+        )
 
 
-@pytest.mark.parametrize("changes", [{"core": "zero"}, {"core": "diagonal", "spectrum": "zero_tail"}])
-def test_a_singular_core_is_refused(library: Library, dtype: Dtype, changes: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"core": "zero"}, {"core": "diagonal", "spectrum": "zero_tail"}]
+)
+def test_a_singular_core_is_refused(
+    library: Library, dtype: Dtype, changes: dict[str, str]
+) -> None:
     Y, G = _state(library, _case(dtype, **changes), dtype)
-    with pytest.raises(ValueError, match=r"^S: .*divides by S, expected an invertible S.*use ProjectedGradients"):
+    with pytest.raises(
+        ValueError, match=r"^S: .*divides by S, expected an invertible S.*use ProjectedGradients"
+    ):
         FactorGradients.from_dense(Y, G).projected(Y)
     assert ProjectedGradients.from_dense(Y, G).projected(Y).dK.shape == (7, 3)
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(ProjectedGradients, name) for name in ("dK", "dL", "dS")] + [(FactorGradients, name) for name in ("dU", "dS", "dV")],
+    [(ProjectedGradients, name) for name in ("dK", "dL", "dS")]
+    + [(FactorGradients, name) for name in ("dU", "dS", "dV")],
 )
-def test_gradients_that_were_changed_after_they_were_made_are_checked_again(kind: Any, name: str) -> None:
-    Y, G = _state(NUMPY, _case(Dtype("float64", np.float64, False)), Dtype("float64", np.float64, False))
+def test_gradients_that_were_changed_after_they_were_made_are_checked_again(
+    kind: Any, name: str
+) -> None:
+    Y, G = _state(
+        NUMPY, _case(Dtype("float64", np.float64, False)), Dtype("float64", np.float64, False)
+    )
     gradients = kind.from_dense(Y, G)
     getattr(gradients, name)[0, 0] = np.nan
     with pytest.raises(ValueError, match=f"^{name}: expected finite entries, found 1 of"):
@@ -145,8 +172,12 @@ def test_gradients_that_were_changed_after_they_were_made_are_checked_again(kind
 
 
 def test_a_gradient_of_another_precision_is_refused(unchecked: None) -> None:
-    Y, G = _state(NUMPY, _case(Dtype("float64", np.float64, False)), Dtype("float64", np.float64, False))
-    with pytest.raises(ValueError, match=r"^G: expected the dtype of U .*float64.*, found float32$"):
+    Y, G = _state(
+        NUMPY, _case(Dtype("float64", np.float64, False)), Dtype("float64", np.float64, False)
+    )
+    with pytest.raises(
+        ValueError, match=r"^G: expected the dtype of U .*float64.*, found float32$"
+    ):
         ProjectedGradients.from_dense(Y, G.astype(np.float32))
 
 
@@ -156,7 +187,10 @@ def test_a_diagonal_core_may_be_as_badly_conditioned_as_it_likes() -> None:
     """
     Y = LowRank(np.eye(4)[:, :2], np.diag([1.0, 1e-30]), np.eye(3)[:, :2])
     G = np.arange(12.0).reshape(4, 3)
-    divided, direct = FactorGradients.from_dense(Y, G).projected(Y), ProjectedGradients.from_dense(Y, G)
+    divided, direct = (
+        FactorGradients.from_dense(Y, G).projected(Y),
+        ProjectedGradients.from_dense(Y, G),
+    )
     np.testing.assert_allclose(divided.dK, direct.dK, rtol=8 * 2.0**-52)
     rotation = np.array([[3.0, -4.0], [4.0, 3.0]]) / 5.0
     dense_core = LowRank(Y.U, rotation @ Y.S @ rotation.T, Y.V)
@@ -166,14 +200,21 @@ def test_a_diagonal_core_may_be_as_badly_conditioned_as_it_likes() -> None:
 
 @pytest.mark.parametrize("smallest", [1e-310, 1e-300j, -1e-300, 1e-30 + 1e-31j])
 @pytest.mark.parametrize("largest", [1.0, 1e300])
-def test_each_column_is_divided_by_its_own_number(library: Library, largest: float, smallest: complex) -> None:
+def test_each_column_is_divided_by_its_own_number(
+    library: Library, largest: float, smallest: complex
+) -> None:
     """Also where 1/σ or σ_max/σ_min is infinite.  What underflowed in ∇_U is lost: half the
     smallest number over σ.
     """
     S = np.diag([largest, smallest])
-    Y = LowRank(*(library.array(X.astype(S.dtype)) for X in (np.eye(4)[:, :2], S, np.eye(3)[:, :2])))
+    Y = LowRank(
+        *(library.array(X.astype(S.dtype)) for X in (np.eye(4)[:, :2], S, np.eye(3)[:, :2]))
+    )
     G = library.array(np.arange(12.0).reshape(4, 3).astype(S.dtype) / 8.0)
-    divided, direct = FactorGradients.from_dense(Y, G).projected(Y), ProjectedGradients.from_dense(Y, G)
+    divided, direct = (
+        FactorGradients.from_dense(Y, G).projected(Y),
+        ProjectedGradients.from_dense(Y, G),
+    )
     lost = np.finfo(np.float64).smallest_subnormal / abs(smallest)
     for found, exact in ((divided.dK, direct.dK), (divided.dL, direct.dL)):
         np.testing.assert_allclose(to_numpy(found), to_numpy(exact), rtol=8 * 2.0**-52, atol=lost)
@@ -191,7 +232,9 @@ def test_singularity_is_relative_to_the_size_of_the_core(size: float) -> None:
     G, (U, V) = np.arange(12.0).reshape(4, 3), (np.eye(4)[:, :2], np.eye(3)[:, :2])
     for singular in (np.ones((2, 2)), nearly):
         Y = LowRank(U, size * singular, V)
-        with pytest.raises(ValueError, match=r"^S: .*expected an invertible S, found smallest singular value"):
+        with pytest.raises(
+            ValueError, match=r"^S: .*expected an invertible S, found smallest singular value"
+        ):
             FactorGradients.from_dense(Y, G).projected(Y)
     Y = LowRank(U, size * regular, V)
     assert FactorGradients.from_dense(Y, G).projected(Y).dK.shape == (4, 2)

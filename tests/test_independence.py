@@ -21,12 +21,49 @@ CORE = ("arrays", "checks", "lowrank", "gradients", "algorithm", "budget", "opti
 """The lower floors of the house, each may import those before it only."""
 ROOMS = {
     "geolora_ref.oracle": (
-        *("judges", "broken", "cases", "trial", "diagnosis", "reports", "misuse", "directions", "vectors"),
-        *("check", "jobs", "reproduce", "reproduce_rule", "pytest_plugin", "backend_suite", "suite", "command"),
+        *(
+            "judges",
+            "broken",
+            "cases",
+            "trial",
+            "diagnosis",
+            "reports",
+            "misuse",
+            "directions",
+            "vectors",
+        ),
+        *(
+            "check",
+            "jobs",
+            "reproduce",
+            "reproduce_rule",
+            "pytest_plugin",
+            "backend_suite",
+            "suite",
+            "command",
+        ),
     ),
     "verification": (
-        *("support", "claim", "instruments", "claims", "campaign", "certificates", "formal", "network_defects"),
-        *("parity", "peft_suite", "experiments", "report", "command", "__main__", "trust", "release"),
+        *(
+            "support",
+            "claim",
+            "instruments",
+            "claims",
+            "campaign",
+            "certificates",
+            "formal",
+            "network_defects",
+        ),
+        *(
+            "parity",
+            "peft_suite",
+            "experiments",
+            "report",
+            "command",
+            "__main__",
+            "trust",
+            "release",
+        ),
     ),
 }
 """The files and folders of a package from the ground up, each may import those before it only."""
@@ -88,12 +125,23 @@ def upward(package: str, rooms: Sequence[str], root: Path) -> list[tuple[str, st
         return rooms.index(module.removeprefix(f"{package}.").partition(".")[0])
 
     inside = [module for module in _modules(root) if module.startswith(f"{package}.")]
-    pairs = [(module, name) for module in inside for name in imports(module, root) if name.startswith(f"{package}.")]
+    pairs = [
+        (module, name)
+        for module in inside
+        for name in imports(module, root)
+        if name.startswith(f"{package}.")
+    ]
     return [(module, name) for module, name in pairs if floor(name) > floor(module)]
 
 
 ALGORITHM, DENSE, CRITERIA, CASES = (
-    f"{PACKAGE}.{name}" for name in ("algorithm", "oracle.judges.dense", "oracle.judges.criteria", "oracle.cases.step_case")
+    f"{PACKAGE}.{name}"
+    for name in (
+        "algorithm",
+        "oracle.judges.dense",
+        "oracle.judges.criteria",
+        "oracle.cases.step_case",
+    )
 )
 
 
@@ -146,11 +194,16 @@ def test_a_package_does_not_reach_those_above_it(floor: str, above: set[str]) ->
     assert not found & above
 
 
-@pytest.mark.parametrize(("package", "root"), [("geolora_ref.oracle", ROOT), ("verification", ROOT.parent / "verification")])
+@pytest.mark.parametrize(
+    ("package", "root"),
+    [("geolora_ref.oracle", ROOT), ("verification", ROOT.parent / "verification")],
+)
 def test_no_import_runs_up_between_the_rooms_of_a_package(package: str, root: Path) -> None:
     rooms = ROOMS[package]
     assert upward(package, rooms, root) == []
-    assert len(upward(package, rooms[::-1], root)) > 30  # the control: from the roof down, nearly all of them do
+    assert (
+        len(upward(package, rooms[::-1], root)) > 30
+    )  # the control: from the roof down, nearly all of them do
 
 
 def test_the_problems_do_not_reach_the_algorithm_or_the_oracle() -> None:
@@ -185,7 +238,12 @@ FORBIDDEN = {
 @pytest.mark.parametrize("line", FORBIDDEN.values(), ids=FORBIDDEN)
 def test_a_forbidden_import_is_found(tmp_path: Path, line: str) -> None:
     """The negative control: a package whose dense oracle imports the algorithm in one of many ways."""
-    files = {"__init__.py": "", "algorithm.py": "", "oracle/__init__.py": "", "oracle/judges/dense.py": line}
+    files = {
+        "__init__.py": "",
+        "algorithm.py": "",
+        "oracle/__init__.py": "",
+        "oracle/judges/dense.py": line,
+    }
     files["oracle/between.py"] = "from geolora_ref.algorithm import geolora_step"
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

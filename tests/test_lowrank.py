@@ -20,7 +20,9 @@ SHAPES = [(7, 5), (5, 7), (4, 4), (1, 1)]
 
 
 def _case(dtype: Dtype, m: int = 7, n: int = 5, r: int = 3) -> StepCase:
-    return StepCase.build(CaseParameters(m, n, r, core="dense", complex=dtype.complex, seed=m + n + r))
+    return StepCase.build(
+        CaseParameters(m, n, r, core="dense", complex=dtype.complex, seed=m + n + r)
+    )
 
 
 def _state(library: Library, case: StepCase, dtype: Dtype) -> tuple[LowRank, Matrix]:

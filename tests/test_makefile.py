@@ -23,7 +23,9 @@ def set_up(folder: Path, module: str) -> tuple[str, str]:
     """
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True
+    )
     (packages,) = (folder / ".venv" / "lib").glob("python*/site-packages")
     (packages / "pip").mkdir()
     (packages / "pip" / "__init__.py").touch()
@@ -31,7 +33,13 @@ def set_up(folder: Path, module: str) -> tuple[str, str]:
     python = folder / "python"
     python.write_text('#!/bin/sh\necho "$*" >> commands\ncase "$1" in -c) exit 0;; esac\nexit 1\n')
     python.chmod(0o755)
-    done = subprocess.run(["make", f"PYTHON={python}", ".venv/.ready"], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", f"PYTHON={python}", ".venv/.ready"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode != 0
     return (folder / "commands").read_text(), done.stdout
 

@@ -46,14 +46,18 @@ def H(X: Matrix) -> Matrix:
 
 
 def draw(rng: np.random.Generator, complex_data: bool, *shape: int) -> Matrix:
-    return np.asarray(rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if complex_data else 0.0))
+    return np.asarray(
+        rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if complex_data else 0.0)
+    )
 
 
 def unitary(size: int, rng: np.random.Generator, complex_data: bool = False) -> Matrix:
     return np.asarray(np.linalg.qr(draw(rng, complex_data, size, size)).Q)
 
 
-def problem(m: int, n: int, r: int, rng: np.random.Generator, complex_data: bool = False) -> tuple[Bases, Matrix]:
+def problem(
+    m: int, n: int, r: int, rng: np.random.Generator, complex_data: bool = False
+) -> tuple[Bases, Matrix]:
     """Bases and a dense gradient."""
     U, V = (unitary(size, rng, complex_data)[:, :r] for size in (m, n))
     return Bases(U, V), draw(rng, complex_data, m, n)
@@ -65,7 +69,9 @@ def stands_for(D: Triple, bases: Bases) -> Matrix:
     return np.asarray(K @ H(V) + U @ H(L) - U @ S @ H(V))
 
 
-def after(rule: Optimizer, bases: Bases, steps: int, rng: np.random.Generator, complex_data: bool = False) -> Moments:
+def after(
+    rule: Optimizer, bases: Bases, steps: int, rng: np.random.Generator, complex_data: bool = False
+) -> Moments:
     """The memory of a rule after some random gradients."""
     moments, (m, n) = Moments(), (len(bases.U), len(bases.V))
     for _ in range(steps):
@@ -94,10 +100,15 @@ def test_the_step_is_W_minus_the_direction(library: Library, dtype: Dtype, rule:
             D, moments = RULES[rule].direction(here, Triple(*gradients), moments)
         K, L, core = (to_numpy(X).astype(complex) for X in D)
         size = max(float(np.linalg.norm(K)), float(np.linalg.norm(L)))
-        left, right = (np.linalg.norm(H(to_numpy(B).astype(complex)) @ X - C) for B, X, C in ((U, K, core), (V, L, H(core))))
+        left, right = (
+            np.linalg.norm(H(to_numpy(B).astype(complex)) @ X - C)
+            for B, X, C in ((U, K, core), (V, L, H(core)))
+        )
         assert ratio(max(left, right), size, (m, n), dtype.eps) <= 30
         step = augmented_step(Y, ProjectedGradients(*D), learning_rate=0.1)
-        dense = stands_for(Triple(K, L, core), Bases(to_numpy(U).astype(complex), to_numpy(V).astype(complex)))
+        dense = stands_for(
+            Triple(K, L, core), Bases(to_numpy(U).astype(complex), to_numpy(V).astype(complex))
+        )
         W = to_numpy(Y.full()).astype(complex)
         error = np.linalg.norm(to_numpy(step.full()) - (W - 0.1 * dense))
         assert ratio(error, float(np.linalg.norm(W)) + 0.1 * size, (m, n), dtype.eps) <= 30
@@ -169,7 +180,9 @@ def test_spectral_is_steepest_descent_in_the_spectral_norm(complex_data: bool) -
 def test_the_bound_of_the_spectral_norm_is_attained() -> None:
     """By the core [[√2, 1], [1, 0]]: 2/√3, and 1 is no bound."""
     bases = Bases(np.eye(2, 1), np.eye(2, 1))
-    D, _ = Spectral().direction(bases, seen(np.array([[2.0**0.5, 1.0], [1.0, 0.0]]), bases), Moments())
+    D, _ = Spectral().direction(
+        bases, seen(np.array([[2.0**0.5, 1.0], [1.0, 0.0]]), bases), Moments()
+    )
     assert np.linalg.norm(stands_for(D, bases), 2) == pytest.approx(2.0 / 3.0**0.5, rel=1e-14)
 
 
@@ -196,14 +209,28 @@ def test_weights_know_the_noise_of_single_gradients(smoothing: float, complex_da
         G = draw(rng, complex_data, m, n) * 1e-200
         D, moments = rule.direction(bases, seen(G, bases), moments)
         PG = stands_for(seen(G, bases), bases)
-        difference = float(np.linalg.norm((PG - (M * (1.0 - mu) / (1.0 - mu ** (t - 1)) if t > 1 else 0.0)) * 1e200)) ** 2 / 6
-        squares, weight = (difference, 0.0) if t == 1 else (0.98 * squares * (t > 2) + 0.02 * difference, 0.98 * weight + 0.02)
+        difference = (
+            float(
+                np.linalg.norm(
+                    (PG - (M * (1.0 - mu) / (1.0 - mu ** (t - 1)) if t > 1 else 0.0)) * 1e200
+                )
+            )
+            ** 2
+            / 6
+        )
+        squares, weight = (
+            (difference, 0.0)
+            if t == 1
+            else (0.98 * squares * (t > 2) + 0.02 * difference, 0.98 * weight + 0.02)
+        )
         M = mu * M + PG
         nu = squares / (weight or 1.0) * (1.0 - mu ** (2 * t)) / (1.0 - mu**2)
         u, sigma, vh = np.linalg.svd(M * 1e200, full_matrices=False)
         delta = (smoothing**2 * np.sum(sigma**2) / 6 + z**2 * nu) ** 0.5
         weighted = (u * (sigma / np.sqrt(sigma**2 + delta**2))) @ vh
-        np.testing.assert_allclose(stands_for(D, bases), stands_for(seen(weighted, bases), bases), atol=1e-12)
+        np.testing.assert_allclose(
+            stands_for(D, bases), stands_for(seen(weighted, bases), bases), atol=1e-12
+        )
 
 
 def test_noise_that_is_beyond_the_range_of_the_memory_stops_the_step() -> None:
@@ -214,7 +241,9 @@ def test_noise_that_is_beyond_the_range_of_the_memory_stops_the_step() -> None:
     for rule in (Spectral(0.9, 0.5, 4.0), Spectral(0.9, 0.0, 4.0)):
         moments = Moments()
         for size in (1e30, 1e31, 1e-12):
-            moments = replace(moments, first=moments.first and Triple(*(0.0 * X for X in moments.first)))
+            moments = replace(
+                moments, first=moments.first and Triple(*(0.0 * X for X in moments.first))
+            )
             gradients = Triple(*(torch.from_numpy(size * X).float() for X in seen(G, bases)))
             D, moments = rule.direction(factors, gradients, moments)
         assert not any(X.any() for X in D)
@@ -241,9 +270,13 @@ def test_smoothing_is_that_of_the_whole_matrix(size: tuple[int, int, int], dtype
         for dense_M in (G, G[:, :1] @ G[:1], bases.U @ (H(bases.U) @ G), steep):
             narrow = Bases(*(X.astype(dtype) for X in bases))
             M = seen(dense_M, bases)
-            D, _ = Spectral(smoothing=smoothing).direction(narrow, Triple(*(X.astype(dtype) for X in M)), Moments())
+            D, _ = Spectral(smoothing=smoothing).direction(
+                narrow, Triple(*(X.astype(dtype) for X in M)), Moments()
+            )
             P, sigma, Qh = np.linalg.svd(stands_for(M, bases), full_matrices=False)
-            smoothed = sigma / np.sqrt(sigma**2 + smoothing**2 * np.sum(sigma**2) / min(2 * r, m, n))
+            smoothed = sigma / np.sqrt(
+                sigma**2 + smoothing**2 * np.sum(sigma**2) / min(2 * r, m, n)
+            )
             expected = stands_for(seen((P * smoothed) @ Qh, bases), bases)
             error = np.linalg.norm(stands_for(D, narrow) - expected) / np.linalg.norm(expected)
             allowed = 2.0 * r / smoothing**2 if smoothing >= 0.1 else 4.0 * r / smoothing
@@ -256,7 +289,10 @@ def test_the_size_of_a_gradient_does_not_count(rule: str, size: float) -> None:
     """The rules divide by it; rank-deficient gradients are included."""
     bases, G = problem(14, 11, 3, np.random.default_rng(1))
     for gradient in (G, G[:, :1] @ G[:1] / 4.0):
-        one, other = (RULES[rule].direction(bases, seen(s * gradient, bases), Moments())[0] for s in (1.0, size))
+        one, other = (
+            RULES[rule].direction(bases, seen(s * gradient, bases), Moments())[0]
+            for s in (1.0, size)
+        )
         for X, Y in zip(one, other, strict=True):
             np.testing.assert_allclose(X, Y, atol=1e-13)
 
@@ -292,10 +328,14 @@ def test_adam_is_adam_on_K_and_L() -> None:
         g = seen(draw(rng, False, 6, 5), bases)
         D, moments = rule.direction(bases, g, moments)
         own, known = published.direction(bases, g, known)
-        np.testing.assert_allclose(stands_for(D, bases), own.K @ bases.V.T + bases.U @ own.L.T, rtol=1e-12)
+        np.testing.assert_allclose(
+            stands_for(D, bases), own.K @ bases.V.T + bases.U @ own.L.T, rtol=1e-12
+        )
         x = float(g.K[1, 0])
         m, v = 0.8 * m + 0.2 * x, 0.95 * v + 0.05 * x * x
-        assert float(own.K[1, 0]) == pytest.approx(m / (1 - 0.8**t) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-6), rel=1e-13)
+        assert float(own.K[1, 0]) == pytest.approx(
+            m / (1 - 0.8**t) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-6), rel=1e-13
+        )
 
 
 @pytest.mark.parametrize("rule", ALL)
@@ -317,8 +357,12 @@ def test_every_rule_trains(rule: str) -> None:
 
 
 @pytest.mark.parametrize("complex_data", [False, True])
-@pytest.mark.parametrize(("m", "n", "r", "r1"), [(14, 11, 3, 5), (14, 11, 3, 2), (7, 5, 4, 5), (9, 6, 1, 1)])
-def test_the_transport_is_the_projection(m: int, n: int, r: int, r1: int, complex_data: bool) -> None:
+@pytest.mark.parametrize(
+    ("m", "n", "r", "r1"), [(14, 11, 3, 5), (14, 11, 3, 2), (7, 5, 4, 5), (9, 6, 1, 1)]
+)
+def test_the_transport_is_the_projection(
+    m: int, n: int, r: int, r1: int, complex_data: bool
+) -> None:
     """P(W₁)M for bases that turn, grow and shrink; each matrix by itself is not."""
     rng = np.random.default_rng(m + r1)
     (old, G), (new, _) = problem(m, n, r, rng, complex_data), problem(m, n, r1, rng, complex_data)
@@ -338,7 +382,9 @@ def test_a_rule_moves_its_memory_by_the_projection(rule: str) -> None:
     assert moved.step == moments.step
     assert (moved.first is None) == (moments.first is None) == (rule == "gradient")
     if moments.first is not None and moved.first is not None:
-        for found, expected in zip(moved.first, seen(stands_for(moments.first, old), new), strict=True):
+        for found, expected in zip(
+            moved.first, seen(stands_for(moments.first, old), new), strict=True
+        ):
             np.testing.assert_allclose(found, expected, atol=1e-13)
     assert RULES[rule].transport(old, Moments(), new).first is None
 
@@ -346,7 +392,9 @@ def test_a_rule_moves_its_memory_by_the_projection(rule: str) -> None:
 def in_gauge(Y: LowRank, moments: Moments, rng: np.random.Generator) -> tuple[LowRank, Moments]:
     """The same state and the same memory in other coordinates."""
     Q1, Q2 = unitary(Y.rank, rng), unitary(Y.rank, rng)
-    first = moments.first and Triple(moments.first.K @ Q2, moments.first.L @ Q1, Q1.T @ moments.first.S @ Q2)
+    first = moments.first and Triple(
+        moments.first.K @ Q2, moments.first.L @ Q1, Q1.T @ moments.first.S @ Q2
+    )
     second = moments.second
     if second is not None and second.K.shape == (Y.rank, Y.rank):
         second = Triple(Q2.T @ second.K @ Q2, Q1.T @ second.L @ Q1, second.S)
@@ -380,7 +428,9 @@ def test_gauge_independence(rule: str) -> None:
     assert worst > 1e-3 if "adam" in rule else worst < 1e-9
 
 
-@pytest.mark.parametrize("rule", ["gradient", "heavy ball", "normalised", "spectral", "smooth spectral"])
+@pytest.mark.parametrize(
+    "rule", ["gradient", "heavy ball", "normalised", "spectral", "smooth spectral"]
+)
 def test_other_ambient_bases_and_zeros_beside_the_layer_change_nothing(rule: str) -> None:
     """The rules have no reason to know m and n."""
     rng = np.random.default_rng(8)
@@ -392,7 +442,9 @@ def test_other_ambient_bases_and_zeros_beside_the_layer_change_nothing(rule: str
     np.testing.assert_allclose(stands_for(E, turned), A @ stands_for(D, bases) @ B.T, atol=1e-13)
     padded = Bases(np.pad(bases.U, ((0, 5), (0, 0))), np.pad(bases.V, ((0, 3), (0, 0))))
     F, _ = RULES[rule].direction(padded, seen(np.pad(G, ((0, 5), (0, 3))), padded), Moments())
-    np.testing.assert_allclose(stands_for(F, padded), np.pad(stands_for(D, bases), ((0, 5), (0, 3))), atol=1e-13)
+    np.testing.assert_allclose(
+        stands_for(F, padded), np.pad(stands_for(D, bases), ((0, 5), (0, 3))), atol=1e-13
+    )
 
 
 @pytest.mark.parametrize(
@@ -404,14 +456,21 @@ def test_layers_in_stacks_are_the_layers_one_by_one(rule: Optimizer) -> None:
     rng = np.random.default_rng(3)
     layers = [problem(9, 7, 3, rng) for _ in range(4)]
     news = [problem(9, 7, 4, rng)[0] for _ in range(4)]
-    stack: Callable[[Any], Any] = lambda tuples: type(tuples[0])(*(np.stack(X) for X in zip(*tuples, strict=True)))  # noqa: E731
+
+    def stack(tuples: Any) -> Any:
+        return type(tuples[0])(*(np.stack(X) for X in zip(*tuples, strict=True)))
+
     bases, new = stack([one for one, _ in layers]), stack(news)
     D, memory = rule.direction(bases, stack([seen(G, one) for one, G in layers]), Moments())
     moved = rule.transport(bases, memory, new)
     for i, (one, G) in enumerate(layers):
         alone, known = rule.direction(one, seen(G, one), Moments())
         arrived = rule.transport(one, known, news[i])
-        for found, expected in ((D, alone), (moved.first, arrived.first), (moved.second, arrived.second)):
+        for found, expected in (
+            (D, alone),
+            (moved.first, arrived.first),
+            (moved.second, arrived.second),
+        ):
             for X, Y in zip(found or (), expected or (), strict=True):
                 np.testing.assert_allclose(X[i], Y, rtol=1e-12, atol=1e-13)
 
@@ -438,7 +497,9 @@ def length_of_steps(rule: Optimizer, turn: float) -> float:
     """
     rng, moments = np.random.default_rng(4), Moments()
     old = Bases(np.eye(60, 3), np.eye(50, 3))
-    new = Bases(*((1.0 - turn) ** 0.5 * np.eye(k, 3) + turn**0.5 * np.eye(k, 3, -3) for k in (60, 50)))
+    new = Bases(
+        *((1.0 - turn) ** 0.5 * np.eye(k, 3) + turn**0.5 * np.eye(k, 3, -3) for k in (60, 50))
+    )
     for _ in range(200):
         signs = (rng.choice([-1.0, 1.0], shape) for shape in ((60, 3), (50, 3), (3, 3)))
         directions, moments = rule.direction(old, Triple(*signs), moments)
@@ -477,9 +538,13 @@ def test_equal_second_moments_stay_equal_and_none_is_negative(rule: Optimizer) -
     one_each = Triple(*(np.eye(4) for _ in "KLS"))
     inside = rule.transport(bases, Moments(1, one_each, one_each), turned).second
     assert inside is not None
-    np.testing.assert_allclose(inside.K, np.abs(turned.V) ** 2, rtol=1e-12, atol=1e-15)  # nothing lies outside
+    np.testing.assert_allclose(
+        inside.K, np.abs(turned.V) ** 2, rtol=1e-12, atol=1e-15
+    )  # nothing lies outside
     tiny = Triple(*(np.outer(np.ones(4), np.eye(4)[0]) for _ in "KLS"))
-    moved = rule.transport(bases, Moments(1, tiny, tiny), Bases(*((1.0 + 1e-14) * B for B in bases))).second
+    moved = rule.transport(
+        bases, Moments(1, tiny, tiny), Bases(*((1.0 + 1e-14) * B for B in bases))
+    ).second
     assert moved is not None
     assert all(np.all(X >= 0.0) for X in moved)
 
@@ -492,7 +557,10 @@ def test_the_trace_of_a_preconditioner_is_kept() -> None:
     moved = Preconditioned().transport(old, moments, new)
     assert moments.second is not None
     assert moved.second is not None
-    for R, R1, B in ((moments.second.K, moved.second.K, H(old.V) @ new.V), (moments.second.L, moved.second.L, H(old.U) @ new.U)):
+    for R, R1, B in (
+        (moments.second.K, moved.second.K, H(old.V) @ new.V),
+        (moments.second.L, moved.second.L, H(old.U) @ new.U),
+    ):
         mean = np.trace(R) / 3
         np.testing.assert_allclose(R1, B.T @ R @ B + mean * (np.eye(3) - B.T @ B), rtol=1e-13)
         assert np.all(np.linalg.eigvalsh(R1) > 0.0)
@@ -510,13 +578,21 @@ AVERAGING: tuple[Any, ...] = (Adam, AdamPublished, Preconditioned)
         (lambda: HeavyBall(-0.1), r"^momentum: expected 0 <= momentum < 1, found -0\.1$"),
         (lambda: HeavyBall(1.0), r"^momentum: expected 0 <= momentum < 1, found 1\.0$"),
         (lambda: Spectral(float("nan")), "^momentum: expected 0 <= momentum < 1, found nan$"),
-        (lambda: Spectral(smoothing=-1.0), r"^smoothing: expected a finite number >= 0, found -1\.0$"),
-        *[(partial(rule, betas=(0.9, 1.0)), "^betas: expected two numbers >= 0 and < 1") for rule in AVERAGING],
+        (
+            lambda: Spectral(smoothing=-1.0),
+            r"^smoothing: expected a finite number >= 0, found -1\.0$",
+        ),
+        *[
+            (partial(rule, betas=(0.9, 1.0)), "^betas: expected two numbers >= 0 and < 1")
+            for rule in AVERAGING
+        ],
         *[(partial(rule, betas=0.9), "^betas: expected two numbers") for rule in AVERAGING],
         *[(partial(rule, eps=-1e-8), "^eps: expected a finite number >= 0") for rule in AVERAGING],
     ],
 )
-def test_rules_out_of_range_are_refused(make: Callable[[], object], message: str, unchecked: None) -> None:
+def test_rules_out_of_range_are_refused(
+    make: Callable[[], object], message: str, unchecked: None
+) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -525,7 +601,11 @@ def test_numbers_are_kept_as_floats() -> None:
     """Scalars of NumPy would promote arrays of single precision."""
     half = np.float64(0.5)
     kept: list[Any] = [HeavyBall(half).momentum, Spectral(half, half).smoothing]
-    kept += [x for rule in AVERAGING for x in (*rule((half, half), half).betas, rule((half, half), half).eps)]
+    kept += [
+        x
+        for rule in AVERAGING
+        for x in (*rule((half, half), half).betas, rule((half, half), half).eps)
+    ]
     assert {type(x) for x in kept} == {float}
 
 
@@ -534,10 +614,16 @@ def test_the_defaults_are_those_of_the_literature() -> None:
     assert all(rule() == rule(betas=(0.9, 0.999), eps=1e-8) for rule in AVERAGING)
 
 
-@pytest.mark.parametrize("later", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"])
-@pytest.mark.parametrize("before", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"])
+@pytest.mark.parametrize(
+    "later", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"]
+)
+@pytest.mark.parametrize(
+    "before", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"]
+)
 @pytest.mark.parametrize("shape", [(9, 7, 3), (4, 4, 4), (1, 1, 1)])
-def test_a_rule_starts_from_zero_with_the_memory_of_another(before: str, later: str, shape: tuple[int, int, int]) -> None:
+def test_a_rule_starts_from_zero_with_the_memory_of_another(
+    before: str, later: str, shape: tuple[int, int, int]
+) -> None:
     """Adam would take a sum of gradients for their mean, and divide it by what one gradient says of
     the squares of all.
     """
@@ -547,7 +633,9 @@ def test_a_rule_starts_from_zero_with_the_memory_of_another(before: str, later: 
     fresh, expected = ALL[later].direction(bases, seen(G, bases), Moments())
     same = all(np.array_equal(a, b) for a, b in zip(found, fresh, strict=True))
     assert same == (
-        (before != later and {before, later} != {"gradient", "heavy ball"}) or later == "gradient" or before == "gradient"
+        (before != later and {before, later} != {"gradient", "heavy ball"})
+        or later == "gradient"
+        or before == "gradient"
     )
     for kept, wanted in ((memory.first, expected.first), (memory.second, expected.second)):
         assert (kept is None) == (wanted is None)
@@ -562,7 +650,9 @@ def test_numbers_beyond_the_range_are_left_to_the_checks_of_a_step(rule: str) ->
     with np.errstate(all="ignore"):
         moments = Moments()
         for _ in range(2):
-            D, moments = RULES[rule].direction(bases, seen(1.7e308 * (G / np.max(np.abs(G))), bases), moments)
+            D, moments = RULES[rule].direction(
+                bases, seen(1.7e308 * (G / np.max(np.abs(G))), bases), moments
+            )
     assert not np.all(np.isfinite(D.K))
 
 
@@ -572,7 +662,9 @@ def test_of_a_stack_the_layer_that_overflowed_alone_has_no_direction(rule: str) 
     bases, G = problem(9, 7, 3, np.random.default_rng(7))
     two = Bases(*(np.stack([B, B]) for B in bases))
     with np.errstate(all="ignore"):
-        D, _ = RULES[rule].direction(two, Triple(*(np.stack([X, np.inf * X]) for X in seen(G, bases))), Moments())
+        D, _ = RULES[rule].direction(
+            two, Triple(*(np.stack([X, np.inf * X]) for X in seen(G, bases))), Moments()
+        )
         alone, _ = RULES[rule].direction(bases, seen(G, bases), Moments())
     for found, expected in zip(D, alone, strict=True):
         np.testing.assert_allclose(found[0], expected, rtol=1e-12, atol=1e-14)
@@ -583,7 +675,10 @@ def test_a_rule_with_other_weights_goes_on() -> None:
     """A schedule of momentum is no other rule."""
     rng = np.random.default_rng(7)
     bases, G = problem(9, 7, 3, rng)
-    pairs: tuple[tuple[Optimizer, Optimizer], ...] = ((Adam(), Adam((0.5, 0.9))), (HeavyBall(0.9), Spectral(0.5)))
+    pairs: tuple[tuple[Optimizer, Optimizer], ...] = (
+        (Adam(), Adam((0.5, 0.9))),
+        (HeavyBall(0.9), Spectral(0.5)),
+    )
     for one, other in pairs:
         assert other.direction(bases, seen(G, bases), after(one, bases, 5, rng))[1].step == 6
 

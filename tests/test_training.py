@@ -13,7 +13,16 @@ import pytest
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, geolora_step
 from geolora_ref.budget import factor_entries
-from geolora_ref.optimizers import Adam, AdamPublished, Bases, HeavyBall, Moments, Sgd, Spectral, Triple
+from geolora_ref.optimizers import (
+    Adam,
+    AdamPublished,
+    Bases,
+    HeavyBall,
+    Moments,
+    Sgd,
+    Spectral,
+    Triple,
+)
 from geolora_ref.training import Cut, Layer, LayerStep, Phase, Settings, training_step
 from tests.steps import Matrix, ratio
 from verification.instruments.directions import dense, seen
@@ -22,7 +31,9 @@ SHAPE = (14, 11)
 EPS = float(np.finfo(float).eps)
 
 
-def layer(seed: int = 0, *, rank: int = 3, capacity: int = 11, shape: tuple[int, int] = SHAPE) -> tuple[Layer, Matrix]:
+def layer(
+    seed: int = 0, *, rank: int = 3, capacity: int = 11, shape: tuple[int, int] = SHAPE
+) -> tuple[Layer, Matrix]:
     """A layer with the gradient of a dense matrix, and that matrix."""
     rng = np.random.default_rng(seed)
     Y = LowRank.random(shape, [1.0, 0.5, 0.2, 0.1, 0.05][:rank], rng)
@@ -53,7 +64,10 @@ def test_a_share_is_a_threshold_in_units_of_the_decrease(rule: Any) -> None:
     """ϑ = share·λ⟨M, D⟩/‖M‖ of dense matrices, M the gradient; the memory of a first step is the gradient."""
     one, G = layer()
     bases = Bases(one.Y.U, one.Y.V)
-    M, D = dense(seen(G, bases), bases), dense(rule.direction(bases, seen(G, bases), Moments())[0], bases)
+    M, D = (
+        dense(seen(G, bases), bases),
+        dense(rule.direction(bases, seen(G, bases), Moments())[0], bases),
+    )
     step = run(one, Settings(learning_rate=0.1, share=0.6, optimizer=rule))
     assert step.cut is not None
     assert step.cut.theta == pytest.approx(0.6 * 0.1 * np.sum(M * D) / np.linalg.norm(M), rel=1e-12)
@@ -62,26 +76,39 @@ def test_a_share_is_a_threshold_in_units_of_the_decrease(rule: Any) -> None:
 def test_a_share_of_coefficient_steps_is_that_of_the_core() -> None:
     one, G = layer()
     U, _, V = one.Y
-    step = run(one, Settings(learning_rate=0.1, share=0.6, coefficient_steps=1, truncate="after the cycle"), 1)
+    step = run(
+        one,
+        Settings(learning_rate=0.1, share=0.6, coefficient_steps=1, truncate="after the cycle"),
+        1,
+    )
     assert step.cut is not None
     assert step.cut.theta == pytest.approx(0.6 * 0.1 * np.linalg.norm(U.T @ G @ V), rel=1e-12)
 
 
 def test_an_edge_is_refused_with_coefficient_steps(unchecked: None) -> None:
-    with pytest.raises(ValueError, match=r"^edge: expected coefficient_steps = 0 with it, found 2$"):
+    with pytest.raises(
+        ValueError, match=r"^edge: expected coefficient_steps = 0 with it, found 2$"
+    ):
         Settings(0.1, edge=0.5, coefficient_steps=2)
 
 
 def test_an_edge_keeps_what_exceeds_it_however_much_is_left() -> None:
     """Four values of 0.8 steps each are cut, though their norm is 1.6 steps; with 1.2 they are kept."""
     one, _ = layer(rank=1)
-    U, V = (np.linalg.qr(np.random.default_rng(seed).standard_normal((size, 5))).Q for seed, size in ((0, 14), (1, 11)))
+    U, V = (
+        np.linalg.qr(np.random.default_rng(seed).standard_normal((size, 5))).Q
+        for seed, size in ((0, 14), (1, 11))
+    )
     for value, rank in ((0.8, 1), (1.2, 5)):
         Y = LowRank(U, np.diag([3.0, *(value * 0.1,) * 4]), V)
         still = replace(one, Y=Y, gradients=ProjectedGradients.from_dense(Y, np.zeros((14, 11))))
         step = run(still, Settings(0.1, edge=0.999, spare=False))
         assert step.cut is not None
-        assert (step.Y.rank, step.cut.rank_rule, step.cut.theta) == (rank, RankRule.THRESHOLD, 0.0999)
+        assert (step.Y.rank, step.cut.rank_rule, step.cut.theta) == (
+            rank,
+            RankRule.THRESHOLD,
+            0.0999,
+        )
         assert step.cut.discarded == pytest.approx(value * 0.2 if rank == 1 else 0.0)
         assert run(still, Settings(0.1, edge=0.999)).Y.rank == rank + 1
 
@@ -96,7 +123,10 @@ def test_a_spare_direction_changes_the_bases_alone(max_rank: int | None) -> None
     assert close(spared.Y.full(), plain.Y.full())
     assert spared.Y.rank == min(plain.Y.rank + 1, max_rank or 6)
     assert spared.cut is not None
-    assert (spared.cut.discarded, spared.cut.rank_rule) == (plain.cut.discarded, plain.cut.rank_rule)
+    assert (spared.cut.discarded, spared.cut.rank_rule) == (
+        plain.cut.discarded,
+        plain.cut.rank_rule,
+    )
     if max_rank is None:
         assert np.linalg.svd(spared.Y.S, compute_uv=False)[-1] == 0.0
 
@@ -129,7 +159,9 @@ def test_truncation_after_the_cycle_keeps_the_augmented_core_in_between() -> Non
     assert augmented.cut is not None
     assert augmented.cut.discarded < 1e-13
     assert close(augmented.Y.full(), one.Y.full() - 0.1 * one.Y.tangent_projection(G))
-    second = Layer(augmented.Y, ProjectedGradients.from_dense(augmented.Y, G), augmented.moments, 11)
+    second = Layer(
+        augmented.Y, ProjectedGradients.from_dense(augmented.Y, G), augmented.moments, 11
+    )
     step = run(second, settings, 1)
     U, _, V = augmented.Y
     assert step.cut is not None
@@ -144,7 +176,9 @@ def test_the_least_rank_is_kept_within_the_cycle_too() -> None:
     one, _ = layer()
     Y = LowRank(one.Y.U, np.zeros((3, 3)), one.Y.V)
     still = Layer(Y, ProjectedGradients.from_dense(Y, np.zeros(SHAPE)), Moments(), 11)
-    settings = Settings(learning_rate=0.1, tau=0.3, min_rank=4, coefficient_steps=1, truncate="after the cycle")
+    settings = Settings(
+        learning_rate=0.1, tau=0.3, min_rank=4, coefficient_steps=1, truncate="after the cycle"
+    )
     assert run(still, settings, 0).Y.rank == 4
 
 
@@ -159,23 +193,31 @@ NUMBERS: dict[str, Callable[[Callable[[float], float]], Settings]] = {
 
 @pytest.mark.parametrize("make", NUMBERS.values(), ids=NUMBERS)
 @pytest.mark.parametrize("iteration", [0, 1])
-def test_numpy_scalars_are_numbers(make: Callable[[Callable[[float], float]], Settings], iteration: int) -> None:
+def test_numpy_scalars_are_numbers(
+    make: Callable[[Callable[[float], float]], Settings], iteration: int
+) -> None:
     """In single precision, which a double precision scalar of NumPy would promote: the same step,
     bit for bit.
     """
     one, G = layer()
     Y = LowRank(*(X.astype(np.float32) for X in one.Y))
     single = replace(one, Y=Y, gradients=ProjectedGradients.from_dense(Y, G.astype(np.float32)))
-    found, expected = (training_step([single], make(number), iteration)[0] for number in (np.float64, float))
+    found, expected = (
+        training_step([single], make(number), iteration)[0] for number in (np.float64, float)
+    )
     for X, Z in zip(found.Y, expected.Y, strict=True):
         np.testing.assert_array_equal(X, Z, strict=True)
     for M, N in zip(found.moments.first or (), expected.moments.first or (), strict=True):
         np.testing.assert_array_equal(M, N, strict=True)
 
 
-@pytest.mark.parametrize("limits", [{"tau": 0.1, "coefficient_steps": 127}, {"budget": 100, "unit": "parameters"}])
+@pytest.mark.parametrize(
+    "limits", [{"tau": 0.1, "coefficient_steps": 127}, {"budget": 100, "unit": "parameters"}]
+)
 def test_small_integers_of_NumPy_do_not_overflow(limits: dict[str, Any], unchecked: None) -> None:
-    small = {name: np.int8(value) if isinstance(value, int) else value for name, value in limits.items()}
+    small = {
+        name: np.int8(value) if isinstance(value, int) else value for name, value in limits.items()
+    }
     least, first = {"min_rank": np.int8(1), "max_rank": np.int8(3)}, np.int8(1)
     settings = Settings(learning_rate=0.1, **small | least)  # type: ignore[arg-type]
     assert {type(getattr(settings, name)) for name in small | least} <= {int, float, str}
@@ -186,7 +228,10 @@ def test_small_integers_of_NumPy_do_not_overflow(limits: dict[str, Any], uncheck
 
 def test_without_coefficient_steps_both_schedules_are_the_same() -> None:
     one, _ = layer()
-    a, b = (run(one, Settings(learning_rate=0.1, tau=0.3, truncate=when)) for when in ("at once", "after the cycle"))
+    a, b = (
+        run(one, Settings(learning_rate=0.1, tau=0.3, truncate=when))
+        for when in ("at once", "after the cycle")
+    )
     assert np.array_equal(a.Y.full(), b.Y.full())
 
 
@@ -206,7 +251,11 @@ def test_a_budget_is_shared_by_all_layers(unit: Any) -> None:
     budget = 8 if unit == "ranks" else 250
     steps = training_step(layers, Settings(learning_rate=0.1, budget=budget, unit=unit), 0)
     ranks = [step.Y.rank for step in steps]
-    cost = sum(ranks) if unit == "ranks" else sum(factor_entries(r, shape) for r, shape in zip(ranks, shapes, strict=True))
+    cost = (
+        sum(ranks)
+        if unit == "ranks"
+        else sum(factor_entries(r, shape) for r, shape in zip(ranks, shapes, strict=True))
+    )
     assert cost <= budget
     assert sum(ranks) >= 7
     assert all(step.cut is not None and step.cut.rank_rule == RankRule.BUDGET for step in steps)
@@ -223,7 +272,11 @@ def test_weight_decay_shrinks_S_and_leaves_the_bases_orthonormal() -> None:
     one, _ = layer()
     still = Layer(one.Y, ProjectedGradients.from_dense(one.Y, np.zeros(SHAPE)), Moments(), 11)
     for iteration in (0, 1):
-        step = run(still, Settings(learning_rate=0.1, tau=0.0, weight_decay=0.5, coefficient_steps=1), iteration)
+        step = run(
+            still,
+            Settings(learning_rate=0.1, tau=0.0, weight_decay=0.5, coefficient_steps=1),
+            iteration,
+        )
         assert close(step.Y.full(), 0.95 * one.Y.full())
         assert np.linalg.norm(step.Y.U.T @ step.Y.U - np.eye(step.Y.rank)) < 1e-14
 
@@ -232,7 +285,9 @@ def test_nothing_given_is_changed() -> None:
     one, _ = layer()
     before = [X.copy() for X in (*one.Y, one.gradients.dS)]
     run(one, Settings(learning_rate=0.1, tau=0.1, weight_decay=0.1, optimizer=HeavyBall()))
-    assert all(np.array_equal(X, Y) for X, Y in zip(before, (*one.Y, one.gradients.dS), strict=True))
+    assert all(
+        np.array_equal(X, Y) for X, Y in zip(before, (*one.Y, one.gradients.dS), strict=True)
+    )
 
 
 def test_a_step_repairs_bases_that_have_drifted() -> None:
@@ -247,26 +302,48 @@ def test_a_step_repairs_bases_that_have_drifted() -> None:
     unit = 4.0 * np.sqrt(70) * float(np.finfo(np.float32).eps)
 
     def defect(Y: LowRank) -> float:
-        return max(float(np.linalg.norm(B.T.astype(float) @ B - np.eye(Y.rank))) for B in (Y.U, Y.V))
+        return max(
+            float(np.linalg.norm(B.T.astype(float) @ B - np.eye(Y.rank))) for B in (Y.U, Y.V)
+        )
 
-    step = run(Layer(drifted, gradients, Moments(), 11), Settings(learning_rate=0.01, tau=0.0, max_rank=3))
+    step = run(
+        Layer(drifted, gradients, Moments(), 11), Settings(learning_rate=0.01, tau=0.0, max_rank=3)
+    )
     assert defect(step.Y) < unit
-    assert defect(geolora_step(drifted, gradients, learning_rate=0.01, tau=0.0, max_rank=3).Y) > 10 * unit
+    assert (
+        defect(geolora_step(drifted, gradients, learning_rate=0.01, tau=0.0, max_rank=3).Y)
+        > 10 * unit
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": -1.0, "tau": 0.1}, r"^learning_rate: expected a finite number >= 0, found -1\.0$"),
-        ({"learning_rate": 1.0}, "^tau, theta, share, edge, budget: expected exactly one of them, found none$"),
-        ({"learning_rate": 1.0, "tau": 0.1, "theta": 0.1}, r"exactly one of them, found \{'tau': 0\.1, 'theta': 0\.1\}$"),
-        ({"learning_rate": 1.0, "tau": 0.1, "budget": 3}, r"expected exactly one of them, found \{'tau': 0\.1, 'budget': 3\}$"),
+        (
+            {"learning_rate": -1.0, "tau": 0.1},
+            r"^learning_rate: expected a finite number >= 0, found -1\.0$",
+        ),
+        (
+            {"learning_rate": 1.0},
+            "^tau, theta, share, edge, budget: expected exactly one of them, found none$",
+        ),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "theta": 0.1},
+            r"exactly one of them, found \{'tau': 0\.1, 'theta': 0\.1\}$",
+        ),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "budget": 3},
+            r"expected exactly one of them, found \{'tau': 0\.1, 'budget': 3\}$",
+        ),
         ({"learning_rate": 1.0, "share": 1.0}, "^share: expected 0 <= share < 1, found 1.0$"),
         (
             {"learning_rate": 1.0, "tau": 0.1, "weight_decay": float("nan")},
             "^weight_decay: expected a finite number >= 0, found nan$",
         ),
-        ({"learning_rate": 1.0, "tau": 0.1, "coefficient_steps": -1}, "^coefficient_steps: expected an integer >= 0, found -1$"),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "coefficient_steps": -1},
+            "^coefficient_steps: expected an integer >= 0, found -1$",
+        ),
         (
             {"learning_rate": 1.0, "tau": 0.1, "truncate": "never"},
             "^truncate: expected 'at once' or 'after the cycle', found 'never'$",
@@ -275,14 +352,28 @@ def test_a_step_repairs_bases_that_have_drifted() -> None:
             {"learning_rate": 1.0, "tau": 0.1, "coefficient_steps": 0.5},
             "^coefficient_steps: expected an integer >= 0, found 0.5$",
         ),
-        ({"learning_rate": 1.0, "tau": 0.1, "min_rank": 0}, "^min_rank: expected an integer >= 1, found 0$"),
-        ({"learning_rate": 1.0, "tau": 0.1, "min_rank": 3, "max_rank": 2}, "^max_rank: expected at least min_rank = 3, found 2$"),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "min_rank": 0},
+            "^min_rank: expected an integer >= 1, found 0$",
+        ),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "min_rank": 3, "max_rank": 2},
+            "^max_rank: expected at least min_rank = 3, found 2$",
+        ),
         ({"learning_rate": 1.0, "budget": 2.5}, r"^budget: expected an integer >= 1, found 2\.5$"),
-        ({"learning_rate": 1.0, "budget": 9, "unit": "bytes"}, "^unit: expected 'ranks' or 'parameters', found 'bytes'$"),
-        ({"learning_rate": 1.0, "tau": 0.1, "optimizer": Adam}, r"^optimizer: expected an .* Sgd\(\), found the class Adam$"),
+        (
+            {"learning_rate": 1.0, "budget": 9, "unit": "bytes"},
+            "^unit: expected 'ranks' or 'parameters', found 'bytes'$",
+        ),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "optimizer": Adam},
+            r"^optimizer: expected an .* Sgd\(\), found the class Adam$",
+        ),
     ],
 )
-def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str, unchecked: None) -> None:
+def test_settings_out_of_range_are_refused(
+    options: dict[str, Any], message: str, unchecked: None
+) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(**options)
 
@@ -298,7 +389,8 @@ def test_a_layer_without_gradients_is_named(unchecked: None) -> None:
     one, dense = layer()
     gradients: Any = dense
     with pytest.raises(
-        ValueError, match=r"^dense: gradients: expected ProjectedGradients or .*, found ndarray of shape \(14, 11\)$"
+        ValueError,
+        match=r"^dense: gradients: expected ProjectedGradients or .*, found ndarray of shape \(14, 11\)$",
     ):
         run(replace(one, gradients=gradients, name="dense"), Settings(learning_rate=0.1, tau=0.1))
 
@@ -318,7 +410,9 @@ class Foreign:
 
     at_the_end: Callable[[Triple], Triple] = lambda directions: directions
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         first = gradients if moments.first is None else moments.first
         for M, G in zip(first, gradients, strict=True):
             M *= 0.9
@@ -339,7 +433,11 @@ def test_an_optimizer_may_work_in_place() -> None:
     assert first.moments.first is not None
     moments = replace(first.moments, second=Triple(*(np.abs(M) for M in first.moments.first)))
     second = Layer(first.Y, ProjectedGradients.from_dense(first.Y, layer(seed=1)[1]), moments, 11)
-    held = [*second.gradients.projected(second.Y).__dict__.values(), *(moments.first or ()), *(moments.second or ())]
+    held = [
+        *second.gradients.projected(second.Y).__dict__.values(),
+        *(moments.first or ()),
+        *(moments.second or ()),
+    ]
     before = [X.copy() for X in held]
     run(second, Settings(learning_rate=0.1, tau=0.0, optimizer=Foreign()))
     assert all(np.array_equal(X, Z) for X, Z in zip(held, before, strict=True))
@@ -348,17 +446,34 @@ def test_an_optimizer_may_work_in_place() -> None:
 @pytest.mark.parametrize(
     ("at_the_end", "message"),
     [
-        (lambda D: D._replace(S=D.S[:1]), r"direction of S: expected shape \(3, 3\) \(that of its gradient\), found \(1, 3\)$"),
-        (lambda D: D._replace(K=D.K[:, :1]), r"direction of K: expected shape \(14, 3\) .*, found \(14, 1\)$"),
-        (lambda D: D._replace(L=D.L.astype(np.float32)), r"direction of L: expected the dtype of gradient of L \(float64\), "),
-        (lambda D: D._replace(K=D.K.tolist()), r"direction of K: expected an array .*, found list$"),
+        (
+            lambda D: D._replace(S=D.S[:1]),
+            r"direction of S: expected shape \(3, 3\) \(that of its gradient\), found \(1, 3\)$",
+        ),
+        (
+            lambda D: D._replace(K=D.K[:, :1]),
+            r"direction of K: expected shape \(14, 3\) .*, found \(14, 1\)$",
+        ),
+        (
+            lambda D: D._replace(L=D.L.astype(np.float32)),
+            r"direction of L: expected the dtype of gradient of L \(float64\), ",
+        ),
+        (
+            lambda D: D._replace(K=D.K.tolist()),
+            r"direction of K: expected an array .*, found list$",
+        ),
     ],
 )
-def test_directions_unlike_the_gradients_are_refused(at_the_end: Callable[[Triple], Triple], message: str) -> None:
+def test_directions_unlike_the_gradients_are_refused(
+    at_the_end: Callable[[Triple], Triple], message: str
+) -> None:
     """One row of a core would be broadcast to all of them."""
     one, _ = layer()
     with pytest.raises(ValueError, match="^first: " + message):
-        run(replace(one, name="first"), Settings(learning_rate=0.1, tau=0.1, optimizer=Foreign(at_the_end)))
+        run(
+            replace(one, name="first"),
+            Settings(learning_rate=0.1, tau=0.1, optimizer=Foreign(at_the_end)),
+        )
 
 
 def test_a_memory_of_another_rank_is_refused(unchecked: None) -> None:
@@ -366,10 +481,15 @@ def test_a_memory_of_another_rank_is_refused(unchecked: None) -> None:
     one, narrow = layer()[0], layer(rank=1)[0]
     settings = Settings(learning_rate=0.1, tau=0.0, max_rank=1, optimizer=HeavyBall())
     moments = run(narrow, settings).moments
-    with pytest.raises(ValueError, match=r"first moment of K: expected shape \(14, 3\) .*, found \(14, 1\)$"):
+    with pytest.raises(
+        ValueError, match=r"first moment of K: expected shape \(14, 3\) .*, found \(14, 1\)$"
+    ):
         run(replace(one, moments=moments), settings)
     nothing: Any = None
-    with pytest.raises(ValueError, match=r"^moments: expected what an optimizer remembers, such as Moments\(\), found NoneType$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^moments: expected what an optimizer remembers, such as Moments\(\), found NoneType$",
+    ):
         run(replace(one, moments=nothing), Settings(learning_rate=0.1, tau=0.1))
 
 
@@ -387,34 +507,61 @@ def test_errors_name_the_layer_that_has_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"tau": 0.1}, {"budget": 40}, {"tau": 0.1, "coefficient_steps": 1, "truncate": "after the cycle"}]
+    "limits",
+    [
+        {"tau": 0.1},
+        {"budget": 40},
+        {"tau": 0.1, "coefficient_steps": 1, "truncate": "after the cycle"},
+    ],
 )
 def test_errors_of_the_truncation_name_the_layer_as_well(limits: dict[str, Any]) -> None:
     """The second of two layers is too small for the least rank."""
     (first, _), (second, _) = layer(), layer(shape=(6, 4))
     named = [replace(first, name="first"), replace(second, name="second")]
-    with pytest.raises(ValueError, match=r"^second: min_rank: expected at most min\(m, n\) = 4, found 5$"):
+    with pytest.raises(
+        ValueError, match=r"^second: min_rank: expected at most min\(m, n\) = 4, found 5$"
+    ):
         training_step(named, Settings(learning_rate=0.1, min_rank=5, **limits), 0)
     narrow = [named[0], replace(first, name="second", capacity=2)]
-    with pytest.raises(ValueError, match=r"^second: max_rank: expected at least min_rank = 3, found 2$"):
+    with pytest.raises(
+        ValueError, match=r"^second: max_rank: expected at least min_rank = 3, found 2$"
+    ):
         training_step(narrow, Settings(learning_rate=0.1, min_rank=3, **limits), 0)
 
 
 def test_the_defaults_are_the_plain_method() -> None:
     settings = Settings(learning_rate=0.1, tau=0.1)
-    assert (settings.min_rank, settings.max_rank, settings.budget, settings.unit) == (1, None, None, "ranks")
-    assert (settings.weight_decay, settings.coefficient_steps, settings.truncate) == (0.0, 0, "at once")
+    assert (settings.min_rank, settings.max_rank, settings.budget, settings.unit) == (
+        1,
+        None,
+        None,
+        "ranks",
+    )
+    assert (settings.weight_decay, settings.coefficient_steps, settings.truncate) == (
+        0.0,
+        0,
+        "at once",
+    )
     assert settings.optimizer == Sgd()
 
 
 def test_the_rank_is_limited_by_the_layer_and_by_the_settings() -> None:
-    limited, whole = Settings(learning_rate=0.1, tau=0.1, max_rank=3), Phase(augments=True, truncates=True)
+    limited, whole = (
+        Settings(learning_rate=0.1, tau=0.1, max_rank=3),
+        Phase(augments=True, truncates=True),
+    )
     assert Cut.of(limited, whole, [2, 3, 5], ()).max_rank == [2, 3, 3]
-    assert Cut.of(limited, Phase(augments=True, truncates=False), [2, 3, 5], ()).max_rank == [2, 3, 5]
+    assert Cut.of(limited, Phase(augments=True, truncates=False), [2, 3, 5], ()).max_rank == [
+        2,
+        3,
+        5,
+    ]
     assert Cut.of(Settings(learning_rate=0.1, tau=0.1), whole, [2, 5], ()).max_rank == [2, 5]
 
 
-@pytest.mark.parametrize("options", [{"tau": 1.0}, {"theta": 100.0}, {"budget": 4}], ids=["tau", "theta", "budget"])
+@pytest.mark.parametrize(
+    "options", [{"tau": 1.0}, {"theta": 100.0}, {"budget": 4}], ids=["tau", "theta", "budget"]
+)
 def test_the_minimum_rank_is_kept(options: dict[str, Any]) -> None:
     one, _ = layer()
     assert run(one, Settings(learning_rate=0.1, min_rank=4, **options)).Y.rank == 4
@@ -448,11 +595,18 @@ def test_a_direction_that_overflows_is_named(name: str) -> None:
     getattr(huge, name)[0, 0] = 1.5e308
     settings = Settings(learning_rate=0.1, tau=0.1, optimizer=HeavyBall(0.9))
     first = Layer(
-        one.Y, huge, HeavyBall(0.9).direction(Bases(one.Y.U, one.Y.V), Triple(huge.dK, huge.dL, huge.dS), Moments())[1], 11
+        one.Y,
+        huge,
+        HeavyBall(0.9).direction(
+            Bases(one.Y.U, one.Y.V), Triple(huge.dK, huge.dL, huge.dS), Moments()
+        )[1],
+        11,
     )
     with (
         np.errstate(over="ignore"),
-        pytest.raises(FloatingPointError, match=f"^optimizer: {name} overflowed the range of float64"),
+        pytest.raises(
+            FloatingPointError, match=f"^optimizer: {name} overflowed the range of float64"
+        ),
     ):
         run(first, settings)
 
@@ -462,9 +616,16 @@ def test_a_second_moment_that_overflows_is_named(name: str) -> None:
     """Adam divides by its root, so the direction alone would be 0 and hide it."""
     one, _ = layer()
     size = {"K": (14, 3), "L": (11, 3), "S": (3, 3)}
-    huge = ProjectedGradients(**{f"d{g}": np.full(shape, 1e200 if g == name else 1.0) for g, shape in size.items()})
-    settings = Settings(learning_rate=0.1, tau=0.1, optimizer=AdamPublished() if name == "S" else Adam())
-    with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=f"^optimizer: second moment of {name} overflowed"):
+    huge = ProjectedGradients(
+        **{f"d{g}": np.full(shape, 1e200 if g == name else 1.0) for g, shape in size.items()}
+    )
+    settings = Settings(
+        learning_rate=0.1, tau=0.1, optimizer=AdamPublished() if name == "S" else Adam()
+    )
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(FloatingPointError, match=f"^optimizer: second moment of {name} overflowed"),
+    ):
         run(Layer(one.Y, huge, Moments(), 11), settings)
 
 
@@ -472,7 +633,10 @@ def test_a_coefficient_step_that_overflows_is_named() -> None:
     one, _ = layer()
     huge = ProjectedGradients(np.zeros((14, 3)), np.zeros((11, 3)), np.full((3, 3), 1e300))
     settings = Settings(learning_rate=1e10, tau=0.1, coefficient_steps=1)
-    with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=r"^coefficient step: S_new overflowed"):
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(FloatingPointError, match=r"^coefficient step: S_new overflowed"),
+    ):
         run(Layer(one.Y, huge, Moments(), 11), settings, 1)
 
 
@@ -480,8 +644,13 @@ def test_a_budget_gives_every_layer_its_minimum() -> None:
     """The second layer is worth nothing against the first, and gets two ranks all the same."""
     large, _ = layer()
     small = Layer(
-        LowRank(large.Y.U, 1e-9 * large.Y.S, large.Y.V), ProjectedGradients.from_dense(large.Y, np.zeros(SHAPE)), Moments(), 11
+        LowRank(large.Y.U, 1e-9 * large.Y.S, large.Y.V),
+        ProjectedGradients.from_dense(large.Y, np.zeros(SHAPE)),
+        Moments(),
+        11,
     )
     for min_rank, ranks in ((1, [5, 1]), (2, [4, 2])):
-        steps = training_step([large, small], Settings(learning_rate=0.1, budget=6, min_rank=min_rank), 0)
+        steps = training_step(
+            [large, small], Settings(learning_rate=0.1, budget=6, min_rank=min_rank), 0
+        )
         assert [step.Y.rank for step in steps] == ranks

@@ -62,9 +62,15 @@ def test_every_module_with_an_annotated_shape_is_checked(tmp_path: Path) -> None
     (package / "plain.py").write_text("def f(x: float) -> float: ...")
     (package / "real.py").write_text('def f(x: Float[Array, " k"]) -> float: ...')
     (package / "inner" / "deep.py").write_text('def f(X: float) -> Inexact[Array, "m r"]: ...')
-    assert checked_modules(package) == (["package"] if NIGHTLY else ["package.inner.deep", "package.real"])
+    assert checked_modules(package) == (
+        ["package"] if NIGHTLY else ["package.inner.deep", "package.real"]
+    )
     (folder,) = geolora_ref.__path__
-    importing = [path for path in Path(folder).rglob("*.py") if "jaxtyping" in path.read_text(encoding="utf-8")]
+    importing = [
+        path
+        for path in Path(folder).rglob("*.py")
+        if "jaxtyping" in path.read_text(encoding="utf-8")
+    ]
     assert [path.name for path in importing] == ["arrays.py"]
     names = re.findall(r"from jaxtyping import (.*)", importing[0].read_text(encoding="utf-8"))
     assert set(names) == {"Float, Inexact"}
@@ -83,5 +89,7 @@ def test_annotations_can_be_evaluated_where_no_checker_is_installed() -> None:
         "import sys, typing; sys.modules['jaxtyping'] = None; from geolora_ref import LowRank, tangent_projection\n"
         "print(typing.get_type_hints(LowRank.full)['return'], typing.get_type_hints(tangent_projection)['Z'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.stdout == "typing.Any typing.Any\n", done.stderr

@@ -51,8 +51,14 @@ def checked_modules(package: Path) -> list[str]:
     """
     if NIGHTLY:
         return [package.name]
-    files = [file for file in package.rglob("*.py") if re.search(r"\b(Float|Inexact)\[", file.read_text(encoding="utf-8"))]
-    return [".".join(file.relative_to(package.parent).with_suffix("").parts) for file in sorted(files)]
+    files = [
+        file
+        for file in package.rglob("*.py")
+        if re.search(r"\b(Float|Inexact)\[", file.read_text(encoding="utf-8"))
+    ]
+    return [
+        ".".join(file.relative_to(package.parent).with_suffix("").parts) for file in sorted(files)
+    ]
 
 
 @contextmanager

@@ -97,7 +97,9 @@ class CaseResult:
         if self.diverged:
             return math.inf
         values = [value for ratios in self.ratios.values() for value in ratios]
-        if any(math.isnan(value) or value == -math.inf for value in values) or not (values or self.undecided):
+        if any(math.isnan(value) or value == -math.inf for value in values) or not (
+            values or self.undecided
+        ):
             return math.inf
         return max(values, default=0.0)
 
@@ -167,14 +169,22 @@ class Measurements:
     def result(self, case: Case) -> CaseResult:
         """Everything that was collected."""
         ratios, violated = dict(self.ratios), tuple(self.violated)
-        return CaseResult(case.id, ratios, self.undecided, violated, self.series, diverged=self.diverged)
+        return CaseResult(
+            case.id, ratios, self.undecided, violated, self.series, diverged=self.diverged
+        )
 
 
 def _texts(owner: object, *names: str) -> None:
     """Raise ``ValueError`` unless all of these attributes say something."""
-    empty = [name for name in names if not isinstance(getattr(owner, name), str) or not getattr(owner, name).strip()]
+    empty = [
+        name
+        for name in names
+        if not isinstance(getattr(owner, name), str) or not getattr(owner, name).strip()
+    ]
     if empty:
-        raise ValueError(f"{type(owner).__name__}: expected a text for {', '.join(empty)}, found {getattr(owner, empty[0])!r}")
+        raise ValueError(
+            f"{type(owner).__name__}: expected a text for {', '.join(empty)}, found {getattr(owner, empty[0])!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -266,7 +276,14 @@ class Claim:
     tables: Sequence[Table] = ()
 
     def __post_init__(self) -> None:
-        _texts(self, "id", "title", "statement", "explanation", *(["scale"] if self.limit == FAIL else []))
+        _texts(
+            self,
+            "id",
+            "title",
+            "statement",
+            "explanation",
+            *(["scale"] if self.limit == FAIL else []),
+        )
         ids = [control.id for control in self.controls]
         if len(set(ids)) < len(ids):
             raise ValueError(f"controls: expected an id of its own for each, found {ids}")

@@ -30,7 +30,14 @@ from verification.campaign.runner import key, records, run, units
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS, HEADINGS
 from verification.report.compare import tell_changes
-from verification.report.report import FILES, PAGES, as_data, drawn, write_pages_beside, write_report
+from verification.report.report import (
+    FILES,
+    PAGES,
+    as_data,
+    drawn,
+    write_pages_beside,
+    write_report,
+)
 from verification.support.command_line import ProgressBar
 from verification.support.machine import provenance
 from verification.support.options import DEFAULT_FOLDER, refuse_unknown
@@ -67,7 +74,9 @@ def execute(options: argparse.Namespace) -> int:
     try:
         with terminated_like_interrupted(), quiet_end(), added(added_to):
             claims = [CLAIMS[name] for name in dict.fromkeys(options.only or others or CLAIMS)]
-            folder = options.output or DEFAULT_FOLDER / (plan.effort if len(claims) == len(CLAIMS) else f"{plan.effort}-part")
+            folder = options.output or DEFAULT_FOLDER / (
+                plan.effort if len(claims) == len(CLAIMS) else f"{plan.effort}-part"
+            )
             if options.list:
                 list_claims(claims, Terminal())
                 status = 0
@@ -91,7 +100,9 @@ def refuse(reason: str) -> int:
 
 def stopped(interrupt: KeyboardInterrupt, rest: str, console: Console) -> int:
     """Say what stopped the run and what is kept of it; returns the exit status."""
-    name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+    name, status = (
+        ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+    )
     console.print(f"{name}: {escape(rest)}", soft_wrap=True)
     return status
 
@@ -134,7 +145,9 @@ def check(
     record does not cover.
     """
     try:
-        records(plan)  # outcomes are compared with the record, so an unreadable one is refused before any case is done
+        records(
+            plan
+        )  # outcomes are compared with the record, so an unreadable one is refused before any case is done
     except ValueError as error:
         return refuse(str(error))
     whole = len(claims) == len(CLAIMS)
@@ -151,7 +164,11 @@ def check(
     jobs = options.jobs or os.cpu_count() or 1
     try:
         with bar("checked", console) as progress:
-            workers: dict[str, Any] = {"jobs": jobs, "scheduler": options.scheduler, "extensions": extensions}
+            workers: dict[str, Any] = {
+                "jobs": jobs,
+                "scheduler": options.scheduler,
+                "extensions": extensions,
+            }
             outcomes = run(claims, plan, journal, **workers, unrecorded=others, progress=progress)
     except (KeyboardInterrupt, BackendError) as error:
         kept = f"{len(journal.done)} finished cases are kept in {journal.path}; --full continues from there"
@@ -184,7 +201,10 @@ def check(
         facts.append(f"not on record: {', '.join(new)}")
     if resumed := counted["resumed"]:
         facts.append(f"{resumed} cases are from an earlier run")
-    console.print(f"{verdict}[/] ({'; '.join(facts)})\nreport: {escape(str(report.resolve()))}", soft_wrap=True)
+    console.print(
+        f"{verdict}[/] ({'; '.join(facts)})\nreport: {escape(str(report.resolve()))}",
+        soft_wrap=True,
+    )
     return 1 if failed else 0
 
 
@@ -195,7 +215,9 @@ def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]
     """
     with ProgressBar(console, width=22, what=what) as progress:
         task = progress.add_task("starting", total=None)
-        yield lambda name, done, total: progress.update(task, description=name, completed=done, total=total)
+        yield lambda name, done, total: progress.update(
+            task, description=name, completed=done, total=total
+        )
 
 
 def list_claims(claims: Sequence[Claim], console: Console) -> None:
@@ -205,7 +227,12 @@ def list_claims(claims: Sequence[Claim], console: Console) -> None:
         title = escape(f"({section}) {claim.title}")
         console.print(f"[bold]{claim.id}[/] {title}\n    {escape(claim.statement)}", soft_wrap=True)
         for control in claim.controls:
-            console.print(f"    must fail: {control.id}: {control.why}", style="dim", markup=False, soft_wrap=True)
+            console.print(
+                f"    must fail: {control.id}: {control.why}",
+                style="dim",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
@@ -232,4 +259,6 @@ def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
         for problem in outcome.problems[:10]:
             console.print(f"[red]{outcome.claim.id}[/]: {escape(problem)}")
         if len(outcome.problems) > 10:
-            console.print(f"[red]{outcome.claim.id}[/]: and {len(outcome.problems) - 10} more, see results.json")
+            console.print(
+                f"[red]{outcome.claim.id}[/]: and {len(outcome.problems) - 10} more, see results.json"
+            )

@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build and try a release.  Exit status 0: both files do what they should; 1: they do not; 2:
     nothing can be released.
     """
-    parser = argparse.ArgumentParser(prog="python -m verification.release", description="Build and try a release.")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.release", description="Build and try a release."
+    )
     parser.add_argument("version", help="of the release: three numbers")
     options = parser.parse_args(argv)
     changed = _said("git", "status", "--porcelain", "--untracked-files=no")
@@ -90,7 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = ("geolora_ref/__init__.py", "CITATION.cff", "CHANGELOG.md")
         date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
         try:
-            texts = released(options.version, date, {name: (copy / name).read_text(encoding="utf-8") for name in names})
+            texts = released(
+                options.version,
+                date,
+                {name: (copy / name).read_text(encoding="utf-8") for name in names},
+            )
         except ValueError as error:
             parser.error(str(error))
         for name, text in texts.items():
@@ -135,7 +141,9 @@ def _try_out(file: Path, version: str, place: Path) -> None:
     _said(command, "--help", place=place)
     _said(command, "check", "mine:step", "--quick", place=place)
     _said(command, "check", "mine:wrong", "--quick", place=place, status=1)
-    print(f"{file.name}: installed into an empty environment, accepts a right step and rejects a wrong one")
+    print(
+        f"{file.name}: installed into an empty environment, accepts a right step and rejects a wrong one"
+    )
 
 
 def _environment(place: Path, *packages: str) -> str:

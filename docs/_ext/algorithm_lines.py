@@ -206,7 +206,11 @@ def claims_of(line: Line) -> list[tuple[Claim, list[Control]]]:
     """The claims that guard a line, each with the negative controls that break this line."""
     found = []
     for claim in CLAIMS.values():
-        chosen = [c for c in claim.controls if _broken_line(c) == line.number or (claim.id, c.id) in line.controls]
+        chosen = [
+            c
+            for c in claim.controls
+            if _broken_line(c) == line.number or (claim.id, c.id) in line.controls
+        ]
         if chosen:
             found.append((claim, chosen))
     return found
@@ -217,6 +221,8 @@ def checks_of(line: Line) -> list[str]:
     case = StepCase.build(TRAPS["complex and dense"])
     inputs = case.inputs()
     run = Stages().run(*inputs.arrays, **inputs.parameters)
-    verdicts = judge_stages(inputs, {name: run[name] for name in run if name != "output"}, run["output"])
+    verdicts = judge_stages(
+        inputs, {name: run[name] for name in run if name != "output"}, run["output"]
+    )
     verdict = verdicts.get(f"line {line.number}")
     return [] if verdict is None else list(verdict.ratios)

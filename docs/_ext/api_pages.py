@@ -42,17 +42,38 @@ PARTS = (
         "What judges an implementation: two independent oracles, criteria, cases, mutants.",
         ("check_step", "Report"),
     ),
-    Part("geolora_ref.oracle.vectors", "Test vectors", "One step as JSON, for implementations in any language."),
-    Part("geolora_ref.problems", "Problems", "Test problems with exact solutions and closed-form constants."),
-    Part("geolora_ref.integrators", "Integrators", "The integrator family of dynamical low-rank approximation."),
-    Part("geolora_ref.nn", "Adapters for torch", "Adapters, the optimizer that trains them, export.", ("adapt", "GeoLoRA")),
+    Part(
+        "geolora_ref.oracle.vectors",
+        "Test vectors",
+        "One step as JSON, for implementations in any language.",
+    ),
+    Part(
+        "geolora_ref.problems",
+        "Problems",
+        "Test problems with exact solutions and closed-form constants.",
+    ),
+    Part(
+        "geolora_ref.integrators",
+        "Integrators",
+        "The integrator family of dynamical low-rank approximation.",
+    ),
+    Part(
+        "geolora_ref.nn",
+        "Adapters for torch",
+        "Adapters, the optimizer that trains them, export.",
+        ("adapt", "GeoLoRA"),
+    ),
     Part(
         "geolora_ref.fast",
         "The fast path",
         "The same step for many layers at once, on an accelerator.",
         ("adapted_linear", "LayerBank"),
     ),
-    Part("geolora_ref.support", "Support", "What the other parts share: files, streams, options, other processes' interfaces."),
+    Part(
+        "geolora_ref.support",
+        "Support",
+        "What the other parts share: files, streams, options, other processes' interfaces.",
+    ),
     Part("geolora_ref.finetune", "The fine-tuning job", "A whole job around a pretrained model."),
     Part("verification", "The verification", "Claims, runner, report; from a checkout only."),
 )
@@ -76,13 +97,17 @@ def modules(package: str) -> Iterator[str]:
 
 def source(module: str) -> ast.Module:
     """The syntax tree of a module."""
-    return ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+    return ast.parse(
+        ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    )
 
 
 def public_names(module: str) -> list[str]:
     """``__all__`` of a module, empty where it has none."""
     for node in source(module).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
+        ):
             return [str(name) for name in ast.literal_eval(node.value)]
     return []
 
@@ -106,14 +131,22 @@ def offered(part: Part) -> list[tuple[str, str]]:
     ``first`` first.
     """
     order = {name: number for number, name in enumerate(part.first)}
-    found = [(name, module) for name, module in reexported(part.package) if name in public_names(module)]
+    found = [
+        (name, module) for name, module in reexported(part.package) if name in public_names(module)
+    ]
     return sorted(found, key=lambda one: (order.get(one[0], len(order)), one[0].lower()))
 
 
 def directive(name: str, module: str) -> list[str]:
     """The directive that documents a name: a class with its methods, a function, or a constant."""
-    kinds = {node.name: type(node) for node in source(module).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    kind = {ast.ClassDef: "autoclass", ast.FunctionDef: "autofunction"}.get(kinds.get(name, ast.Assign), "autodata")
+    kinds = {
+        node.name: type(node)
+        for node in source(module).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    kind = {ast.ClassDef: "autoclass", ast.FunctionDef: "autofunction"}.get(
+        kinds.get(name, ast.Assign), "autodata"
+    )
     options = ["   :members:", "   :show-inheritance:"] if kind == "autoclass" else []
     return ["```{eval-rst}", f".. {kind}:: {module}.{name}", *options, "```", ""]
 
@@ -123,7 +156,10 @@ def page(part: Part) -> str:
     lines = [f"# {part.title}: `{part.package}`", "", part.about, ""]
     if offered(part):
         names = ", ".join(f"{{py:obj}}`{name} <{module}.{name}>`" for name, module in offered(part))
-        lines += [f"`from {part.package} import …`: {names}. The modules they come from: {{doc}}`{part.package}.internals`.", ""]
+        lines += [
+            f"`from {part.package} import …`: {names}. The modules they come from: {{doc}}`{part.package}.internals`.",
+            "",
+        ]
     for name, module in offered(part):
         lines += [f"## {name}", "", *directive(name, module)]
     return "\n".join(lines if offered(part) else [*lines, *module_sections(part)])
@@ -132,7 +168,13 @@ def page(part: Part) -> str:
 def internals(part: Part) -> str:
     """The page of the modules of a package, without the names that the package offers."""
     return "\n".join(
-        [f"# Inside `{part.package}`", "", f"The public names are on {{doc}}`{part.package}`.", "", *module_sections(part)]
+        [
+            f"# Inside `{part.package}`",
+            "",
+            f"The public names are on {{doc}}`{part.package}`.",
+            "",
+            *module_sections(part),
+        ]
     )
 
 
@@ -142,9 +184,18 @@ def module_sections(part: Part) -> list[str]:
     lines = []
     for module in modules(part.package):
         names = [name for name in public_names(module) if (name, module) not in elsewhere]
-        members = [f":members: {', '.join(names)}", ":show-inheritance:"] if names else [":no-members:"]
+        members = (
+            [f":members: {', '.join(names)}", ":show-inheritance:"] if names else [":no-members:"]
+        )
         shown = [f".. automodule:: {module}", *(f"   {option}" for option in members)]
-        lines += [f"## {module.removeprefix(part.package + '.')}", "", "```{eval-rst}", *shown, "```", ""]
+        lines += [
+            f"## {module.removeprefix(part.package + '.')}",
+            "",
+            "```{eval-rst}",
+            *shown,
+            "```",
+            "",
+        ]
     return lines
 
 
@@ -159,10 +210,13 @@ def index(parts: list[Part]) -> str:
         """
     tables = {
         "What is offered": [part.package for part in parts if offered(part)],
-        "Inside": [f"{part.package}.internals" if offered(part) else part.package for part in parts],
+        "Inside": [
+            f"{part.package}.internals" if offered(part) else part.package for part in parts
+        ],
     }
     trees = (
-        f"```{{toctree}}\n:maxdepth: 1\n:caption: {title}\n\n" + "\n".join(names) + "\n```" for title, names in tables.items()
+        f"```{{toctree}}\n:maxdepth: 1\n:caption: {title}\n\n" + "\n".join(names) + "\n```"
+        for title, names in tables.items()
     )
     return textwrap.dedent(text) + "\n" + "\n\n".join(trees) + "\n"
 

@@ -24,7 +24,9 @@ KEY = re.compile(r"\[([A-Za-z]+\d{0,2})\]")
 @cache
 def keys() -> frozenset[str]:
     """The keys of the bibliography."""
-    return frozenset(re.findall(r"^@\w+\{([^,]+),", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.MULTILINE))
+    return frozenset(
+        re.findall(r"^@\w+\{([^,]+),", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.MULTILINE)
+    )
 
 
 def citations(line: str) -> str:
@@ -80,7 +82,9 @@ def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
     lines[:] = definitions(lines)
 
 
-def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, text: str | None, returns: str | None) -> Any:
+def signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, text: str | None, returns: str | None
+) -> Any:
     """The signature with Array inside of Callable[…] too, where autodoc leaves the alias as a
     forward reference.
     """

@@ -21,10 +21,14 @@ NAMES = r"""
     α \alpha β \beta γ \gamma δ \delta ε \varepsilon η \eta ϑ \vartheta θ \theta κ \kappa λ \lambda μ \mu ν \nu π \pi
     ρ \rho σ \sigma ς \varsigma τ \tau φ \varphi ω \omega ℓ \ell Φ \Phi Λ \Lambda Ω \Omega Δ \Delta ∂ \partial
 """
-SYMBOLS = {sign: name + " " * name.startswith("\\") for sign, name in re.findall(r"(\S+) (\S+)", NAMES)}
+SYMBOLS = {
+    sign: name + " " * name.startswith("\\") for sign, name in re.findall(r"(\S+) (\S+)", NAMES)
+}
 SYMBOLS |= {sign: f"_{{{digit}}}" for digit, sign in enumerate("₀₁₂₃₄₅₆₇₈₉")}
 RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
-WORD = re.compile(r"[\"'(\[]*(?:[A-Za-z][a-zà-ÿ'’]+|SGD|BUG|QR|SVD|RK4|GeoLoRA)(?:[-–/][A-Za-z]+)*[\"')\]]*[,;:.]*")
+WORD = re.compile(
+    r"[\"'(\[]*(?:[A-Za-z][a-zà-ÿ'’]+|SGD|BUG|QR|SVD|RK4|GeoLoRA)(?:[-–/][A-Za-z]+)*[\"')\]]*[,;:.]*"
+)
 CODE = re.compile(r"[(]*([a-z]{2,}(?:[_.][a-z]{2,})+)[),;:.]*")
 MATRIX = re.compile(r"[A-Z](\W|[A-Z]|$)")
 NAMED = re.compile(
@@ -37,22 +41,37 @@ def tex(text: str) -> str:
     """A formula in TeX; ``ValueError`` names a symbol that has none."""
     text = unicodedata.normalize("NFD", text)
     text = re.sub(r"(?<![_^])\{([^{}]*)\}", r"\\lbrace \1\\rbrace ", text)
-    text = re.sub(r"(?<![A-Za-z\\])(?!rank|tail|trunc|orth|cond|error|lbrace|rbrace)([a-z]{4,})", r"\\mathrm{\1}", text)
+    text = re.sub(
+        r"(?<![A-Za-z\\])(?!rank|tail|trunc|orth|cond|error|lbrace|rbrace)([a-z]{4,})",
+        r"\\mathrm{\1}",
+        text,
+    )
     text = re.sub("[⁻⁰¹²³⁴-⁹]+", lambda found: f"^{{{found[0].translate(RAISED)}}}", text)
     text = re.sub(r"√\(([^()]*)\)|√(\w)", r"\\sqrt{\1\2}", text)
     text = re.sub(r"(?<![A-Za-z_\\])(min|max)(?=[_(])", r"\\\1", text)
-    text = re.sub(r"(?<![A-Za-z_\\])(rank|tail|trunc|orth|cond|error|eps)(?![a-z])", r"\\operatorname{\1}", text)
+    text = re.sub(
+        r"(?<![A-Za-z_\\])(rank|tail|trunc|orth|cond|error|eps)(?![a-z])",
+        r"\\operatorname{\1}",
+        text,
+    )
     text = re.sub(r"_([A-Za-z]{3,})", r"_{\\mathrm{\1}}", text)
     text = re.sub(r"([_^])(\d+[a-z]?)(?!\w)", r"\1{\2}", text)
     text = re.sub(r"\b1e(-?\d+)", r"10^{\1}", text)
     text = re.sub(r"(?<=[A-Za-zσ])\*", "^*", text)
-    text = re.sub(rf"(\w)([{''.join(ACCENTS)}])", lambda found: rf"\{ACCENTS[found[2]]}{{{found[1]}}}", text)
-    return "".join(character if character.isascii() and character != "%" else _symbol(character) for character in text)
+    text = re.sub(
+        rf"(\w)([{''.join(ACCENTS)}])", lambda found: rf"\{ACCENTS[found[2]]}{{{found[1]}}}", text
+    )
+    return "".join(
+        character if character.isascii() and character != "%" else _symbol(character)
+        for character in text
+    )
 
 
 def _symbol(character: str) -> str:
     if character not in SYMBOLS:
-        raise ValueError(f"expected a symbol of SYMBOLS, found {character!r} ({unicodedata.name(character, 'no name')})")
+        raise ValueError(
+            f"expected a symbol of SYMBOLS, found {character!r} ({unicodedata.name(character, 'no name')})"
+        )
     return SYMBOLS[character]
 
 
@@ -112,7 +131,11 @@ def _formula(run: str) -> list[nodes.Node]:
             part, after = part[:-1], ")"
         plain = re.fullmatch(r"[\d,. ]*|[=+]", part)
         formula = tex(part)
-        found += [nodes.Text(before), nodes.Text(part) if plain else nodes.math(formula, formula), nodes.Text(after + stop)]
+        found += [
+            nodes.Text(before),
+            nodes.Text(part) if plain else nodes.math(formula, formula),
+            nodes.Text(after + stop),
+        ]
     return found
 
 

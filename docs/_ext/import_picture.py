@@ -82,7 +82,12 @@ def reduced(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
         direct = graph.get(part, set())
         below[part] = direct.union(*(below[other] for other in direct))
     return {
-        part: {d for d in graph.get(part, set()) if not any(d in below[other] for other in graph[part] - {d})} for part in below
+        part: {
+            d
+            for d in graph.get(part, set())
+            if not any(d in below[other] for other in graph[part] - {d})
+        }
+        for part in below
     }
 
 
@@ -100,7 +105,11 @@ def chains(graph: Mapping[str, set[str]]) -> dict[tuple[str, str], list[str]]:
     """
     floor = heights(graph)
     return {
-        (part, other): [part, *(f"{part}>{other}>{f}" for f in range(floor[part] - 1, floor[other], -1)), other]
+        (part, other): [
+            part,
+            *(f"{part}>{other}>{f}" for f in range(floor[part] - 1, floor[other], -1)),
+            other,
+        ]
         for part, others in graph.items()
         for other in others
     }
@@ -121,11 +130,19 @@ def places(graph: Mapping[str, set[str]]) -> dict[str, tuple[float, float]]:
     for name in sorted(floor):
         rows[floor[name]].append(name)
     x = {name: position for row in rows.values() for name, position in _spread(row).items()}
-    for sweep in range(SWEEPS):  # a row in the order of what it is joined to below, then above, in turn
+    for sweep in range(
+        SWEEPS
+    ):  # a row in the order of what it is joined to below, then above, in turn
         up = sweep % 2 == 0
         for f in sorted(rows, reverse=not up):
-            neighbours = {name: [x[o] for o in joined[name] if floor[o] == (f - 1 if up else f + 1)] for name in rows[f]}
-            middle = {name: sum(found) / len(found) if found else x[name] for name, found in neighbours.items()}
+            neighbours = {
+                name: [x[o] for o in joined[name] if floor[o] == (f - 1 if up else f + 1)]
+                for name in rows[f]
+            }
+            middle = {
+                name: sum(found) / len(found) if found else x[name]
+                for name, found in neighbours.items()
+            }
             x |= _spread(sorted(rows[f], key=middle.__getitem__))
     return {name: (x[name], float(floor[name])) for name in floor}
 
@@ -134,13 +151,29 @@ def _spread(row: Sequence[str]) -> dict[str, float]:
     """A row from 0 to 1; a box is wider than the place of an arrow that passes."""
     widths = [0.45 if ">" in name else 1.0 for name in row]
     ends = list(accumulate(widths))
-    return {name: (end - width / 2) / ends[-1] for name, end, width in zip(row, ends, widths, strict=True)}
+    return {
+        name: (end - width / 2) / ends[-1]
+        for name, end, width in zip(row, ends, widths, strict=True)
+    }
 
 
 def _box(axes: Any, part: str, x: float, y: float) -> Any:
     """The box of a part, without the name of the package."""
-    style = {"boxstyle": "round,pad=0.45", "facecolor": COLOURS[part.split(".")[0]], "edgecolor": "#8b949e"}
-    text = axes.text(x, y, part.removeprefix("geolora_ref."), ha="center", va="center", fontsize=10, bbox=style, zorder=2)
+    style = {
+        "boxstyle": "round,pad=0.45",
+        "facecolor": COLOURS[part.split(".")[0]],
+        "edgecolor": "#8b949e",
+    }
+    text = axes.text(
+        x,
+        y,
+        part.removeprefix("geolora_ref."),
+        ha="center",
+        va="center",
+        fontsize=10,
+        bbox=style,
+        zorder=2,
+    )
     return text.get_bbox_patch()
 
 
@@ -149,7 +182,9 @@ def draw(path: Path) -> None:
     graph = reduced(imports())
     where = places(graph)
     top = max(y for _, y in where.values())
-    figure = Figure(figsize=(8.6, 0.82 * (top + 1)), dpi=72)  # the unit of SVG, so that arrows end at the rims
+    figure = Figure(
+        figsize=(8.6, 0.82 * (top + 1)), dpi=72
+    )  # the unit of SVG, so that arrows end at the rims
     axes = figure.add_subplot()
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, top + 0.5))
     axes.axis("off")
@@ -161,7 +196,13 @@ def draw(path: Path) -> None:
         axes.plot(*zip(*(where[name] for name in chain[:-1]), strict=True), **line, zorder=1)
         start = {"patchA": boxes[chain[-2]]} if chain[-2] in boxes else {}
         ends = {"patchB": boxes[other], "shrinkA": 0, "shrinkB": 1, **start}
-        axes.annotate("", xy=where[other], xytext=where[chain[-2]], arrowprops={"arrowstyle": "-|>", **line, **ends}, zorder=1)
+        axes.annotate(
+            "",
+            xy=where[other],
+            xytext=where[chain[-2]],
+            arrowprops={"arrowstyle": "-|>", **line, **ends},
+            zorder=1,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "geolora_ref"}):
         figure.savefig(path, metadata={"Date": None})
@@ -174,7 +215,11 @@ class ImportPicture(SphinxDirective):
         """Draw the figure whenever the page is read."""
         draw(PICTURE)
         text = "Who imports whom, drawn from the sources. An arrow means “imports”; arrows that follow from others are left out."
-        figure = nodes.figure("", nodes.image(uri=f"/{PICTURE.relative_to(DOCS).as_posix()}", alt=text), nodes.caption("", text))
+        figure = nodes.figure(
+            "",
+            nodes.image(uri=f"/{PICTURE.relative_to(DOCS).as_posix()}", alt=text),
+            nodes.caption("", text),
+        )
         self.env.note_reread()
         return [figure]
 

@@ -53,7 +53,9 @@ $$
 
 def as_published(line: Line) -> str:
     """The published formula where it differs, with what is done in its place; else an empty string."""
-    return f"*As published:*\n\n$$\n{line.published}\n$$\n\n{line.instead}" if line.published else ""
+    return (
+        f"*As published:*\n\n$$\n{line.published}\n$$\n\n{line.instead}" if line.published else ""
+    )
 
 
 def code_options(line: Line) -> str:
@@ -66,7 +68,9 @@ def code_options(line: Line) -> str:
 
 def kill(mutant: Mutant) -> str:
     """A mutant as an item of a list, in HTML."""
-    published = ' <span class="verdict warn">found in public code</span>' if mutant.published else ""
+    published = (
+        ' <span class="verdict warn">found in public code</span>' if mutant.published else ""
+    )
     return f"<li><code>{mutant.id}</code> {mathematics(mutant.defect)}{published}</li>"
 
 
@@ -86,7 +90,9 @@ def guards(line: Line) -> str:
                 broken,
             ]
         )
-    html = table(["claim that fails if this line is wrong", "worst ratio", "with the line broken"], rows)
+    html = table(
+        ["claim that fails if this line is wrong", "worst ratio", "with the line broken"], rows
+    )
     checks = ", ".join(escape(name) for name in checks_of(line))
     if checks:
         html = f"<p class='guards'><b>Stage checks</b> of the oracle: {checks}.</p>{html}"
@@ -110,7 +116,9 @@ class AlgorithmLines(SphinxDirective):
             fields |= {"published": as_published(line), "proved": line.proved, "cost": line.cost}
             text = TEMPLATE.format(**fields, file=line.anchor.file, options=code_options(line))
             found += self.parse_text_to_nodes(text, allow_section_headings=False)
-            found.append(ClaimLinks("", f'<div class="line-guards">{guards(line)}</div>', format="html"))
+            found.append(
+                ClaimLinks("", f'<div class="line-guards">{guards(line)}</div>', format="html")
+            )
         return found
 
 

@@ -26,7 +26,9 @@ def line(box: Box) -> str:
     if not box.theorems:
         return "<p class='checked'>Proved on paper.</p>"
     names = ", ".join(f"<code>{theorem.replace('.', '.v, ', 1)}</code>" for theorem in box.theorems)
-    text = "\n\n".join(f"(* {theorem.split('.')[0]}.v *)\n{statement(theorem)}" for theorem in box.theorems)
+    text = "\n\n".join(
+        f"(* {theorem.split('.')[0]}.v *)\n{statement(theorem)}" for theorem in box.theorems
+    )
     rest = f" On paper: {escape(box.on_paper)}." if box.on_paper else ""
     return (
         f"<p class='checked'>Machine-checked: {names}.{rest}</p>"
@@ -36,7 +38,14 @@ def line(box: Box) -> str:
 
 def _cell(box: Box) -> str:
     files = sorted({theorem.split(".")[0] for theorem in box.theorems})
-    return ("<br>".join(f"<code>{file}.v</code>" for file in files) + (" in part" if box.on_paper else "")) if files else "–"
+    return (
+        (
+            "<br>".join(f"<code>{file}.v</code>" for file in files)
+            + (" in part" if box.on_paper else "")
+        )
+        if files
+        else "–"
+    )
 
 
 def table() -> str:

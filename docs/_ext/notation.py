@@ -26,13 +26,35 @@ class Symbol(NamedTuple):
 
 
 SYMBOLS = (
-    Symbol(r"W", "geolora_ref.lowrank:LowRank.full", r"m\times n", "W", "the adapter: the matrix that a gradient flow moves"),
     Symbol(
-        r"U, V", "geolora_ref.lowrank:LowRank.U", r"m\times r,\ n\times r", "U, V", "orthonormal bases of column and row space"
+        r"W",
+        "geolora_ref.lowrank:LowRank.full",
+        r"m\times n",
+        "W",
+        "the adapter: the matrix that a gradient flow moves",
     ),
-    Symbol(r"S", "geolora_ref.lowrank:LowRank.S", r"r\times r", "S", "coefficients; diagonal after a truncation"),
+    Symbol(
+        r"U, V",
+        "geolora_ref.lowrank:LowRank.U",
+        r"m\times r,\ n\times r",
+        "U, V",
+        "orthonormal bases of column and row space",
+    ),
+    Symbol(
+        r"S",
+        "geolora_ref.lowrank:LowRank.S",
+        r"r\times r",
+        "S",
+        "coefficients; diagonal after a truncation",
+    ),
     Symbol(r"r", "geolora_ref.lowrank:LowRank.rank", r"", "r", "the rank, at most $\\min(m,n)$"),
-    Symbol(r"P(W)Z", "geolora_ref.lowrank:tangent_projection", r"m\times n", "P(W)Z", "projection onto the tangent space"),
+    Symbol(
+        r"P(W)Z",
+        "geolora_ref.lowrank:tangent_projection",
+        r"m\times n",
+        "P(W)Z",
+        "projection onto the tangent space",
+    ),
     Symbol(
         r"\hat P(W)Z",
         "verification.instruments.steppers:simultaneous_descent",
@@ -40,8 +62,20 @@ SYMBOLS = (
         "",
         "how $W$ moves if $U, S, V$ descend at once along $Z$: for $S\\ne0$ no projection",
     ),
-    Symbol(r"G", "geolora_ref.gradients:ProjectedGradients.from_dense(G)", r"m\times n", r"\nabla\mathcal L", "dense gradient"),
-    Symbol(r"\nabla_K\mathcal L", "geolora_ref.gradients:ProjectedGradients.dK", r"m\times r", r"\nabla_K\mathcal L", "$GV$"),
+    Symbol(
+        r"G",
+        "geolora_ref.gradients:ProjectedGradients.from_dense(G)",
+        r"m\times n",
+        r"\nabla\mathcal L",
+        "dense gradient",
+    ),
+    Symbol(
+        r"\nabla_K\mathcal L",
+        "geolora_ref.gradients:ProjectedGradients.dK",
+        r"m\times r",
+        r"\nabla_K\mathcal L",
+        "$GV$",
+    ),
     Symbol(
         r"\nabla_L\mathcal L",
         "geolora_ref.gradients:ProjectedGradients.dL",
@@ -77,10 +111,26 @@ SYMBOLS = (
         r"\lambda",
         "learning rate, the step size of the flow",
     ),
-    Symbol(r"K, L", "geolora_ref.algorithm:coefficient_update", r"m\times r,\ n\times r", r"K, L", "$US$ and $VS^{\\mathsf H}$"),
-    Symbol(r"\operatorname{opt}", "geolora_ref.algorithm:optimizer_step", "", r"\texttt{optimizer_step}", "$P-\\lambda G$"),
     Symbol(
-        r"K_{\text{new}}", "geolora_ref.algorithm:AugmentedStep.K_new", r"m\times r", r"K^{\text{new}}", "$US$ after its step"
+        r"K, L",
+        "geolora_ref.algorithm:coefficient_update",
+        r"m\times r,\ n\times r",
+        r"K, L",
+        "$US$ and $VS^{\\mathsf H}$",
+    ),
+    Symbol(
+        r"\operatorname{opt}",
+        "geolora_ref.algorithm:optimizer_step",
+        "",
+        r"\texttt{optimizer_step}",
+        "$P-\\lambda G$",
+    ),
+    Symbol(
+        r"K_{\text{new}}",
+        "geolora_ref.algorithm:AugmentedStep.K_new",
+        r"m\times r",
+        r"K^{\text{new}}",
+        "$US$ after its step",
     ),
     Symbol(
         r"L_{\text{new}}",
@@ -89,7 +139,13 @@ SYMBOLS = (
         r"L^{\text{new}}",
         "$VS^{\\mathsf H}$ after its step",
     ),
-    Symbol(r"S_{\text{new}}", "geolora_ref.algorithm:AugmentedStep.S_new", r"r\times r", r"S^{\text{new}}", "$S$ after its step"),
+    Symbol(
+        r"S_{\text{new}}",
+        "geolora_ref.algorithm:AugmentedStep.S_new",
+        r"r\times r",
+        r"S^{\text{new}}",
+        "$S$ after its step",
+    ),
     Symbol(
         r"\operatorname{aug}",
         "geolora_ref.algorithm:basis_augmentation",
@@ -111,8 +167,20 @@ SYMBOLS = (
         r"\hat U, \hat V",
         "$[U\\mid\\tilde U]$, $[V\\mid\\tilde V]$",
     ),
-    Symbol(r"\hat S", "geolora_ref.algorithm:AugmentedStep.S_hat", r"(r+k)\times(r+l)", r"\hat S", "augmented coefficients"),
-    Symbol(r"\hat W", "geolora_ref.algorithm:AugmentedStep.full", r"m\times n", r"\hat W", "the step before its truncation"),
+    Symbol(
+        r"\hat S",
+        "geolora_ref.algorithm:AugmentedStep.S_hat",
+        r"(r+k)\times(r+l)",
+        r"\hat S",
+        "augmented coefficients",
+    ),
+    Symbol(
+        r"\hat W",
+        "geolora_ref.algorithm:AugmentedStep.full",
+        r"m\times n",
+        r"\hat W",
+        "the step before its truncation",
+    ),
     Symbol(
         r"\sigma_i",
         "geolora_ref.algorithm:Truncation.singular_values",
@@ -136,16 +204,50 @@ SYMBOLS = (
     ),
     Symbol(r"r_1", "geolora_ref.algorithm:choose_rank", "", "r_1", "the rank after the step"),
     Symbol(
-        r"\tau", "geolora_ref.algorithm:truncation(tau)", "", r"\tau", "relative threshold, $\\vartheta=\\tau\\norm{\\hat S}$"
+        r"\tau",
+        "geolora_ref.algorithm:truncation(tau)",
+        "",
+        r"\tau",
+        "relative threshold, $\\vartheta=\\tau\\norm{\\hat S}$",
     ),
-    Symbol(r"\vartheta", "geolora_ref.algorithm:Truncation.theta", "", r"\vartheta", "absolute threshold"),
     Symbol(
-        r"\vartheta_1", "geolora_ref.algorithm:Truncation.discarded", "", "", "norm of what was discarded, $\\norm{\\hat W-W_1}$"
+        r"\vartheta",
+        "geolora_ref.algorithm:Truncation.theta",
+        "",
+        r"\vartheta",
+        "absolute threshold",
     ),
-    Symbol(r"r_{\min}, r_{\max}", "geolora_ref.algorithm:geolora_step(max_rank)", "", "", "limits of the new rank"),
-    Symbol(r"X^{\mathsf H}", "geolora_ref.arrays:H", r"b\times a", r"X^\top", "conjugate transpose; the transpose of real data"),
-    Symbol(r"\norm{X}", "geolora_ref.arrays:norm", "", r"\lVert X\rVert", "Frobenius norm; $\\norm{X}_2$ is the spectral norm"),
-    Symbol(r"\mathcal L", "geolora_ref.problems.problem:GradientFlow.loss", "", r"\mathcal L", "loss"),
+    Symbol(
+        r"\vartheta_1",
+        "geolora_ref.algorithm:Truncation.discarded",
+        "",
+        "",
+        "norm of what was discarded, $\\norm{\\hat W-W_1}$",
+    ),
+    Symbol(
+        r"r_{\min}, r_{\max}",
+        "geolora_ref.algorithm:geolora_step(max_rank)",
+        "",
+        "",
+        "limits of the new rank",
+    ),
+    Symbol(
+        r"X^{\mathsf H}",
+        "geolora_ref.arrays:H",
+        r"b\times a",
+        r"X^\top",
+        "conjugate transpose; the transpose of real data",
+    ),
+    Symbol(
+        r"\norm{X}",
+        "geolora_ref.arrays:norm",
+        "",
+        r"\lVert X\rVert",
+        "Frobenius norm; $\\norm{X}_2$ is the spectral norm",
+    ),
+    Symbol(
+        r"\mathcal L", "geolora_ref.problems.problem:GradientFlow.loss", "", r"\mathcal L", "loss"
+    ),
     Symbol(
         r"F",
         "geolora_ref.problems.problem:MatrixODE.field",
@@ -160,7 +262,13 @@ SYMBOLS = (
         "",
         "Lipschitz constant of $\\nabla\\mathcal L$, of $F$",
     ),
-    Symbol(r"\mu", "geolora_ref.problems.problem:MatrixODE.one_sided_lipschitz", "", "", "one-sided Lipschitz constant of $F$"),
+    Symbol(
+        r"\mu",
+        "geolora_ref.problems.problem:MatrixODE.one_sided_lipschitz",
+        "",
+        "",
+        "one-sided Lipschitz constant of $F$",
+    ),
     Symbol(
         r"\varepsilon",
         "verification.instruments.trajectory:Iterate.normal",

@@ -19,10 +19,18 @@ class Pages(TocTree):
         """The toctree of the pages that exist."""
         source = self.env.doc2path(self.env.docname).read_text(encoding="utf-8")
         named = set(source.split())
-        rest = sorted(page for page in self.env.found_docs - named - {self.env.docname} if "/" not in page)
-        wanted = [page for line in self.content for page in (rest if line.strip() == "*" else [line.strip()])]
+        rest = sorted(
+            page for page in self.env.found_docs - named - {self.env.docname} if "/" not in page
+        )
+        wanted = [
+            page
+            for line in self.content
+            for page in (rest if line.strip() == "*" else [line.strip()])
+        ]
         there = [page for page in wanted if page in self.env.found_docs]
-        self.content = StringList(there, items=[(str(self.env.doc2path(self.env.docname)), self.lineno)] * len(there))
+        self.content = StringList(
+            there, items=[(str(self.env.doc2path(self.env.docname)), self.lineno)] * len(there)
+        )
         return super().run()
 
 

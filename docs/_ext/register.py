@@ -22,7 +22,16 @@ from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_
 from geolora_ref.algorithm import basis_augmentation, choose_rank
 from geolora_ref.arrays import tail_norms
 from geolora_ref.budget import factor_entries
-from geolora_ref.optimizers import Adam, AdamPublished, Bases, HeavyBall, Moments, Optimizer, moved_apart, transported
+from geolora_ref.optimizers import (
+    Adam,
+    AdamPublished,
+    Bases,
+    HeavyBall,
+    Moments,
+    Optimizer,
+    moved_apart,
+    transported,
+)
 from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.step_case import TRAPS, StepCase, draw_parameters
@@ -58,7 +67,10 @@ class Deviation:
 def steps() -> tuple[StepInputs, ...]:
     """The steps on which effects are measured: the named traps and drawn ones, real and complex in turn."""
     rng = np.random.default_rng(0)
-    drawn = (draw_parameters(rng, largest=16, complex_data=bool(i % 4 == 3)) for i in range(DRAWS - len(TRAPS)))
+    drawn = (
+        draw_parameters(rng, largest=16, complex_data=bool(i % 4 == 3))
+        for i in range(DRAWS - len(TRAPS))
+    )
     return tuple(StepCase.build(parameters).inputs() for parameters in (*TRAPS.values(), *drawn))
 
 
@@ -97,7 +109,9 @@ def effect_of(name: str) -> Effect:
             difference = np.linalg.norm(_product(factors) - right) if fits else np.inf
             changes.append(float(difference / (np.linalg.norm(right) or 1.0)))
     finite = [x if np.isfinite(x) else np.inf for x in changes]
-    return Effect(len(changes), len(steps()), float(np.median(finite or [0.0])), max(finite, default=0.0))
+    return Effect(
+        len(changes), len(steps()), float(np.median(finite or [0.0])), max(finite, default=0.0)
+    )
 
 
 def effect_words(name: str) -> str:
@@ -125,10 +139,17 @@ def _division() -> str:
     found = []
     for condition in (1e3, 1e8, 1e12):
         Y, G = _dense_state(condition, np.random.default_rng(7))
-        exact, divided = ProjectedGradients.from_dense(Y, G), FactorGradients.from_dense(Y, G).projected(Y)
+        exact, divided = (
+            ProjectedGradients.from_dense(Y, G),
+            FactorGradients.from_dense(Y, G).projected(Y),
+        )
         error = np.linalg.norm(divided.dK - exact.dK) / np.linalg.norm(exact.dK)
         found.append(f"{number(float(error))} for cond(S) = {condition:.0e}")
-    return "relative error of ∇_K with a dense S: " + ", ".join(found) + "; for S = 0 the route does not exist"
+    return (
+        "relative error of ∇_K with a dense S: "
+        + ", ".join(found)
+        + "; for S = 0 the route does not exist"
+    )
 
 
 def _update_error(Y: LowRank, G: np.ndarray, rate: float, direction: bool) -> float:
@@ -152,7 +173,9 @@ def _augmentation_source() -> str:
     Y, G = LowRank.random((30, 20), [1.0, 0.5, 0.2], rng), rng.standard_normal((30, 20))
     pairs = []
     for rate in (1e-3, 1e-8, 1e-14):
-        from_K, from_gradient = (number(_update_error(Y, G, rate, direction)) for direction in (False, True))
+        from_K, from_gradient = (
+            number(_update_error(Y, G, rate, direction)) for direction in (False, True)
+        )
         pairs.append(f"{from_K} from K_new, {from_gradient} from ∇_K at λ = {rate:.0e}")
     return "relative error of the new directions in float64: " + "; ".join(pairs)
 
@@ -162,7 +185,9 @@ def _scaling() -> str:
     rng = np.random.default_rng(5)
     r, alpha = 4, 8.0
     Y = LowRank.random((30, 20), [1.0, 0.8, 0.6, 0.4], rng)
-    step = augmented_step(Y, ProjectedGradients.from_dense(Y, np.zeros((30, 20))), learning_rate=0.1)
+    step = augmented_step(
+        Y, ProjectedGradients.from_dense(Y, np.zeros((30, 20))), learning_rate=0.1
+    )
     before = alpha / r * step.full()
     after = alpha / step.S_hat.shape[0] * step.full()
     change = np.linalg.norm(after - before) / np.linalg.norm(before)
@@ -182,7 +207,9 @@ def _tie() -> str:
 def _edge_rank() -> str:
     rng = np.random.default_rng(11)
     Y = LowRank.random((7, 6), [1.0, 0.8, 0.6, 0.4], rng)
-    step = augmented_step(Y, ProjectedGradients.from_dense(Y, rng.standard_normal((7, 6))), learning_rate=0.1)
+    step = augmented_step(
+        Y, ProjectedGradients.from_dense(Y, rng.standard_normal((7, 6))), learning_rate=0.1
+    )
     return f"7 x 6, r = 4: Ŝ is {step.S_hat.shape[0]} x {step.S_hat.shape[1]} in place of 8 x 8"
 
 
@@ -192,11 +219,15 @@ def _moments() -> str:
     Y, G = LowRank.random((30, 20), [1.0, 0.8, 0.6], rng), rng.standard_normal((30, 20))
     old = Bases(Y.U, Y.V)
     M, _ = HeavyBall(0.9).direction(old, seen(G, old), Moments())
-    Y1 = geolora_step(Y, ProjectedGradients(M.K, M.L, M.S), learning_rate=0.3, tau=0.0, max_rank=3).Y
+    Y1 = geolora_step(
+        Y, ProjectedGradients(M.K, M.L, M.S), learning_rate=0.3, tau=0.0, max_rank=3
+    ).Y
     new = Bases(Y1.U, Y1.V)
     exact = Y1.tangent_projection(dense(M, old))
     kept = (M, moved_apart(M, Y.U.T @ Y1.U, Y.V.T @ Y1.V), transported(M, old, new))
-    stale, apart, right = (number(float(np.linalg.norm(X.K - exact @ Y1.V) / np.linalg.norm(exact))) for X in kept)
+    stale, apart, right = (
+        number(float(np.linalg.norm(X.K - exact @ Y1.V) / np.linalg.norm(exact))) for X in kept
+    )
     return (
         f"after one step M_K is off by {stale} of the norm if it is kept as it is, by {apart} if M_K(VᵀV₁) takes its place, "
         f"by {right} if the tangent vector is projected"
@@ -223,7 +254,9 @@ def _defect_after(steps: int, polish: bool) -> float:
     """‖UᵀU − I‖ in units of eps after so many steps of single precision towards one target at rank 3."""
     rng = np.random.default_rng(19)
     A = rng.standard_normal((30, 20)).astype(np.float32)
-    Y = LowRank(*(X.astype(np.float32) for X in LowRank.random((30, 20), [1.0, 0.5, 0.2], rng))).polished()
+    Y = LowRank(
+        *(X.astype(np.float32) for X in LowRank.random((30, 20), [1.0, 0.5, 0.2], rng))
+    ).polished()
     for _ in range(steps):
         gradients = ProjectedGradients.from_dense(Y, Y.full() - A)
         Y = geolora_step(Y, gradients, learning_rate=0.1, tau=0.0, max_rank=3).Y
@@ -256,9 +289,7 @@ def _decay() -> str:
     settings = Settings(learning_rate=0.1, tau=0.0, weight_decay=0.1)
     (step,) = training_step([Layer(Y, still, Moments(), 20)], settings, 0)
     left = np.linalg.norm(step.Y.full()) / np.linalg.norm(Y.full())
-    return (
-        f"λ = 0.1, decay 0.1, no gradient: W is multiplied by {left:.3f}; on the bases, {effect_words('weight-decay-on-bases')}"
-    )
+    return f"λ = 0.1, decay 0.1, no gradient: W is multiplied by {left:.3f}; on the bases, {effect_words('weight-decay-on-bases')}"
 
 
 def _parameters() -> str:
@@ -324,7 +355,11 @@ REGISTER = (
         _scaling,
     ),
     Deviation(
-        "least rank", "1", "2, built in", "`min_rank`, 1 by default, and reported when it decides", _by_mutant("built-in-minimum")
+        "least rank",
+        "1",
+        "2, built in",
+        "`min_rank`, 1 by default, and reported when it decides",
+        _by_mutant("built-in-minimum"),
     ),
     Deviation("tail on the threshold", "tail ≤ ϑ", "strict “<”", "≤", _tie),
     Deviation(
@@ -341,7 +376,9 @@ REGISTER = (
         "fewer new columns near min(m, n): QR of an m x 2r matrix has min(m, 2r) columns",
         _edge_rank,
     ),
-    Deviation("transposes", "real data", "", "conjugate transposes", _by_mutant("missing-conjugate")),
+    Deviation(
+        "transposes", "real data", "", "conjugate transposes", _by_mutant("missing-conjugate")
+    ),
     Deviation(
         "memory of the optimizer",
         "plain SGD in the analysis",
@@ -392,7 +429,9 @@ REGISTER = (
 def code(text: str) -> str:
     """Marked text as HTML: backticks become code, subscripts stay subscripts outside of them."""
     parts = text.split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else str(mathematics(part)) for i, part in enumerate(parts))
+    return "".join(
+        f"<code>{part}</code>" if i % 2 else str(mathematics(part)) for i, part in enumerate(parts)
+    )
 
 
 class Deviations(SphinxDirective):
@@ -402,16 +441,31 @@ class Deviations(SphinxDirective):
         """One block a row: five columns would be too narrow to read."""
         blocks = []
         for row in REGISTER:
-            cells = (("published", row.paper), ("authors' public code", row.authors), ("here", row.here))
-            items = "".join(f"<div><dt>{name}</dt><dd>{code(text)}</dd></div>" for name, text in cells if text)
+            cells = (
+                ("published", row.paper),
+                ("authors' public code", row.authors),
+                ("here", row.here),
+            )
+            items = "".join(
+                f"<div><dt>{name}</dt><dd>{code(text)}</dd></div>" for name, text in cells if text
+            )
             effect = f"<p><b>Measured</b>: {mathematics(row.effect())}.</p>"
-            blocks.append(f"<div class='deviation'><h3>{code(row.subject)}</h3><dl>{items}</dl>{effect}</div>")
+            blocks.append(
+                f"<div class='deviation'><h3>{code(row.subject)}</h3><dl>{items}</dl>{effect}</div>"
+            )
         return [raw("".join(blocks))]
 
 
 def _row(mutant: Mutant) -> list[str]:
     if mutant.visible_in == "kit":
-        return [f"<code>{mutant.id}</code>", str(mutant.line), str(mathematics(mutant.defect)), "seen by the kit alone", "", ""]
+        return [
+            f"<code>{mutant.id}</code>",
+            str(mutant.line),
+            str(mathematics(mutant.defect)),
+            "seen by the kit alone",
+            "",
+            "",
+        ]
     effect = effect_of(mutant.id)
     share = f"{effect.rejected}/{effect.judged}"
     return [
@@ -441,10 +495,22 @@ class NetworkDefects(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The table."""
         rows = [
-            [f"<code>{one.id}</code>", escape(one.defect), escape(inspect.getdoc(one.identity) or ""), _holds(one)]
+            [
+                f"<code>{one.id}</code>",
+                escape(one.defect),
+                escape(inspect.getdoc(one.identity) or ""),
+                _holds(one),
+            ]
             for one in DEFECTS
         ]
-        return [raw(table(["defect", "what is wrong", "what must hold", "without the defect, with it"], rows))]
+        return [
+            raw(
+                table(
+                    ["defect", "what is wrong", "what must hold", "without the defect, with it"],
+                    rows,
+                )
+            )
+        ]
 
 
 def _holds(defect: Defect) -> str:

@@ -28,7 +28,14 @@ from verification.campaign.outcomes import ClaimOutcome
 from verification.campaign.runner import run, units
 from verification.claim import Claim, Figure, Plan, Results
 from verification.claims import CLAIMS
-from verification.report.report import drawn, mathematics, number, picture, write_pages_beside, write_report
+from verification.report.report import (
+    drawn,
+    mathematics,
+    number,
+    picture,
+    write_pages_beside,
+    write_report,
+)
 from verification.support.machine import provenance
 
 from formulas import formulas
@@ -67,7 +74,9 @@ def _found() -> list[ClaimOutcome]:
     found = run(claims, PLAN, journal, jobs=os.cpu_count() or 1, progress=progress)
     if not whole or not _made_from_these():
         write_pages_beside(FOLDER)
-        write_report(drawn(found), PLAN, FOLDER, time.monotonic() - started, origin=origin, resumed=resumed)
+        write_report(
+            drawn(found), PLAN, FOLDER, time.monotonic() - started, origin=origin, resumed=resumed
+        )
     return found
 
 
@@ -78,7 +87,12 @@ def _made_from_these() -> bool:
     except (ValueError, OSError):
         return False
     ids = [claim["id"] for claim in data["claims"]]
-    return (data["effort"], data["seed"], data["sources"], ids) == (PLAN.effort, PLAN.seed, provenance()["sources"], list(CLAIMS))
+    return (data["effort"], data["seed"], data["sources"], ids) == (
+        PLAN.effort,
+        PLAN.seed,
+        provenance()["sources"],
+        list(CLAIMS),
+    )
 
 
 @cache
@@ -108,7 +122,10 @@ def table(head: list[str], rows: list[list[str]], numeric: int = 0) -> str:
     first = len(head) - numeric
 
     def row(cells: list[str], tag: str) -> str:
-        marked = (f"<{tag}{' class=n' if i >= first else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
+        marked = (
+            f"<{tag}{' class=n' if i >= first else ''}>{cell}</{tag}>"
+            for i, cell in enumerate(cells)
+        )
         return f"<tr>{''.join(marked)}</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
@@ -128,7 +145,12 @@ def summary(claim: dict[str, Any]) -> str:
 def _inequalities(outcome: ClaimOutcome) -> str:
     natural = outcome.claim.by_nature
     rows = [
-        [str(mathematics(one.name)), str(one.count), value(one.median), value(one.worst) + " (yes or no)" * (one.name in natural)]
+        [
+            str(mathematics(one.name)),
+            str(one.count),
+            value(one.median),
+            value(one.worst) + " (yes or no)" * (one.name in natural),
+        ]
         for one in outcome.compared
     ]
     return table(["compared", "times", "median", "worst ratio"], rows, numeric=3)
@@ -139,7 +161,14 @@ def _checked(claim: dict[str, Any]) -> list[nodes.Node]:
     texts = {"": claim["statement"], "Hypotheses: ": "; ".join(claim["hypotheses"])}
     texts["In rounding units c·eps·s: "] = f"s = {claim['scale']}" if claim["scale"] else ""
     return [
-        nodes.paragraph("", "", nodes.Text(name), *formulas(text), nodes.Text("." if name else ""), classes=["checked"])
+        nodes.paragraph(
+            "",
+            "",
+            nodes.Text(name),
+            *formulas(text),
+            nodes.Text("." if name else ""),
+            classes=["checked"],
+        )
         for name, text in texts.items()
         if text
     ]
@@ -172,8 +201,12 @@ def figure_node(claim: str, index: int, figure: Figure, found: Results) -> nodes
     path = FIGURES / f"{claim}-{index}.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(picture(figure, found))
-    image = nodes.image(uri=f"/{path.relative_to(DOCS).as_posix()}", alt=f"{figure.title}: {figure.caption}")
-    caption = nodes.caption("", "", raw(f"<b>{escape(figure.title)}.</b> {mathematics(figure.caption)}"))
+    image = nodes.image(
+        uri=f"/{path.relative_to(DOCS).as_posix()}", alt=f"{figure.title}: {figure.caption}"
+    )
+    caption = nodes.caption(
+        "", "", raw(f"<b>{escape(figure.title)}.</b> {mathematics(figure.caption)}")
+    )
     return nodes.figure("", image, caption)
 
 
@@ -197,11 +230,16 @@ def measured(claim_id: str, cited: list[nodes.Node], explanation: str) -> list[n
     for index, figure in enumerate(outcome.claim.figures):
         box += figure_node(claim_id, index, figure, outcome.results)
     for extra in outcome.claim.tables:
-        head, *rows = [[str(mathematics(cell)) for cell in row] for row in extra.rows(outcome.results)]
+        head, *rows = [
+            [str(mathematics(cell)) for cell in row] for row in extra.rows(outcome.results)
+        ]
         html = table(head, rows)
         title = f"{mathematics(extra.title)} ({len(rows)} rows)"
         box += raw(_details(title, html) if len(rows) > 12 else f"<p>{title}</p>{html}")
-    box += raw(_details("What was compared", _inequalities(outcome)) + _details("Negative controls", _controls(claim)))
+    box += raw(
+        _details("What was compared", _inequalities(outcome))
+        + _details("Negative controls", _controls(claim))
+    )
     return [box]
 
 
@@ -239,8 +277,16 @@ class MeasuredRest(SphinxDirective):
 
 def placed_by_hand() -> set[str]:
     """The claims that pages name in a ``{measured}`` directive."""
-    pages = (path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md") if "_generated" not in path.parts)
-    return {name for text in pages for name in re.findall(r"^:{3,}\{measured\} (\S+)$", text, re.MULTILINE)}
+    pages = (
+        path.read_text(encoding="utf-8")
+        for path in DOCS.rglob("*.md")
+        if "_generated" not in path.parts
+    )
+    return {
+        name
+        for text in pages
+        for name in re.findall(r"^:{3,}\{measured\} (\S+)$", text, re.MULTILINE)
+    }
 
 
 def depend(env: Any) -> None:
@@ -293,7 +339,11 @@ class Worst(SphinxRole):
 
 def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Turn the marks of :class:`ClaimLinks` into links."""
-    pages = {claim: page for page, claims in getattr(app.env, "geolora_claim_pages", {}).items() for claim in claims}
+    pages = {
+        claim: page
+        for page, claims in getattr(app.env, "geolora_claim_pages", {}).items()
+        for claim in claims
+    }
     for node in list(doctree.findall(ClaimLinks)):
         html = node.astext()
         for claim in CLAIMS:
@@ -303,7 +353,9 @@ def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
                 LOGGER.warning("no page shows the claim %s", claim, location=docname)
                 continue
             target = app.builder.get_relative_uri(docname, pages[claim])
-            html = html.replace(f"<!--claim {claim}-->", f'<a class="reference" href="{target}#{anchor(claim)}">')
+            html = html.replace(
+                f"<!--claim {claim}-->", f'<a class="reference" href="{target}#{anchor(claim)}">'
+            )
         node.replace_self(raw(html.replace("<!--/claim-->", "</a>")))
 
 
@@ -325,7 +377,12 @@ def copy_report(app: Sphinx, error: Exception | None) -> None:
     """
     if error is None and app.builder.format == "html":
         shutil.copy(FOLDER / "report.html", Path(app.outdir) / "verification-report.html")
-        for name in ("rigor-report.html", "finetuning-report.html", "fast-path-report.html", "results.json"):
+        for name in (
+            "rigor-report.html",
+            "finetuning-report.html",
+            "fast-path-report.html",
+            "results.json",
+        ):
             shutil.copy(FOLDER / name, Path(app.outdir) / name)
         (Path(app.outdir) / "sources.txt").write_text(fingerprint(PLAN), encoding="utf-8")
 

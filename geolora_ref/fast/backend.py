@@ -41,7 +41,14 @@ def fast_updates(
     delta_K, delta_L, delta_S = zip(*updates, strict=True) if updates else ((), (), ())
     most = [min(limit or capacity, capacity) for limit in limits]
     report = bank.update_(
-        delta_K, delta_L, delta_S, learning_rate=learning_rate, tau=tau, theta=theta, min_rank=min_rank, max_rank=most
+        delta_K,
+        delta_L,
+        delta_S,
+        learning_rate=learning_rate,
+        tau=tau,
+        theta=theta,
+        min_rank=min_rank,
+        max_rank=most,
     )
     return [bank.factors(layer) for layer in range(len(factors))], report
 
@@ -64,7 +71,14 @@ def step(
     --array torch``).
     """
     stacks = [X[None] for X in (U, S, V, dK, dL, dS)]
-    return batched_step(*stacks, learning_rate=learning_rate, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)[0]
+    return batched_step(
+        *stacks,
+        learning_rate=learning_rate,
+        tau=tau,
+        theta=theta,
+        min_rank=min_rank,
+        max_rank=max_rank,
+    )[0]
 
 
 def batched_step(
@@ -86,5 +100,11 @@ def batched_step(
     """
     factors, gradients = (list(zip(*stacks, strict=True)) for stacks in ((U, S, V), (dK, dL, dS)))
     return fast_updates(
-        factors, gradients, learning_rate=learning_rate, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank
+        factors,
+        gradients,
+        learning_rate=learning_rate,
+        tau=tau,
+        theta=theta,
+        min_rank=min_rank,
+        max_rank=max_rank,
     )[0]

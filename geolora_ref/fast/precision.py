@@ -33,7 +33,11 @@ def _has_autocast(device: str) -> bool:
     """Return whether a type of device has autocast.  Compiled code cannot ask torch in 2.9: there,
     all types but meta count.
     """
-    return device != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(device)
+    return (
+        device != "meta"
+        if torch.compiler.is_compiling()
+        else torch.amp.is_autocast_available(device)
+    )
 
 
 def own_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -70,7 +74,9 @@ def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterato
             yield
     finally:
         for backend, precision in before.items():
-            if backend is not torch:  # an inherited value reads like one of its own: inherit, then compare
+            if (
+                backend is not torch
+            ):  # an inherited value reads like one of its own: inherit, then compare
                 _allow(backend, "none")
             if backend is torch or backend.fp32_precision != precision:
                 _allow(backend, precision)
@@ -84,7 +90,11 @@ def _allowed() -> dict[Any, str]:
         precision = torch.get_float32_matmul_precision()
         return {} if precision == "highest" else {torch: precision}
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    return {backend: backend.fp32_precision for backend in backends if backend.fp32_precision not in WHOLE}
+    return {
+        backend: backend.fp32_precision
+        for backend in backends
+        if backend.fp32_precision not in WHOLE
+    }
 
 
 def _allow(backend: Any, precision: str) -> None:

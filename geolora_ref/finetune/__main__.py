@@ -22,11 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from geolora_ref.finetune.options import parse
 
         options = parse(argv)
-        from geolora_ref.finetune.command import run  # after the options: it imports torch and transformers
+        from geolora_ref.finetune.command import (
+            run,
+        )  # after the options: it imports torch and transformers
 
         return run(options)
     except ModuleNotFoundError as missing:
-        sys.stderr.write(f"geolora-ref finetune: {missing}{how_to_install(missing, extra='finetune')}\n")
+        sys.stderr.write(
+            f"geolora-ref finetune: {missing}{how_to_install(missing, extra='finetune')}\n"
+        )
         return 2
     except KeyboardInterrupt:  # while torch and transformers are imported, which takes seconds
         sys.stderr.write("interrupted; nothing was begun\n")

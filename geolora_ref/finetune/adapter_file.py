@@ -14,10 +14,24 @@ import torch
 
 from geolora_ref import checks
 from geolora_ref.finetune.batches import by_length, encode_texts
-from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, well_formed, write_stored
+from geolora_ref.finetune.checkpoint import (
+    Stored,
+    load_trained_state,
+    read_stored,
+    trained_state,
+    well_formed,
+    write_stored,
+)
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.model import Classifier, Model, digest_of_model, load_encoder, locate, try_out
+from geolora_ref.finetune.model import (
+    Classifier,
+    Model,
+    digest_of_model,
+    load_encoder,
+    locate,
+    try_out,
+)
 
 __all__ = ["ADAPTER", "FineTuned", "load_adapter", "save_adapter"]
 
@@ -50,11 +64,17 @@ class FineTuned:
         for a text that is too long for the model, and for a text without tokens.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
-            raise ValueError("texts: expected a sequence of texts, found a string; put it into a list")
-        if (pairs is not None) != self.pairs or len(texts) != len(texts if pairs is None else pairs):
+            raise ValueError(
+                "texts: expected a sequence of texts, found a string; put it into a list"
+            )
+        if (pairs is not None) != self.pairs or len(texts) != len(
+            texts if pairs is None else pairs
+        ):
             wanted = "as many second texts" if self.pairs else "no second texts"
             found = "none" if pairs is None else str(len(pairs))
-            raise ValueError(f"pairs: expected {wanted} with {len(texts)} texts, as in training, found {found}")
+            raise ValueError(
+                f"pairs: expected {wanted} with {len(texts)} texts, as in training, found {found}"
+            )
         if len(texts) == 0:
             return torch.empty(0, self.labels.outputs)
         tokens = encode_texts(texts, pairs, self.tokenizer, self.max_length)
@@ -62,10 +82,17 @@ class FineTuned:
         self.model.eval()
         longest = int(tokens.lengths.argmax())
         if tokens.lengths[longest] > self.tried:
-            try_out(_on_the_host(self.model.encoder, device), tokens.batch([longest], torch.device("cpu")))
-        return by_length(tokens.lengths, 64, lambda indices: self.model(**tokens.batch(indices, device)).cpu())
+            try_out(
+                _on_the_host(self.model.encoder, device),
+                tokens.batch([longest], torch.device("cpu")),
+            )
+        return by_length(
+            tokens.lengths, 64, lambda indices: self.model(**tokens.batch(indices, device)).cpu()
+        )
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str] | list[float]:
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> list[str] | list[float]:
         """The class of every text, or its number in the units of the training labels."""
         return self.labels.decode(self.outputs(texts, pairs))
 
@@ -116,5 +143,8 @@ def _loaded(path: Path, stored: Stored, folder: Path, encoder: Any, tokenizer: A
     classifier = Classifier(encoder, labels.outputs, torch.Generator())
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
     load_trained_state(classifier, stored.state)
-    max_length, tried = (checks.integer(name, stored.job[name], least) for name, least in (("max_length", 1), ("tried", 0)))
+    max_length, tried = (
+        checks.integer(name, stored.job[name], least)
+        for name, least in (("max_length", 1), ("tried", 0))
+    )
     return FineTuned(classifier, tokenizer, labels, max_length, bool(stored.job["pairs"]), tried)

@@ -38,7 +38,9 @@ class Tokens:
     def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
         """The inputs (batch x longest) of some texts."""
         return {
-            name: pad_sequence([values[i] for i in indices], batch_first=True, padding_value=self.padding[name]).to(device)
+            name: pad_sequence(
+                [values[i] for i in indices], batch_first=True, padding_value=self.padding[name]
+            ).to(device)
             for name, values in self.inputs.items()
         }
 
@@ -60,7 +62,9 @@ class Examples:
         """Tokens of every example."""
         return self.tokens.lengths
 
-    def batch(self, indices: Sequence[int], device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def batch(
+        self, indices: Sequence[int], device: torch.device
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The inputs (batch x longest) and targets of some examples."""
         return self.tokens.batch(indices, device), self.targets[torch.tensor(indices)].to(device)
 
@@ -70,7 +74,13 @@ def encode(rows: Sequence[Row], tokenizer: Any, labels: Labels, max_length: int)
     row without tokens.
     """
     pairs = [row.pair for row in rows if row.pair is not None]
-    tokens = encode_texts([row.text for row in rows], pairs or None, tokenizer, max_length, [row.place for row in rows])
+    tokens = encode_texts(
+        [row.text for row in rows],
+        pairs or None,
+        tokenizer,
+        max_length,
+        [row.place for row in rows],
+    )
     return Examples(tokens, labels.encode(rows))
 
 
@@ -87,11 +97,15 @@ def encode_texts(
     not exist.
     """
     second = None if pairs is None else list(pairs)
-    tokens = tokenizer(list(texts), second, truncation=True, max_length=max_length, return_attention_mask=True)
+    tokens = tokenizer(
+        list(texts), second, truncation=True, max_length=max_length, return_attention_mask=True
+    )
     empty = [i for i, ids in enumerate(tokens["input_ids"]) if not ids]
     if empty:
         place = f"texts[{empty[0]}]" if places is None else places[empty[0]]
-        raise ValueError(f"{place}: expected a text that has tokens for this model, found none in {texts[empty[0]]!r}")
+        raise ValueError(
+            f"{place}: expected a text that has tokens for this model, found none in {texts[empty[0]]!r}"
+        )
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     return Tokens(
         inputs={name: [torch.tensor(ids) for ids in values] for name, values in tokens.items()},
@@ -99,7 +113,9 @@ def encode_texts(
     )
 
 
-def training_order(lengths: np.ndarray[Any, Any], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def training_order(
+    lengths: np.ndarray[Any, Any], batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
     """The batches of one epoch, a function of seed and epoch alone: shuffled, sorted by length in
     pools, shuffled again.
     """
@@ -113,10 +129,14 @@ def training_order(lengths: np.ndarray[Any, Any], batch_size: int, seed: int, ep
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def by_length(lengths: np.ndarray[Any, Any], batch_size: int, results: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
+def by_length(
+    lengths: np.ndarray[Any, Any], batch_size: int, results: Callable[[list[int]], torch.Tensor]
+) -> torch.Tensor:
     """``results`` of all N examples, (N,) or (N, k), in the order of the examples; they are
     computed in order of length.
     """
     order = np.argsort(lengths, kind="stable")
-    rows = torch.cat([results(order[i : i + batch_size].tolist()) for i in range(0, len(order), batch_size)])
+    rows = torch.cat(
+        [results(order[i : i + batch_size].tolist()) for i in range(0, len(order), batch_size)]
+    )
     return rows[torch.from_numpy(np.argsort(order))]

@@ -22,7 +22,15 @@ from geolora_ref.finetune.task import Say, Task
 from geolora_ref.nn import disabled
 from geolora_ref.support.files import digest
 
-__all__ = ["Likelihood", "Passage", "Text", "causal_lm", "encode_passages", "passages", "read_texts"]
+__all__ = [
+    "Likelihood",
+    "Passage",
+    "Text",
+    "causal_lm",
+    "encode_passages",
+    "passages",
+    "read_texts",
+]
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,10 @@ def read_texts(path: Path) -> list[Text]:
         raise ValueError(f"{path}: expected text, found none")
     if path.suffix != ".jsonl":
         return [Text(path, 0, "", text)]
-    return [_of_json(path, number, line) for number, line in enumerate(text.rstrip("\n").split("\n"), start=1)]
+    return [
+        _of_json(path, number, line)
+        for number, line in enumerate(text.rstrip("\n").split("\n"), start=1)
+    ]
 
 
 def _of_json(path: Path, number: int, line: str) -> Text:
@@ -85,7 +96,9 @@ def _of_json(path: Path, number: int, line: str) -> Text:
         prompt = completion = None
     if not isinstance(prompt, str) or not isinstance(completion, str) or not completion:
         wanted = 'an object {"prompt": a text, "completion": a text that is not empty}'
-        raise ValueError(f"{path}, line {number}: expected {wanted}, found {shown(line) or 'an empty line'}")
+        raise ValueError(
+            f"{path}, line {number}: expected {wanted}, found {shown(line) or 'an empty line'}"
+        )
     return Text(path, number, prompt, completion)
 
 
@@ -105,7 +118,10 @@ def passages(text: Text, tokenizer: Any, max_length: int) -> list[Passage]:
     first, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     opening = [first] if first is not None and tokenizer("")["input_ids"][:1] == [first] else []
     whole, alone = tokens(text.prompt + text.completion), tokens(text.prompt)
-    same = next((i for i, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b), min(len(whole), len(alone)))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b),
+        min(len(whole), len(alone)),
+    )
     prompt = opening + whole[:same]  # a token across the border counts as completion
     ids = opening + whole + ([] if end is None else [end])
     if not text.line:
@@ -124,10 +140,15 @@ def encode_passages(given: Sequence[Passage], tokenizer: Any) -> Examples:
     inputs = {
         "input_ids": [torch.tensor(one.ids) for one in given],
         "attention_mask": [torch.ones(len(one.ids), dtype=torch.int64) for one in given],
-        "next_ids": [torch.tensor([*[IGNORED] * (one.start - 1), *one.ids[one.start :], IGNORED]) for one in given],
+        "next_ids": [
+            torch.tensor([*[IGNORED] * (one.start - 1), *one.ids[one.start :], IGNORED])
+            for one in given
+        ],
     }
     padding = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0, "next_ids": IGNORED}
-    return Examples(Tokens(inputs, padding), torch.tensor([len(one.ids) - one.start for one in given]))
+    return Examples(
+        Tokens(inputs, padding), torch.tensor([len(one.ids) - one.start for one in given])
+    )
 
 
 def causal_lm(options: RunOptions, say: Say) -> Task:
@@ -137,7 +158,10 @@ def causal_lm(options: RunOptions, say: Say) -> Task:
     dev = [text for path in options.dev for text in read_texts(path)]
     for text in (*train, *dev):
         if not text.line and text.completion.lstrip().startswith("{"):
-            say(f"{text.path}: are these lines of JSON?  They are taken for text; the name should end in .jsonl", "yellow")
+            say(
+                f"{text.path}: are these lines of JSON?  They are taken for text; the name should end in .jsonl",
+                "yellow",
+            )
     return Task(
         peft="CAUSAL_LM",
         yardstick=("perplexity", "the pretrained model"),
@@ -160,12 +184,17 @@ def _of_the_pretrained(job: Job) -> float:
         return job.evaluate()["dev"]
 
 
-def _data(train: list[Text], dev: list[Text], options: RunOptions, tokenizer: Any, say: Say) -> Data:
+def _data(
+    train: list[Text], dev: list[Text], options: RunOptions, tokenizer: Any, say: Say
+) -> Data:
     """The examples for training and for the metric; without ``dev`` texts a part of the training
     texts is set aside.
     """
     length = options.max_length
-    given, apart = ([one for text in texts for one in passages(text, tokenizer, length)] for texts in (train, dev))
+    given, apart = (
+        [one for text in texts for one in passages(text, tokenizer, length)]
+        for texts in (train, dev)
+    )
     for texts, found, least in ((train, given, 1 if dev else 2), (dev, apart, 1)):
         if texts and len(found) < least:
             raise ValueError(
@@ -174,11 +203,17 @@ def _data(train: list[Text], dev: list[Text], options: RunOptions, tokenizer: An
             )
     if not dev:
         given, apart = split(given, options.dev_fraction, options.plan.seed)
-    say(f"{len(given)} examples for the training, {len(apart)} for the metric, of at most {length} tokens")
-    say(f"{sum(len(one.ids) - one.start for one in given)} tokens of the training count in the loss")
+    say(
+        f"{len(given)} examples for the training, {len(apart)} for the metric, of at most {length} tokens"
+    )
+    say(
+        f"{sum(len(one.ids) - one.start for one in given)} tokens of the training count in the loss"
+    )
     if cut := sum(one.cut for one in (*given, *apart)):
         say(f"{cut} examples are longer, and were cut", "yellow")
     first = given[0]
     parts = [first.ids[: first.start], first.ids[first.start :]] if first.start > 1 else [first.ids]
     say("first example: " + " -> ".join(repr(shown(tokenizer.decode(ids), 80)) for ids in parts))
-    return Data(encode_passages(given, tokenizer), {"dev": encode_passages(apart, tokenizer)}, Likelihood())
+    return Data(
+        encode_passages(given, tokenizer), {"dev": encode_passages(apart, tokenizer)}, Likelihood()
+    )

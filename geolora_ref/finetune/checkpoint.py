@@ -24,7 +24,15 @@ from geolora_ref import checks
 from geolora_ref.support.files import digest, require_regular, seal, unseal, write_atomically
 from geolora_ref.support.foreign import words
 
-__all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "well_formed", "write_stored"]
+__all__ = [
+    "Stored",
+    "check_same_job",
+    "load_trained_state",
+    "read_stored",
+    "trained_state",
+    "well_formed",
+    "write_stored",
+]
 
 FORMATS = {"checkpoint": 5, "adapter": 4}
 """The format of each kind of file that this version writes and reads."""
@@ -56,7 +64,9 @@ def write_stored(path: Path, stored: Stored) -> None:
         "job": stored.job,
         "state": _pack(stored.state, "state", tensors),
     }
-    text = json.dumps(seal(header | {"tensors": digest(save(tensors))}), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        seal(header | {"tensors": digest(save(tensors))}), ensure_ascii=False, allow_nan=False
+    )
     write_atomically(path, save(tensors, metadata={"geolora_ref": text}))
 
 
@@ -76,7 +86,9 @@ def read_stored(path: Path, kind: str) -> Stored:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: expected a whole safetensors file, found: {error}") from error
     if text is None:
-        raise ValueError(f"{path}: expected the {kind} of a geolora-ref finetune, found a safetensors file of another program")
+        raise ValueError(
+            f"{path}: expected the {kind} of a geolora-ref finetune, found a safetensors file of another program"
+        )
     with well_formed(path):
         return _stored(path, kind, unseal(text, path), tensors)
 
@@ -91,19 +103,27 @@ def well_formed(path: Path) -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
-        raise ValueError(f"{path}: expected the structure of a geolora-ref finetune, found {words(error)}") from error
+        raise ValueError(
+            f"{path}: expected the structure of a geolora-ref finetune, found {words(error)}"
+        ) from error
 
 
-def _stored(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Stored:
+def _stored(
+    path: Path, kind: str, header: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> Stored:
     """Check header and tensors of a file, and unpack them."""
     if header["kind"] != kind:
-        raise ValueError(f"{path}: expected one of the kind {kind!r}, found a file of the kind {header['kind']!r}")
+        raise ValueError(
+            f"{path}: expected one of the kind {kind!r}, found a file of the kind {header['kind']!r}"
+        )
     if header["format"] != FORMATS[kind]:
         raise ValueError(
             f"{path}: this version reads format {FORMATS[kind]} of the kind {kind!r}, found format {header['format']}"
         )
     if header["tensors"] != digest(save(tensors)):
-        raise ValueError(f"{path}: expected tensors with the digest {header['tensors']}, found others: altered or damaged")
+        raise ValueError(
+            f"{path}: expected tensors with the digest {header['tensors']}, found others: altered or damaged"
+        )
     job, state = header["job"], _unpack(header["state"], tensors)
     checks.instance("job", job, dict, "an object")
     checks.instance("state", state, dict, "an object")
@@ -120,7 +140,9 @@ def check_same_job(path: Path, found: dict[str, Any], expected: dict[str, Any]) 
         if found.get(name) != expected.get(name)
     ]
     if differences:
-        raise ValueError(f"{path}: expected a checkpoint of this job, found another one: {'; '.join(differences)}")
+        raise ValueError(
+            f"{path}: expected a checkpoint of this job, found another one: {'; '.join(differences)}"
+        )
 
 
 def _brief(value: Any) -> str:
@@ -142,13 +164,19 @@ def load_trained_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]
     entries.
     """
     own = trained_state(model)
-    lacking, unknown = ([name for name in one if name not in other] for one, other in ((own, state), (state, own)))
+    lacking, unknown = (
+        [name for name in one if name not in other] for one, other in ((own, state), (state, own))
+    )
     if lacking or unknown:
         raise ValueError(
             f"expected the {len(own)} trained tensors of this model, found {_listed(lacking)} missing and "
             f"{_listed(unknown)} unknown"
         )
-    bad = [name for name, X in state.items() if X.is_floating_point() and not bool(torch.isfinite(X).all())]
+    bad = [
+        name
+        for name, X in state.items()
+        if X.is_floating_point() and not bool(torch.isfinite(X).all())
+    ]
     if bad:
         raise ValueError(f"expected trained tensors that are finite, found others: {_listed(bad)}")
     try:
@@ -171,14 +199,25 @@ def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"dict": [[_pack(k, place, tensors), _pack(item, f"{place}/{k}", tensors)] for k, item in value.items()]}
+        return {
+            "dict": [
+                [_pack(k, place, tensors), _pack(item, f"{place}/{k}", tensors)]
+                for k, item in value.items()
+            ]
+        }
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_pack(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]}
+        return {
+            type(value).__name__: [
+                _pack(item, f"{place}/{i}", tensors) for i, item in enumerate(value)
+            ]
+        }
     if type(value) is float and not math.isfinite(value):
         return {"float": str(value)}
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise TypeError(f"{place}: expected tensors, numbers, strings, dicts, lists and tuples, found {type(value).__name__}")
+    raise TypeError(
+        f"{place}: expected tensors, numbers, strings, dicts, lists and tuples, found {type(value).__name__}"
+    )
 
 
 def _unpack(data: Any, tensors: dict[str, torch.Tensor]) -> Any:

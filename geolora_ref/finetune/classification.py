@@ -33,7 +33,11 @@ def classification(options: RunOptions, say: Say) -> Task:
 
     def read(paths: Sequence[Path]) -> list[Row]:
         found = (read_rows(path, columns) for path in paths)
-        return [row for rows in found for row in (_signed(rows, say) if options.labels == "sign" else rows)]
+        return [
+            row
+            for rows in found
+            for row in (_signed(rows, say) if options.labels == "sign" else rows)
+        ]
 
     train, dev = read(options.data), read(options.dev)
     digests = {"data": digest_of_rows(train), "dev": digest_of_rows(dev) if dev else None}
@@ -47,13 +51,24 @@ def classification(options: RunOptions, say: Say) -> Task:
         say(_first(train[0]))
         for doubt in _doubts(train, labels):
             say(doubt, "yellow")
-        examples, measured = (encode(rows, tokenizer, labels, options.max_length) for rows in (train, dev))
+        examples, measured = (
+            encode(rows, tokenizer, labels, options.max_length) for rows in (train, dev)
+        )
         return Data(examples, {"dev": measured}, labels)
 
-    def write(output: Path, job: Job, tokenizer: Any, method: GeoLoRAMethod, place: Path) -> list[str]:
+    def write(
+        output: Path, job: Job, tokenizer: Any, method: GeoLoRAMethod, place: Path
+    ) -> list[str]:
         """Write adapter, head and the meaning of the outputs, which a plain LoRA checkpoint cannot hold."""
-        longest = max(int(part.lengths.max()) for part in (job.data.train, *job.data.evaluation.values()))
-        save_adapter(output / ADAPTER, FineTuned(job.model, tokenizer, labels, options.max_length, pairs, longest), method, place)
+        longest = max(
+            int(part.lengths.max()) for part in (job.data.train, *job.data.evaluation.values())
+        )
+        save_adapter(
+            output / ADAPTER,
+            FineTuned(job.model, tokenizer, labels, options.max_length, pairs, longest),
+            method,
+            place,
+        )
         return [ADAPTER]
 
     return Task(
@@ -75,9 +90,13 @@ def _signed(rows: list[Row], say: Say) -> list[Row]:
     kept, left_out = with_sign(rows)
     path = rows[0].path
     if not kept:
-        raise ValueError(f"{path}: expected labels with a sign, found 0 in all {len(rows)} examples")
+        raise ValueError(
+            f"{path}: expected labels with a sign, found 0 in all {len(rows)} examples"
+        )
     if left_out:
-        say(f"{path}: {left_out} of {len(rows)} examples have the label 0, which has no sign, and are left out")
+        say(
+            f"{path}: {left_out} of {len(rows)} examples have the label 0, which has no sign, and are left out"
+        )
     return kept
 
 
@@ -87,7 +106,9 @@ def _counts(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
     if not labels.classes:
         return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"
     counts = Counter(labels.encode(train).tolist())
-    rarest = sorted(range(len(labels.classes)), key=counts.__getitem__)  # a header read as an example comes first
+    rarest = sorted(
+        range(len(labels.classes)), key=counts.__getitem__
+    )  # a header read as an example comes first
     return f"{examples}; classes (and how often): " + checks.first_few(
         [f"{shown(labels.classes[i])} ({counts[i]})" for i in rarest]
     )

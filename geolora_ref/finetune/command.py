@@ -17,7 +17,14 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from geolora_ref.finetune.adapter_file import ADAPTER
@@ -34,12 +41,21 @@ from geolora_ref.finetune.run_options import RunOptions
 from geolora_ref.finetune.task import Say, Task
 from geolora_ref.nn import adapters
 from geolora_ref.nn.exchange.export import ADAPTER_FILES, DRAFT, export_lora
-from geolora_ref.support.files import locked, remove_parts, require_regular, require_writable, write_json
+from geolora_ref.support.files import (
+    locked,
+    remove_parts,
+    require_regular,
+    require_writable,
+    write_json,
+)
 from geolora_ref.support.terminal import Terminal
 
 __all__ = ["run"]
 
-TASKS: Mapping[TaskName, Callable[[RunOptions, Say], Task]] = {"classification": classification, "causal-lm": causal_lm}
+TASKS: Mapping[TaskName, Callable[[RunOptions, Say], Task]] = {
+    "classification": classification,
+    "causal-lm": causal_lm,
+}
 CHECKPOINT, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "results.json", "ranks.png", "lora"
 """The files and the folder that every run writes; a task may add its own."""
 LIBRARIES = ("numpy", "transformers", "safetensors")
@@ -65,12 +81,16 @@ def run(options: RunOptions) -> int:
         kept = own or (before is not None and not options.fresh)
         then = "begins again: it has written no checkpoint yet"
         if kept:
-            then = "continues from the last checkpoint" + ("" if own else ", if that is one of the same job")
+            then = "continues from the last checkpoint" + (
+                "" if own else ", if that is one of the same job"
+            )
         console.print(f"interrupted; the same command{what} {then}", soft_wrap=True)
         return 130
     except torch.OutOfMemoryError as error:
         room = f"--batch-size {options.plan.batch_size}, --max-length {options.max_length}"
-        raise ValueError(f"{options.device}: expected memory for a step, found too little with {room}: {error}") from error
+        raise ValueError(
+            f"{options.device}: expected memory for a step, found too little with {room}: {error}"
+        ) from error
 
 
 def _written(path: Path) -> int | None:
@@ -83,7 +103,9 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device: expected one that torch can use here, found {device!r}: {error}") from error
+        raise ValueError(
+            f"device: expected one that torch can use here, found {device!r}: {error}"
+        ) from error
 
 
 def _run(options: RunOptions, checkpoint: Path, console: Console) -> int:
@@ -137,19 +159,31 @@ def _run(options: RunOptions, checkpoint: Path, console: Console) -> int:
     learned = task.reached(job) < baseline
     if not learned:
         what, whose = task.yardstick
-        say(f"nothing was learned: the {what} is not below {baseline:.4f}, that of {whose}", "yellow")
+        say(
+            f"nothing was learned: the {what} is not below {baseline:.4f}, that of {whose}",
+            "yellow",
+        )
     if method.fast:
-        say(f"{job.history.exact} of {job.history.truncations} truncations went through Householder's QR")
+        say(
+            f"{job.history.exact} of {job.history.truncations} truncations went through Householder's QR"
+        )
     written = task.write(options.output, job, tokenizer, method, place)
     if ADAPTER not in written:
         (options.output / ADAPTER).unlink(missing_ok=True)  # left by another run
     write_json(
         options.output / RESULTS,
-        _results(job, on_hub or place.name, learned=learned, baseline=baseline if math.isfinite(baseline) else None),
+        _results(
+            job,
+            on_hub or place.name,
+            learned=learned,
+            baseline=baseline if math.isfinite(baseline) else None,
+        ),
     )
     base = on_hub or str((place.parent if place.is_file() else place).resolve())
     plain = _export_lora(job, base, options.output / LORA, task.peft)
-    draw_run(job.history, options.output / PICTURE, _epoch_line(job))  # last: a full disk costs only the picture
+    draw_run(
+        job.history, options.output / PICTURE, _epoch_line(job)
+    )  # last: a full disk costs only the picture
     say(f"written to {options.output}: {', '.join([*written, RESULTS, plain, PICTURE])}")
     return 0
 
@@ -178,7 +212,13 @@ def _make_room(output: Path) -> None:
 
 def _progress(console: Console) -> Progress:
     """A progress bar, on a terminal only."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
@@ -186,7 +226,9 @@ def _epoch_line(job: Job) -> str:
     """The line after an epoch: training loss, metric and the number of adapter parameters."""
     history, per_epoch = job.history, job.batches_per_epoch
     loss = statistics.fmean(history.losses[-per_epoch:])
-    metric = ", ".join(f"{name} {job.plan.metric} {value:.4f}" for name, value in history.metrics[-1].items())
+    metric = ", ".join(
+        f"{name} {job.plan.metric} {value:.4f}" for name, value in history.metrics[-1].items()
+    )
     epoch = f"epoch {len(history.metrics)} of {job.plan.epochs}"
     return f"{epoch}: training loss {loss:.4f}, {metric}, {job.prepared.parameters()} adapter parameters"
 
@@ -196,7 +238,8 @@ def _results(job: Job, model: str, **outcome: bool | float | None) -> dict[str, 
     history = job.history
     return {
         "metrics": [
-            {name: value if math.isfinite(value) else None for name, value in epoch.items()} for epoch in history.metrics
+            {name: value if math.isfinite(value) else None for name, value in epoch.items()}
+            for epoch in history.metrics
         ],
         "ranks": job.prepared.ranks(),
         "parameters": job.prepared.parameters(),
@@ -206,7 +249,10 @@ def _results(job: Job, model: str, **outcome: bool | float | None) -> dict[str, 
         "losses": history.losses,
         **outcome,
         "classes": list(getattr(job.data.meaning, "classes", ())),
-        "examples": {"train": len(job.data.train), **{name: len(some) for name, some in job.data.evaluation.items()}},
+        "examples": {
+            "train": len(job.data.train),
+            **{name: len(some) for name, some in job.data.evaluation.items()},
+        },
         "model": model,
         "job": job.identity,
         "threads": torch.get_num_threads(),
@@ -227,7 +273,9 @@ def rank_table(job: Job) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for short, layer in zip(short_names(list(layers)), layers.values(), strict=True):
         m, n = layer.adapter.shape
-        table.add_row(escape(short), f"{m} x {n}", str(layer.adapter.rank), str(layer.adapter.parameter_count))
+        table.add_row(
+            escape(short), f"{m} x {n}", str(layer.adapter.rank), str(layer.adapter.parameter_count)
+        )
     ranks = list(job.prepared.ranks().values())
     table.add_section()
     table.add_row("all", "", f"mean {statistics.fmean(ranks):.1f}", str(job.prepared.parameters()))

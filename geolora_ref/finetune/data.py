@@ -62,7 +62,9 @@ class Row:
     @property
     def doubt(self) -> str:
         """A question for messages about the label: was a header, which .jsonl never has, read as the example?"""
-        return "; is line 1 a header? --header" if self.line == 1 and not _is_json(self.path) else ""
+        return (
+            "; is line 1 a header? --header" if self.line == 1 and not _is_json(self.path) else ""
+        )
 
 
 def read_rows(path: Path, columns: Columns) -> list[Row]:
@@ -108,7 +110,9 @@ def read_text(path: Path) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: expected UTF-8 text, found the byte {raw[error.start]:#04x}") from error
+        raise ValueError(
+            f"{path}, line {line}: expected UTF-8 text, found the byte {raw[error.start]:#04x}"
+        ) from error
 
 
 def shown(text: str, longest: int = 60) -> str:
@@ -132,16 +136,27 @@ def _rows_of_table(path: Path, text: str, columns: Columns) -> list[Row]:
     if not first:
         raise ValueError(f"{path}, line 1: expected {separated} columns, found an empty line")
     if len(first) == 1:
-        other = "other names are read with tabs" if is_csv else "a name that ends in .csv is read with commas"
-        raise ValueError(f"{path}, line 1: expected at least 2 {separated} columns ({other}), found 1: {shown(first[0])!r}")
+        other = (
+            "other names are read with tabs"
+            if is_csv
+            else "a name that ends in .csv is read with commas"
+        )
+        raise ValueError(
+            f"{path}, line 1: expected at least 2 {separated} columns ({other}), found 1: {shown(first[0])!r}"
+        )
     header = records.pop(0)[1] if columns.header else None
     width = len(first)
-    chosen = [_index(path, what, column, width, header) for what, column in _roles(columns, "1", "2").items()]
+    chosen = [
+        _index(path, what, column, width, header)
+        for what, column in _roles(columns, "1", "2").items()
+    ]
     _refuse_shared(path, chosen)
     rows = []
     for line, fields in records:
         if len(fields) != width:
-            raise ValueError(f"{path}, line {line}: expected {width} {separated} columns, found {len(fields)}")
+            raise ValueError(
+                f"{path}, line {line}: expected {width} {separated} columns, found {len(fields)}"
+            )
         rows.append(_row(path, line, [fields[place] for place in chosen]))
     return rows
 
@@ -180,7 +195,9 @@ def _roles(columns: Columns, text: str, label: str) -> dict[str, str]:
 
 def _refuse_shared(path: Path, chosen: Sequence[int | str]) -> None:
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{path}: expected a column for each of text, label and pair, found one column for two of them")
+        raise ValueError(
+            f"{path}: expected a column for each of text, label and pair, found one column for two of them"
+        )
 
 
 def _row(path: Path, line: int, fields: Sequence[str]) -> Row:
@@ -192,7 +209,9 @@ def _row(path: Path, line: int, fields: Sequence[str]) -> Row:
 def _of_lines(text: str) -> list[tuple[int, list[str]]]:
     """The line number and the fields of every line."""
     lines = re.split("\r\n|\n|\r", text) if text else []
-    return [(number, line.split("\t") if line else []) for number, line in enumerate(lines, start=1)]
+    return [
+        (number, line.split("\t") if line else []) for number, line in enumerate(lines, start=1)
+    ]
 
 
 def _of_csv(path: Path, text: str) -> list[tuple[int, list[str]]]:
@@ -204,7 +223,9 @@ def _of_csv(path: Path, text: str) -> list[tuple[int, list[str]]]:
             records.append((line, fields))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {line}: expected comma-separated columns, found: {error}") from error
+        raise ValueError(
+            f"{path}, line {line}: expected comma-separated columns, found: {error}"
+        ) from error
     return records
 
 
@@ -217,16 +238,22 @@ def _index(path: Path, what: str, column: str, width: int, header: Sequence[str]
             )
         place = header.index(column)
         if column.isdecimal() and 1 <= int(column) <= width and int(column) - 1 != place:
-            raise ValueError(f"{path}: {what} column: expected one column, found {column!r} as the name of column {place + 1}")
+            raise ValueError(
+                f"{path}: {what} column: expected one column, found {column!r} as the name of column {place + 1}"
+            )
         return place
     if column.isdecimal() and 1 <= int(column) <= width:
         return int(column) - 1
     names = f"a name out of {', '.join(header)} or " if header is not None else ""
     needed = "" if header is not None or column.isdecimal() else " (names need --header)"
-    raise ValueError(f"{path}: {what} column: expected {names}a number from 1 to {width}{needed}, found {column!r}")
+    raise ValueError(
+        f"{path}: {what} column: expected {names}a number from 1 to {width}{needed}, found {column!r}"
+    )
 
 
-def split(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split(
+    rows: Sequence[Example], fraction: float, seed: int
+) -> tuple[list[Example], list[Example]]:
     """Training and development examples: the given fraction, drawn by seed, is set aside for development.
 
     Raises ``ValueError`` unless both parts get at least one.

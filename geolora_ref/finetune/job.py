@@ -104,26 +104,43 @@ class History:
 
     def state(self) -> dict[str, Any]:
         """The whole history as a checkpoint keeps it, the long lists as tensors."""
-        kinds = {"losses": torch.float64, "seconds": torch.float64, "rank_steps": torch.int64, "ranks": torch.int64}
-        return vars(self) | {name: torch.tensor(getattr(self, name), dtype=kind) for name, kind in kinds.items()}
+        kinds = {
+            "losses": torch.float64,
+            "seconds": torch.float64,
+            "rank_steps": torch.int64,
+            "ranks": torch.int64,
+        }
+        return vars(self) | {
+            name: torch.tensor(getattr(self, name), dtype=kind) for name, kind in kinds.items()
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> History:
         """The inverse of :meth:`state`; other entries are ignored."""
         kept: dict[str, Any] = {field.name: state[field.name] for field in fields(cls)}
-        return cls(**kept | {name: X.tolist() for name, X in kept.items() if isinstance(X, torch.Tensor)})
+        return cls(
+            **kept | {name: X.tolist() for name, X in kept.items() if isinstance(X, torch.Tensor)}
+        )
 
     def check(self, steps: int, epochs: int, per_epoch: int) -> None:
         """Raise ``ValueError`` unless a run of ``steps`` steps and ``epochs`` epochs can have such
         a history.
         """
         if not (self.steps == len(self.seconds) <= steps and len(self.metrics) <= epochs):
-            found = f"{self.steps} losses, {len(self.seconds)} times and {len(self.metrics)} metrics"
-            raise ValueError(f"history: expected at most {steps} steps and {epochs} epochs, found {found}")
+            found = (
+                f"{self.steps} losses, {len(self.seconds)} times and {len(self.metrics)} metrics"
+            )
+            raise ValueError(
+                f"history: expected at most {steps} steps and {epochs} epochs, found {found}"
+            )
         if not len(self.metrics) * per_epoch <= self.steps <= (len(self.metrics) + 1) * per_epoch:
-            raise ValueError(f"history: expected {per_epoch} steps an epoch, found {self.steps} and {len(self.metrics)} metrics")
+            raise ValueError(
+                f"history: expected {per_epoch} steps an epoch, found {self.steps} and {len(self.metrics)} metrics"
+            )
         if not all(isinstance(count, int) for count in (self.truncations, self.exact)):
-            raise ValueError(f"history: expected counts of truncations, found {self.truncations!r} and {self.exact!r}")
+            raise ValueError(
+                f"history: expected counts of truncations, found {self.truncations!r} and {self.exact!r}"
+            )
 
 
 class Job:
@@ -171,7 +188,9 @@ class Job:
         self.device = next(self.model.parameters()).device
         with self._private_randomness():
             self.prepared = method.prepare(self.model, generator, self.steps)
-            self._base_rates = [float(group["lr"]) for group in self.prepared.optimizer.param_groups]
+            self._base_rates = [
+                float(group["lr"]) for group in self.prepared.optimizer.param_groups
+            ]
             self._random_state = self._get_random_state()
         self.history.layers = list(self.prepared.ranks())
         if checkpoint is not None and checkpoint.exists() and not fresh:
@@ -294,7 +313,9 @@ class Job:
             with well_formed(path):
                 before = replace(self.plan, **{name: stored.job[name] for name in length})
         except ValueError as error:
-            raise ValueError(f"{error}; a fresh start (--fresh) replaces it, another folder keeps it") from error
+            raise ValueError(
+                f"{error}; a fresh start (--fresh) replaces it, another folder keeps it"
+            ) from error
         state = stored.state
         try:
             load_trained_state(self.model, state["model"])
@@ -302,12 +323,18 @@ class Job:
             with self._private_randomness():
                 self._set_random_state(state["random"])
             history = History.from_state(state)
-            history.check(before.epochs * self.batches_per_epoch, before.epochs, self.batches_per_epoch)
+            history.check(
+                before.epochs * self.batches_per_epoch, before.epochs, self.batches_per_epoch
+            )
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             what = str(error) if isinstance(error, RuntimeError | ValueError) else words(error)
-            raise ValueError(f"{path}: expected the state of this model and its optimizer, found another one: {what}") from error
+            raise ValueError(
+                f"{path}: expected the state of this model and its optimizer, found another one: {what}"
+            ) from error
         if not self.plan.continues(before, history.steps, self.batches_per_epoch):
-            raise ValueError(f"{path}: {self._beginning(before, history.steps)}; a fresh start (--fresh) replaces it")
+            raise ValueError(
+                f"{path}: {self._beginning(before, history.steps)}; a fresh start (--fresh) replaces it"
+            )
         self._random_state = state["random"]
         self.history = history
 
@@ -318,7 +345,11 @@ class Job:
         if done > self.steps:
             return f"expected at most the {self.steps} steps of {self.plan.epochs} epochs, found that {done} are done"
         rise = before.warmup * before.epochs / self.plan.epochs
-        cure = f" or --warmup {rise!r}, which rises as long as that" if self.plan.schedule == "constant" else ""
+        cure = (
+            f" or --warmup {rise!r}, which rises as long as that"
+            if self.plan.schedule == "constant"
+            else ""
+        )
         return (
             f"expected {done} steps at the learning rates with which {self.plan.epochs} epochs begin, found those of "
             f"{before.epochs} epochs with the {before.schedule} schedule and warmup {before.warmup:g}; choose {before.epochs} "
@@ -339,7 +370,9 @@ class Job:
         before = {device: _generator_state(device) for device in self._random_devices()}
         try:
             for device in before:
-                _set_generator_state(device, torch.Generator(device).manual_seed(self.plan.seed).get_state())
+                _set_generator_state(
+                    device, torch.Generator(device).manual_seed(self.plan.seed).get_state()
+                )
             yield
         finally:
             for device, state in before.items():
@@ -353,7 +386,9 @@ class Job:
         for device in self._random_devices():
             found = state.get(device.type)
             if found is None:
-                raise ValueError(f"checkpoint: expected the random state of {device}, found those of {', '.join(sorted(state))}")
+                raise ValueError(
+                    f"checkpoint: expected the random state of {device}, found those of {', '.join(sorted(state))}"
+                )
             _set_generator_state(device, found)
 
 

@@ -52,7 +52,9 @@ class Labels:
         the line of a bad label.
         """
         if self.kind == "number":
-            return torch.tensor([(_number(row) - self.mean) / self.scale for row in rows], dtype=torch.float32)
+            return torch.tensor(
+                [(_number(row) - self.mean) / self.scale for row in rows], dtype=torch.float32
+            )
         index = {name: i for i, name in enumerate(self.classes)}
         names = [_name(row, self.kind) for row in rows]
         for row, name in zip(rows, names, strict=True):
@@ -95,7 +97,9 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
     if kind == "number":
         values = np.array([_number(row) for row in rows])
         if values.min() == values.max():  # std of equal numbers may round to more than 0
-            raise ValueError(f"{where}: expected labels that differ, found {values[0]:g} in all {len(rows)} examples")
+            raise ValueError(
+                f"{where}: expected labels that differ, found {values[0]:g} in all {len(rows)} examples"
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             mean, scale = float(values.mean()), float(values.std())
         if not 0.0 < scale < math.inf:  # an infinite mean makes scale inf or NaN
@@ -105,15 +109,24 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
         return Labels(kind, (), mean, scale, 1.0)
     counts = Counter(_name(row, kind) for row in rows)
     if len(counts) < 2:
-        raise ValueError(f"{where}: expected at least two classes, found only {shown(next(iter(counts)))!r}")
-    if kind == "class" and len(counts) > 20 and all(map(_is_number, counts)) and not all(name.isdecimal() for name in counts):
+        raise ValueError(
+            f"{where}: expected at least two classes, found only {shown(next(iter(counts)))!r}"
+        )
+    if (
+        kind == "class"
+        and len(counts) > 20
+        and all(map(_is_number, counts))
+        and not all(name.isdecimal() for name in counts)
+    ):
         some = checks.first_few([shown(name) for name in counts])
         raise ValueError(
             f"{where}: expected classes, found {len(counts)} different numbers ({some}); "
             "numbers need --metric pearson or spearman, or --labels sign"
         )
     frequencies = np.array(list(counts.values())) / len(rows)
-    return Labels(kind, tuple(sorted(counts)), 0.0, 1.0, float(-(frequencies * np.log(frequencies)).sum()))
+    return Labels(
+        kind, tuple(sorted(counts)), 0.0, 1.0, float(-(frequencies * np.log(frequencies)).sum())
+    )
 
 
 def with_sign(rows: Sequence[Row]) -> tuple[list[Row], int]:
@@ -128,7 +141,9 @@ def _name(row: Row, kind: Kind) -> str:
 
 def _number(row: Row) -> float:
     if not _is_number(row.label):
-        raise ValueError(f"{row.place}: expected a finite number as label, found {shown(row.label)!r}{row.doubt}")
+        raise ValueError(
+            f"{row.place}: expected a finite number as label, found {shown(row.label)!r}{row.doubt}"
+        )
     return float(row.label)
 
 

@@ -57,11 +57,18 @@ def locate(model: str) -> Path:
             f"model: expected a folder, an installed package, or owner/name on the hub, found no folder and no package {model!r}"
         )
     roots = [Path(place) for place in spec.submodule_search_locations]
-    folders = [config.parent for root in roots for config in root.rglob("config.json") if _holds_model(config.parent)]
+    folders = [
+        config.parent
+        for root in roots
+        for config in root.rglob("config.json")
+        if _holds_model(config.parent)
+    ]
     models = sorted([*folders, *(file for root in roots for file in root.rglob("*.gguf"))])
     if len(models) != 1:
         listing = ", ".join(map(str, models)) or "none"
-        raise ValueError(f"model: expected one folder with {WANTED} in the package {model}, found {listing}")
+        raise ValueError(
+            f"model: expected one folder with {WANTED} in the package {model}, found {listing}"
+        )
     return models[0]
 
 
@@ -70,21 +77,30 @@ def _from_hub(name: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    files: dict[str, Any] = {"allow_patterns": [*READ], "ignore_patterns": "*/*"}  # folders hold other formats
+    files: dict[str, Any] = {
+        "allow_patterns": [*READ],
+        "ignore_patterns": "*/*",
+    }  # folders hold other formats
     try:
         try:
             folder = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **files))
         except LocalEntryNotFoundError:
             folder = None
-        if folder is None or not _holds_model(folder):  # of another program's model the tokenizer alone may be there
+        if folder is None or not _holds_model(
+            folder
+        ):  # of another program's model the tokenizer alone may be there
             folder = Path(huggingface_hub.snapshot_download(name, **files))
-    except Exception as error:  # which errors there are depends on the version, and on its library for HTTP
+    except (
+        Exception
+    ) as error:  # which errors there are depends on the version, and on its library for HTTP
         raise ValueError(
             f"model: expected a folder {name}, or a model of the hub that is in its cache or can be downloaded, found neither "
             f"({words(error)}); where there is network, this command fetches it: hf download {name}"
         ) from error
     if not _holds_model(folder):
-        raise ValueError(f"model: expected config.json and *.safetensors in {name} of the hub, found {_listing(folder)}")
+        raise ValueError(
+            f"model: expected config.json and *.safetensors in {name} of the hub, found {_listing(folder)}"
+        )
     return folder
 
 

@@ -93,7 +93,10 @@ class GeoLoRAMethod:
     def from_data(cls, data: Mapping[str, Any]) -> GeoLoRAMethod:
         """The inverse of ``dataclasses.asdict``, also after JSON has turned tuples into lists."""
         targets = data["target_modules"]
-        return cls(**dict(data) | {"target_modules": targets if isinstance(targets, str) else tuple(targets)})
+        return cls(
+            **dict(data)
+            | {"target_modules": targets if isinstance(targets, str) else tuple(targets)}
+        )
 
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """Adapt the encoder; the head stays trainable as it is."""
@@ -119,7 +122,10 @@ class GeoLoRAMethod:
             coefficient_steps=self.coefficient_steps,
             method="auto" if self.fast else "reference",
         )
-        return replace(geolora_prepared(model, optimizer), truncations=lambda: (optimizer.truncations, optimizer.exact))
+        return replace(
+            geolora_prepared(model, optimizer),
+            truncations=lambda: (optimizer.truncations, optimizer.exact),
+        )
 
     def adapt(self, model: Model, generator: torch.Generator) -> None:
         """Put the adapters into the encoder, in place; "all-linear" leaves out the output layer, as
@@ -129,7 +135,11 @@ class GeoLoRAMethod:
 
         output = getattr(model.encoder, "get_output_embeddings", lambda: None)()
         every = self.target_modules == "all-linear"
-        targets: Any = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
+        targets: Any = (
+            self.target_modules
+            if isinstance(self.target_modules, str)
+            else list(self.target_modules)
+        )
         adapt(
             model.encoder,
             target_modules=targets,
@@ -137,7 +147,9 @@ class GeoLoRAMethod:
             max_rank=None if self.max_rank is None else max(self.rank, self.max_rank),
             alpha=self.alpha,
             dropout=self.dropout,
-            exclude=[name for name, module in model.encoder.named_modules() if every and module is output],
+            exclude=[
+                name for name, module in model.encoder.named_modules() if every and module is output
+            ],
             fused="auto" if self.fast else False,
             generator=generator,
         )

@@ -32,8 +32,12 @@ def _perplexity(counts: Values, nats: Values) -> float:
 
 
 METRICS: dict[Metric, Callable[[Values, Values], float]] = {
-    "accuracy": lambda targets, predictions: float(sklearn.metrics.accuracy_score(targets, predictions)),
-    "matthews": lambda targets, predictions: float(sklearn.metrics.matthews_corrcoef(targets, predictions)),
+    "accuracy": lambda targets, predictions: float(
+        sklearn.metrics.accuracy_score(targets, predictions)
+    ),
+    "matthews": lambda targets, predictions: float(
+        sklearn.metrics.matthews_corrcoef(targets, predictions)
+    ),
     "pearson": _pearson,
     "spearman": _spearman,
     "perplexity": _perplexity,

@@ -32,7 +32,13 @@ __all__ = [
     "try_out_decoder",
 ]
 
-FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 """Files that determine the outputs of a pretrained model, apart from its weights and the tokenizer's
 vocabulary files.
 """
@@ -101,7 +107,9 @@ class Decoder(Model):
         where it does not count.
         """
         logits = self.encoder(**inputs, use_cache=False).logits
-        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), next_ids.flatten(), ignore_index=IGNORED, reduction="none")
+        nats = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), next_ids.flatten(), ignore_index=IGNORED, reduction="none"
+        )
         total: torch.Tensor = nats.view(next_ids.shape).sum(dim=1)
         return total
 
@@ -156,9 +164,13 @@ def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
             folder, dtype=torch.float32, output_loading_info=True, **weights, **options
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-    missing = sorted(key for key in report["missing_keys"] if unused is None or not key.startswith(unused))
+    missing = sorted(
+        key for key in report["missing_keys"] if unused is None or not key.startswith(unused)
+    )
     if missing:
-        raise ValueError(f"model: expected weights of the whole model in {place}, found none for {checks.first_few(missing)}")
+        raise ValueError(
+            f"model: expected weights of the whole model in {place}, found none for {checks.first_few(missing)}"
+        )
     return model, tokenizer
 
 
@@ -177,7 +189,10 @@ def _refuse_encoder(configuration: Any) -> None:
     import transformers
 
     kind = type(configuration)
-    decodes = any(getattr(configuration, flag, False) for flag in ("is_decoder", "is_encoder_decoder", "causal"))
+    decodes = any(
+        getattr(configuration, flag, False)
+        for flag in ("is_decoder", "is_encoder_decoder", "causal")
+    )
     sees_all = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING and not decodes
     if sees_all or kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
@@ -203,13 +218,28 @@ def _opened(place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The folder of a model and the options to open it with; within this context whatever
     transformers finds wrong is a ``ValueError``.
     """
-    folder, options = (place, {**OFFLINE}) if place.is_dir() else (place.parent, {**OFFLINE, "gguf_file": place.name})
+    folder, options = (
+        (place, {**OFFLINE})
+        if place.is_dir()
+        else (place.parent, {**OFFLINE, "gguf_file": place.name})
+    )
     try:
         for file in (file for pattern in READ for file in folder.glob(pattern)):
             require_regular(file)  # opening a pipe would block for ever
         yield folder, options
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ValueError(f"model: expected a pretrained model and its tokenizer in {place}, found: {error}") from error
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        raise ValueError(
+            f"model: expected a pretrained model and its tokenizer in {place}, found: {error}"
+        ) from error
 
 
 @torch.no_grad()
@@ -228,7 +258,9 @@ def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     if states.shape[-1] != hidden:
         raise ValueError(f"{wanted}, {hidden}, found {kind} with states of size {states.shape[-1]}")
     if not bool(torch.isfinite(states).all()):
-        raise ValueError(f"{wanted}, found {kind} with states that are not finite, before anything was trained")
+        raise ValueError(
+            f"{wanted}, found {kind} with states that are not finite, before anything was trained"
+        )
 
 
 @torch.no_grad()
@@ -244,12 +276,19 @@ def try_out_decoder(decoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     other = torch.where(torch.arange(ids.shape[1]) < ids.shape[1] - 1, ids, (ids == 0).long())
     given = {name: X for name, X in inputs.items() if name != "next_ids"}
     try:
-        logits, changed = (decoder(**given | {"input_ids": X}, use_cache=False).logits[:, :-1] for X in (ids, other))
+        logits, changed = (
+            decoder(**given | {"input_ids": X}, use_cache=False).logits[:, :-1]
+            for X in (ids, other)
+        )
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{wanted}, found {kind}: {error}") from error
     if not bool(torch.isfinite(logits).all()):
-        raise ValueError(f"{wanted}, found {kind} with logits that are not finite, before anything was trained")
-    if float((logits - changed).abs().max()) > 1e-5 * float(logits.abs().max()):  # more than single precision rounding
+        raise ValueError(
+            f"{wanted}, found {kind} with logits that are not finite, before anything was trained"
+        )
+    if float((logits - changed).abs().max()) > 1e-5 * float(
+        logits.abs().max()
+    ):  # more than single precision rounding
         raise ValueError(f"{wanted}, found {kind}, whose logits change with the last token")
 
 
@@ -259,7 +298,9 @@ def check_length(tokenizer: Any, max_length: int, *, pairs: bool) -> None:
     """
     least = tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
     if max_length < least:
-        raise ValueError(f"max_length: expected at least {least} tokens for this model, found {max_length}")
+        raise ValueError(
+            f"max_length: expected at least {least} tokens for this model, found {max_length}"
+        )
 
 
 @contextmanager
@@ -280,11 +321,17 @@ def digest_of_model(folder: Path, tokenizer: Any) -> str:
     """SHA-256 over configuration, weights (or the GGUF file) and the files of the tokenizer; other
     files may change.
     """
-    home, weights = (folder.parent, {folder}) if folder.is_file() else (folder, set(folder.glob("model*.safetensors")))
+    home, weights = (
+        (folder.parent, {folder})
+        if folder.is_file()
+        else (folder, set(folder.glob("model*.safetensors")))
+    )
     named = {home / name for name in (*FILES, *tokenizer.vocab_files_names.values())}
     total = hashlib.sha256()
     for file in sorted(named | weights):
         if file.is_file():
             with file.open("rb") as opened:
-                total.update(f"{file.name}\0".encode() + hashlib.file_digest(opened, "sha256").digest())
+                total.update(
+                    f"{file.name}\0".encode() + hashlib.file_digest(opened, "sha256").digest()
+                )
     return total.hexdigest()

@@ -29,7 +29,9 @@ def picture(history: History, title: str) -> Figure:
     layers = len(history.layers)
     figure = Figure(figsize=(8.0, 3.0 + 0.16 * layers), layout="constrained")
     figure.suptitle(title, fontsize=9)
-    grid = figure.add_gridspec(2 if layers else 1, 1, height_ratios=(2.5, 0.5 + 0.16 * layers) if layers else None)
+    grid = figure.add_gridspec(
+        2 if layers else 1, 1, height_ratios=(2.5, 0.5 + 0.16 * layers) if layers else None
+    )
     losses = figure.add_subplot(grid[0])
     _draw_loss(losses, history)
     if layers:
@@ -49,7 +51,13 @@ def _draw_loss(axes: Axes, history: History) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("training loss")
     if window > 1:  # above the axes, where no curve runs
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, frameon=False, fontsize=8)
+        axes.legend(
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            borderaxespad=0.2,
+            frameon=False,
+            fontsize=8,
+        )
 
 
 def _draw_ranks(axes: Axes, history: History) -> None:
@@ -58,7 +66,14 @@ def _draw_ranks(axes: Axes, history: History) -> None:
     steps = np.array(history.rank_steps, dtype=float)
     width = np.diff(steps).min() if len(steps) > 1 else 1.0
     edges = np.append(steps, steps[-1] + width)
-    image = axes.pcolormesh(edges, np.arange(len(ranks) + 1), ranks, cmap="viridis", vmin=0, vmax=max(1, int(ranks.max())))
+    image = axes.pcolormesh(
+        edges,
+        np.arange(len(ranks) + 1),
+        ranks,
+        cmap="viridis",
+        vmin=0,
+        vmax=max(1, int(ranks.max())),
+    )
     axes.set_yticks(np.arange(len(ranks)) + 0.5, short_names(history.layers), fontsize=6)
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -71,6 +86,8 @@ def short_names(names: Sequence[str]) -> list[str]:
     """The names without their common beginning, cut at a dot."""
     parts = [name.split(".") for name in names]
     shared = 0
-    while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
+    while (
+        all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1
+    ):
         shared += 1
     return [".".join(part[shared:]) for part in parts]

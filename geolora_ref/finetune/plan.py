@@ -58,7 +58,9 @@ class Plan:
         factor, so the factors must agree.
         """
         steps, earlier = self.epochs * per_epoch, before.epochs * per_epoch
-        return done <= steps and all(before.factor(k, earlier) == self.factor(k, steps) for k in range(done))
+        return done <= steps and all(
+            before.factor(k, earlier) == self.factor(k, steps) for k in range(done)
+        )
 
 
 def default_kind(metric: str) -> Kind:

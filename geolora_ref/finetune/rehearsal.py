@@ -25,7 +25,10 @@ def rehearse(place: Path, task: TaskName, method: Method) -> None:
     """
     model = Model()
     if task == "classification":
-        model.encoder, model.head = bare_encoder(place), torch.nn.Linear(1, 1)  # any head: its width depends on the data
+        model.encoder, model.head = (
+            bare_encoder(place),
+            torch.nn.Linear(1, 1),
+        )  # any head: its width depends on the data
     else:
         model.encoder, model.head = bare_decoder(place), torch.nn.Identity()
     method.prepare(model, torch.Generator(), 1)

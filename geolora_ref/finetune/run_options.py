@@ -62,11 +62,16 @@ class RunOptions:
         grouped: dict[str, Any] = {
             "data": tuple(parsed.data),
             "dev": tuple(parsed.dev or ()),
-            "columns": Columns(parsed.text_column, parsed.label_column, parsed.pair_column, parsed.header),
+            "columns": Columns(
+                parsed.text_column, parsed.label_column, parsed.pair_column, parsed.header
+            ),
             "plan": Plan(**{field.name: given[field.name] for field in fields(Plan)}),
             "method": _method(given),
         }
-        return cls(**{field.name: given[field.name] for field in fields(cls) if field.name not in grouped}, **grouped)
+        return cls(
+            **{field.name: given[field.name] for field in fields(cls) if field.name not in grouped},
+            **grouped,
+        )
 
     def identity(self) -> dict[str, Any]:
         """The options that determine the run, as plain JSON data, apart from the plan and the files."""
@@ -90,7 +95,9 @@ class RunOptions:
 def _method(given: dict[str, Any]) -> GeoLoRAMethod:
     targets = given["target_modules"] or ["all-linear"]
     is_pattern = len(targets) == 1 and not NAME.fullmatch(targets[0])
-    chosen = {field.name: given[field.name] for field in fields(GeoLoRAMethod) if field.name in given}
+    chosen = {
+        field.name: given[field.name] for field in fields(GeoLoRAMethod) if field.name in given
+    }
     chosen["fast"] = not given["reference"]
     chosen["target_modules"] = targets[0] if is_pattern else tuple(targets)
     return GeoLoRAMethod(**chosen)

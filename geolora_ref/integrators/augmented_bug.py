@@ -45,4 +45,6 @@ class AugmentedBUG(Integrator):
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step."""
-        return Step.truncated(self.truncate(augmented_bug_step(self.solver, field, t, h, Factors(*Y)), h))
+        return Step.truncated(
+            self.truncate(augmented_bug_step(self.solver, field, t, h, Factors(*Y)), h)
+        )

@@ -56,7 +56,9 @@ class ProjectedExponential(Integrator):
         checks.matrices(A=self.A, B=self.B)
         for name, X in (("A", self.A), ("B", self.B)):
             if X.shape[0] != X.shape[1] or norm(X - H(X)) > X.shape[0] * eps(X) * norm(X):
-                raise ValueError(f"{name}: expected a Hermitian matrix, found shape {tuple(X.shape)}, or X ≠ Xᴴ")
+                raise ValueError(
+                    f"{name}: expected a Hermitian matrix, found shape {tuple(X.shape)}, or X ≠ Xᴴ"
+                )
         if checks.integer("stages", self.stages, 1) > 2:
             raise ValueError(f"stages: expected 1 or 2, found {self.stages}")
 
@@ -96,7 +98,9 @@ class ProjectedExponential(Integrator):
         AU, BV = self.A @ U, self.B @ V
         GV = field.apply_right(t, at, V) - AU @ S - U @ (S @ (H(BV) @ V))
         GhU = field.apply_left(t, at, U) - V @ (H(S) @ (H(AU) @ U)) - BV @ H(S)
-        return self._coefficients(Product(xp.concat([GV - U @ (H(U) @ GV), U], axis=1), xp.concat([V, GhU], axis=1)))
+        return self._coefficients(
+            Product(xp.concat([GV - U @ (H(U) @ GV), U], axis=1), xp.concat([V, GhU], axis=1))
+        )
 
 
 def phi(k: int, z: Float[Array, "m n"]) -> Float[Array, "m n"]:

@@ -12,7 +12,15 @@ from typing import Any
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import norm
-from geolora_ref.integrators.integrator import Evaluations, Integrator, MisfitError, Step, StepError, combine, copied
+from geolora_ref.integrators.integrator import (
+    Evaluations,
+    Integrator,
+    MisfitError,
+    Step,
+    StepError,
+    combine,
+    copied,
+)
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field
@@ -51,9 +59,13 @@ class Adaptive:
         checks.nonnegative_number("rtol", self.rtol)
         checks.nonnegative_number("atol", self.atol)
         if self.rtol + self.atol == 0.0:
-            raise ValueError(f"rtol, atol: expected a positive tolerance, found {self.rtol} and {self.atol}")
+            raise ValueError(
+                f"rtol, atol: expected a positive tolerance, found {self.rtol} and {self.atol}"
+            )
         if self.first < self.smallest:
-            raise ValueError(f"first: expected at least smallest = {self.smallest}, found {self.first}")
+            raise ValueError(
+                f"first: expected at least smallest = {self.smallest}, found {self.first}"
+            )
 
 
 @dataclass(frozen=True)
@@ -168,16 +180,24 @@ def integrate(
     checks.instance("problem", problem, Field, "a field with shape, apply_right and apply_left")
     state(Y0, "Y0")
     t, t_end = _time_span(t_span)
-    size, resolution = checks.positive_number("h", h.first if isinstance(h, Adaptive) else h), math.ulp(max(abs(t), abs(t_end)))
+    size, resolution = (
+        checks.positive_number("h", h.first if isinstance(h, Adaptive) else h),
+        math.ulp(max(abs(t), abs(t_end))),
+    )
     if size < resolution:
-        raise ValueError(f"h: expected at least {resolution:.3g}, the resolution of t up to {t_end:.6g}, found {size:.3g}")
+        raise ValueError(
+            f"h: expected at least {resolution:.3g}, the resolution of t up to {t_end:.6g}, found {size:.3g}"
+        )
     if save_every is not None:
         checks.integer("save_every", save_every, 1)
     if callback is not None and not callable(callback):
         raise ValueError(f"callback: expected a function, found {callback!r}")
     Y = Y0 = copied(Y0)
     run = Run([t], [Y0])
-    latest: tuple[LowRank, Record | None] = Y0, None  # one assignment, so that no interrupt can separate the two
+    latest: tuple[LowRank, Record | None] = (
+        Y0,
+        None,
+    )  # one assignment, so that no interrupt can separate the two
     clock = _Clock(t, t_end, size)
     try:
         while clock.t < t_end:
@@ -193,7 +213,9 @@ def integrate(
             if callback is not None:
                 progress = Progress(len(run.records), clock.t, t_end, record, copied(Y))
                 if _asks_to_stop(callback, progress) and not at_the_end:
-                    raise Stopped(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
+                    raise Stopped(
+                        f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}"
+                    )
     except StepError as error:
         run.stopped = error.numbered(len(run.records) + 1)
         run.stopped.__cause__ = error
@@ -224,7 +246,9 @@ def _time_span(t_span: Any) -> tuple[float, float]:
     """Begin and end as floats, or ``ValueError``."""
     span = [checks.number(value) for value in t_span] if isinstance(t_span, Iterable) else []
     if len(span) != 2 or not -math.inf < span[0] < span[1] < math.inf:
-        raise ValueError(f"t_span: expected two finite numbers, the first one smaller, found {t_span!r}")
+        raise ValueError(
+            f"t_span: expected two finite numbers, the first one smaller, found {t_span!r}"
+        )
     return span[0], span[1]
 
 
@@ -260,7 +284,9 @@ class _Clock:
         self.h, self._start, self._steps = h, self.t, 0
 
 
-def _equal_step(integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock) -> tuple[LowRank, Record]:
+def _equal_step(
+    integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock
+) -> tuple[LowRank, Record]:
     """One step of the given size; :class:`StepError` if it fails."""
     t, size = clock.t, clock.next() - clock.t
     step = integrator.step(problem, t, Y, size)
@@ -285,16 +311,25 @@ def _controlled_step(
             spent += first.evaluations
             second = integrator.step(problem, t + 0.5 * size, first.Y, 0.5 * size)
             spent += second.evaluations
-            difference, allowed = distance(whole.Y, second.Y), control.rtol * second.Y.norm() + control.atol
+            difference, allowed = (
+                distance(whole.Y, second.Y),
+                control.rtol * second.Y.norm() + control.atol,
+            )
             if not math.isfinite(difference):
                 raise StepError(f"one step and two halves differ by {difference}", t, size)
-        except StepError as error:  # too large a step may leave the range of the field, or of floating point
+        except (
+            StepError
+        ) as error:  # too large a step may leave the range of the field, or of floating point
             if min(size, clock.h) <= smallest or isinstance(error.__cause__, MisfitError):
                 raise error.after(spent) from error.__cause__
             spent, refused = spent + error.evaluations, refused + 1
             clock.change(max(0.25 * size, smallest))
             continue
-        growth = 0.9 * (allowed / difference) ** (1.0 / (integrator.order + 1)) if difference > 0.0 else math.inf
+        growth = (
+            0.9 * (allowed / difference) ** (1.0 / (integrator.order + 1))
+            if difference > 0.0
+            else math.inf
+        )
         following = size * min(4.0, max(0.25, growth))
         if difference <= allowed:
             clock.advance()
@@ -302,13 +337,23 @@ def _controlled_step(
             return second.Y, _record(clock.t, size, [first, second], spent, refused, difference)
         if min(size, clock.h) <= smallest:  # t + h − t may round up
             relative = "; rtol alone, from Y = 0" if Y.norm() == 0.0 and control.atol == 0.0 else ""
-            raise StepError(f"the tolerance asks for a step below {smallest:.1e}{relative}", t, size, evaluations=spent)
+            raise StepError(
+                f"the tolerance asks for a step below {smallest:.1e}{relative}",
+                t,
+                size,
+                evaluations=spent,
+            )
         refused += 1
         clock.change(max(following, smallest))
 
 
 def _record(
-    t: float, h: float, steps: list[Step], evaluations: Evaluations, refused: int = 0, estimate: float = math.nan
+    t: float,
+    h: float,
+    steps: list[Step],
+    evaluations: Evaluations,
+    refused: int = 0,
+    estimate: float = math.nan,
 ) -> Record:
     return Record(
         t=t,

@@ -20,7 +20,16 @@ from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field, Product
 from geolora_ref.support.foreign import words
 
-__all__ = ["Evaluations", "Integrator", "MisfitError", "Step", "StepError", "TruncationRule", "combine", "copied"]
+__all__ = [
+    "Evaluations",
+    "Integrator",
+    "MisfitError",
+    "Step",
+    "StepError",
+    "TruncationRule",
+    "combine",
+    "copied",
+]
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,26 @@ class StepError(ArithmeticError):
     """
 
     def __init__(
-        self, reason: str, t: float, h: float, number: int | None = None, evaluations: Evaluations = Evaluations()
+        self,
+        reason: str,
+        t: float,
+        h: float,
+        number: int | None = None,
+        evaluations: Evaluations = Evaluations(),
     ) -> None:
-        where = f"t = {t:.6g}, h = {h:.3g}" if number is None else f"step {number}, t = {t:.6g}, h = {h:.3g}"
+        where = (
+            f"t = {t:.6g}, h = {h:.3g}"
+            if number is None
+            else f"step {number}, t = {t:.6g}, h = {h:.3g}"
+        )
         super().__init__(f"{where}: {reason}")
-        self.reason, self.t, self.h, self.number, self.evaluations = reason, t, h, number, evaluations
+        self.reason, self.t, self.h, self.number, self.evaluations = (
+            reason,
+            t,
+            h,
+            number,
+            evaluations,
+        )
 
     def __reduce__(self) -> tuple[type[StepError], tuple[Any, ...]]:
         """Pickle by the arguments: by default an exception is rebuilt from its message, which is no
@@ -139,7 +163,9 @@ class TruncationRule:
         tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
         fixed = self.min_rank == self.max_rank  # see fixed_rank
         least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0]) if fixed else self.min_rank
-        cut = truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=least, max_rank=self.max_rank)
+        cut = truncation(
+            Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=least, max_rank=self.max_rank
+        )
         return replace(cut, rank_rule=RankRule.BASIS) if least < self.min_rank else cut
 
 
@@ -166,8 +192,12 @@ class Integrator(ABC):
         if "truncate" in settings:
             checks.instance("truncate", settings["truncate"], TruncationRule, "a TruncationRule")
         solver = settings.get("solver", RK4)
-        if not callable(solver) or isinstance(solver, type | TruncationRule):  # callable, but not as a sub-solver
-            raise ValueError(f"solver: expected a sub-solver, such as RK4 or SolveIVP(), found {solver!r}")
+        if not callable(solver) or isinstance(
+            solver, type | TruncationRule
+        ):  # callable, but not as a sub-solver
+            raise ValueError(
+                f"solver: expected a sub-solver, such as RK4 or SolveIVP(), found {solver!r}"
+            )
 
     @property
     def order(self) -> int:
@@ -197,9 +227,13 @@ class Integrator(ABC):
                 raise ValueError(f"t: expected a finite number, found {t!r}")
             checks.positive_number("h", h)
             if tuple(field.shape) != Y.shape:
-                raise MisfitError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
+                raise MisfitError(
+                    f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}"
+                )
             own = copied(Y)
-            done = _checked_step(self.advance(observed, start, own, size), Y)  # scalars of NumPy would promote single precision
+            done = _checked_step(
+                self.advance(observed, start, own, size), Y
+            )  # scalars of NumPy would promote single precision
         except (Exception, SystemExit) as error:  # a field is foreign code and may raise anything
             raise StepError(words(error), start, size, evaluations=observed.count) from error
         return replace(done, evaluations=observed.count)
@@ -221,7 +255,9 @@ def _checked_step(done: Any, Y: LowRank) -> Step:
     if not isinstance(done, Step):
         raise MisfitError(f"advance: expected a Step, found {type(done).__name__}")
     if (done.Y.shape, done.Y.S.dtype) != (Y.shape, Y.S.dtype):
-        raise MisfitError(f"advance: expected a state like {Y!r} in shape and dtype, found {done.Y!r}")
+        raise MisfitError(
+            f"advance: expected a state like {Y!r} in shape and dtype, found {done.Y!r}"
+        )
     return done
 
 
@@ -255,10 +291,16 @@ class _Observed:
     def _checked(self, name: str, t: float, value: Array, shape: tuple[int, int]) -> Array:
         self.count += Evaluations(1, shape[1])
         if not array_api_compat.is_array_api_obj(value) or isinstance(value, np.ma.MaskedArray):
-            raise MisfitError(f"{name} at t = {t:.6g}: expected an array, found {type(value).__name__}")
+            raise MisfitError(
+                f"{name} at t = {t:.6g}: expected an array, found {type(value).__name__}"
+            )
         if tuple(value.shape) != shape:
-            raise MisfitError(f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}")
+            raise MisfitError(
+                f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}"
+            )
         if value.dtype != self._dtype:
-            raise MisfitError(f"{name} at t = {t:.6g}: expected the dtype of Y ({self._dtype}), found {value.dtype}")
+            raise MisfitError(
+                f"{name} at t = {t:.6g}: expected the dtype of Y ({self._dtype}), found {value.dtype}"
+            )
         checks.finite_entries(f"{name} at t = {t:.6g}", value)
         return self._copy(value)

@@ -51,4 +51,6 @@ class MidpointBUG(Integrator):
             U_hat = augmented(start.U, concat([middle.U, FV], axis=1))
             V_hat = augmented(start.V, concat([middle.V, FhU], axis=1))
         S = S_step(self.solver, field, t, h, start.in_bases(U_hat, V_hat))
-        return replace(Step.truncated(self.truncate(Factors(U_hat, S, V_hat), h)), discarded_inside=inside)
+        return replace(
+            Step.truncated(self.truncate(Factors(U_hat, S, V_hat), h)), discarded_inside=inside
+        )

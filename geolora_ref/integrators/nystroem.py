@@ -57,7 +57,10 @@ class GeneralisedNystroem(Integrator):
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step; ``discarded`` is that of the truncation of D."""
         U, S, V = Y
-        rng, how = np.random.default_rng([self.seed, *np.float64(t).tobytes()]), (self.solver, field, t, h)
+        rng, how = (
+            np.random.default_rng([self.seed, *np.float64(t).tobytes()]),
+            (self.solver, field, t, h),
+        )
         Omega, Psi = self._sketch(rng, V), self._sketch(rng, U)
         U_hat = augmented(U, K_step(*how, Factors(U, S @ (H(V) @ Omega), Omega)))
         V_hat = augmented(V, L_step(*how, Factors(Psi, (H(Psi) @ U) @ S, V)))

@@ -68,7 +68,9 @@ class ParallelBUG(Integrator):
             eta = _normal_part(field, t, start, hat)
             rejected = _everything_kept(cut, hat) or h * eta > self.rejection * cut.theta
             if not rejected or rejections == self.max_rejections:
-                return replace(Step.truncated(cut), rejections=rejections, eta=eta, resolved=not rejected)
+                return replace(
+                    Step.truncated(cut), rejections=rejections, eta=eta, resolved=not rejected
+                )
             start, rejections = start.in_bases(hat.U, hat.V), rejections + 1
 
 

@@ -43,7 +43,11 @@ class ProjectedRK(Integrator):
         for c, row in zip((*self.tableau.c, 1.0), (*self.tableau.a, self.tableau.b), strict=True):
             stage = Y
             if row:
-                terms = [(h * weight, slope) for weight, slope in zip(row, slopes, strict=True) if weight != 0.0]
+                terms = [
+                    (h * weight, slope)
+                    for weight, slope in zip(row, slopes, strict=True)
+                    if weight != 0.0
+                ]
                 cut = self.truncate(combine([(1.0, start), *terms]), h)
                 stage, discarded = cut.Y, discarded + cut.discarded
             if len(slopes) < len(self.tableau.b):

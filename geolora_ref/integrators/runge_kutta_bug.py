@@ -65,7 +65,10 @@ class RungeKuttaBUG(Integrator):
         for c, weights in zip(self.tableau.c, (*self.tableau.a[1:], self.tableau.b), strict=True):
             time, at = t + c * h, stage.product()
             FV, FhU = field.apply_right(time, at, stage.V), field.apply_left(time, at, stage.U)
-            U_hat, V_hat = augmented(U_hat, FV), augmented(V_hat, FhU)  # which hold those of the stage
+            U_hat, V_hat = (
+                augmented(U_hat, FV),
+                augmented(V_hat, FhU),
+            )  # which hold those of the stage
             stages.append((time, stage))
             stage = start.in_bases(U_hat, V_hat)
             stage = stage._replace(S=stage.S + h * slope(field, stages, weights, stage))
@@ -75,7 +78,9 @@ class RungeKuttaBUG(Integrator):
         return replace(Step.truncated(self.truncate(stage, h)), discarded_inside=inside)
 
 
-def slope(field: Field, stages: list[tuple[float, Factors]], weights: tuple[float, ...], hat: Factors) -> Array:
+def slope(
+    field: Field, stages: list[tuple[float, Factors]], weights: tuple[float, ...], hat: Factors
+) -> Array:
     """Σ_j w_j Ûᴴ F(t_j, Y_j) V̂."""
     total = 0.0 * hat.S
     for weight, (time, stage) in zip(weights, stages, strict=True):

@@ -32,13 +32,25 @@ class SoftThreshold(TruncationRule):
         P, sigma, Qh = svd(Y.S)
         size = norm(sigma)
         checks.finite_norm("soft threshold", "S", size)
-        theta = (h if self.per_time else 1.0) * (self.tau * size if self.tau is not None else float(self.theta or 0.0))
+        theta = (h if self.per_time else 1.0) * (
+            self.tau * size if self.tau is not None else float(self.theta or 0.0)
+        )
         xp = namespace(sigma)
         lowered = xp.where(sigma > theta, sigma - theta, 0.0 * sigma)
         above = int(xp.sum(xp.astype(sigma > theta, xp.int64)))
         most = min(self.max_rank or sigma.shape[0], *Y.U.shape, *Y.V.shape)
         rank = max(min(above, most), min(self.min_rank, most))
-        rule = RankRule.MAX_RANK if above > rank else RankRule.THRESHOLD if above == rank else RankRule.MIN_RANK
-        kept = LowRank(Y.U @ P[:, :rank], diagonal_matrix(lowered[:rank], Y.S), Y.V @ H(Qh)[:, :rank])
+        rule = (
+            RankRule.MAX_RANK
+            if above > rank
+            else RankRule.THRESHOLD
+            if above == rank
+            else RankRule.MIN_RANK
+        )
+        kept = LowRank(
+            Y.U @ P[:, :rank], diagonal_matrix(lowered[:rank], Y.S), Y.V @ H(Qh)[:, :rank]
+        )
         rest = xp.concat([sigma[:rank] - lowered[:rank], sigma[rank:]])
-        return Truncation(Y=kept, singular_values=sigma, theta=theta, discarded=norm(rest), rank_rule=rule)
+        return Truncation(
+            Y=kept, singular_values=sigma, theta=theta, discarded=norm(rest), rank_rule=rule
+        )

@@ -43,25 +43,35 @@ class Factors(NamedTuple):
         return Factors(U_hat, xp.concat([right, zeros((P - p, Q), like=self.S)], axis=0), V_hat)
 
 
-def K_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Inexact[Array, "m q"]:
+def K_step(
+    solver: SubSolver, field: Field, t: float, h: float, Y: Factors
+) -> Inexact[Array, "m q"]:
     """K(t + h) of K' = F(t, K Vᴴ) V from K(t) = U S."""
     U, S, V = Y
     return _solved(solver, lambda s, K: field.apply_right(s, Product(K, V), V), t, U @ S, h)
 
 
-def L_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Inexact[Array, "n p"]:
+def L_step(
+    solver: SubSolver, field: Field, t: float, h: float, Y: Factors
+) -> Inexact[Array, "n p"]:
     """L(t + h) of L' = F(t, U Lᴴ)ᴴ U from L(t) = V Sᴴ."""
     U, S, V = Y
     return _solved(solver, lambda s, L: field.apply_left(s, Product(U, L), U), t, V @ H(S), h)
 
 
-def S_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors, sign: float = 1.0) -> Inexact[Array, "p q"]:
+def S_step(
+    solver: SubSolver, field: Field, t: float, h: float, Y: Factors, sign: float = 1.0
+) -> Inexact[Array, "p q"]:
     """S(t + h) of S' = ± Uᴴ F(t, U S Vᴴ) V: the Galerkin equation in fixed bases."""
     U, S, V = Y
-    return _solved(solver, lambda s, X: sign * (H(U) @ field.apply_right(s, Product(U @ X, V), V)), t, S, h)
+    return _solved(
+        solver, lambda s, X: sign * (H(U) @ field.apply_right(s, Product(U @ X, V), V)), t, S, h
+    )
 
 
-def _solved(solver: SubSolver, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
+def _solved(
+    solver: SubSolver, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float
+) -> Inexact[Array, "a b"]:
     """X(t + h) by a solver that may overwrite its argument, or return the same array each time.
 
     Raises ``ValueError`` for a result of another library, dtype or shape than X, such as that of a

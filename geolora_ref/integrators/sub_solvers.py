@@ -17,7 +17,17 @@ import scipy.integrate
 from geolora_ref import checks
 from geolora_ref.arrays import Array, Inexact, eps
 
-__all__ = ["EXPLICIT_EULER", "HEUN", "HEUN_TABLEAU", "RK4", "Derivative", "RungeKutta", "SolveIVP", "SubSolver", "Tableau"]
+__all__ = [
+    "EXPLICIT_EULER",
+    "HEUN",
+    "HEUN_TABLEAU",
+    "RK4",
+    "Derivative",
+    "RungeKutta",
+    "SolveIVP",
+    "SubSolver",
+    "Tableau",
+]
 
 Derivative: TypeAlias = Callable[[float, Array], Array]
 SubSolver: TypeAlias = Callable[[Derivative, float, Array, float], Array]
@@ -47,7 +57,9 @@ class Tableau:
         object.__setattr__(self, "order", checks.integer("order", self.order, 1))
         rows = [len(row) for row in self.a]
         if rows != list(range(len(self.b))):
-            raise ValueError(f"a: expected rows of 0, 1, … numbers, one for each of {len(self.b)} weights, found {rows}")
+            raise ValueError(
+                f"a: expected rows of 0, 1, … numbers, one for each of {len(self.b)} weights, found {rows}"
+            )
         for number in chain(*self.a):
             if not math.isfinite(checks.number(number)):
                 raise ValueError(f"a: expected finite numbers, found {number!r}")
@@ -83,7 +95,9 @@ class RungeKutta:
         checks.instance("tableau", self.tableau, Tableau, "a Tableau")
         object.__setattr__(self, "substeps", checks.integer("substeps", self.substeps, 1))
 
-    def __call__(self, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
+    def __call__(
+        self, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float
+    ) -> Inexact[Array, "a b"]:
         """X(t + h)."""
         step = h / self.substeps
         for k in range(self.substeps):
@@ -105,7 +119,11 @@ def _combined(X: Array, h: float, weights: tuple[float, ...], slopes: list[Array
     return X
 
 
-EXPLICIT_EULER, HEUN, RK4 = RungeKutta(EULER_TABLEAU), RungeKutta(HEUN_TABLEAU), RungeKutta(RK4_TABLEAU)
+EXPLICIT_EULER, HEUN, RK4 = (
+    RungeKutta(EULER_TABLEAU),
+    RungeKutta(HEUN_TABLEAU),
+    RungeKutta(RK4_TABLEAU),
+)
 
 
 NOISE = 10.0
@@ -142,22 +160,32 @@ class SolveIVP:
         checks.nonnegative_number("atol", self.atol)
         checks.one_of("method", self.method, METHODS)
 
-    def __call__(self, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
+    def __call__(
+        self, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float
+    ) -> Inexact[Array, "a b"]:
         """X(t + h)."""
         if not array_api_compat.is_numpy_array(X):
-            raise ValueError(f"solve_ivp: expected NumPy arrays, found {type(X).__name__}; use RungeKutta for other libraries")
+            raise ValueError(
+                f"solve_ivp: expected NumPy arrays, found {type(X).__name__}; use RungeKutta for other libraries"
+            )
         if t + h == t:  # scipy would do nothing
-            raise ValueError(f"solve_ivp: expected a step that changes t = {t:.6g}, found h = {h:.3g}")
+            raise ValueError(
+                f"solve_ivp: expected a step that changes t = {t:.6g}, found h = {h:.3g}"
+            )
         shape, dtype, noise = X.shape, X.dtype, NOISE * eps(X)
 
         def derivative(s: float, x: Array) -> Array:
             return f(float(s), x.reshape(shape).astype(dtype, copy=False)).ravel()
 
         largest = float(np.max(np.abs(X)))
-        if self.atol == 0.0 == largest:  # scipy divides by the tolerance: from X = 0 use the change in h
+        if (
+            self.atol == 0.0 == largest
+        ):  # scipy divides by the tolerance: from X = 0 use the change in h
             largest = max(abs(h) * float(np.max(np.abs(derivative(t, X.ravel())))), TINY / noise)
         rtol, atol = max(self.rtol, noise, LEAST_RTOL), max(self.atol, noise * largest)
-        run = scipy.integrate.solve_ivp(derivative, (t, t + h), X.ravel(), self.method, rtol=rtol, atol=atol)
+        run = scipy.integrate.solve_ivp(
+            derivative, (t, t + h), X.ravel(), self.method, rtol=rtol, atol=atol
+        )
         if not run.success:
             raise RuntimeError(f"solve_ivp over [{t}, {t + h}]: {run.message}")
         return run.y[:, -1].reshape(shape).astype(dtype, copy=False)

@@ -28,7 +28,14 @@ from geolora_ref.oracle.diagnosis.diagnosis import IS, Diagnosis, diagnose, spre
 from geolora_ref.oracle.diagnosis.findings import PASSES_AGAIN
 from geolora_ref.oracle.diagnosis.shared import shared
 from geolora_ref.oracle.diagnosis.unread import unread
-from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, Verdict, judge, judge_stages, resolution
+from geolora_ref.oracle.judges.criteria import (
+    FAIL,
+    StepInputs,
+    Verdict,
+    judge,
+    judge_stages,
+    resolution,
+)
 from geolora_ref.oracle.judges.storage import norm
 from geolora_ref.oracle.misuse import misuse, others, refused
 from geolora_ref.oracle.reports.report import Interrupted, Report, Row
@@ -73,7 +80,9 @@ class Tally:
 
     harness: Harness
     rows: list[Row] = field(default_factory=list)
-    looked_at: dict[str, list[StepInputs]] = field(default_factory=lambda: {"failed": [], "passed": [], "single": []})
+    looked_at: dict[str, list[StepInputs]] = field(
+        default_factory=lambda: {"failed": [], "passed": [], "single": []}
+    )
     before: list[Held] = field(default_factory=list)
 
     def ask(self, case: ConformanceCase, known: str | None = None) -> Row:
@@ -84,10 +93,16 @@ class Tally:
         """Keep the answer to one more case, and return its row."""
         row, inputs = answer
         if known is not None:
-            row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or known)
+            row = replace(
+                row,
+                outcome="xfailed" if row.outcome == "failed" else "xpassed",
+                error=row.error or known,
+            )
         elif inputs is not None:
             self.looked_at[row.outcome].append(inputs)
-            if row.outcome == "failed" and applicable(case, self.harness.conversion.dtype, "float32"):
+            if row.outcome == "failed" and applicable(
+                case, self.harness.conversion.dtype, "float32"
+            ):
                 self.looked_at["single"].append(inputs)
         self.rows.append(row)
         return row
@@ -101,7 +116,11 @@ class Tally:
         if harness.whole or not failing:
             return None
         failed = [row for row in self.rows if row.outcome == "failed"]
-        line = min(filter(None, map(_first_line, failed)), key=lambda line: line[: len("line 3")], default="")
+        line = min(
+            filter(None, map(_first_line, failed)),
+            key=lambda line: line[: len("line 3")],
+            default="",
+        )
         judged = sum(bool(row.error) for row in failed) <= (1.0 - IS) * len(failed)
 
         def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | str:
@@ -123,16 +142,32 @@ class Tally:
                 return False
             return judge(inputs, answer, **harness.promised | {"eps": EPS["float32"]}).passed
 
-        compared, common = Comparison(harness.eps, harness.diagonal, harness.storage), _in_common(failed)
+        compared, common = (
+            Comparison(harness.eps, harness.diagonal, harness.storage),
+            _in_common(failed),
+        )
         unsteady = not all(steady(factors, inputs, compared) for inputs in failing[:AGAIN])
-        diagnosis = diagnose(factors, failing, self.looked_at["passed"], first_line=line, stages=stages, **harness.promised)
+        diagnosis = diagnose(
+            factors,
+            failing,
+            self.looked_at["passed"],
+            first_line=line,
+            stages=stages,
+            **harness.promised,
+        )
         lying = [inputs for inputs in failing if inputs.layout != "rows"]
-        rows_only = bool(lying) and not any(map(right, lying)) and all(right(replace(inputs, layout="rows")) for inputs in lying)
+        rows_only = (
+            bool(lying)
+            and not any(map(right, lying))
+            and all(right(replace(inputs, layout="rows")) for inputs in lying)
+        )
         again, single = all(map(right, failing[:AGAIN])), self.looked_at["single"]
         if diagnosis.instead == RIGHT and (rows_only or again or not judged):
             diagnosis = replace(diagnosis, instead="")
         small = judged and not line and "rank_only" not in common and harness.eps < EPS["float32"]
-        matches = [match for match in diagnosis.matches if "rank_only" not in common or match[1] >= IS]
+        matches = [
+            match for match in diagnosis.matches if "rank_only" not in common or match[1] >= IS
+        ]
         found = {
             PASSES_AGAIN: again,
             "unsteady": unsteady and not again,
@@ -143,16 +178,23 @@ class Tally:
             diagnosis,
             matches=matches,
             layouts=sorted({inputs.layout for inputs in lying}) if rows_only else [],
-            unread=[] if matches else unread(factors, [*failing[:AGAIN], *self.looked_at["passed"][:AGAIN]]),
+            unread=[]
+            if matches
+            else unread(factors, [*failing[:AGAIN], *self.looked_at["passed"][:AGAIN]]),
             findings=common | {name for name, holds in found.items() if holds},
         )
 
 
-def answered(harness: Harness, case: ConformanceCase, before: list[Held], repeat: int = 1) -> Answer:
+def answered(
+    harness: Harness, case: ConformanceCase, before: list[Held], repeat: int = 1
+) -> Answer:
     """Judge a case ``repeat`` times; the worst answer, and how often the backend failed."""
     answers = [_once(harness, case, before) for _ in range(repeat)]
     row, inputs = max(answers, key=lambda answer: (answer[0].outcome == "failed", answer[0].ratio))
-    failed, seconds = sum(row.outcome == "failed" for row, _ in answers), sum(row.seconds for row, _ in answers)
+    failed, seconds = (
+        sum(row.outcome == "failed" for row, _ in answers),
+        sum(row.seconds for row, _ in answers),
+    )
     return replace(row, asked=repeat, failed=failed, seconds=seconds), inputs
 
 
@@ -164,7 +206,16 @@ def _once(harness: Harness, case: ConformanceCase, before: list[Held]) -> Answer
         raise
     except Exception as problem:
         error = f"left a state in which the kit cannot continue: {words(problem, LONGEST)}"
-        return Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=error, where=place(problem)), None
+        return Row(
+            case.id,
+            case.group,
+            case.flags,
+            case.reason,
+            np.inf,
+            "failed",
+            error=error,
+            where=place(problem),
+        ), None
 
 
 def _named(name: str) -> Callable[..., Answer]:
@@ -183,7 +234,11 @@ _drawn = functools.cache(StepCase.build)
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
 def run_case(
-    harness: Harness, case: ConformanceCase, before: list[Held] | None = None, *, last_asked: bool = False
+    harness: Harness,
+    case: ConformanceCase,
+    before: list[Held] | None = None,
+    *,
+    last_asked: bool = False,
 ) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
@@ -199,38 +254,64 @@ def run_case(
     held: list[list[Held]] = [before or []]
     own: Sequence[Array] = ()
     for k in range(case.steps):
-        inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems)
+        inputs = replace(
+            _inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems
+        )
         inputs = replace(inputs, **dict(case.last if k + 1 == case.steps else ()))
         if k and not inputs.representable(harness.conversion.largest):
             break  # drawn: what is right in this step may be infinite in the dtype
         if k and case.trained:
-            own = _overwritten(harness, held[-1], own if case.returned else (), harness.meant(inputs, drawn.gradient))
-        elif harness.batched:  # the next problems are mirror images of the first result, and no results
+            own = _overwritten(
+                harness,
+                held[-1],
+                own if case.returned else (),
+                harness.meant(inputs, drawn.gradient),
+            )
+        elif (
+            harness.batched
+        ):  # the next problems are mirror images of the first result, and no results
             own = ()
         looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
         outcome = harness.call(inputs, drawn.gradient, itertools.chain(*looked_at), own)
         verdict = _verdict(harness, inputs, outcome)
-        ratios = {name: float(np.maximum(ratio, row.ratios.get(name, 0.0))) for name, ratio in verdict.ratios.items()}
-        row = replace(row, ratio=max(row.ratio, verdict.worst_ratio), ratios={**row.ratios, **ratios})
+        ratios = {
+            name: float(np.maximum(ratio, row.ratios.get(name, 0.0)))
+            for name, ratio in verdict.ratios.items()
+        }
+        row = replace(
+            row, ratio=max(row.ratio, verdict.worst_ratio), ratios={**row.ratios, **ratios}
+        )
         held.append(list(outcome.held))
         if not verdict.passed or outcome.factors is None:
-            row = replace(row, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
+            row = replace(
+                row, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k
+            )
             row = replace(row, where=outcome.where, rank=_ranks(verdict))
             break
         state, own = outcome.factors, outcome.own
         if case.trained:  # as an optimizer does between two steps: S becomes dense, in other bases of the same spaces
             S = harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape))
-            U, V = (X[:, ::-1].copy() for X in (state[0], state[2]))  # torch refuses negative strides
+            U, V = (
+                X[:, ::-1].copy() for X in (state[0], state[2])
+            )  # torch refuses negative strides
             state = U, S[::-1, ::-1].copy(), V
     spoil(X for _, X, _ in itertools.chain(*held))
     if before is not None:
         with harness.conversion.scope():
-            before[:] = [(what, X, harness.conversion.back(X)) for what, X, _ in held[-1] if not taken_away(X)]
-    last = replace(inputs) if outcome.factors or last_asked else None  # a copy without the cached wide arrays, to save memory
+            before[:] = [
+                (what, X, harness.conversion.back(X))
+                for what, X, _ in held[-1]
+                if not taken_away(X)
+            ]
+    last = (
+        replace(inputs) if outcome.factors or last_asked else None
+    )  # a copy without the cached wide arrays, to save memory
     return replace(row, seconds=time.perf_counter() - started), last
 
 
-def _overwritten(harness: Harness, held: list[Held], results: Sequence[Array], new: Sequence[Matrix]) -> Sequence[Array]:
+def _overwritten(
+    harness: Harness, held: list[Held], results: Sequence[Array], new: Sequence[Matrix]
+) -> Sequence[Array]:
     """Reuse arrays as an optimizer's caller does: the backend's last arguments, or if there are any
     its last ``results``, are overwritten by the ``new`` arguments.
 
@@ -241,13 +322,19 @@ def _overwritten(harness: Harness, held: list[Held], results: Sequence[Array], n
     new = new[: len(arrays)]
     if not arrays or [tuple(X.shape) for X in arrays] != [X.shape for X in new]:
         return ()
-    del held[slice(len(ARGUMENTS), None) if results else slice(len(ARGUMENTS))]  # after the arguments come results
+    del held[
+        slice(len(ARGUMENTS), None) if results else slice(len(ARGUMENTS))
+    ]  # after the arguments come results
     return arrays if all(map(harness.conversion.overwritten, arrays, new)) else ()
 
 
 def _ranks(verdict: Verdict) -> dict[str, int] | None:
     """The wrong rank and the right ones, by name."""
-    return dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True)) if verdict.ranks else None
+    return (
+        dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True))
+        if verdict.ranks
+        else None
+    )
 
 
 def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
@@ -267,9 +354,17 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
         first = next((line for line, verdict in lines.items() if not verdict.passed), None)
         parts |= {f"{line}: ": verdict for line, verdict in lines.items() if first in (None, line)}
     error = next((f"{of}{verdict.error}" for of, verdict in parts.items() if verdict.error), "")
-    ratios = {f"{of}{name}": ratio for of, verdict in parts.items() for name, ratio in verdict.ratios.items()}
+    ratios = {
+        f"{of}{name}": ratio
+        for of, verdict in parts.items()
+        for name, ratio in verdict.ratios.items()
+    }
     ranks = next((verdict.ranks for verdict in parts.values() if verdict.ranks), None)
-    return Verdict(ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error}, error, ranks)
+    return Verdict(
+        ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error},
+        error,
+        ranks,
+    )
 
 
 def _place(k: int, stacked: int) -> str:
@@ -296,7 +391,11 @@ def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> Ste
         G = (rounded_G if np.iscomplexobj(G) else rounded_G.real).astype(G.dtype)
     rounded = map(conversion.rounded, drawn.directions(U, V, G))
     inputs = StepInputs(*state, *rounded, **drawn.step_parameters())  # type: ignore[arg-type]
-    return replace(inputs, dense=norm(G) if harness.whole else 0.0, directions=drawn.parameters.gradient == SIGNS)
+    return replace(
+        inputs,
+        dense=norm(G) if harness.whole else 0.0,
+        directions=drawn.parameters.gradient == SIGNS,
+    )
 
 
 def check_step(
@@ -349,11 +448,28 @@ def check_step(
 
     def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
         seconds = time.perf_counter() - started
-        failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome in ("failed", "xfailed")]
+        failed = [
+            case
+            for case, row in zip(cases, rows, strict=False)
+            if row.outcome in ("failed", "xfailed")
+        ]
         in_common = shared(failed, cases[: len(rows)])
-        judged: dict[str, Any] = {"precision": harness.arithmetic, "resolution": seen, "promised": harness.options}
+        judged: dict[str, Any] = {
+            "precision": harness.arithmetic,
+            "resolution": seen,
+            "promised": harness.options,
+        }
         judged |= {"shared": in_common, "choice": choice, "environment": made_by}
-        return Report(harness.name, conversion.array, conversion.dtype, rows, problems, diagnosis, seconds, **judged)
+        return Report(
+            harness.name,
+            conversion.array,
+            conversion.dtype,
+            rows,
+            problems,
+            diagnosis,
+            seconds,
+            **judged,
+        )
 
     doing = ""
     try:
@@ -363,7 +479,11 @@ def check_step(
                 doing = f"case {case.id}"
                 answer = next(coming, None)
                 if answer is None:
-                    return report([f"stopped after {len(rows)} of {len(cases)} cases: too many crashes and hangs"])
+                    return report(
+                        [
+                            f"stopped after {len(rows)} of {len(cases)} cases: too many crashes and hangs"
+                        ]
+                    )
                 row = tally.take(case, answer, xfail.get(case.id))
                 if done == 0 and row.outcome == "failed" and refused(row.error, row.step):
                     _require_backend(harness, row, given(others(cases), 1))
@@ -396,7 +516,9 @@ def _require_backend(harness: Harness, row: Row, answers: Answers) -> None:
     signature = f"step(U, S, V, {'gradients' if harness.whole else 'dK, dL, dS'}, {LIMITS})"
     with contextlib.closing(answers):
         rows = itertools.chain([row], (other for other, _ in answers))
-        calls = ((f"{one.error} (at {one.where})" if one.where else one.error, one.step) for one in rows)
+        calls = (
+            (f"{one.error} (at {one.where})" if one.where else one.error, one.step) for one in rows
+        )
         if problem := misuse("backend", signature, harness.conversion.array, calls):
             raise ValueError(problem)
 
@@ -410,7 +532,8 @@ def _shrink(harness: Harness, cases: Sequence[ConformanceCase], rows: list[Row])
     failed = [k for k, row in enumerate(rows) if row.group == "fuzz" and row.outcome == "failed"]
     for k in failed[:SHRUNK]:
         rows[k] = replace(
-            rows[k], reason=f"{rows[k].reason}; the smallest that fails: {smallest_failing(harness, cases[k]).reason}"
+            rows[k],
+            reason=f"{rows[k].reason}; the smallest that fails: {smallest_failing(harness, cases[k]).reason}",
         )
 
 
@@ -426,7 +549,9 @@ def smallest_failing(harness: Harness, case: ConformanceCase) -> ConformanceCase
 def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> list[str]:
     """Problems that make a run invalid whatever its rows say.  ``whole`` : nothing was selected."""
     found = [f"xfail: no case has the id {name!r}" for name in unknown(xfail)]
-    found += [f"xfail: {row.id} passes; take it off the list" for row in rows if row.outcome == "xpassed"]
+    found += [
+        f"xfail: {row.id} passes; take it off the list" for row in rows if row.outcome == "xpassed"
+    ]
     if whole and len(rows) < FLOOR:
         found.append(f"only {len(rows)} cases were run, a whole run has at least {FLOOR}")
     return found
@@ -448,7 +573,9 @@ def _in_rank_alone(row: Row) -> bool:
     """Return whether a failing case is wrong in its rank alone: its result could be judged, and
     nothing else is wrong.
     """
-    return not row.error and all(criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria)
+    return not row.error and all(
+        criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria
+    )
 
 
 def _has_too_few(row: Row) -> bool:
@@ -461,7 +588,10 @@ def _has_too_few(row: Row) -> bool:
 
 def _in_others_alone(row: Row) -> bool:
     """Return whether a case fails in problems after the first one of its stack alone."""
-    later = [criterion.startswith("problem ") and not criterion.startswith("problem 1 ") for criterion in row.criteria]
+    later = [
+        criterion.startswith("problem ") and not criterion.startswith("problem 1 ")
+        for criterion in row.criteria
+    ]
     return bool(later) and all(later)
 
 
@@ -469,18 +599,24 @@ def _in_form_alone(row: Row) -> bool:
     """Return whether a failing case is wrong in the form of S₁ alone: its result could be judged,
     and nothing else is wrong.
     """
-    return not row.error and all(criterion.rpartition(": ")[2] in FORM for criterion in row.criteria)
+    return not row.error and all(
+        criterion.rpartition(": ")[2] in FORM for criterion in row.criteria
+    )
 
 
 def _by_drift_alone(row: Row) -> bool:
     """Return whether a case fails in the bases alone, in a later step, and by so little that it has
     grown over several steps.
     """
-    bases = all(criterion.rpartition(": ")[2].startswith("orthonormal") for criterion in row.criteria)
+    bases = all(
+        criterion.rpartition(": ")[2].startswith("orthonormal") for criterion in row.criteria
+    )
     return not row.error and bases and row.step > 0 and row.ratio <= DRIFT * FAIL
 
 
 def _first_line(row: Row) -> str:
     """The first line of Algorithm 1 that fails by the backend's own stages, or an empty string."""
-    found = [criterion.partition(": ") for criterion in row.criteria if criterion.startswith("line ")]
+    found = [
+        criterion.partition(": ") for criterion in row.criteria if criterion.startswith("line ")
+    ]
     return f"{found[0][0]} ({', '.join(name for _, _, name in found)})" if found else ""

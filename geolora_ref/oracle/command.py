@@ -44,11 +44,15 @@ def check_rule(options: argparse.Namespace) -> int:
     return _judge(_check_rule, options)
 
 
-def _judge(judge: Callable[[argparse.Namespace], Report | RuleReport | str], options: argparse.Namespace) -> int:
+def _judge(
+    judge: Callable[[argparse.Namespace], Report | RuleReport | str], options: argparse.Namespace
+) -> int:
     """Print what ``judge`` returns, a report or a script, and write the files that the options name."""
     _require_writable(options, "json")
     sys.path.insert(0, os.getcwd())
-    with suppress(RuntimeError, ValueError, OSError, AttributeError):  # standard error is closed or no file
+    with suppress(
+        RuntimeError, ValueError, OSError, AttributeError
+    ):  # standard error is closed or no file
         faulthandler.enable()  # a crash in C prints the case that was running
     verdict, status = "", None
     try:
@@ -59,19 +63,27 @@ def _judge(judge: Callable[[argparse.Namespace], Report | RuleReport | str], opt
     if isinstance(report, str):  # a script
         tell(report)
         return 0
-    tell(summary(report, verdict) if isinstance(report, Report) else report.summary())  # before files, which may fail
+    tell(
+        summary(report, verdict) if isinstance(report, Report) else report.summary()
+    )  # before files, which may fail
     _write_reports(report, options)
     return status or (0 if report else 1)
 
 
 def _check_step(options: argparse.Namespace) -> Report | str:
     """``geolora-ref check`` on a step: its report, or with ``--reproduce`` the script."""
-    given = {name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)}
+    given = {
+        name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)
+    }
     shapes = tuple(map(shape, options.shape))
-    jobs = Jobs(1 if options.jobs is None else options.jobs, partial(load_harness, given), options.timeout)
+    jobs = Jobs(
+        1 if options.jobs is None else options.jobs, partial(load_harness, given), options.timeout
+    )
     backend, keywords = load_backend(options.backend), harness_options(given.__getitem__)
     if options.reproduce is not None:
-        with redirect_stdout(sys.stderr):  # a backend may print, and the script is to be read by Python
+        with redirect_stdout(
+            sys.stderr
+        ):  # a backend may print, and the script is to be read by Python
             return reproduction(backend, options.reproduce, shapes=shapes, **keywords)
     keywords["name"] = options.name or keywords["name"]
     return check_step(
@@ -85,7 +97,9 @@ def _check_step(options: argparse.Namespace) -> Report | str:
         repeat=options.repeat,
         fail_fast=options.fail_fast,
         answers=None if options.jobs is jobs.timeout is None else jobs,
-        xfail=checked(read_known_failures(options.xfail), str(options.xfail)) if options.xfail else None,
+        xfail=checked(read_known_failures(options.xfail), str(options.xfail))
+        if options.xfail
+        else None,
         progress=_progress,
     )
 
@@ -98,12 +112,18 @@ def _check_rule(options: argparse.Namespace) -> RuleReport | str:
     settings = {name: getattr(options, name) for name in names if hasattr(options, name)}
     rule, selected = load_backend(options.backend), _selection(options.tests)
     if options.reproduce is not None:
-        with redirect_stdout(sys.stderr):  # a rule may print, and the script is to be read by Python
-            return rule_reproduction(rule, options.backend, options.reproduce, options.rule, **settings)
+        with redirect_stdout(
+            sys.stderr
+        ):  # a rule may print, and the script is to be read by Python
+            return rule_reproduction(
+                rule, options.backend, options.reproduce, options.rule, **settings
+            )
     if set(selected) - {"id"}:
         raise ValueError(f"--tests: expected id=… for a rule, found {', '.join(selected)}")
     settings |= {"select": selected.get("id", ""), "fail_fast": options.fail_fast}
-    return directions.check_rule(rule, options.rule, **settings, name=options.name or options.backend)
+    return directions.check_rule(
+        rule, options.rule, **settings, name=options.name or options.backend
+    )
 
 
 def _require_writable(options: argparse.Namespace, *names: str) -> None:
@@ -161,16 +181,29 @@ def vectors(options: argparse.Namespace) -> int:
     _require_writable(options, "json")
     for folder in (options.directory / "vectors", options.outputs):
         if options.json and options.json.resolve().parent == folder.resolve():
-            raise ValueError(f"--json: expected a file outside of {folder}, whose files are read, found {options.json}")
+            raise ValueError(
+                f"--json: expected a file outside of {folder}, whose files are read, found {options.json}"
+            )
     judgement = vectors.judge_outputs(options.directory, options.outputs)
     for row in judgement.failures:
         tell(f"FAILED {row.id}: {row.finding}")
-    diagnosis = None if judgement.passed else diagnose_outputs(vectors.load_vectors(options.directory), judgement)
+    diagnosis = (
+        None
+        if judgement.passed
+        else diagnose_outputs(vectors.load_vectors(options.directory), judgement)
+    )
     if diagnosis:
         tell(f"diagnosis: {diagnosis.text}")
-    tell(f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}")
+    tell(
+        f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}"
+    )
     if options.json:
-        _write_json(report_of(options.name or options.outputs.name, options.directory, judgement, diagnosis), options.json)
+        _write_json(
+            report_of(
+                options.name or options.outputs.name, options.directory, judgement, diagnosis
+            ),
+            options.json,
+        )
     return 0 if judgement.passed else 1
 
 
@@ -192,4 +225,9 @@ def _progress(done: int, total: int) -> None:
     with suppress(Exception):  # whatever the backend has put there
         if sys.stderr.isatty():
             end = "\r" if done < total else "\r\033[K"
-            print(f"{done}/{total} cases" if done < total else "", end=end, file=sys.stderr, flush=True)
+            print(
+                f"{done}/{total} cases" if done < total else "",
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )

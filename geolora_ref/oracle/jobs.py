@@ -53,7 +53,10 @@ class Jobs:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"jobs: expected a number >= 1, found {self.count}")
-        if self.timeout is not None and not checks.nonnegative_number("timeout", self.timeout) > 0.0:
+        if (
+            self.timeout is not None
+            and not checks.nonnegative_number("timeout", self.timeout) > 0.0
+        ):
             raise ValueError(f"timeout: expected seconds > 0, found {self.timeout}")
 
     def __call__(self, cases: Sequence[ConformanceCase], repeat: int) -> Answers:
@@ -81,14 +84,20 @@ class Jobs:
                             lost, at = lost + 1, at + 1
                         more = (at, end) if at < end else next(pieces, None)
                         if problem and more:
-                            workers.append(_Worker.start(self.harness, cases, repeat, *more, before=more[0] != at))
+                            workers.append(
+                                _Worker.start(
+                                    self.harness, cases, repeat, *more, before=more[0] != at
+                                )
+                            )
                         elif at == end and more:
                             worker.give(*more)
                 if k not in done:
                     return
                 yield done.pop(k)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(", ".join(worker.doing for worker in workers if worker.busy)) from None
+            raise KeyboardInterrupt(
+                ", ".join(worker.doing for worker in workers if worker.busy)
+            ) from None
         finally:
             for worker in workers:
                 worker.stop()
@@ -96,7 +105,17 @@ class Jobs:
 
 def _row(case: ConformanceCase, problem: str, repeat: int) -> Row:
     """The row of a case whose process has ended or was stopped."""
-    return Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=problem, asked=repeat, failed=1)
+    return Row(
+        case.id,
+        case.group,
+        case.flags,
+        case.reason,
+        np.inf,
+        "failed",
+        error=problem,
+        asked=repeat,
+        failed=1,
+    )
 
 
 @dataclass(eq=False)
@@ -199,7 +218,11 @@ def _heard(workers: Sequence[_Worker], timeout: float | None) -> list[_Worker]:
     busy = {worker.connection: worker for worker in workers if worker.busy}
     limits = [left for worker in busy.values() if (left := worker.left(timeout)) is not None]
     ready = wait([*busy], min(limits, default=None))
-    return [worker for connection, worker in busy.items() if connection in ready or worker.left(timeout) == 0.0]
+    return [
+        worker
+        for connection, worker in busy.items()
+        if connection in ready or worker.left(timeout) == 0.0
+    ]
 
 
 def _work(caller: Connection, harness: Callable[[], Harness], repeat: int) -> None:

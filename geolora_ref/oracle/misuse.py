@@ -60,8 +60,16 @@ def misuse(what: str, signature: str, library: str, calls: Iterable[tuple[str, i
     if len(errors) < 2 or count < SHARE * len(errors):
         return ""
     if error.startswith(OF_STAGES):
-        what, error, signature = "stages", error.removeprefix(OF_STAGES), signature.replace("step(", "stages(")
-    alike = f"each of {count} calls" if count == len(errors) else f"{count} of {len(errors)} calls (the others fail, too)"
+        what, error, signature = (
+            "stages",
+            error.removeprefix(OF_STAGES),
+            signature.replace("step(", "stages("),
+        )
+    alike = (
+        f"each of {count} calls"
+        if count == len(errors)
+        else f"{count} of {len(errors)} calls (the others fail, too)"
+    )
     if error.startswith(OTHER_FORM):
         return f"{what}: {alike}: {error}"
     wrong_call = error.removeprefix(RAISED).startswith(WRONG_CALL)
@@ -72,11 +80,19 @@ def _remedy(error: str, signature: str, library: str) -> str:
     """The likely remedy: a signature, or another array library; an empty string if neither is likely."""
     if PLACE not in error and error.startswith(f"{RAISED}TypeError"):
         return f"; expected a function {signature}"
-    named = [name for name, words in LIBRARIES.items() if name != library and any(word in error for word in words)]
+    named = [
+        name
+        for name, words in LIBRARIES.items()
+        if name != library and any(word in error for word in words)
+    ]
     if named:
         return f"; the arguments are arrays of {library}: for {named[0]} choose --array {named[0]} (array={named[0]!r})"
     if library == "numpy":
-        return "; the arguments are NumPy arrays: another library is chosen by --array (array=…)" if "ndarray" in error else ""
+        return (
+            "; the arguments are NumPy arrays: another library is chosen by --array (array=…)"
+            if "ndarray" in error
+            else ""
+        )
     if any(word in error for word in ("numpy", "ndarray", *LIBRARIES[library])):
         return f"; the arguments are arrays of {library}: for a function of NumPy arrays leave out --array (array=…)"
     return ""

@@ -28,7 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Collect the kit along with the project's own tests; ``pytest.UsageError`` if the backend or its
     arrays cannot be made.
     """
-    sys.path.insert(0, str(config.invocation_params.dir))  # like geolora-ref check; only python -m pytest does so itself
+    sys.path.insert(
+        0, str(config.invocation_params.dir)
+    )  # like geolora-ref check; only python -m pytest does so itself
     try:
         config.stash[BACKEND] = _backend(config)
     except ModuleNotFoundError as missing:
@@ -44,14 +46,21 @@ def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
     def given(name: str) -> Any:
         return config.getoption(f"--geolora-{name}")
 
-    harness, xfail = Harness.of(load_backend(given("backend")), **harness_options(given)), given("xfail")
+    harness, xfail = (
+        Harness.of(load_backend(given("backend")), **harness_options(given)),
+        given("xfail"),
+    )
     return harness, checked(read_known_failures(xfail), str(xfail)) if xfail else {}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
     """Give the kit the node id "geolora", so that the place of this package is no part of a test's name."""
-    return pytest.Module.from_parent(parent, path=module_path, nodeid="geolora") if module_path == SUITE else None
+    return (
+        pytest.Module.from_parent(parent, path=module_path, nodeid="geolora")
+        if module_path == SUITE
+        else None
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -61,7 +70,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("conformance_case", cases, ids=[case.id for case in cases])
 
 
-def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known: Mapping[str, str]) -> None:
+def answer(
+    config: pytest.Config, harness: Harness, case: ConformanceCase, known: Mapping[str, str]
+) -> None:
     """Ask a case as a test, which passes, fails, or xfails if it is known to fail; the row is kept
     for the diagnosis.
     """
@@ -70,4 +81,6 @@ def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known
     if row.outcome == "xfailed":
         pytest.xfail(row.error)
     if row.outcome != "passed":  # no assert: python -O would leave it out
-        pytest.fail("passes; take it off the list" if row.outcome == "xpassed" else row.text, pytrace=False)
+        pytest.fail(
+            "passes; take it off the list" if row.outcome == "xpassed" else row.text, pytrace=False
+        )

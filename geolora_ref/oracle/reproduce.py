@@ -26,7 +26,16 @@ from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts
 from geolora_ref.oracle.trial.harness import Harness, Options
 from geolora_ref.support.memory import memory_of
 
-__all__ = ["NO_RESULT", "RUNNING", "adapters", "array_of", "ended", "import_of", "plain", "reproduction"]
+__all__ = [
+    "NO_RESULT",
+    "RUNNING",
+    "adapters",
+    "array_of",
+    "ended",
+    "import_of",
+    "plain",
+    "reproduction",
+]
 
 WIDTH = 120
 NO_RESULT = "the step has no result to judge"
@@ -37,7 +46,13 @@ again.
 """
 
 
-def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, ...] = (), **options: Unpack[Options]) -> str:
+def reproduction(
+    step: Callable[..., Any],
+    case_id: str,
+    *,
+    shapes: tuple[Size, ...] = (),
+    **options: Unpack[Options],
+) -> str:
     """The script for the case with this id, which the backend must fail; for a drawn case, for the
     smallest that fails.
 
@@ -51,7 +66,9 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
     where the script finds nothing wrong: some failures show only in the kit.
     """
     if RUNNING in os.environ:
-        raise ValueError("reproduce: expected no call while a module is imported, found one in the module of the step")
+        raise ValueError(
+            "reproduce: expected no call while a module is imported, found one in the module of the step"
+        )
     harness = Harness.of(step, **options)
     imported = import_of(harness.step, harness.name)
     case = _case(harness, case_id, shapes)
@@ -59,7 +76,9 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
         case = smallest_failing(harness, case)
     row, inputs = run_case(harness, case, last_asked=True)
     if row.outcome != "failed" or inputs is None:
-        raise ValueError(f"reproduce: expected a case that fails, found that {case_id} passes if it is run alone")
+        raise ValueError(
+            f"reproduce: expected a case that fails, found that {case_id} passes if it is run alone"
+        )
     text = _script(harness, f"{case_id}: {row.finding}", case.reason, inputs, case, imported)
     if problem := ended(text, judged=not row.error):
         raise ValueError(
@@ -75,20 +94,33 @@ def import_of(step: Callable[..., Any], name: str) -> str:
     """
     module, _, function = name.partition(":")
     try:
-        found = None if module == "__main__" else attrgetter(function)(importlib.import_module(module))
+        found = (
+            None if module == "__main__" else attrgetter(function)(importlib.import_module(module))
+        )
     except (ImportError, AttributeError, TypeError, ValueError):
         found = None
     if found != step:
-        raise ValueError(f"reproduce: expected a step that can be imported as module:function, found {name}")
+        raise ValueError(
+            f"reproduce: expected a step that can be imported as module:function, found {name}"
+        )
     begin, _, inner = function.partition(".")
-    return f"from {module} import {begin}\n\nstep = {function}" if inner else f"from {module} import {begin} as step"
+    return (
+        f"from {module} import {begin}\n\nstep = {function}"
+        if inner
+        else f"from {module} import {begin} as step"
+    )
 
 
 def ended(text: str, *, judged: bool) -> str:
     """The end of a script that does not show what the kit has found; '' if it does.  A result that
     the kit has ``judged`` has to be judged there, too.
     """
-    done = subprocess.run([sys.executable, "-"], input=text.encode(), capture_output=True, env=os.environ | {RUNNING: "1"})
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=text.encode(),
+        capture_output=True,
+        env=os.environ | {RUNNING: "1"},
+    )
     if not done.returncode:
         return "finds nothing wrong"
     last = (done.stderr.decode(errors="replace").splitlines() or [""])[-1]
@@ -101,17 +133,26 @@ def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceC
     group, _, rest = name.partition("-")
     seed, _, number = rest.partition("-")
     drawn = group == "fuzz" and seed.isdecimal() and number.isdecimal()
-    choice = Choice(shapes=shapes, fuzz=int(number) + 1 if drawn else 0, seed=int(seed) if drawn else 0)
+    choice = Choice(
+        shapes=shapes, fuzz=int(number) + 1 if drawn else 0, seed=int(seed) if drawn else 0
+    )
     found = next((case for case in choice.cases(harness) if case.id == name), None)
     if found is None:
-        raise ValueError(f"reproduce: expected the id of a case for {harness.conversion.dtype}, found {name!r}")
+        raise ValueError(
+            f"reproduce: expected the id of a case for {harness.conversion.dtype}, found {name!r}"
+        )
     return found
 
 
-def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: ConformanceCase, imported: str) -> str:
+def _script(
+    harness: Harness, finding: str, reason: str, x: StepInputs, case: ConformanceCase, imported: str
+) -> str:
     """The text of the script, in ASCII except for names and reasons."""
     conversion = harness.conversion
-    arrays = [_placed(name, X, how) for name, X, how in zip(ARGUMENTS, x.arrays, layouts(case.layout), strict=True)]
+    arrays = [
+        _placed(name, X, how)
+        for name, X, how in zip(ARGUMENTS, x.arrays, layouts(case.layout), strict=True)
+    ]
     parameters = ", ".join(f"{name}={value!r}" for name, value in x.parameters.items())
     m, n, r = len(x.U), len(x.V), len(x.S)
     allowed, orthonormal, of_form = allowance(x, harness.eps, harness.storage)

@@ -43,20 +43,26 @@ def rule_reproduction(
     row, failing, expected = reproduced(rule, sequence, definition, setting, conversion)
     steps = [given(step, failing.scale) for step in failing.steps[: row.step + 1]]
     unit = 4.0 * sum(expected.D.shape) ** 0.5 * setting.rounding
-    finding = row.error or ", ".join(f"{criterion} {row.ratios[criterion]:.3g}" for criterion in row.failed)
+    finding = row.error or ", ".join(
+        f"{criterion} {row.ratios[criterion]:.3g}" for criterion in row.failed
+    )
     text = TEMPLATE.format(
         finding=plain(f"{sequence}, step {row.step}: {finding}"),
         reason=plain(row.reason),
         imported=imported,
         adapters=adapters(conversion),
-        steps="\n".join(f"    ({', '.join(array_of(conversion.rounded(X)) for X in step)})," for step in steps),
+        steps="\n".join(
+            f"    ({', '.join(array_of(conversion.rounded(X)) for X in step)})," for step in steps
+        ),
         expected=array_of(expected.D),
         scale=repr(failing.scale ** HOMOGENEOUS.get(definition, 0)),
         allowed=repr(FAIL * unit * (expected.sensitivity + float(np.linalg.norm(expected.D)))),
         unit=repr(FAIL * unit),
     )
     if problem := ended(text, judged=not row.error):
-        raise ValueError(f"reproduce: expected a failure that shows without the kit, found that a script {problem} ({finding})")
+        raise ValueError(
+            f"reproduce: expected a failure that shows without the kit, found that a script {problem} ({finding})"
+        )
     return text
 
 

@@ -33,7 +33,9 @@ def conformance_suite(
     import pytest
 
     if "select" in options:
-        raise ValueError("select: expected none, all cases become tests; pytest selects them: -k GROUP")
+        raise ValueError(
+            "select: expected none, all cases become tests; pytest selects them: -k GROUP"
+        )
     from geolora_ref.oracle.pytest_plugin import answer
 
     harness, known = Harness.of(step, stages=stages, **options), checked(xfail or {}, "xfail")

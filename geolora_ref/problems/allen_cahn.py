@@ -39,7 +39,10 @@ class AllenCahn(GradientFlow, StartedODE):
 
     def loss(self, W: Matrix) -> float:
         """−ε⟨X, LX + XL⟩/2 + ¼Σ(x² − 1)²."""
-        return float(-0.5 * self.diffusion * np.sum(W * self._laplacian(W)) + 0.25 * np.sum((W * W - 1.0) ** 2))
+        return float(
+            -0.5 * self.diffusion * np.sum(W * self._laplacian(W))
+            + 0.25 * np.sum((W * W - 1.0) ** 2)
+        )
 
     def gradient(self, W: Matrix) -> Matrix:
         """−ε(LX + XL) − X + X∘X∘X."""
@@ -50,7 +53,11 @@ class AllenCahn(GradientFlow, StartedODE):
         x, y = self.x[:, None], self.x[None, :]
         with np.errstate(divide="ignore", over="ignore"):
             bump = np.exp(-(np.tan(x) ** 2)) + np.exp(-(np.tan(y) ** 2))
-            wall = 1.0 + np.exp(np.abs(1.0 / np.sin(-0.5 * x))) + np.exp(np.abs(1.0 / np.sin(-0.5 * y)))
+            wall = (
+                1.0
+                + np.exp(np.abs(1.0 / np.sin(-0.5 * x)))
+                + np.exp(np.abs(1.0 / np.sin(-0.5 * y)))
+            )
             return np.asarray(bump * np.sin(x) * np.sin(y) / wall)
 
     def start(self, rank: int) -> LowRank:

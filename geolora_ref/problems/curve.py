@@ -50,7 +50,9 @@ class RotatingExponential(Curve, FactoredODE):
     base that is not a finite number > 1, or a rank out of range.
     """
 
-    def __init__(self, Omega1: Matrix, Omega2: Matrix, base: float = 2.0, rank: int | None = None) -> None:
+    def __init__(
+        self, Omega1: Matrix, Omega2: Matrix, base: float = 2.0, rank: int | None = None
+    ) -> None:
         checks.real_matrices(Omega1=Omega1, Omega2=Omega2)
         n = len(Omega1)
         for name, Omega in (("Omega1", Omega1), ("Omega2", Omega2)):
@@ -58,21 +60,35 @@ class RotatingExponential(Curve, FactoredODE):
             if Omega.shape != (n, n):
                 raise ValueError(f"{expected}, found shape {Omega.shape}")
             if np.max(np.abs(Omega + Omega.T)) > 1e-14 * np.max(np.abs(Omega)):
-                raise ValueError(f"{expected}, found ‖{name} + {name}ᵀ‖ = {np.linalg.norm(Omega + Omega.T):.3e}")
+                raise ValueError(
+                    f"{expected}, found ‖{name} + {name}ᵀ‖ = {np.linalg.norm(Omega + Omega.T):.3e}"
+                )
         if not 1.0 < checks.number(base) < math.inf:
             raise ValueError(f"base: expected a finite number > 1, found {base!r}")
         if rank is not None:
             rank = checks.integer("rank", rank, 1)
             if rank > n:
                 raise ValueError(f"rank: expected between 1 and n = {n}, found {rank}")
-        self.shape, self.Omega1, self.Omega2, self.base, self.rank = (n, n), Omega1.copy(), Omega2.copy(), base, rank or n
+        self.shape, self.Omega1, self.Omega2, self.base, self.rank = (
+            (n, n),
+            Omega1.copy(),
+            Omega2.copy(),
+            base,
+            rank or n,
+        )
         self._D = base ** -np.arange(1.0, self.rank + 1.0)
         # Ω = Q diag(iω) Qᴴ, so e^{tΩ} costs a scaling; only its first `rank` columns are needed.
         self._spectra = [np.linalg.eigh(-1j * Omega) for Omega in (Omega1, Omega2)]
 
     @classmethod
     def random(
-        cls, n: int, rng: np.random.Generator, *, base: float = 2.0, rank: int | None = None, speed: float = 1.0
+        cls,
+        n: int,
+        rng: np.random.Generator,
+        *,
+        base: float = 2.0,
+        rank: int | None = None,
+        speed: float = 1.0,
     ) -> RotatingExponential:
         """Gaussian skew matrices of spectral norm ``speed``."""
         Omega1, Omega2 = (X - X.T for X in rng.standard_normal((2, n, n)))
@@ -81,7 +97,9 @@ class RotatingExponential(Curve, FactoredODE):
 
     def curve_factored(self, t: float) -> Product:
         """A(t) = (e^{tΩ₁}[:, :r] e^t D)(e^{tΩ₂}[:, :r])ᵀ."""
-        first, second = (((Q * np.exp(1j * t * omega)) @ H(Q[: self.rank])).real for omega, Q in self._spectra)
+        first, second = (
+            ((Q * np.exp(1j * t * omega)) @ H(Q[: self.rank])).real for omega, Q in self._spectra
+        )
         return Product(first * (np.exp(t) * self._D), second)
 
     def curve(self, t: float) -> Matrix:
@@ -137,7 +155,9 @@ class KochLubich(Curve):
 
     def _summand(self, rng: np.random.Generator) -> Matrix:
         A = self.epsilon * rng.random(self.shape)
-        A[: self.BLOCK, : self.BLOCK] += np.eye(self.BLOCK) + 0.5 * rng.random((self.BLOCK, self.BLOCK))
+        A[: self.BLOCK, : self.BLOCK] += np.eye(self.BLOCK) + 0.5 * rng.random(
+            (self.BLOCK, self.BLOCK)
+        )
         return A
 
     def _turned(self, t: float, X: Matrix) -> Matrix:

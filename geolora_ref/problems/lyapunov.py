@@ -28,7 +28,9 @@ class Lyapunov(FactoredODE):
     diffusion that is not > 0.
     """
 
-    def __init__(self, n: int, source: Values, rng: np.random.Generator, diffusion: float = 1.0) -> None:
+    def __init__(
+        self, n: int, source: Values, rng: np.random.Generator, diffusion: float = 1.0
+    ) -> None:
         n = checks.integer("n", n, 1)
         terms = len(source)
         if terms + 4 > n:
@@ -38,7 +40,9 @@ class Lyapunov(FactoredODE):
         diffusion = checks.positive_number("diffusion", diffusion)
         self.shape, self.source = (n, n), np.array(source, dtype=np.float64)
         self._weight = diffusion * ((n + 1) / (2.0 * np.pi)) ** 2
-        self.eigenvalues = -4.0 * self._weight * np.sin(np.arange(1, n + 1) * np.pi / (2.0 * (n + 1))) ** 2
+        self.eigenvalues = (
+            -4.0 * self._weight * np.sin(np.arange(1, n + 1) * np.pi / (2.0 * (n + 1))) ** 2
+        )
         self.lipschitz = float(-2.0 * self.eigenvalues[-1])
         self.one_sided_lipschitz = float(2.0 * self.eigenvalues[0])
         self.smooth = terms + 4
@@ -65,7 +69,9 @@ class Lyapunov(FactoredODE):
     def factored(self, t: float, Y: Product) -> Product:
         """[AP | P | G diag(source)] [Q | AQ | G]ᵀ."""
         P, Q = Y
-        return Product(np.hstack([self.A(P), P, self.G * self.source]), np.hstack([Q, self.A(Q), self.G]))
+        return Product(
+            np.hstack([self.A(P), P, self.G * self.source]), np.hstack([Q, self.A(Q), self.G])
+        )
 
     def smooth_initial(self, spectrum: Values, rng: np.random.Generator) -> LowRank:
         """A random initial value in the span of the sine vectors of the source, in which the

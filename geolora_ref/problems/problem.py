@@ -80,7 +80,9 @@ class MatrixODE(ABC):
         if not math.isfinite(checks.number(t)):
             raise ValueError(f"t: expected a finite number, found {t!r}")
         if np.shape(Y0) != self.shape:
-            raise ValueError(f"Y0: expected the shape of the problem, {self.shape}, found {np.shape(Y0)}")
+            raise ValueError(
+                f"Y0: expected the shape of the problem, {self.shape}, found {np.shape(Y0)}"
+            )
 
     def reference(self, t: float, Y0: Matrix) -> Matrix:
         """Y(t) (m x n) by scipy's DOP853 at rtol = atol = 1e-12.

@@ -33,7 +33,9 @@ class Quadratic(GradientFlow):
             if H.shape != (size, size):
                 raise ValueError(f"{expected}, found shape {H.shape}")
             if not np.allclose(H, H.T, rtol=1e-12, atol=0.0):
-                raise ValueError(f"{expected}, found ‖{name} − {name}ᵀ‖ = {np.linalg.norm(H - H.T):.3e}")
+                raise ValueError(
+                    f"{expected}, found ‖{name} − {name}ᵀ‖ = {np.linalg.norm(H - H.T):.3e}"
+                )
         self.A, self.H1, self.H2 = A.copy(), H1.copy(), H2.copy()
         (self._d1, self._Q1), (self._d2, self._Q2) = np.linalg.eigh(H1), np.linalg.eigh(H2)
         for name, d in (("H1", self._d1), ("H2", self._d2)):
@@ -75,4 +77,6 @@ class Quadratic(GradientFlow):
     def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """A + Q₁[e^{−t d₁d₂ᵀ} ∘ Q₁ᵀ(Y₀ − A)Q₂]Q₂ᵀ with the eigenvectors Q and eigenvalues d of H₁, H₂."""
         E = self._Q1.T @ (Y0 - self.A) @ self._Q2
-        return np.asarray(self.A + self._Q1 @ (np.exp(-t * np.outer(self._d1, self._d2)) * E) @ self._Q2.T)
+        return np.asarray(
+            self.A + self._Q1 @ (np.exp(-t * np.outer(self._d1, self._d2)) * E) @ self._Q2.T
+        )

@@ -35,14 +35,21 @@ class RankPreservingRiccati(FactoredODE):
     def __init__(self, A: Matrix, B: Matrix, M: Matrix, C: Matrix, epsilon: float = 0.0) -> None:
         checks.real_matrices(A=A, B=B, M=M, C=C)
         m, n = A.shape[0], B.shape[0]
-        for name, X, shape in (("A", A, (m, m)), ("B", B, (n, n)), ("M", M, (n, m)), ("C", C, (m, n))):
+        for name, X, shape in (
+            ("A", A, (m, m)),
+            ("B", B, (n, n)),
+            ("M", M, (n, m)),
+            ("C", C, (m, n)),
+        ):
             if X.shape != shape:
                 raise ValueError(f"{name}: expected shape {shape}, found {X.shape}")
         self.shape, self.A, self.B, self.M, self.C = (m, n), A.copy(), B.copy(), M.copy(), C.copy()
         self.epsilon = checks.nonnegative_number("epsilon", epsilon)
 
     @classmethod
-    def random(cls, shape: tuple[int, int], rng: np.random.Generator, epsilon: float = 0.0) -> RankPreservingRiccati:
+    def random(
+        cls, shape: tuple[int, int], rng: np.random.Generator, epsilon: float = 0.0
+    ) -> RankPreservingRiccati:
         """Gaussian A, B, M with spectral norms 1, 1, ½, and a full-rank C of norm 1."""
         m, n = shape
         A, B, M = (rng.standard_normal(s) for s in ((m, m), (n, n), (n, m)))
@@ -57,15 +64,25 @@ class RankPreservingRiccati(FactoredODE):
     def factored(self, t: float, Y: Product) -> Product:
         """The tangential part [AP + P(QᴴMP) | P] [Q | BQ]ᴴ, without εC, which has full rank."""
         P, Q = Y
-        return Product(np.hstack([self.A @ P + P @ (H(Q) @ self.M @ P), P]), np.hstack([Q, self.B @ Q]))
+        return Product(
+            np.hstack([self.A @ P + P @ (H(Q) @ self.M @ P), P]), np.hstack([Q, self.B @ Q])
+        )
 
     def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
         """F(Y) V."""
-        return super().apply_right(t, Y, V) + self.epsilon * self.C @ V if self.epsilon else super().apply_right(t, Y, V)
+        return (
+            super().apply_right(t, Y, V) + self.epsilon * self.C @ V
+            if self.epsilon
+            else super().apply_right(t, Y, V)
+        )
 
     def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
         """F(Y)ᴴ U."""
-        return super().apply_left(t, Y, U) + self.epsilon * self.C.T @ U if self.epsilon else super().apply_left(t, Y, U)
+        return (
+            super().apply_left(t, Y, U) + self.epsilon * self.C.T @ U
+            if self.epsilon
+            else super().apply_left(t, Y, U)
+        )
 
     def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """P(t) Q(t)⁻¹ by Radon's lemma for ε = 0, else the numerical reference."""
@@ -96,12 +113,16 @@ class RankPreservingRiccati(FactoredODE):
             norm = float(np.linalg.norm(Y, 2))
             scale = max(1.0, norm)
             size = float(np.linalg.norm(self._radon(scale), 2))
-            step = math.log1p(0.5 / math.hypot(1.0, norm / scale)) / size if size > 0.0 else math.inf
+            step = (
+                math.log1p(0.5 / math.hypot(1.0, norm / scale)) / size if size > 0.0 else math.inf
+            )
             if done + step >= abs(t):
                 return
             if step <= RESOLUTION * abs(t):
                 end = math.copysign(done, t)
-                raise ValueError(f"t: expected a time up to which there is a solution, found {t}; it ends near {end:.6g}")
+                raise ValueError(
+                    f"t: expected a time up to which there is a solution, found {t}; it ends near {end:.6g}"
+                )
             Y, done = self._closed(math.copysign(step, t), Y), done + step
 
 
@@ -121,7 +142,9 @@ class RankPreservingLinear(FactoredODE):
                 raise ValueError(f"{name}: expected a square matrix, found shape {X.shape}")
         self.shape, self.A, self.B = (len(A), len(B)), A.copy(), B.copy()
         self.lipschitz = float(np.linalg.norm(A, 2) + np.linalg.norm(B, 2))
-        self.one_sided_lipschitz = float(sum(np.linalg.eigvalsh(0.5 * (X + X.T))[-1] for X in (A, B)))
+        self.one_sided_lipschitz = float(
+            sum(np.linalg.eigvalsh(0.5 * (X + X.T))[-1] for X in (A, B))
+        )
 
     @classmethod
     def random(cls, shape: tuple[int, int], rng: np.random.Generator) -> RankPreservingLinear:

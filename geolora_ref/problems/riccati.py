@@ -56,14 +56,22 @@ class Riccati(FactoredODE):
     def steady_state(self) -> Matrix:
         """X∞ with AᵀX + XA + CᵀC − XX = 0, positive semidefinite."""
         m = self.shape[0]
-        return np.asarray(scipy.linalg.solve_continuous_are(self.A, np.eye(m), self.C.T @ self.C, np.eye(m)))
+        return np.asarray(
+            scipy.linalg.solve_continuous_are(self.A, np.eye(m), self.C.T @ self.C, np.eye(m))
+        )
 
     def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """X∞ + Φᵀ E₀ (I + G E₀)⁻¹ Φ."""
         identity, A = np.eye(self.shape[0]), self.A - self.steady_state
         Phi, Z = scipy.linalg.expm(t * A), scipy.linalg.solve_continuous_lyapunov(A, -identity)
         G, E0 = Z - Phi @ Z @ Phi.T, Y0 - self.steady_state
-        symmetric = np.linalg.norm(Y0 - H(Y0)) <= len(Y0) * np.finfo(float).eps * np.linalg.norm(Y0)  # as U S Uᵀ is
-        if symmetric and np.min(np.linalg.eigvals(G @ E0).real) <= -1.0:  # G grows, so the least one falls
-            raise ValueError(f"t: expected a time up to which there is a solution from this X(0), found {t}")
+        symmetric = np.linalg.norm(Y0 - H(Y0)) <= len(Y0) * np.finfo(float).eps * np.linalg.norm(
+            Y0
+        )  # as U S Uᵀ is
+        if (
+            symmetric and np.min(np.linalg.eigvals(G @ E0).real) <= -1.0
+        ):  # G grows, so the least one falls
+            raise ValueError(
+                f"t: expected a time up to which there is a solution from this X(0), found {t}"
+            )
         return np.asarray(self.steady_state + Phi.T @ E0 @ np.linalg.solve(identity + G @ E0, Phi))

@@ -34,7 +34,9 @@ class Saddle(GradientFlow, FactoredODE):
     def __init__(self, b: Values, n: int, rng: np.random.Generator) -> None:
         self.b = np.array(b, dtype=np.float64)
         m = len(self.b)
-        if not (np.all(np.isfinite(self.b)) and np.all(self.b > 0.0) and np.all(np.diff(self.b) < 0.0)):
+        if not (
+            np.all(np.isfinite(self.b)) and np.all(self.b > 0.0) and np.all(np.diff(self.b) < 0.0)
+        ):
             raise ValueError(f"b: expected decreasing positive numbers, found {self.b}")
         n = checks.integer("n", n, 1)
         if n >= m:
@@ -70,4 +72,6 @@ class Saddle(GradientFlow, FactoredODE):
     def stationary_point(self, indices: Sequence[int]) -> LowRank:
         """Q_I diag(b_I)^{1/2} [e_1 … e_|I|]ᵀ (indices from 0)."""
         chosen = list(indices)
-        return LowRank(self.Q[:, chosen], np.diag(np.sqrt(self.b[chosen])), np.eye(self.shape[1], len(chosen)))
+        return LowRank(
+            self.Q[:, chosen], np.diag(np.sqrt(self.b[chosen])), np.eye(self.shape[1], len(chosen))
+        )

@@ -48,7 +48,9 @@ class Schroedinger(FactoredODE, StartedODE):
 
     def hamiltonian(self, Y: Matrix) -> Matrix:
         """H[Y] = DY + YDᵀ + V Y Vᵀ."""
-        return np.asarray(self._D(Y) + self._D(Y.T).T + self.potential[:, None] * Y * self.potential)
+        return np.asarray(
+            self._D(Y) + self._D(Y.T).T + self.potential[:, None] * Y * self.potential
+        )
 
     def field(self, t: float, Y: Matrix) -> Matrix:
         """−i H[Y]."""
@@ -67,7 +69,10 @@ class Schroedinger(FactoredODE, StartedODE):
 
     def invariants(self, Y: Matrix) -> Mapping[str, float]:
         """‖Y‖² and ⟨Y, H[Y]⟩."""
-        return {"norm": float(np.vdot(Y, Y).real), "energy": float(np.vdot(Y, self.hamiltonian(Y)).real)}
+        return {
+            "norm": float(np.vdot(Y, Y).real),
+            "energy": float(np.vdot(Y, self.hamiltonian(Y)).real),
+        }
 
     def start(self, rank: int) -> LowRank:
         """U₀ diag(10⁻¹, …, 10⁻ʳ)V₀ᴴ / ‖·‖; ``ValueError`` unless the rank is an integer from 1 to n."""

@@ -74,7 +74,11 @@ def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check
     L0, derivative = problem.loss(W), float(np.sum(gradient * D))
     h = 2.0 ** -np.arange(6.0, 13.0)
     remainder = [abs(problem.loss(W + step * D) - L0 - step * derivative) for step in h]
-    rounding = 10.0 * float(np.finfo(float).eps) * (abs(L0) + float(np.linalg.norm(gradient) * np.linalg.norm(W)))
+    rounding = (
+        10.0
+        * float(np.finfo(float).eps)
+        * (abs(L0) + float(np.linalg.norm(gradient) * np.linalg.norm(W)))
+    )
     linear = _largest(remainder) <= rounding
     slope = 2.0 if linear else float(np.polyfit(np.log(h), np.log(remainder), 1)[0])
     return Check("gradient: Taylor slope 2", abs(slope - 2.0), 0.1)
@@ -100,10 +104,16 @@ def check_solution(problem: MatrixODE, Y0: Matrix) -> Check:
         F = problem.field(t, Y[0])
         residuals.append(float(np.linalg.norm(derivative - F)))
         sizes.append(float(np.linalg.norm(F)))
-    return Check("solution: residual in its own equation", _largest((_largest(residuals) / _largest(sizes), start)), 3e-8)
+    return Check(
+        "solution: residual in its own equation",
+        _largest((_largest(residuals) / _largest(sizes), start)),
+        3e-8,
+    )
 
 
-def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 30) -> Iterator[Check]:
+def check_constants(
+    problem: MatrixODE, rng: np.random.Generator, pairs: int = 30
+) -> Iterator[Check]:
     """Check ℓ and μ: never violated by random pairs, and attained within ``ATTAINED`` at the
     sharpest point at some t.
 
@@ -119,17 +129,27 @@ def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 3
         dF = problem.field(t, X + D) - problem.field(t, X)
         quotients.append(float(np.linalg.norm(dF) / np.linalg.norm(D)))
         one_sided.append(_inner(dF, D) / _inner(D, D))
-    steepest, growth = map(_largest, zip(*(_extremes(problem, t, rng) for t in _distinct_times(problem)), strict=True))
+    steepest, growth = map(
+        _largest, zip(*(_extremes(problem, t, rng) for t in _distinct_times(problem)), strict=True)
+    )
     if not math.isnan(mu):
         # μ may be 0 or negative: 1 is added to both sides, so that a ratio of 1 still means an
         # attained constant.
         scale = 1.0 if math.isnan(ell) else max(1.0, ell)
-        yield Check("one-sided constant: never violated", 1.0 + (_largest((*one_sided, growth)) - mu) / scale, 1.0 + 1e-9)
+        yield Check(
+            "one-sided constant: never violated",
+            1.0 + (_largest((*one_sided, growth)) - mu) / scale,
+            1.0 + 1e-9,
+        )
         missing = ((1.0 - ATTAINED) * abs(mu) + 0.01 * steepest) / scale
-        yield Check("one-sided constant: attained", 1.0 + (mu - growth) / scale, 1.0 + missing + 1e-9)
+        yield Check(
+            "one-sided constant: attained", 1.0 + (mu - growth) / scale, 1.0 + missing + 1e-9
+        )
     if math.isnan(ell):
         return
-    yield Check("Lipschitz constant: never violated", _largest((*quotients, steepest)), ell * (1.0 + 1e-6))
+    yield Check(
+        "Lipschitz constant: never violated", _largest((*quotients, steepest)), ell * (1.0 + 1e-6)
+    )
     yield Check("Lipschitz constant: attained", ATTAINED * ell, steepest)
 
 
@@ -137,7 +157,10 @@ def _distinct_times(problem: MatrixODE) -> list[float]:
     """The time 0, and the members of ``TIMES`` at which the field differs from the field at 0."""
     X, later = problem.sharpest_point(), [t * problem.time_scale for t in TIMES[1:]]
     X = X + np.ones_like(X)
-    return [0.0, *(t for t in later if not np.array_equal(problem.field(t, X), problem.field(0.0, X)))]
+    return [
+        0.0,
+        *(t for t in later if not np.array_equal(problem.field(t, X), problem.field(0.0, X))),
+    ]
 
 
 def _extremes(problem: MatrixODE, t: float, rng: np.random.Generator) -> tuple[float, float]:
@@ -156,7 +179,13 @@ def _extremes(problem: MatrixODE, t: float, rng: np.random.Generator) -> tuple[f
     units = (1.0, 1j) if np.issubdtype(problem.dtype, np.complexfloating) else (1.0,)
     if len(units) * X.size <= DENSE:
         basis = (unit * E.reshape(X.shape) for unit in units for E in np.eye(X.size))
-        DF = np.stack([np.concatenate([part(derivative(D)).ravel() for part in PARTS[: len(units)]]) for D in basis], axis=1)
+        DF = np.stack(
+            [
+                np.concatenate([part(derivative(D)).ravel() for part in PARTS[: len(units)]])
+                for D in basis
+            ],
+            axis=1,
+        )
         if not np.all(np.isfinite(DF)):
             return math.nan, math.nan
         return float(np.linalg.norm(DF, 2)), float(np.linalg.eigvalsh(0.5 * (DF + DF.T))[-1])
@@ -189,10 +218,18 @@ def check_actions(problem: MatrixODE, rng: np.random.Generator) -> Check:
     errors = list[float]()
     for t in (time * problem.time_scale for time in TIMES):
         F = problem.field(t, Y.full())
-        right = np.linalg.norm(problem.apply_right(t, Y, V) - F @ V) / (np.linalg.norm(F) * np.linalg.norm(V))
-        left = np.linalg.norm(problem.apply_left(t, Y, U) - F.conj().T @ U) / (np.linalg.norm(F) * np.linalg.norm(U))
+        right = np.linalg.norm(problem.apply_right(t, Y, V) - F @ V) / (
+            np.linalg.norm(F) * np.linalg.norm(V)
+        )
+        left = np.linalg.norm(problem.apply_left(t, Y, U) - F.conj().T @ U) / (
+            np.linalg.norm(F) * np.linalg.norm(U)
+        )
         errors += [float(right), float(left)]
-    return Check("actions on columns: those of the dense field", _largest(errors), 100.0 * (m + n) * float(np.finfo(float).eps))
+    return Check(
+        "actions on columns: those of the dense field",
+        _largest(errors),
+        100.0 * (m + n) * float(np.finfo(float).eps),
+    )
 
 
 def check_invariants(problem: MatrixODE, rng: np.random.Generator) -> Iterator[Check]:
@@ -221,9 +258,14 @@ def check_start(problem: StartedODE, rank: int = 4) -> Check:
     relative to the largest.
     """
     rank = min(rank, *problem.shape)
-    sigma, stated = np.linalg.svd(problem.start(rank).full(), compute_uv=False), np.zeros(min(problem.shape))
+    sigma, stated = (
+        np.linalg.svd(problem.start(rank).full(), compute_uv=False),
+        np.zeros(min(problem.shape)),
+    )
     stated[:rank] = problem.start_spectrum(rank)
-    return Check("start: rank and spectrum", float(np.max(np.abs(sigma - stated)) / stated[0]), 1e-13)
+    return Check(
+        "start: rank and spectrum", float(np.max(np.abs(sigma - stated)) / stated[0]), 1e-13
+    )
 
 
 def check_minimum(problem: GradientFlow, W: Matrix, steps: int = 2000) -> Iterator[Check]:
@@ -238,7 +280,11 @@ def check_minimum(problem: GradientFlow, W: Matrix, steps: int = 2000) -> Iterat
     for k in range(steps):
         half = problem.loss(W) if k == steps // 2 else half
         G = problem.gradient(W)
-        while math.isnan(problem.lipschitz) and rate > 1e-12 and not problem.loss(W - rate * G) <= problem.loss(W):
+        while (
+            math.isnan(problem.lipschitz)
+            and rate > 1e-12
+            and not problem.loss(W - rate * G) <= problem.loss(W)
+        ):
             rate *= 0.5
         W = W - rate * G
     lowest = problem.loss(W)
@@ -267,7 +313,9 @@ def self_test(problem: MatrixODE, rng: np.random.Generator) -> list[Check]:
     others = sum(Y.S.dtype != problem.dtype for Y in starts)
     checks.append(Check("initial values: dtype of the problem", float(others), 0.0))
     sigma = np.linalg.svd(initial.full(), compute_uv=False)[: len(spectrum)]
-    checks.append(Check("initial value: rank and spectrum", float(np.max(np.abs(sigma - spectrum))), 1e-14))
+    checks.append(
+        Check("initial value: rank and spectrum", float(np.max(np.abs(sigma - spectrum))), 1e-14)
+    )
     return checks
 
 
@@ -276,7 +324,9 @@ def _largest(values: Sequence[float]) -> float:
     return float(np.max(values))
 
 
-def _random(problem: MatrixODE, rng: np.random.Generator, shape: tuple[int, int] | None = None) -> Matrix:
+def _random(
+    problem: MatrixODE, rng: np.random.Generator, shape: tuple[int, int] | None = None
+) -> Matrix:
     """A Gaussian matrix in the dtype of the problem."""
     X = rng.standard_normal(shape or problem.shape)
     if np.issubdtype(problem.dtype, np.complexfloating):

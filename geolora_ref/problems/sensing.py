@@ -27,7 +27,9 @@ class MatrixSensing(GradientFlow):
         measurements, b = np.asarray(measurements), np.asarray(b)
         if measurements.ndim != 3 or b.shape != measurements.shape[:1] or not measurements.size:
             expected = "shapes (N, m, n) and (N,), N at least one"
-            raise ValueError(f"measurements, b: expected {expected}, found {measurements.shape} and {b.shape}")
+            raise ValueError(
+                f"measurements, b: expected {expected}, found {measurements.shape} and {b.shape}"
+            )
         count, m, n = measurements.shape
         self.shape, self.count, self.b = (m, n), int(count), b.copy()
         self._A = np.array(measurements).reshape(count, m * n)
@@ -40,7 +42,9 @@ class MatrixSensing(GradientFlow):
         self.minimum = self.loss(self._optimum.reshape(self.shape))
 
     @classmethod
-    def planted(cls, shape: tuple[int, int], spectrum: Values, count: int, rng: np.random.Generator) -> MatrixSensing:
+    def planted(
+        cls, shape: tuple[int, int], spectrum: Values, count: int, rng: np.random.Generator
+    ) -> MatrixSensing:
         """``count`` Gaussian measurements of a matrix with these singular values; ``ValueError``
         unless ``count`` ≥ 1.
         """
@@ -55,14 +59,20 @@ class MatrixSensing(GradientFlow):
 
     def gradient(self, W: Matrix) -> Matrix:
         """Σ_i (⟨A_i, W⟩ − b_i) A_i / N."""
-        return np.asarray(((self._A @ W.ravel() - self.b) @ self._A / self.count).reshape(self.shape))
+        return np.asarray(
+            ((self._A @ W.ravel() - self.b) @ self._A / self.count).reshape(self.shape)
+        )
 
     def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """W* + e^{−tH}(Y₀ − W*) by the eigenvectors of the normal operator; W* any least-squares
         solution.
         """
         error = self._Q.T @ (Y0.ravel() - self._optimum)
-        return np.asarray((self._optimum + self._Q @ (np.exp(-t * np.maximum(self._d, 0.0)) * error)).reshape(self.shape))
+        return np.asarray(
+            (self._optimum + self._Q @ (np.exp(-t * np.maximum(self._d, 0.0)) * error)).reshape(
+                self.shape
+            )
+        )
 
 
 class MatrixCompletion(GradientFlow):
@@ -86,7 +96,9 @@ class MatrixCompletion(GradientFlow):
         self.minimum = 0.0
 
     @classmethod
-    def planted(cls, shape: tuple[int, int], spectrum: Values, fraction: float, rng: np.random.Generator) -> MatrixCompletion:
+    def planted(
+        cls, shape: tuple[int, int], spectrum: Values, fraction: float, rng: np.random.Generator
+    ) -> MatrixCompletion:
         """A random ``fraction`` of the entries of a matrix with these singular values;
         ``ValueError`` if not > 0 and ≤ 1.
         """
@@ -104,4 +116,6 @@ class MatrixCompletion(GradientFlow):
 
     def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """Known entries relax like e^{−t/|Ω|}, unknown ones stay."""
-        return np.asarray(np.where(self.mask, self.M + np.exp(-t * self.lipschitz) * (Y0 - self.M), Y0))
+        return np.asarray(
+            np.where(self.mask, self.M + np.exp(-t * self.lipschitz) * (Y0 - self.M), Y0)
+        )

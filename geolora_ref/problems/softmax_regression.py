@@ -28,13 +28,19 @@ class SoftmaxRegression(GradientFlow):
 
     def __init__(self, X: Matrix, labels: Matrix, ridge: float = 0.0) -> None:
         X, labels = np.array(X), np.array(labels)
-        if X.ndim != 2 or labels.shape != X.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        if (
+            X.ndim != 2
+            or labels.shape != X.shape[:1]
+            or not np.issubdtype(labels.dtype, np.integer)
+        ):
             raise ValueError(
                 f"X, labels: expected (N, features) and N integer labels, found {X.shape} and {labels.dtype} {labels.shape}"
             )
         checks.real_matrices(X=X)
         if len(labels) == 0 or labels.min() < 0:
-            raise ValueError(f"labels: expected at least one, of classes from 0, found {labels.min() if len(labels) else 'none'}")
+            raise ValueError(
+                f"labels: expected at least one, of classes from 0, found {labels.min() if len(labels) else 'none'}"
+            )
         ridge = checks.nonnegative_number("ridge", ridge)
         self.X, self.labels, self.ridge = X, labels, ridge
         self.count, classes = len(X), int(labels.max()) + 1
@@ -52,7 +58,9 @@ class SoftmaxRegression(GradientFlow):
         try:
             from sklearn.datasets import load_digits
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("the digits ship inside scikit-learn: pip install 'geolora-ref[verify]'") from error
+            raise ModuleNotFoundError(
+                "the digits ship inside scikit-learn: pip install 'geolora-ref[verify]'"
+            ) from error
         data = load_digits()
         return cls(data.data / 16.0, data.target, ridge)
 
@@ -72,7 +80,10 @@ class SoftmaxRegression(GradientFlow):
         if self.ridge == 0.0:
             raise ValueError("minimiser: expected a problem with a ridge ρ > 0, found ρ = 0")
         run = scipy.optimize.minimize(
-            lambda w: (self.loss(w.reshape(self.shape)), self.gradient(w.reshape(self.shape)).ravel()),
+            lambda w: (
+                self.loss(w.reshape(self.shape)),
+                self.gradient(w.reshape(self.shape)).ravel(),
+            ),
             np.zeros(self.shape).ravel(),
             jac=True,
             method="L-BFGS-B",
@@ -84,7 +95,9 @@ class SoftmaxRegression(GradientFlow):
         """Mean cross-entropy plus ρ/2 ‖W‖²."""
         scores = self.X @ W.T
         correct = scores[np.arange(self.count), self.labels]
-        return float(np.mean(scipy.special.logsumexp(scores, axis=1) - correct)) + 0.5 * self.ridge * float(np.sum(W**2))
+        return float(
+            np.mean(scipy.special.logsumexp(scores, axis=1) - correct)
+        ) + 0.5 * self.ridge * float(np.sum(W**2))
 
     def gradient(self, W: Matrix) -> Matrix:
         """(softmax(XWᵀ) − Y)ᵀ X / N + ρW."""
@@ -114,7 +127,9 @@ class SoftmaxRegression(GradientFlow):
         """
         errors, X = self._errors(W), self.X
         squares = np.sum(errors**2, axis=1) * np.sum(X**2, axis=1)
-        outside = np.sum((errors - errors @ U @ U.T) ** 2, axis=1) * np.sum((X - X @ V @ V.T) ** 2, axis=1)
+        outside = np.sum((errors - errors @ U @ U.T) ** 2, axis=1) * np.sum(
+            (X - X @ V @ V.T) ** 2, axis=1
+        )
         mean = errors.T @ X / self.count
         UtM, MV = U.T @ mean, mean @ V
         mean_square = np.sum(UtM**2) + np.sum(MV**2) - np.sum((UtM @ V) ** 2)

@@ -33,7 +33,9 @@ class TwoLayerLinear:
         self.minimum = 0.0
 
     @classmethod
-    def planted(cls, sizes: tuple[int, int, int], spectrum: Values, samples: int, rng: np.random.Generator) -> TwoLayerLinear:
+    def planted(
+        cls, sizes: tuple[int, int, int], spectrum: Values, samples: int, rng: np.random.Generator
+    ) -> TwoLayerLinear:
         """Y = W₂W₁X with planted layers of these singular values; ``sizes`` is (p, h, q), X
         Gaussian with ‖X‖₂ = 1.
         """

@@ -31,19 +31,34 @@ class VlasovPoisson(FactoredODE, StartedODE):
     """
 
     def __init__(
-        self, shape: tuple[int, int], length: float, v_max: float, alpha: float, k: float, beams: tuple[float, ...]
+        self,
+        shape: tuple[int, int],
+        length: float,
+        v_max: float,
+        alpha: float,
+        k: float,
+        beams: tuple[float, ...],
     ) -> None:
-        m, n = self.shape = (checks.integer("shape[0]", shape[0], 2), checks.integer("shape[1]", shape[1], 2))
+        m, n = self.shape = (
+            checks.integer("shape[0]", shape[0], 2),
+            checks.integer("shape[1]", shape[1], 2),
+        )
         if m % 2 or n % 2:
             raise ValueError(f"shape: expected even numbers of points, found {shape}")
-        for name, value in (("alpha", alpha), ("k", k), *((f"beams[{i}]", beam) for i, beam in enumerate(beams))):
+        for name, value in (
+            ("alpha", alpha),
+            ("k", k),
+            *((f"beams[{i}]", beam) for i, beam in enumerate(beams)),
+        ):
             if not np.isfinite(checks.number(value)):
                 raise ValueError(f"{name}: expected a finite number, found {value!r}")
         checks.positive_number("length", length)
         checks.positive_number("v_max", v_max)
         waves = k * length / (2.0 * np.pi)
         if abs(waves - round(waves)) > 1e-9:
-            raise ValueError(f"k: expected a whole number of waves in the length {length:g}, found {waves:g}")
+            raise ValueError(
+                f"k: expected a whole number of waves in the length {length:g}, found {waves:g}"
+            )
         if not beams:
             raise ValueError("beams: expected at least one velocity, found none")
         self.x, self.v = length * np.arange(m) / m, -v_max + 2.0 * v_max * np.arange(n) / n
@@ -51,15 +66,21 @@ class VlasovPoisson(FactoredODE, StartedODE):
         self.D_x, self.D_v = _spectral_derivative(m, length), _spectral_derivative(n, 2.0 * v_max)
         self._wave_numbers = 2.0 * np.pi * np.fft.rfftfreq(m, self.cell[0])
         self.density = 1.0 + alpha * np.cos(k * self.x)
-        self.maxwellian = sum(np.exp(-0.5 * (self.v - beam) ** 2) for beam in beams) / (len(beams) * np.sqrt(2.0 * np.pi))
+        self.maxwellian = sum(np.exp(-0.5 * (self.v - beam) ** 2) for beam in beams) / (
+            len(beams) * np.sqrt(2.0 * np.pi)
+        )
 
     @classmethod
-    def landau_damping(cls, alpha: float = 1e-2, k: float = 0.5, shape: tuple[int, int] = (64, 256)) -> VlasovPoisson:
+    def landau_damping(
+        cls, alpha: float = 1e-2, k: float = 0.5, shape: tuple[int, int] = (64, 256)
+    ) -> VlasovPoisson:
         """A standing wave in a Maxwellian: for k = ½ its electric field decays like e^{−0.153 t}."""
         return cls(shape, 2.0 * np.pi / k, 6.0, alpha, k, (0.0,))
 
     @classmethod
-    def two_stream(cls, alpha: float = 1e-3, k: float = 0.2, shape: tuple[int, int] = (64, 256)) -> VlasovPoisson:
+    def two_stream(
+        cls, alpha: float = 1e-3, k: float = 0.2, shape: tuple[int, int] = (64, 256)
+    ) -> VlasovPoisson:
         """Two beams at v = ±2.4, unstable for k = 0.2."""
         return cls(shape, 2.0 * np.pi / k, 9.0, alpha, k, (-2.4, 2.4))
 
@@ -79,7 +100,10 @@ class VlasovPoisson(FactoredODE, StartedODE):
         """[−D_x P | E P] [v Q | D_v Q]ᵀ."""
         P, Q = Y
         E = self.electric_field(Y)
-        return Product(np.hstack([-(self.D_x @ P), E[:, None] * P]), np.hstack([self.v[:, None] * Q, self.D_v @ Q]))
+        return Product(
+            np.hstack([-(self.D_x @ P), E[:, None] * P]),
+            np.hstack([self.v[:, None] * Q, self.D_v @ Q]),
+        )
 
     def electric_energy(self, Y: Product) -> float:
         """½∫E² dx."""
@@ -87,7 +111,9 @@ class VlasovPoisson(FactoredODE, StartedODE):
 
     def energy(self, Y: Product) -> float:
         """½∫∫v²f dx dv + ½∫E² dx."""
-        kinetic = 0.5 * self.cell[0] * self.cell[1] * float(Y.left.sum(axis=0) @ (self.v**2 @ Y.right))
+        kinetic = (
+            0.5 * self.cell[0] * self.cell[1] * float(Y.left.sum(axis=0) @ (self.v**2 @ Y.right))
+        )
         return kinetic + self.electric_energy(Y)
 
     def invariants(self, Y: Matrix) -> Mapping[str, float]:

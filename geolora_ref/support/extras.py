@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 __all__ = ["how_to_install", "noting_how_to_install"]
 
-EXTRAS = {"torch": "torch", "peft": "peft", "safetensors": "peft", "jsonschema": "oracle", "mpmath": "oracle", "pytest": "oracle"}
+EXTRAS = {
+    "torch": "torch",
+    "peft": "peft",
+    "safetensors": "peft",
+    "jsonschema": "oracle",
+    "mpmath": "oracle",
+    "pytest": "oracle",
+}
 ELSEWHERE = {"jax": "pip install jax", "cupy": "see cupy.dev"}
 
 

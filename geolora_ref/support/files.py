@@ -104,14 +104,18 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
     """The contents of a regular file; ``OSError`` like :func:`require_regular`, or if the file
     cannot be read.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+    with open(
+        path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    ) as file:
         _refuse_special(os.fstat(file.fileno()).st_mode, path)
         return file.read()
 
 
 def _refuse_special(mode: int, path: str | os.PathLike[str]) -> None:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        kind = (
+            "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        )
         raise OSError(f"{os.fspath(path)}: expected a regular file, found {kind}")
 
 
@@ -123,7 +127,10 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
     if place.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     parts = place.absolute().parts[1:3]
-    of_the_system = parts[:1] in (("dev",), ("proc",)) and parts != ("dev", "shm")  # /dev/stdout may lead to a regular file
+    of_the_system = parts[:1] in (("dev",), ("proc",)) and parts != (
+        "dev",
+        "shm",
+    )  # /dev/stdout may lead to a regular file
     return place.exists() and (of_the_system or not place.is_file())
 
 
@@ -181,7 +188,9 @@ def unseal(text: str | bytes, where: object) -> dict[str, Any]:
     expected = data.pop(SEAL)
     found = _canonical_digest(data)
     if found != expected:
-        raise ValueError(f"{where}: expected contents with the digest {expected}, found {found}: altered or damaged")
+        raise ValueError(
+            f"{where}: expected contents with the digest {expected}, found {found}: altered or damaged"
+        )
     return data
 
 
@@ -189,13 +198,17 @@ def _canonical_digest(data: dict[str, Any]) -> str:
     return digest(json.dumps(data, sort_keys=True, separators=(",", ":")))
 
 
-def write_json(path: str | os.PathLike[str], data: dict[str, Any], *, indent: int | None = 1) -> None:
+def write_json(
+    path: str | os.PathLike[str], data: dict[str, Any], *, indent: int | None = 1
+) -> None:
     """Write an object as sealed JSON, atomically.
 
     Raises ``ValueError`` for numbers that JSON lacks and for the key ``"sha256"``, ``OSError`` like
     :func:`write_atomically`.
     """
-    write_atomically(path, json.dumps(seal(data), ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+    write_atomically(
+        path, json.dumps(seal(data), ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
+    )
 
 
 def strict(value: Any) -> Any:
@@ -242,13 +255,17 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         opened.callback(os.close, handles[1])
         owner = os.read(handles[1], 99)
         if not OWNER.fullmatch(owner):
-            raise FileExistsError(f"{place / LOCK}: expected the lock of a run, found other contents; remove it if it is nothing")
+            raise FileExistsError(
+                f"{place / LOCK}: expected the lock of a run, found other contents; remove it if it is nothing"
+            )
         for handle in handles:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 who = owner.decode().strip() or "unknown"
-                raise BlockingIOError(f"{place}: expected a folder that no run is using, process {who} has it") from error
+                raise BlockingIOError(
+                    f"{place}: expected a folder that no run is using, process {who} has it"
+                ) from error
             except OSError:
                 if handle == handles[1]:  # some file systems lock files, not folders
                     raise

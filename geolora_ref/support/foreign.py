@@ -32,12 +32,20 @@ def place(problem: BaseException, module: ModuleType | None = None) -> str:
     """
     if isinstance(problem, SyntaxError) and problem.filename:
         return _printable(f"{problem.filename}:{problem.lineno}")
-    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(problem.__traceback__)[1:]]
-    frames = [frame for frame in frames if frame[0] != importlib.__file__ and not frame[0].startswith("<frozen importlib")]
+    frames = [
+        (frame.filename, frame.lineno) for frame in traceback.extract_tb(problem.__traceback__)[1:]
+    ]
+    frames = [
+        frame
+        for frame in frames
+        if frame[0] != importlib.__file__ and not frame[0].startswith("<frozen importlib")
+    ]
     own = [frame for frame in frames if frame[0] == getattr(module, "__file__", None)]
     return _printable("{}:{}".format(*(own or frames)[-1])) if frames else ""
 
 
 def _printable(text: str) -> str:
     """The text with control characters as escape sequences."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text
+    )

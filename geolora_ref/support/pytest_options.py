@@ -21,7 +21,11 @@ DIAGNOSES: pytest.StashKey[list[str]] = pytest.StashKey()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of ``geolora-ref check`` that describe a backend."""
     group = parser.getgroup("geolora", "conformance of a GeoLoRA step")
-    group.addoption("--geolora-backend", metavar="MODULE:FUNCTION", help="run the conformance kit on this backend")
+    group.addoption(
+        "--geolora-backend",
+        metavar="MODULE:FUNCTION",
+        help="run the conformance kit on this backend",
+    )
     for name, keywords in BACKEND_OPTIONS.items():
         group.addoption(f"--geolora-{name}", **keywords)
 
@@ -35,14 +39,22 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     for option in config.invocation_params.args:
         if option.partition("=")[0] in {f"--geolora-{name}" for name in BACKEND_OPTIONS}:
-            raise pytest.UsageError(f"{option.partition('=')[0]}: expected --geolora-backend with it")
+            raise pytest.UsageError(
+                f"{option.partition('=')[0]}: expected --geolora-backend with it"
+            )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Make the diagnoses; a worker of xdist sends those of its own cases to the controller."""
     config = session.config
-    found = [(results.harness, results.diagnosis()) for results in config.stash.get(RESULTS, {}).values()]
-    texts = [f"{of.name} ({of.conversion.array}, {of.conversion.dtype}): {words.text}" for of, words in found if words]
+    found = [
+        (results.harness, results.diagnosis()) for results in config.stash.get(RESULTS, {}).values()
+    ]
+    texts = [
+        f"{of.name} ({of.conversion.array}, {of.conversion.dtype}): {words.text}"
+        for of, words in found
+        if words
+    ]
     if hasattr(config, "workeroutput"):
         config.workeroutput["geolora"] = texts
     else:
@@ -52,7 +64,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Collect the diagnoses that a worker of xdist has sent."""
-    node.config.stash.setdefault(DIAGNOSES, []).extend(getattr(node, "workeroutput", {}).get("geolora", []))
+    node.config.stash.setdefault(DIAGNOSES, []).extend(
+        getattr(node, "workeroutput", {}).get("geolora", [])
+    )
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -18,7 +18,15 @@ from geolora_ref.oracle.broken.mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 Extension = Callable[[str], ModuleType]
-CONTAINERS = {"AugmentedStep", "GeoLoRAStep", "RankRule", "Truncation", "augmented_step", "geolora_step", "choose_rank"}
+CONTAINERS = {
+    "AugmentedStep",
+    "GeoLoRAStep",
+    "RankRule",
+    "Truncation",
+    "augmented_step",
+    "geolora_step",
+    "choose_rank",
+}
 """Public names of algorithm.py that are no line: results, the rules of the rank, and the functions
 that call the lines.
 """
@@ -47,16 +55,30 @@ def found(anchor: Any, root: Path = ROOT) -> int:
 
 
 def test_the_lines_are_those_of_the_algorithm(lines: ModuleType) -> None:
-    assert [line.id for line in lines.LINES] == ["1", "2", "3", "opt", "4", "aug", "5", "6", "trunc"]
+    assert [line.id for line in lines.LINES] == [
+        "1",
+        "2",
+        "3",
+        "opt",
+        "4",
+        "aug",
+        "5",
+        "6",
+        "trunc",
+    ]
     assert {line.caller for line in lines.LINES if line.caller} <= {line.id for line in lines.LINES}
 
 
 def test_each_line_has_exactly_one_piece_of_code(lines: ModuleType) -> None:
-    assert {line.id: found(line.anchor) for line in lines.LINES} == {line.id: 1 for line in lines.LINES}
+    assert {line.id: found(line.anchor) for line in lines.LINES} == {
+        line.id: 1 for line in lines.LINES
+    }
 
 
 def test_no_two_lines_have_the_same_code(lines: ModuleType) -> None:
-    counts = Counter((line.anchor.file, line.anchor.pyobject or line.anchor.start) for line in lines.LINES)
+    counts = Counter(
+        (line.anchor.file, line.anchor.pyobject or line.anchor.start) for line in lines.LINES
+    )
     assert max(counts.values()) == 1
 
 
@@ -79,7 +101,11 @@ def test_each_line_has_a_mutant(lines: ModuleType) -> None:
 def test_the_controls_that_a_line_names_exist(lines: ModuleType) -> None:
     for line in lines.LINES:
         for claim, control in line.controls:
-            assert control in [c.id for c in lines.CLAIMS[claim].controls], (line.id, claim, control)
+            assert control in [c.id for c in lines.CLAIMS[claim].controls], (
+                line.id,
+                claim,
+                control,
+            )
 
 
 def test_no_mutant_is_left_over(lines: ModuleType) -> None:

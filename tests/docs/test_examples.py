@@ -80,5 +80,7 @@ def test_a_wrong_sign_fails(name: str, tmp_path: Path) -> None:
     source, right = (EXAMPLES / name).read_text("utf-8"), SIGNS[name]
     assert source.count(right) == 1
     wrong = right.replace("- rate", "+ rate").replace("-rate", "rate")
-    judgement = judge_outputs(tmp_path / "vectors", outputs(name, source.replace(right, wrong), tmp_path))
+    judgement = judge_outputs(
+        tmp_path / "vectors", outputs(name, source.replace(right, wrong), tmp_path)
+    )
     assert len(judgement.failures) > 20

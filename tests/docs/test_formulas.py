@@ -20,7 +20,10 @@ def reader(extension: Extension) -> ModuleType:
 
 def as_text(found: Sequence[Any]) -> str:
     """Nodes as text, formulas between dollars."""
-    parts = [f"${node.astext()}$" if node.tagname == "math" else as_text(node.children) or node.astext() for node in found]
+    parts = [
+        f"${node.astext()}$" if node.tagname == "math" else as_text(node.children) or node.astext()
+        for node in found
+    ]
     return "".join(parts)
 
 
@@ -47,7 +50,12 @@ def test_every_statement_can_be_read(claim: str, reader: ModuleType) -> None:
     one = CLAIMS[claim]
     for text in filter(None, (one.statement, *one.hypotheses, one.scale)):
         found = reader.formulas(text)
-        assert all(node.astext().isascii() for part in found for node in part.findall() if node.tagname == "math")
+        assert all(
+            node.astext().isascii()
+            for part in found
+            for node in part.findall()
+            if node.tagname == "math"
+        )
 
 
 def test_a_symbol_without_a_name_in_tex_is_refused(reader: ModuleType) -> None:

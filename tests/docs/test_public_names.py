@@ -24,7 +24,9 @@ BUILT = ROOT / "build" / "docs"
 Extension = Callable[[str], ModuleType]
 Definition = ast.FunctionDef | ast.ClassDef
 BARE_ARRAYS = re.compile(r"\b(Array|Tensor|Matrix|NDArray\[Any\])\b")
-SHAPED = re.compile(r'\w+\[(Array|Any|Tensor|np\.ndarray), "[^"]*"\]|Inexact\[Array, \.\.\.\]|Callable\[.*\]')
+SHAPED = re.compile(
+    r'\w+\[(Array|Any|Tensor|np\.ndarray), "[^"]*"\]|Inexact\[Array, \.\.\.\]|Callable\[.*\]'
+)
 """Annotations that need no further word: a shape, any shape, or a function whose arguments its own
 text tells.
 """
@@ -70,8 +72,14 @@ class Name:
         found = []
         for function in self.functions():
             arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-            annotations = [a.annotation for a in arguments if a.annotation] + ([function.returns] if function.returns else [])
-            bare = [text for a in annotations if BARE_ARRAYS.search(SHAPED.sub("", text := ast.unparse(a).replace("'", '"')))]
+            annotations = [a.annotation for a in arguments if a.annotation] + (
+                [function.returns] if function.returns else []
+            )
+            bare = [
+                text
+                for a in annotations
+                if BARE_ARRAYS.search(SHAPED.sub("", text := ast.unparse(a).replace("'", '"')))
+            ]
             wording = f"{ast.get_docstring(function) or ''} {ast.get_docstring(self.node) or ''} {self.module_text} {self.bases}"
             if bare and not SHAPE_WORDS.search(wording):
                 found.append(function.name)
@@ -81,9 +89,15 @@ class Name:
         """The functions that raise, without a word about it."""
         found = []
         for function in self.functions():
-            raises = [n for n in ast.walk(function) if isinstance(n, ast.Raise) and n.exc is not None]
+            raises = [
+                n for n in ast.walk(function) if isinstance(n, ast.Raise) and n.exc is not None
+            ]
             wording = f"{ast.get_docstring(function) or ''} {ast.get_docstring(self.node) or ''}"
-            kinds = {ast.unparse(n.exc.func if isinstance(n.exc, ast.Call) else n.exc) for n in raises if n.exc is not None}
+            kinds = {
+                ast.unparse(n.exc.func if isinstance(n.exc, ast.Call) else n.exc)
+                for n in raises
+                if n.exc is not None
+            }
             if kinds - {"NotImplementedError"} and not ERROR_WORDS.search(wording):
                 found.append(function.name)
         return found
@@ -121,7 +135,9 @@ def _ancestors(name: Name, classes: dict[str, Name]) -> Iterator[str]:
 
 def listed(names: list[Name], fault: Callable[[Name], list[str]]) -> list[str]:
     """Names with a fault, as module.name: functions."""
-    return [f"{name.module}.{name.name}: {', '.join(found)}" for name in names if (found := fault(name))]
+    return [
+        f"{name.module}.{name.name}: {', '.join(found)}" for name in names if (found := fault(name))
+    ]
 
 
 @pytest.mark.parametrize("package", ["geolora_ref", "verification"])
@@ -130,7 +146,9 @@ def test_the_public_names_of_every_module_can_be_read(package: str) -> None:
     found = 0
     for path in sorted((ROOT / package).rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            if isinstance(node, ast.Assign) and any(
+                isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
+            ):
                 assert all(isinstance(name, str) for name in ast.literal_eval(node.value)), path
                 found += 1
     assert found > 50
@@ -139,17 +157,23 @@ def test_the_public_names_of_every_module_can_be_read(package: str) -> None:
 def test_every_public_name_has_a_docstring(extension: Extension) -> None:
     names = public(extension)
     assert len(names) > 150
-    assert [f"{name.module}.{name.name}" for name in names if not ast.get_docstring(name.node)] == []
+    assert [
+        f"{name.module}.{name.name}" for name in names if not ast.get_docstring(name.node)
+    ] == []
 
 
-def test_shapes_are_reported(extension: Extension, record_property: Callable[[str, object], None]) -> None:
+def test_shapes_are_reported(
+    extension: Extension, record_property: Callable[[str, object], None]
+) -> None:
     names = public(extension)
     found = listed(names, Name.unshaped)
     record_property("table", f"public names: {len(names)}, of them without shapes: {len(found)}")
     assert found == []
 
 
-def test_errors_are_reported(extension: Extension, record_property: Callable[[str, object], None]) -> None:
+def test_errors_are_reported(
+    extension: Extension, record_property: Callable[[str, object], None]
+) -> None:
     found = listed(public(extension), Name.silent_errors)
     record_property("table", f"public names that raise without saying so: {len(found)}")
     assert found == []
@@ -162,13 +186,21 @@ def test_the_methods_of_the_literature_name_their_source(extension: Extension) -
     keys = extension("docstrings").keys()
     modules = ("geolora_ref.algorithm", "geolora_ref.lowrank", "geolora_ref.integrators.")
     methods = [n for n in public(extension) if n.module.startswith(modules) and _is_method(n)]
-    without = [f"{n.module}.{n.name}" for n in methods if not set(re.findall(r"\[(\w+)\]", n.text + n.module_text)) & keys]
+    without = [
+        f"{n.module}.{n.name}"
+        for n in methods
+        if not set(re.findall(r"\[(\w+)\]", n.text + n.module_text)) & keys
+    ]
     assert len(methods) >= 12
     assert without == []
 
 
 def _is_method(name: Name) -> bool:
-    bases = {ast.unparse(base) for base in name.node.bases} if isinstance(name.node, ast.ClassDef) else set()
+    bases = (
+        {ast.unparse(base) for base in name.node.bases}
+        if isinstance(name.node, ast.ClassDef)
+        else set()
+    )
     return name.module in ("geolora_ref.algorithm", "geolora_ref.lowrank") or "Integrator" in bases
 
 
@@ -183,12 +215,18 @@ def _stale() -> str:
 
 @pytest.mark.skipif(bool(_stale()), reason=_stale())
 def test_every_public_name_is_in_the_built_reference(extension: Extension) -> None:
-    pages = "".join(path.read_text("utf-8") for path in (BUILT / "_generated" / "api").glob("*.html"))
+    pages = "".join(
+        path.read_text("utf-8") for path in (BUILT / "_generated" / "api").glob("*.html")
+    )
     there = set(re.findall(r'id="(geolora_ref[\w.]+)"', pages))
-    assert [f"{n.module}.{n.name}" for n in public(extension) if f"{n.module}.{n.name}" not in there] == []
+    assert [
+        f"{n.module}.{n.name}" for n in public(extension) if f"{n.module}.{n.name}" not in there
+    ] == []
 
 
-def test_pages_of_the_reference_begin_with_exactly_what_a_package_offers(extension: Extension) -> None:
+def test_pages_of_the_reference_begin_with_exactly_what_a_package_offers(
+    extension: Extension,
+) -> None:
     """Each public name once, in full, on the page of its package; none of them again among the
     internals.
     """

@@ -18,7 +18,9 @@ from verification.claims import CLAIMS
 from verification.experiments.finetuning import study
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_generated", "gallery"} & set(path.parts))
+PAGES = sorted(
+    path for path in DOCS.rglob("*.md") if not {"_generated", "gallery"} & set(path.parts)
+)
 Extension = Callable[[str], ModuleType]
 
 
@@ -28,7 +30,9 @@ def text_of(path: Path) -> str:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("page", [p for p in PAGES if ">>>" in text_of(p)], ids=lambda p: p.relative_to(DOCS).as_posix())
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if ">>>" in text_of(p)], ids=lambda p: p.relative_to(DOCS).as_posix()
+)
 def test_the_examples_on_a_page_run(page: Path) -> None:
     result = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert result.attempted > 0
@@ -55,7 +59,13 @@ def test_there_are_pages_with_examples() -> None:
     assert len([page for page in PAGES if ">>>" in text_of(page)]) >= 2
 
 
-RENDERED = sorted({name for page in PAGES for name in re.findall(r"^:{3,}\{rendered\} (\S+)$", text_of(page), re.MULTILINE)})
+RENDERED = sorted(
+    {
+        name
+        for page in PAGES
+        for name in re.findall(r"^:{3,}\{rendered\} (\S+)$", text_of(page), re.MULTILINE)
+    }
+)
 
 
 @pytest.mark.parametrize("target", RENDERED)
@@ -63,7 +73,9 @@ def test_a_page_renders_whole_tables_and_pictures(target: str, extension: Extens
     lines = [line for line in extension("rendered").rendered(target).splitlines() if line]
     if target.endswith("chart"):
         (line,) = lines
-        assert re.fullmatch(r'<img alt="\w[^"]+" src="data:image/svg\+xml;base64,[\w+/]{1000,}=*">', line)
+        assert re.fullmatch(
+            r'<img alt="\w[^"]+" src="data:image/svg\+xml;base64,[\w+/]{1000,}=*">', line
+        )
         return
     assert len(lines) >= 5
     assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
@@ -75,7 +87,9 @@ def test_the_readme_has_the_choice_as_measured() -> None:
 
 def test_every_claim_that_a_page_names_exists() -> None:
     text = "\n".join(map(text_of, PAGES))
-    named = set(re.findall(r"^:{3,}\{measured\} (\S+)$", text, re.MULTILINE)) | set(re.findall(r"\{worst\}`([^`]+)`", text))
+    named = set(re.findall(r"^:{3,}\{measured\} (\S+)$", text, re.MULTILINE)) | set(
+        re.findall(r"\{worst\}`([^`]+)`", text)
+    )
     assert named <= set(CLAIMS)
     assert len(named) >= 15
 
@@ -84,19 +98,33 @@ def test_the_claims_that_are_said_to_take_a_stepper_do() -> None:
     """Row by row of the table in howto/claims.md: the first lists those that take a stepper, the
     others those that do not.
     """
-    first, *others = re.findall(r"^\| (`.*?) \|", text_of(DOCS / "howto" / "claims.md"), re.MULTILINE)
-    steppers = {name for name, claim in CLAIMS.items() if "step: 'Stepper'" in str(inspect.signature(claim.check))}
+    first, *others = re.findall(
+        r"^\| (`.*?) \|", text_of(DOCS / "howto" / "claims.md"), re.MULTILINE
+    )
+    steppers = {
+        name
+        for name, claim in CLAIMS.items()
+        if "step: 'Stepper'" in str(inspect.signature(claim.check))
+    }
     assert set(re.findall("`([a-z-]+)`", first)) == steppers
     assert set(re.findall("`([a-z-]+)`", " ".join(others))) <= set(CLAIMS) - steppers
 
 
 def test_no_claim_is_placed_twice() -> None:
-    placed = [name for page in PAGES for name in re.findall(r"^:{3,}\{measured\} (\S+)$", text_of(page), re.MULTILINE)]
+    placed = [
+        name
+        for page in PAGES
+        for name in re.findall(r"^:{3,}\{measured\} (\S+)$", text_of(page), re.MULTILINE)
+    ]
     assert len(placed) == len(set(placed))
 
 
 def test_the_rest_of_the_claims_has_a_page() -> None:
-    there = [page.name for page in PAGES if re.search(r"^:{3,}\{measured-rest\}$", text_of(page), re.MULTILINE)]
+    there = [
+        page.name
+        for page in PAGES
+        if re.search(r"^:{3,}\{measured-rest\}$", text_of(page), re.MULTILINE)
+    ]
     assert there == ["integrator_claims.md"]
 
 
@@ -128,7 +156,9 @@ def test_the_names_in_the_notation_table_exist(extension: Extension) -> None:
         owner, *rest = name.split(".")
         found = getattr(found, owner)
         for attribute in rest:
-            annotated = {key for cls in found.__mro__ for key in getattr(cls, "__annotations__", {})}
+            annotated = {
+                key for cls in found.__mro__ for key in getattr(cls, "__annotations__", {})
+            }
             assert hasattr(found, attribute) or attribute in annotated, symbol.code
             found = getattr(found, attribute, None)
         if argument:
@@ -138,7 +168,12 @@ def test_the_names_in_the_notation_table_exist(extension: Extension) -> None:
 def test_the_keys_of_docstrings_and_claims_are_in_the_bibliography(extension: Extension) -> None:
     keys = extension("docstrings").keys()
     cited = {key for claim in CLAIMS.values() for key in claim.sources}
-    cited |= {key for page in PAGES for group in re.findall(r"\{cite\}`([^`]+)`", text_of(page)) for key in group.split(",")}
+    cited |= {
+        key
+        for page in PAGES
+        for group in re.findall(r"\{cite\}`([^`]+)`", text_of(page))
+        for key in group.split(",")
+    }
     assert cited <= keys
     assert len(keys) >= 16
 
@@ -171,17 +206,29 @@ def listed_parts() -> dict[str, list[str]]:
 @pytest.mark.parametrize("package", ["geolora_ref", "verification"])
 def test_the_architecture_page_lists_every_part(package: str) -> None:
     entries = (path for path in (DOCS.parent / package).iterdir() if not path.name.startswith("_"))
-    there = {f"{path.name}/" if path.is_dir() else path.name for path in entries if path.is_dir() or path.suffix == ".py"}
+    there = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in entries
+        if path.is_dir() or path.suffix == ".py"
+    }
     assert sorted(listed_parts()[package]) == sorted(there)
 
 
 def test_parts_import_only_parts_above_them_in_the_list(extension: Extension) -> None:
     graph = extension("import_picture").imports()
-    order = [f"geolora_ref.{name.removesuffix('.py').rstrip('/')}" for name in listed_parts()["geolora_ref"]] + ["verification"]
+    order = [
+        f"geolora_ref.{name.removesuffix('.py').rstrip('/')}"
+        for name in listed_parts()["geolora_ref"]
+    ] + ["verification"]
 
     def upward(order: list[str]) -> list[tuple[str, str]]:
         """Imports of a part that stands below."""
-        return [(part, other) for part in order for other in graph.get(part, ()) if order.index(other) > order.index(part)]
+        return [
+            (part, other)
+            for part in order
+            for other in graph.get(part, ())
+            if order.index(other) > order.index(part)
+        ]
 
     assert set(graph) == set(order)
     assert upward(order) == []
@@ -222,4 +269,7 @@ def test_docstrings_become_definitions(extension: Extension) -> None:
     assert lines[lines.index("``a, b``") + 1 :][:2] == ["    one,", "    two."]
     assert "    always." in lines[lines.index("``ValueError``") :]
     assert lines[lines.index("``c``") + 1 :][:2] == ["    three", "    and four."]
-    assert [line for line in lines if line.startswith(".. rubric::")] == [".. rubric:: Parameters", ".. rubric:: Raises"]
+    assert [line for line in lines if line.startswith(".. rubric::")] == [
+        ".. rubric:: Parameters",
+        ".. rubric:: Raises",
+    ]

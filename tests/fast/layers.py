@@ -14,22 +14,36 @@ __all__ = ["defect", "random_layer", "random_layers", "random_update"]
 SHAPES = ((24, 16), (16, 24), (24, 24), (16, 16), (31, 16))
 
 
-def random_layer(m: int, n: int, r: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> LayerFactors:
+def random_layer(
+    m: int, n: int, r: int, generator: torch.Generator, dtype: torch.dtype = torch.float64
+) -> LayerFactors:
     """Orthonormal U, V, column by column, and a dense S."""
-    U, V = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0] for k in (m, n))
+    U, V = (
+        torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0]
+        for k in (m, n)
+    )
     S = torch.randn(r, r, generator=generator, dtype=torch.float64)
     return U.mT.contiguous().mT.to(dtype), S.to(dtype), V.mT.contiguous().mT.to(dtype)
 
 
-def random_layers(ranks: Sequence[int], generator: torch.Generator, dtype: torch.dtype = torch.float64) -> list[LayerFactors]:
+def random_layers(
+    ranks: Sequence[int], generator: torch.Generator, dtype: torch.dtype = torch.float64
+) -> list[LayerFactors]:
     """A layer of each rank, the shapes in turn."""
-    return [random_layer(*SHAPES[i % len(SHAPES)], r, generator, dtype) for i, r in enumerate(ranks)]
+    return [
+        random_layer(*SHAPES[i % len(SHAPES)], r, generator, dtype) for i, r in enumerate(ranks)
+    ]
 
 
-def random_update(factors: LayerFactors, generator: torch.Generator, size: float = 0.1) -> LayerFactors:
+def random_update(
+    factors: LayerFactors, generator: torch.Generator, size: float = 0.1
+) -> LayerFactors:
     """ΔK, ΔL, ΔS that are no projections of one gradient, as momentum leaves them."""
     U, S, V = factors
-    return tuple(size * torch.randn(X.shape, generator=generator, dtype=torch.float64).to(X.dtype) for X in (U, V, S))  # type: ignore[return-value]
+    return tuple(
+        size * torch.randn(X.shape, generator=generator, dtype=torch.float64).to(X.dtype)
+        for X in (U, V, S)
+    )  # type: ignore[return-value]
 
 
 def defect(U: Tensor) -> float:

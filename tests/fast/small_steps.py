@@ -38,12 +38,19 @@ EPS = torch.finfo(torch.float32).eps
 M, N = 40, 32
 ALLOWED = 2.0 + M**0.5
 """Errors allowed in units of eps: rounding of the storage, and √ℓ for sums in float32 (``leading.py``)."""
-CASES = [(condition, b) for condition in (1.0, 10.0, 100.0, 1000.0) for b in (1e-3, 0.02, 0.05, 0.15, 0.25)]
+CASES = [
+    (condition, b)
+    for condition in (1.0, 10.0, 100.0, 1000.0)
+    for b in (1e-3, 0.02, 0.05, 0.15, 0.25)
+]
 
 
 def layer_of(r: int, condition: float, generator: torch.Generator) -> LayerFactors:
     """A layer with singular values from 2 to 2/condition."""
-    U, V = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    U, V = (
+        torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0]
+        for k in (M, N)
+    )
     S = torch.diag(2.0 * condition ** -torch.linspace(0.0, 1.0, r, dtype=torch.float64))
     return U, S, V
 
@@ -77,12 +84,18 @@ def untruncated(layer: LayerFactors, update: LayerFactors) -> Tensor:
 
 
 def stepped(
-    layers: Sequence[LayerFactors], updates: Sequence[LayerFactors], dtype: torch.dtype = torch.float32, **limits: Any
+    layers: Sequence[LayerFactors],
+    updates: Sequence[LayerFactors],
+    dtype: torch.dtype = torch.float32,
+    **limits: Any,
 ) -> tuple[LayerBank, StepReport]:
     """A bank of these layers after one step; the matrices that it starts from are those that are
     rounded to its dtype.
     """
-    bank = LayerBank.of([tuple(X.to(dtype) for X in layer) for layer in layers], capacity=limits.pop("capacity", None))  # type: ignore[misc]
+    bank = LayerBank.of(
+        [tuple(X.to(dtype) for X in layer) for layer in layers],
+        capacity=limits.pop("capacity", None),
+    )  # type: ignore[misc]
     deltas = [[X.to(dtype) for X in of_one] for of_one in zip(*updates, strict=True)]
     return bank, bank.update_(*deltas, **limits)
 
@@ -98,7 +111,9 @@ def whole(report: StepReport, layer: int = 0) -> bool:
     return not np.isnan(report.singular_values[layer]).any()
 
 
-def wrong(bank: LayerBank, layers: Sequence[LayerFactors], updates: Sequence[LayerFactors]) -> tuple[float, float]:
+def wrong(
+    bank: LayerBank, layers: Sequence[LayerFactors], updates: Sequence[LayerFactors]
+) -> tuple[float, float]:
     """The worst error of W₁ in units of eps·σ₁, and the worst defect of a basis in units of eps,
     eps of the storage.
     """
@@ -107,12 +122,16 @@ def wrong(bank: LayerBank, layers: Sequence[LayerFactors], updates: Sequence[Lay
         given = [tuple(X.to(bank.dtype).double() for X in of) for of in (before, update)]
         P, sigma, Qt = torch.linalg.svd(untruncated(*given), full_matrices=False)  # type: ignore[arg-type]
         r = bank.ranks[layer]
-        errors.append(float((dense(bank.factors(layer)) - (P[:, :r] * sigma[:r]) @ Qt[:r]).norm() / sigma[0]))
+        errors.append(
+            float((dense(bank.factors(layer)) - (P[:, :r] * sigma[:r]) @ Qt[:r]).norm() / sigma[0])
+        )
         defects += [defect(X) for X in bank.factors(layer)[::2]]
     return max(errors) / eps, max(defects) / eps
 
 
-def many(r: int, condition: float, b: float, generator: torch.Generator) -> tuple[list[LayerFactors], list[LayerFactors]]:
+def many(
+    r: int, condition: float, b: float, generator: torch.Generator
+) -> tuple[list[LayerFactors], list[LayerFactors]]:
     """A dozen layers."""
     layers = [layer_of(r, condition, generator) for _ in range(12)]
     return layers, [update_of(layer, b, generator) for layer in layers]

@@ -26,7 +26,11 @@ def updated(factors: Any, update: Any, **limits: Any) -> tuple[LayerFactors, Ste
 
 def _all_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """No layer goes through Householder's QR."""
-    monkeypatch.setattr(step_module, "trusted", lambda squares, scale, rank, roots, eps: np.ones(len(rank), dtype=bool))
+    monkeypatch.setattr(
+        step_module,
+        "trusted",
+        lambda squares, scale, rank, roots, eps: np.ones(len(rank), dtype=bool),
+    )
 
 
 def _reference(factors: Any, update: Any, **limits: Any) -> Any:

@@ -38,7 +38,9 @@ def test_rank_changes_reallocate_no_buffer(generator: torch.Generator) -> None:
         factors = [bank.factors(layer) for layer in range(3)]
         updates = [random_update(layer, generator) for layer in factors]
         seen.add(bank.update_(*zip(*updates, strict=True), tau=tau).ranks)
-        assert [bank.factors(layer)[i].data_ptr() for layer in range(3) for i in range(3)] == addresses
+        assert [
+            bank.factors(layer)[i].data_ptr() for layer in range(3) for i in range(3)
+        ] == addresses
     assert len(seen) > 3
     assert max(max(ranks) for ranks in seen) == 9
 
@@ -48,21 +50,30 @@ def test_what_is_beyond_the_rank_is_zero(generator: torch.Generator) -> None:
     for dtype in (torch.float64, torch.float32):
         factors = random_layers([4, 4, 3], generator, dtype)
         bank = LayerBank.of(factors, capacity=9)
-        for limits in ({"tau": 0.0}, {"tau": 0.0, "max_rank": [2, 2, 2]}, {"tau": 0.0}, {"tau": 0.0, "max_rank": [1, 3, 2]}):
+        for limits in (
+            {"tau": 0.0},
+            {"tau": 0.0, "max_rank": [2, 2, 2]},
+            {"tau": 0.0},
+            {"tau": 0.0, "max_rank": [1, 3, 2]},
+        ):
             columns = 2 * np.array(bank.ranks)
             updates = [random_update(bank.factors(layer), generator) for layer in range(3)]
             report = bank.update_(*zip(*updates, strict=True), **limits)
             for layer, r in enumerate(report.ranks):
                 Ut, S, Vt = bank.storage(layer)
                 assert not any(bool(X.any()) for X in (Ut[r:], S[r:], S[:, r:], Vt[r:]))
-            assert not report.singular_values[np.arange(report.singular_values.shape[1]) >= columns[:, None]].any()
+            assert not report.singular_values[
+                np.arange(report.singular_values.shape[1]) >= columns[:, None]
+            ].any()
 
 
 def test_bases_are_copies_of_the_present_ones(generator: torch.Generator) -> None:
     factors = random_layers([4, 2, 3], generator)
     bank = LayerBank.of(factors, capacity=9)
     before = bank.bases()
-    bank.update_(*zip(*(random_update(layer, generator) for layer in factors), strict=True), tau=0.3)
+    bank.update_(
+        *zip(*(random_update(layer, generator) for layer in factors), strict=True), tau=0.3
+    )
     for found, (U, _, V) in zip(before, factors, strict=True):
         assert all(torch.equal(X, Y) for X, Y in zip(found, (U, V), strict=True))
 
@@ -71,41 +82,63 @@ def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None
     bank = LayerBank.of(random_layers([3, 2], generator))
     before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
     bank.load([bank.factors(layer) for layer in range(2)])
-    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+    assert all(
+        torch.equal(X, Y)
+        for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ranks", [(3, 3, 3), (2, 5, 3)])
-def test_a_copy_of_a_bank_steps_as_the_bank(dtype: torch.dtype, ranks: Sequence[int], generator: torch.Generator) -> None:
+def test_a_copy_of_a_bank_steps_as_the_bank(
+    dtype: torch.dtype, ranks: Sequence[int], generator: torch.Generator
+) -> None:
     """At once and later, whatever was in the workspaces."""
     bank = LayerBank.of(random_layers(ranks, generator, dtype), capacity=6)
     for _ in range(3):
-        updates = [list(X) for X in zip(*(random_update(bank.factors(i), generator) for i in range(3)), strict=True)]
+        updates = [
+            list(X)
+            for X in zip(
+                *(random_update(bank.factors(i), generator) for i in range(3)), strict=True
+            )
+        ]
         other = copy.deepcopy(bank)
         reports = [one.update_(*updates, tau=0.05) for one in (bank, other)]
         assert reports[0].ranks == reports[1].ranks == other.ranks
         for layer in range(3):
-            assert all(torch.equal(X, Y) for X, Y in zip(bank.factors(layer), other.factors(layer), strict=True))
+            assert all(
+                torch.equal(X, Y)
+                for X, Y in zip(bank.factors(layer), other.factors(layer), strict=True)
+            )
 
 
 def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator) -> None:
     """In other processes views of one memory are apart, and each is as large as all of it."""
     bank = LayerBank.of(random_layers((3, 3, 3), generator, torch.float32))
-    bank.update_(*zip(*(random_update(bank.factors(i), generator) for i in range(3)), strict=True), tau=0.1)
-    tensors = [X for stack in bank.__getstate__()["_stacks"] for X in stack if isinstance(X, Tensor)]
+    bank.update_(
+        *zip(*(random_update(bank.factors(i), generator) for i in range(3)), strict=True), tau=0.1
+    )
+    tensors = [
+        X for stack in bank.__getstate__()["_stacks"] for X in stack if isinstance(X, Tensor)
+    ]
     assert len(tensors) == len({X.untyped_storage().data_ptr() for X in tensors}) == 5 * 3
     assert all(X.untyped_storage().nbytes() == X.numel() * X.element_size() for X in tensors)
     assert bank.__getstate__()["_plan"] is bank.__getstate__()["_place"] is None
 
 
-def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(generator: torch.Generator) -> None:
+def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(
+    generator: torch.Generator,
+) -> None:
     assert LayerBank.of(random_layers([1, 3, 2], generator)).capacity == 6
     assert LayerBank.of(random_layers([1, 3, 2], generator), capacity=4).capacity == 4
 
 
 def test_a_bank_says_what_is_in_it(generator: torch.Generator) -> None:
     for ranks, said in (([3, 2, 5], "layers: 3, ranks: 2 to 5"), ([2], "layers: 1, ranks: 2")):
-        assert repr(LayerBank.of(random_layers(ranks, generator), 6)) == f"LayerBank({said}, capacity: 6, torch.float64, cpu)"
+        assert (
+            repr(LayerBank.of(random_layers(ranks, generator), 6))
+            == f"LayerBank({said}, capacity: 6, torch.float64, cpu)"
+        )
 
 
 def test_updates_of_storage_in_16_bits_may_have_32(generator: torch.Generator) -> None:
@@ -120,9 +153,14 @@ def test_updates_of_storage_in_16_bits_may_have_32(generator: torch.Generator) -
     assert np.array_equal(spectrum(K.bfloat16().float(), L.bfloat16().float()), rounded)
     assert not np.array_equal(spectrum(K, L.bfloat16()), rounded), "all 32 bits of K count"
     assert not np.array_equal(spectrum(K.bfloat16(), L), rounded), "and of L"
-    with pytest.raises(ValueError, match=r"^delta_K\[0\]: expected dtype torch.bfloat16 or torch.float32, found torch.float64$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^delta_K\[0\]: expected dtype torch.bfloat16 or torch.float32, found torch.float64$",
+    ):
         updated(layer, [X.double() for X in update], tau=0.1)
-    with pytest.raises(ValueError, match=r"^learning_rate: expected a finite number >= 0, found -1$"):
+    with pytest.raises(
+        ValueError, match=r"^learning_rate: expected a finite number >= 0, found -1$"
+    ):
         step(*layer, *update, learning_rate=-1, tau=0.1, theta=None, min_rank=1, max_rank=None)
 
 
@@ -161,14 +199,21 @@ def test_an_update_that_is_not_finite_changes_nothing(
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[1\]; nothing was changed") as caught:
         bank.update_(*zip(*updates, strict=True), tau=0.1)
     assert caught.value.layers == (1,)
-    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
+    assert all(
+        torch.equal(X, Y)
+        for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_what_a_refused_step_has_left_is_not_read(dtype: torch.dtype, generator: torch.Generator) -> None:
+def test_what_a_refused_step_has_left_is_not_read(
+    dtype: torch.dtype, generator: torch.Generator
+) -> None:
     """Layers of lower rank that are loaded afterwards leave rows of the workspaces as they were."""
     bank = LayerBank.of(random_layers([6, 6], generator, dtype))
-    nothing = [[X * torch.nan for X in random_update(bank.factors(layer), generator)] for layer in range(2)]
+    nothing = [
+        [X * torch.nan for X in random_update(bank.factors(layer), generator)] for layer in range(2)
+    ]
     with pytest.raises(NonFiniteUpdateError):
         bank.update_(*zip(*nothing, strict=True), tau=0.1)
     layers = random_layers([5, 6], generator, dtype)
@@ -178,7 +223,10 @@ def test_what_a_refused_step_has_left_is_not_read(dtype: torch.dtype, generator:
     fresh = LayerBank.of(layers, capacity=bank.capacity)
     fresh.update_(*zip(*updates, strict=True), tau=0.1)
     for layer in range(2):
-        assert all(torch.equal(X, Y) for X, Y in zip(bank.factors(layer), fresh.factors(layer), strict=True))
+        assert all(
+            torch.equal(X, Y)
+            for X, Y in zip(bank.factors(layer), fresh.factors(layer), strict=True)
+        )
 
 
 @pytest.mark.parametrize(("entry", "rate"), [(1e308, 1.0), (1e300, 1e9)])
@@ -192,7 +240,10 @@ def test_products_beyond_the_range_of_double_precision_name_their_layer(
         updates[k][0].fill_(entry)
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 2\]; nothing was changed"):
         bank.update_(*zip(*updates, strict=True), learning_rate=rate, tau=0.1)
-    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
+    assert all(
+        torch.equal(X, Y)
+        for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True)
+    )
 
 
 def test_where_no_eigenvalues_are_found_all_layers_take_the_other_route(
@@ -212,11 +263,16 @@ def test_where_no_eigenvalues_are_found_all_layers_take_the_other_route(
         report = bank.update_(*updates, tau=0.3)
     assert (report.exact, report.ranks) == ((0, 1, 2), expected.ranks)
     for layer in range(3):
-        found, right = (U @ S @ V.mT for U, S, V in (bank.factors(layer), undisturbed.factors(layer)))
+        found, right = (
+            U @ S @ V.mT for U, S, V in (bank.factors(layer), undisturbed.factors(layer))
+        )
         assert torch.linalg.matrix_norm(found - right) <= 1e-5 * torch.linalg.matrix_norm(right)
 
 
-@pytest.mark.parametrize("choice", [{"tau": 0.1}, {"budget": lambda spectra: allocate_ranks(spectra, SHAPES[:2], 4).ranks}])
+@pytest.mark.parametrize(
+    "choice",
+    [{"tau": 0.1}, {"budget": lambda spectra: allocate_ranks(spectra, SHAPES[:2], 4).ranks}],
+)
 def test_eigenvalues_that_are_no_numbers_go_the_exact_way(
     choice: dict[str, Any], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +281,10 @@ def test_eigenvalues_that_are_no_numbers_go_the_exact_way(
     """
     layers = random_layers([3, 3], generator, torch.float32)
     layers[1][1].zero_()
-    updates = [random_update(layers[0], generator), [torch.zeros_like(X) for X in random_update(layers[1], generator)]]
+    updates = [
+        random_update(layers[0], generator),
+        [torch.zeros_like(X) for X in random_update(layers[1], generator)],
+    ]
     bank, undisturbed = LayerBank.of(layers), LayerBank.of(layers)
     expected = undisturbed.update_(*zip(*updates, strict=True), **choice)
     honest = torch.linalg.eigh
@@ -234,7 +293,9 @@ def test_eigenvalues_that_are_no_numbers_go_the_exact_way(
         squares, P = honest(M)
         nothing = M.abs().amax((1, 2)) < 1e-150
         assert nothing.tolist() == [False, True]
-        return squares.masked_fill(nothing[:, None], torch.nan), P.masked_fill(nothing[:, None, None], torch.nan)
+        return squares.masked_fill(nothing[:, None], torch.nan), P.masked_fill(
+            nothing[:, None, None], torch.nan
+        )
 
     monkeypatch.setattr(torch.linalg, "eigh", silent)
     report = bank.update_(*zip(*updates, strict=True), **choice)
@@ -267,10 +328,15 @@ def test_a_decomposition_that_is_no_numbers_is_refused(
     for limit in options:
         with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 1\]; nothing was changed"):
             bank.update_(*zip(*updates, strict=True), **limit)
-    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+    assert all(
+        torch.equal(X, Y)
+        for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True)
+    )
 
 
-def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: torch.Generator) -> None:
+def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(
+    generator: torch.Generator,
+) -> None:
     """A power of a Python float is an OverflowError where a product is infinite."""
     bank = LayerBank.of(random_layers([3, 2], generator, torch.float32))
     updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
@@ -281,13 +347,25 @@ def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: 
 @pytest.mark.parametrize(
     ("where", "name", "dtype", "calls"),
     [
-        *((step_module, name, torch.float32, calls) for name, calls in (("_coordinates", 0), ("new_bases", 0), ("new_bases", 3))),
-        *((torch, "diag_embed", dtype, calls) for dtype in (torch.float32, torch.float64) for calls in (0, 1)),
+        *(
+            (step_module, name, torch.float32, calls)
+            for name, calls in (("_coordinates", 0), ("new_bases", 0), ("new_bases", 3))
+        ),
+        *(
+            (torch, "diag_embed", dtype, calls)
+            for dtype in (torch.float32, torch.float64)
+            for calls in (0, 1)
+        ),
         *((bank_module, "plan_of", dtype, 0) for dtype in (torch.float32, torch.float64)),
     ],
 )
 def test_a_step_whose_writing_fails_changes_nothing(
-    where: Any, name: str, dtype: torch.dtype, calls: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    where: Any,
+    name: str,
+    dtype: torch.dtype,
+    calls: int,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At its beginning, or after some of it is written, or where new ranks want new workspaces; the
     next step is right.
@@ -311,16 +389,24 @@ def test_a_step_whose_writing_fails_changes_nothing(
         patch.setattr(where, name, fails)
         with pytest.raises(torch.OutOfMemoryError):
             bank.update_(*updates, tau=0.3)
-    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for k in range(3) for X in bank.storage(k)), strict=True))
+    assert all(
+        torch.equal(X, Y)
+        for X, Y in zip(before, (X for k in range(3) for X in bank.storage(k)), strict=True)
+    )
     reports = [one.update_(*updates, tau=0.3) for one in (bank, undisturbed)]
     assert reports[0].ranks == reports[1].ranks != (3, 2, 4)
     after = [[X for k in range(3) for X in one.storage(k)] for one in (bank, undisturbed)]
     assert all(torch.equal(X, Y) for X, Y in zip(*after, strict=True))
 
 
-def test_a_load_that_is_interrupted_leaves_nothing_loaded(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_that_is_interrupted_leaves_nothing_loaded(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rather than zeros, or layers of before and after side by side."""
-    before, after = random_layers([3, 2], generator, torch.float32), random_layers([2, 3], generator, torch.float32)
+    before, after = (
+        random_layers([3, 2], generator, torch.float32),
+        random_layers([2, 3], generator, torch.float32),
+    )
     bank = LayerBank.of(before, capacity=6)
 
     def stops(*_: Any) -> None:
@@ -331,13 +417,17 @@ def test_a_load_that_is_interrupted_leaves_nothing_loaded(generator: torch.Gener
         with pytest.raises(KeyboardInterrupt):
             bank.load(after)
     assert bank.ranks == (0, 0)
-    with pytest.raises(ValueError, match=r"LayerBank: expected factors, which load\(\) puts in, found none"):
+    with pytest.raises(
+        ValueError, match=r"LayerBank: expected factors, which load\(\) puts in, found none"
+    ):
         bank.update_(None, None, [torch.zeros(0, 0)] * 2, tau=0.1)
     bank.load(after)
     assert bank.ranks == (2, 3)
 
 
-def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: torch.Generator) -> None:
+def test_a_result_beyond_the_range_of_the_storage_changes_nothing(
+    generator: torch.Generator,
+) -> None:
     U, _, V = random_layer(8, 6, 2, generator, torch.float32)
     bank = LayerBank.of([(U, 1e38 * torch.eye(2), V)])
     updates = ([torch.zeros(8, 2)], [torch.zeros(6, 2)], [-3e38 * torch.eye(2)])
@@ -351,12 +441,24 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
     [
         ({"updates": 1}, r"delta_K: expected one tensor for each of 2 layers, found 1"),
         ({"shape": 5}, r"delta_K\[1\]: expected shape \(16, 2\), found \(5, 2\)"),
-        ({"dtype": torch.float64}, r"delta_K\[1\]: expected dtype torch.float32, found torch.float64"),
+        (
+            {"dtype": torch.float64},
+            r"delta_K\[1\]: expected dtype torch.float32, found torch.float64",
+        ),
         ({"device": "meta"}, r"delta_K\[1\]: expected device cpu, found meta"),
-        ({"max_rank": 7}, r"min_rank, max_rank: expected at most the capacity 6, found min_rank=1, max_rank=7"),
-        ({"tau": None}, r"tau, theta: expected exactly one of the two thresholds, found tau=None, theta=None"),
+        (
+            {"max_rank": 7},
+            r"min_rank, max_rank: expected at most the capacity 6, found min_rank=1, max_rank=7",
+        ),
+        (
+            {"tau": None},
+            r"tau, theta: expected exactly one of the two thresholds, found tau=None, theta=None",
+        ),
         ({"learning_rate": -1.0}, r"learning_rate: expected a finite number >= 0, found -1.0"),
-        ({"theta": 0.1}, r"tau, theta: expected exactly one of the two thresholds, found tau=0.1, theta=0.1"),
+        (
+            {"theta": 0.1},
+            r"tau, theta: expected exactly one of the two thresholds, found tau=0.1, theta=0.1",
+        ),
         ({"max_rank": 0}, r"max_rank: expected at least min_rank = 1, found 0"),
         ({"max_rank": [3]}, r"max_rank: expected one number, or one for each of 2 layers, found 1"),
         ({"min_rank": 0}, r"min_rank: expected an integer >= 1, found 0"),
@@ -364,7 +466,10 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
             {"budget": lambda spectra: [1, 1], "tau": None, "spare": True},
             r"spare: expected a threshold, found a budget, which has no direction to spare",
         ),
-        ({"budget": lambda spectra: [1, 1]}, r"tau, theta: expected neither with a budget, found tau=0.1, theta=None"),
+        (
+            {"budget": lambda spectra: [1, 1]},
+            r"tau, theta: expected neither with a budget, found tau=0.1, theta=None",
+        ),
         (
             {"budget": lambda spectra: [1, 2.0], "tau": None},
             r"budget: expected one rank a layer between 1 and \[6, 4\], found \[1, 2.0\]",
@@ -377,17 +482,27 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
             {"budget": lambda spectra: [True, True], "tau": None},
             r"budget: expected one rank a layer between 1 and \[6, 4\], found \[True, True\]",
         ),
-        ({"budget": lambda spectra: None, "tau": None}, r"budget: expected one rank a layer between 1 and \[6, 4\], found None"),
-        ({"budget": lambda spectra: 3, "tau": None}, r"budget: expected one rank a layer between 1 and \[6, 4\], found 3"),
+        (
+            {"budget": lambda spectra: None, "tau": None},
+            r"budget: expected one rank a layer between 1 and \[6, 4\], found None",
+        ),
+        (
+            {"budget": lambda spectra: 3, "tau": None},
+            r"budget: expected one rank a layer between 1 and \[6, 4\], found 3",
+        ),
     ],
 )
-def test_bad_input_is_named(change: dict[str, Any], message: str, generator: torch.Generator) -> None:
+def test_bad_input_is_named(
+    change: dict[str, Any], message: str, generator: torch.Generator
+) -> None:
     bank = LayerBank.of(random_layers([3, 2], generator, torch.float32), capacity=6)
     before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
     updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
     dK, dL, dS = (list(X) for X in zip(*updates, strict=True))
     options: dict[str, Any] = {"tau": 0.1} | {
-        k: v for k, v in change.items() if k in ("learning_rate", "tau", "theta", "min_rank", "max_rank", "budget", "spare")
+        k: v
+        for k, v in change.items()
+        if k in ("learning_rate", "tau", "theta", "min_rank", "max_rank", "budget", "spare")
     }
     dK = dK[: change.get("updates", 2)]
     if "shape" in change:
@@ -396,7 +511,10 @@ def test_bad_input_is_named(change: dict[str, Any], message: str, generator: tor
         dK[1] = dK[1].to(dtype=change.get("dtype"), device=change.get("device"))
     with pytest.raises(ValueError, match=f"^{message}$"):
         bank.update_(dK, dL, dS, **options)
-    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+    assert all(
+        torch.equal(X, Y)
+        for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True)
+    )
 
 
 def test_a_budget_may_work_in_place(generator: torch.Generator) -> None:
@@ -412,12 +530,18 @@ def test_a_budget_may_work_in_place(generator: torch.Generator) -> None:
     banks = [LayerBank.of(factors) for _ in range(2)]
     for bank, budget in zip(banks, (in_place, lambda spectra: [2, 2]), strict=True):
         bank.update_(*zip(*updates, strict=True), budget=budget)
-    assert all(torch.equal(X, Y) for layer in range(2) for X, Y in zip(*(bank.factors(layer) for bank in banks), strict=True))
+    assert all(
+        torch.equal(X, Y)
+        for layer in range(2)
+        for X, Y in zip(*(bank.factors(layer) for bank in banks), strict=True)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("side", "name"), [(0, "U"), (2, "V")])
-def test_bases_that_are_not_orthonormal_are_refused(dtype: torch.dtype, side: int, name: str, generator: torch.Generator) -> None:
+def test_bases_that_are_not_orthonormal_are_refused(
+    dtype: torch.dtype, side: int, name: str, generator: torch.Generator
+) -> None:
     """Twice the defect that is allowed, in the second layer; half of it passes."""
     eps = torch.finfo(dtype).eps
     bank = LayerBank.of(random_layers([3, 2], generator, dtype))
@@ -433,22 +557,36 @@ def test_bases_that_are_not_orthonormal_are_refused(dtype: torch.dtype, side: in
         for refusing in (bank.load, lambda layers: fast_updates(layers, layers, tau=0.1)):
             with pytest.raises(ValueError, match=message):
                 refusing(stored)
-    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+    assert all(
+        torch.equal(X, Y)
+        for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True)
+    )
 
 
 def test_bases_in_half_precision_of_any_rank_are_accepted(generator: torch.Generator) -> None:
     """Rounding takes more than √eps from the orthonormality of so many columns."""
     Q = torch.linalg.qr(torch.randn(1500, 1500, generator=generator))[0].bfloat16()
-    assert float((Q.float().mT @ Q.float() - torch.eye(1500)).norm()) > torch.finfo(torch.bfloat16).eps ** 0.5
-    assert LayerBank.of([(Q, torch.zeros(1500, 1500).bfloat16(), Q)], capacity=1500).ranks == (1500,)
+    assert (
+        float((Q.float().mT @ Q.float() - torch.eye(1500)).norm())
+        > torch.finfo(torch.bfloat16).eps ** 0.5
+    )
+    assert LayerBank.of([(Q, torch.zeros(1500, 1500).bfloat16(), Q)], capacity=1500).ranks == (
+        1500,
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda layer: LayerBank.of([]), "factors: expected at least one layer, found none"),
-        (lambda layer: fast_updates([], [], tau=0.1), "factors: expected at least one layer, found none"),
-        (lambda layer: LayerBank([], 2), r"shapes: expected at least one layer of positive shape \(m, n\), found \[\]"),
+        (
+            lambda layer: fast_updates([], [], tau=0.1),
+            "factors: expected at least one layer, found none",
+        ),
+        (
+            lambda layer: LayerBank([], 2),
+            r"shapes: expected at least one layer of positive shape \(m, n\), found \[\]",
+        ),
         (
             lambda layer: LayerBank([(3, 0)], 2),
             r"shapes: expected at least one layer of positive shape \(m, n\), found \[\(3, 0\)\]",
@@ -468,7 +606,9 @@ def test_bases_in_half_precision_of_any_rank_are_accepted(generator: torch.Gener
             "max_rank: expected one number, or one for each of 1 layers, found 2",
         ),
         (
-            lambda layer: LayerBank.of([layer]).update_(None, None, [layer[1]], tau=0.1, max_rank=[[1]]),  # type: ignore[list-item]
+            lambda layer: LayerBank.of([layer]).update_(
+                None, None, [layer[1]], tau=0.1, max_rank=[[1]]
+            ),  # type: ignore[list-item]
             r"max_rank: expected an integer or None, found \[1\]",
         ),
         (
@@ -479,11 +619,22 @@ def test_bases_in_half_precision_of_any_rank_are_accepted(generator: torch.Gener
             lambda layer: LayerBank.of([layer, tuple(X.double() for X in layer)]),
             r"U\[1\]: expected dtype torch.float32, found torch.float64",
         ),
-        (lambda layer: LayerBank.of([(layer[0], layer[1][:2], layer[2])]), r"S\[0\]: expected shape \(3, 3\), found \(2, 3\)"),
-        (lambda layer: LayerBank.of([(layer[0], layer[1], layer[2][:, :2])]), r"V\[0\]: expected shape \(7, 3\), found \(7, 2\)"),
-        (lambda layer: LayerBank.of([layer]).load([layer, layer]), "factors: expected 1 layers, found 2"),
+        (
+            lambda layer: LayerBank.of([(layer[0], layer[1][:2], layer[2])]),
+            r"S\[0\]: expected shape \(3, 3\), found \(2, 3\)",
+        ),
+        (
+            lambda layer: LayerBank.of([(layer[0], layer[1], layer[2][:, :2])]),
+            r"V\[0\]: expected shape \(7, 3\), found \(7, 2\)",
+        ),
+        (
+            lambda layer: LayerBank.of([layer]).load([layer, layer]),
+            "factors: expected 1 layers, found 2",
+        ),
     ],
 )
-def test_a_bank_that_cannot_be_is_refused(make: Callable[[Any], Any], message: str, generator: torch.Generator) -> None:
+def test_a_bank_that_cannot_be_is_refused(
+    make: Callable[[Any], Any], message: str, generator: torch.Generator
+) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         make(random_layer(9, 7, 3, generator, torch.float32))

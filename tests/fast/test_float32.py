@@ -15,11 +15,28 @@ from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.fast.update.bank import LayerFactors
 from geolora_ref.fast.update.gram import gram_core
 from geolora_ref.fast.update.leading import leading_core
-from tests.fast.small_steps import ALLOWED, EPS, M, dense, layer_of, many, stepped, untruncated, update_of, wrong
+from tests.fast.small_steps import (
+    ALLOWED,
+    EPS,
+    M,
+    dense,
+    layer_of,
+    many,
+    stepped,
+    untruncated,
+    update_of,
+    wrong,
+)
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 R = 16
-SINGULAR = ("rank one", "a zero column", "two columns nearly equal", "nearly in the range", "of all sizes")
+SINGULAR = (
+    "rank one",
+    "a zero column",
+    "two columns nearly equal",
+    "nearly in the range",
+    "of all sizes",
+)
 
 
 @pytest.fixture
@@ -69,7 +86,9 @@ def singular(layer: LayerFactors, kind: str, b: float, generator: torch.Generato
 
 
 @pytest.mark.parametrize("kind", SINGULAR)
-def test_singular_updates_are_no_exception(kind: str, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
+def test_singular_updates_are_no_exception(
+    kind: str, generator: torch.Generator, routes: list[tuple[str, int]]
+) -> None:
     """The spectrum after σ_r is right to √δ·λ‖ΔK‖·b, δ = (w + 8 + √ℓ)·eps₃₂."""
     delta = (R + 8 + M**0.5) * EPS
     for condition, b in ((1.0, 0.3), (30.0, 0.3), (300.0, 0.02)):
@@ -110,7 +129,10 @@ def test_long_bases(length: int, generator: torch.Generator) -> None:
     """√ℓ is more than sums of ℓ terms lose, and a thousand steps lose no more than one
     (``test_update.py``).
     """
-    U, V = (torch.linalg.qr(torch.randn(length, R, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+    U, V = (
+        torch.linalg.qr(torch.randn(length, R, generator=generator, dtype=torch.float64))[0]
+        for _ in range(2)
+    )
     layer = U, torch.diag(torch.linspace(2.0, 1.0, R, dtype=torch.float64)), V
     update = update_of(layer, 0.05, generator)
     bank, report = stepped([layer], [update], tau=0.0, max_rank=R)
@@ -119,7 +141,10 @@ def test_long_bases(length: int, generator: torch.Generator) -> None:
     identity = torch.eye(R, dtype=torch.float64)
     assert max(float((X.mT @ X - identity).norm()) for X in (U1, V1)) < (2.0 + length**0.5) * EPS
     (U, S, V), (dK, dL, dS) = (tuple(X.float().double() for X in of) for of in (layer, update))
-    K, L = U @ (S - dS) - (dK - U @ (U.mT @ dK)), dL - V @ (V.mT @ dL)  # Ŵ = K Vᵀ − U Lᵀ, near which W₁ is by ab
+    K, L = (
+        U @ (S - dS) - (dK - U @ (U.mT @ dK)),
+        dL - V @ (V.mT @ dL),
+    )  # Ŵ = K Vᵀ − U Lᵀ, near which W₁ is by ab
     difference = U1.mT @ K @ (V.mT @ V1) - U1.mT @ U @ (L.mT @ V1) - S1
     assert float(difference.norm()) < (2.0 + length**0.5) * EPS * 2.0
 
@@ -143,10 +168,15 @@ def test_where_a_rank_may_grow_they_are_not_enough(
     assert max(wrong(bank, layers, updates)) < (2.0 if first == "float64" else ALLOWED)
 
 
-def test_a_class_of_which_some_steps_are_large_is_right(generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
+def test_a_class_of_which_some_steps_are_large_is_right(
+    generator: torch.Generator, routes: list[tuple[str, int]]
+) -> None:
     """The layers with small steps have the leading half."""
     layers = [layer_of(R, 2.0, generator) for _ in range(6)]
-    updates = [update_of(layer, b, generator) for layer, b in zip(layers, (0.05, 3.0, 0.05, 1.0, 0.05, 0.1), strict=True)]
+    updates = [
+        update_of(layer, b, generator)
+        for layer, b in zip(layers, (0.05, 3.0, 0.05, 1.0, 0.05, 0.1), strict=True)
+    ]
     bank, _ = stepped(layers, updates, tau=0.0, max_rank=R)
     assert routes == [("leading", 4), ("float64", 2)]
     assert max(wrong(bank, layers, updates)) < ALLOWED
@@ -170,7 +200,9 @@ def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
     torch.set_float32_matmul_precision(before)
 
 
-def test_products_with_fewer_bits_are_not_taken(allowed: str, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
+def test_products_with_fewer_bits_are_not_taken(
+    allowed: str, generator: torch.Generator, routes: list[tuple[str, int]]
+) -> None:
     """On processors that have them, bases by those would be 1e-3 from orthonormal."""
     layers, updates = many(R, 2.0, 0.05, generator)
     bank, _ = stepped(layers, updates, tau=0.0, max_rank=R)
@@ -179,7 +211,9 @@ def test_products_with_fewer_bits_are_not_taken(allowed: str, generator: torch.G
 
 
 @pytest.mark.parametrize("power", [-110, -60, 40, 90])
-def test_sizes_of_all_kinds(power: int, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
+def test_sizes_of_all_kinds(
+    power: int, generator: torch.Generator, routes: list[tuple[str, int]]
+) -> None:
     """A step is homogeneous in S and its updates; squares of theirs may be outside of float32."""
     layers, updates = many(R, 2.0, 0.1, generator)
     size = 2.0**power
@@ -198,5 +232,9 @@ def test_factors_that_are_not_finite_are_named(generator: torch.Generator) -> No
     bank = LayerBank.of([tuple(X.float() for X in layer) for layer in layers])  # type: ignore[misc]
     before = [dense(bank.factors(layer)) for layer in range(12)]
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[3\]"):
-        bank.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=R)
-    assert all(torch.equal(dense(bank.factors(layer)), W) for layer, W in enumerate(before) if layer != 3)
+        bank.update_(
+            *([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=R
+        )
+    assert all(
+        torch.equal(dense(bank.factors(layer)), W) for layer, W in enumerate(before) if layer != 3
+    )

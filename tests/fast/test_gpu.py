@@ -53,14 +53,18 @@ def test_a_large_batch_on_the_device_agrees_with_the_cpu(device: str, r: int) ->
 
 
 @pytest.mark.skipif(not NO_CUDA, reason="a CUDA device is at hand")
-def test_without_a_device_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_device_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--output", str(tmp_path)]) == 0
     assert "skipped: no CUDA device is at hand" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("device", ["nonsense", "", "meta"])
-def test_what_is_no_device_is_one_sentence(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_device_is_one_sentence(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as refused:
         main(["--device", device, "--output", str(tmp_path)])
     assert refused.value.code == 2

@@ -33,9 +33,17 @@ def generator() -> torch.Generator:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"tau": 0.0}, {"tau": 0.0, "max_rank": 8}, {"theta": 0.0, "min_rank": 8, "max_rank": 8}, {"tau": 0.1}]
+    "limits",
+    [
+        {"tau": 0.0},
+        {"tau": 0.0, "max_rank": 8},
+        {"theta": 0.0, "min_rank": 8, "max_rank": 8},
+        {"tau": 0.1},
+    ],
 )
-@pytest.mark.parametrize("update", ["rank one", "zero columns", "tiny columns", "zero", "in the range"])
+@pytest.mark.parametrize(
+    "update", ["rank one", "zero columns", "tiny columns", "zero", "in the range"]
+)
 @pytest.mark.parametrize("core", ["zero", "dense", "one tiny"])
 def test_bases_stay_orthonormal_whatever_the_update(
     core: str, update: str, limits: dict[str, Any], generator: torch.Generator
@@ -45,7 +53,11 @@ def test_bases_stay_orthonormal_whatever_the_update(
     """
     m, n, r = 96, 64, 8
     U, S, V = random_layer(m, n, r, generator, torch.float32)
-    S = {"zero": torch.zeros_like(S), "dense": S, "one tiny": torch.diag(torch.tensor([1.0] * 7 + [1e-30]))}[core]
+    S = {
+        "zero": torch.zeros_like(S),
+        "dense": S,
+        "one tiny": torch.diag(torch.tensor([1.0] * 7 + [1e-30])),
+    }[core]
     G = torch.randn(m, n, generator=generator)
     if update == "rank one":
         G = G[:, :1] @ G[:1]
@@ -62,25 +74,38 @@ def test_bases_stay_orthonormal_whatever_the_update(
     assert bool(torch.isfinite(S1).all())
 
 
-def test_without_the_guard_the_trap_springs(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_without_the_guard_the_trap_springs(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
     """The negative control: trusting the Gram matrices everywhere spoils the bases."""
     _all_trusted(monkeypatch)
     U, _, V = random_layer(96, 64, 8, generator, torch.float32)
     G = torch.randn(96, 1, generator=generator) @ torch.randn(1, 64, generator=generator)
-    (U1, _, _), report = updated((U, torch.zeros(8, 8), V), (G @ V, G.mT @ U, U.mT @ G @ V), theta=0.0, min_rank=8)
+    (U1, _, _), report = updated(
+        (U, torch.zeros(8, 8), V), (G @ V, G.mT @ U, U.mT @ G @ V), theta=0.0, min_rank=8
+    )
     assert not report.exact
     assert defect(U1) > 1e-2
 
 
-def test_an_update_that_is_large_against_what_is_kept_goes_the_exact_way(generator: torch.Generator) -> None:
+def test_an_update_that_is_large_against_what_is_kept_goes_the_exact_way(
+    generator: torch.Generator,
+) -> None:
     """ΔK and ΔL count in s² although they are orthogonal to the bases, so that S_new + C_K + C_Lᵀ
     does not contain them.
     """
     U, _, V = random_layer(96, 64, 4, generator, torch.float32)
     S = 1e-6 * torch.eye(4)
-    large = [torch.linalg.qr(torch.cat([X.double(), torch.randn(len(X), 1, generator=generator)], 1))[0][:, 4:] for X in (U, V)]
+    large = [
+        torch.linalg.qr(torch.cat([X.double(), torch.randn(len(X), 1, generator=generator)], 1))[0][
+            :, 4:
+        ]
+        for X in (U, V)
+    ]
     dK, dL = (X.float() @ torch.tensor([[1.0, 0.0, 0.0, 0.0]]) for X in large)
-    (U1, _, V1), report = updated((U, S, V), (dK, dL, torch.zeros(4, 4)), theta=0.0, min_rank=4, max_rank=4)
+    (U1, _, V1), report = updated(
+        (U, S, V), (dK, dL, torch.zeros(4, 4)), theta=0.0, min_rank=4, max_rank=4
+    )
     assert report.exact == (0,)
     assert max(defect(U1), defect(V1)) < 1e-6
 
@@ -105,17 +130,24 @@ def test_a_gram_matrix_without_a_cholesky_factor_goes_the_exact_way(
     assert report.exact == (1,)
     U, S, V = results[1]
     expected = _reference(factors[1], updates[1], tau=0.1).Y.full()
-    assert float((U @ S @ V.mT - expected).norm()) < CRITERION * torch.finfo(torch.float32).eps * float(expected.norm())
+    assert float((U @ S @ V.mT - expected).norm()) < CRITERION * torch.finfo(
+        torch.float32
+    ).eps * float(expected.norm())
 
 
-@pytest.mark.parametrize("size", [2.0**-1070, 2.0**-565, 1.0, 2.0**532, 2.0**1015], ids=lambda size: f"{size:.0e}")
+@pytest.mark.parametrize(
+    "size", [2.0**-1070, 2.0**-565, 1.0, 2.0**532, 2.0**1015], ids=lambda size: f"{size:.0e}"
+)
 def test_squares_of_what_is_decomposed_are_in_the_range(
     size: float, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
     """Solvers of devices may square what they are given; a power of two changes no bit but of what
     is subnormal.
     """
-    factors, update = random_layer(24, 16, 4, generator), random_update(random_layer(24, 16, 4, generator), generator)
+    factors, update = (
+        random_layer(24, 16, 4, generator),
+        random_update(random_layer(24, 16, 4, generator), generator),
+    )
     seen = []
 
     def looking(decompose: Callable[[Tensor], Any], X: Tensor) -> Any:
@@ -133,7 +165,11 @@ def test_squares_of_what_is_decomposed_are_in_the_range(
         assert all(torch.equal(X, Y) for X, Y in ((U1, U2), (size * S1, S2), (V1, V2)))
     for alone in range(3):  # each of them may be the largest
         seen.clear()
-        updated(factors, [max(size, 1.0) * X if i == alone else X for i, X in enumerate(update)], tau=0.1)
+        updated(
+            factors,
+            [max(size, 1.0) * X if i == alone else X for i, X in enumerate(update)],
+            tau=0.1,
+        )
         assert max(seen) < 2.0**30
 
 
@@ -154,7 +190,9 @@ def test_the_guard_is_at_the_bound_that_is_derived() -> None:
     """(2w + 32 + 3√max(m, n))·eps₆₄·s² ≤ eps₃₂·σ², to the last bit, and never where there is nothing."""
     eps, limit = 2.0**-23, 40 * 2.0**-29  # s² = 1, w = 1, max(m, n) = 4
     squares = np.array([[1.0, limit], [1.0, np.nextafter(limit, 0.0)], [1.0, 0.0], [0.0, 0.0]])
-    found = gram_module.trusted(squares, np.array([1.0, 1.0, 1.0, 0.0]), np.array([2, 2, 1, 1]), np.full(4, 2.0), eps)
+    found = gram_module.trusted(
+        squares, np.array([1.0, 1.0, 1.0, 0.0]), np.array([2, 2, 1, 1]), np.full(4, 2.0), eps
+    )
     assert found.tolist() == [True, False, True, False]
 
 
@@ -167,7 +205,13 @@ def _gram_core(B_K: Tensor, B_L: Tensor, S: Tensor, dS: Tensor) -> gram_module.G
 
 
 def _in_units_of_the_guard(
-    w: int, update: str, generator: torch.Generator, *, m: int | None = None, n: int | None = None, count: int = 200
+    w: int,
+    update: str,
+    generator: torch.Generator,
+    *,
+    m: int | None = None,
+    n: int | None = None,
+    count: int = 200,
 ) -> tuple[float, float]:
     """The worst defect of both bases in units of η(s/σ_r)², and error of a singular value in units
     of √η·s, of many layers.
@@ -176,11 +220,11 @@ def _in_units_of_the_guard(
     """
     m, n, r = m or 3 * w + 5, n or 2 * w, (w + 1) // 2
     eta = (2 * w + 32 + 3 * max(m, n) ** 0.5) * 2.0**-52
-    draw: Callable[..., Tensor] = lambda *shape: torch.randn(count, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    U, V = torch.linalg.qr(draw(m, w))[0], torch.linalg.qr(draw(n, w))[0]
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    U, V = torch.linalg.qr(draw(count, m, w))[0], torch.linalg.qr(draw(count, n, w))[0]
     smallest = 10.0 ** (-5.0 * torch.rand(count, 1, generator=generator, dtype=torch.float64))
     S = torch.diag_embed(torch.where(torch.arange(w) < r, smallest, 0.0))
-    C = draw(w, 1) @ draw(1, w)
+    C = draw(count, w, 1) @ draw(count, 1, w)
     C /= torch.linalg.matrix_norm(C)[:, None, None]
     dK, dL, dS = U @ C, V @ C.mT, 0 * C
     dL *= {"in the range": 1.0, "K alone": 0.0, "both": -1.0}[update]
@@ -193,7 +237,10 @@ def _in_units_of_the_guard(
     true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS)
     wrong = ((sigma - true).abs().amax(1) / (eta * found.scale).sqrt()).max()
     X_K, X_L = found.coordinates(1.0 / sigma[:, None, :r])
-    defects = [torch.linalg.matrix_norm(B.mT @ B - torch.eye(r, dtype=B.dtype), 2) for B in (B_K @ X_K, B_L @ X_L)]
+    defects = [
+        torch.linalg.matrix_norm(B.mT @ B - torch.eye(r, dtype=B.dtype), 2)
+        for B in (B_K @ X_K, B_L @ X_L)
+    ]
     unit = eta * found.scale / sigma[:, r - 1].square()
     resolved = unit < 1e-4
     return float((torch.maximum(*defects) / unit)[resolved].max()), float(wrong)
@@ -201,7 +248,9 @@ def _in_units_of_the_guard(
 
 @pytest.mark.parametrize("update", ["in the range", "K alone", "both"])
 @pytest.mark.parametrize("w", [1, 2, 8, 32])
-def test_the_guard_counts_all_that_spoils_the_bases(w: int, update: str, generator: torch.Generator) -> None:
+def test_the_guard_counts_all_that_spoils_the_bases(
+    w: int, update: str, generator: torch.Generator
+) -> None:
     """A defect of at most η(s/σ)² and singular values to √η·s: what is added to Γ_K, and rounding."""
     defects, values = _in_units_of_the_guard(w, update, generator)
     assert 0.01 < defects < 1.0
@@ -211,7 +260,9 @@ def test_the_guard_counts_all_that_spoils_the_bases(w: int, update: str, generat
 @pytest.mark.parametrize("update", ["in the range", "K alone", "both"])
 @pytest.mark.parametrize("w", [1, 8, 32])
 @pytest.mark.parametrize(("m", "n"), [(3072, None), (3072, 3072)])
-def test_the_guard_counts_what_long_sums_lose(m: int, n: int | None, w: int, update: str, generator: torch.Generator) -> None:
+def test_the_guard_counts_what_long_sums_lose(
+    m: int, n: int | None, w: int, update: str, generator: torch.Generator
+) -> None:
     """Processors whose products have one accumulator an entry come near it, others stay where short
     bases are.
     """
@@ -231,7 +282,10 @@ def test_the_guard_counts_the_worst_that_a_search_found() -> None:
         "dL": (0.06365900486707687, -0.4937988221645355),
     }
     U, dK, V, dL = (torch.tensor(X, dtype=torch.float64)[None, :, None] for X in columns.values())
-    B_K, S = torch.cat([U, dK], dim=2), torch.full((1, 1, 1), 1.1526988744735718, dtype=torch.float64)
+    B_K, S = (
+        torch.cat([U, dK], dim=2),
+        torch.full((1, 1, 1), 1.1526988744735718, dtype=torch.float64),
+    )
     found = _gram_core(B_K, torch.cat([V, dL], dim=2), S, 0.0 * S)
     sigma = float(found.squares[0, -1].sqrt())
     U1 = B_K @ found.coordinates(torch.full((1, 1, 1), 1.0 / sigma, dtype=torch.float64))[0][0]
@@ -243,7 +297,9 @@ def test_more_added_to_the_diagonal_than_the_guard_counts_is_seen(
     monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
     """The negative control: 32w·eps₆₄ on the diagonal, which the guard knows nothing of."""
-    monkeypatch.setattr(gram_module, "_added", lambda w, roots: 32 * w * gram_module.EPS + 0 * roots)
+    monkeypatch.setattr(
+        gram_module, "_added", lambda w, roots: 32 * w * gram_module.EPS + 0 * roots
+    )
     defects, values = _in_units_of_the_guard(8, "K alone", generator)
     assert defects > 1.0
     assert values > 1.0
@@ -251,14 +307,24 @@ def test_more_added_to_the_diagonal_than_the_guard_counts_is_seen(
 
 @pytest.mark.parametrize("update", ["rank one", "in the range", "ones", "half", "zero column"])
 @pytest.mark.parametrize(("m", "w"), [(3072, 1), (16, 8), (384, 8), (384, 64)])
-def test_singular_gram_matrices_have_a_cholesky_factor(m: int, w: int, update: str, generator: torch.Generator) -> None:
+def test_singular_gram_matrices_have_a_cholesky_factor(
+    m: int, w: int, update: str, generator: torch.Generator
+) -> None:
     """With as much taken away none has (the second assertion): what is added is more than rounding.
     Without it the step would be right, and slow.
     """
     U = torch.linalg.qr(torch.randn(40, m, w, generator=generator))[0]
     rank = {"in the range": w, "half": (w + 1) // 2}.get(update, 1)
-    X = torch.randn(40, m, rank, generator=generator) @ torch.randn(40, rank, w, generator=generator)
-    X = U @ (U.mT @ X) if update == "in the range" else torch.ones_like(X) if update == "ones" else X
+    X = torch.randn(40, m, rank, generator=generator) @ torch.randn(
+        40, rank, w, generator=generator
+    )
+    X = (
+        U @ (U.mT @ X)
+        if update == "in the range"
+        else torch.ones_like(X)
+        if update == "ones"
+        else X
+    )
     if update == "zero column":
         X[:, :, 0] = 0.0
     B = torch.cat([U, X], dim=2).double()
@@ -275,7 +341,9 @@ def test_classes_of_width_are_close_to_each_other() -> None:
     powers = [2**k for k in range(9)]
     assert sorted({*powers, *(3 * p // 2 for p in powers[1:-1])}) == list(WIDTHS)
     ranks = (1, 2, 3, 5, 6, 7, 12, 13)
-    plan = plan_of(ranks, stacks_of([(40, 40)] * len(ranks), 16, torch.float32, torch.device("cpu")))
+    plan = plan_of(
+        ranks, stacks_of([(40, 40)] * len(ranks), 16, torch.float32, torch.device("cpu"))
+    )
     found = {of.width: of.members.tolist() for of in plan.classes}
     assert found == {1: [0], 2: [1], 3: [2], 6: [3, 4], 8: [5], 12: [6], 13: [7]}
 
@@ -293,7 +361,9 @@ def test_small_singular_values_go_the_exact_way_and_no_others(generator: torch.G
 def test_a_large_layer_does_not_send_a_small_one_the_exact_way(generator: torch.Generator) -> None:
     factors = [
         (U, size * torch.eye(3), V)
-        for size, (U, _, V) in zip((1e6, 1.0), random_layers([3, 3], generator, torch.float32), strict=True)
+        for size, (U, _, V) in zip(
+            (1e6, 1.0), random_layers([3, 3], generator, torch.float32), strict=True
+        )
     ]
     updates = [tuple(torch.zeros_like(X) for X in (U, V, S)) for U, S, V in factors]
     assert fast_updates(factors, updates, theta=0.0, max_rank=3)[1].exact == ()  # type: ignore[arg-type]

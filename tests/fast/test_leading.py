@@ -60,7 +60,9 @@ def tangent(X: Tensor, Y: Tensor) -> float:
 
 @pytest.mark.parametrize("b", [0.02, 0.2, 0.5])
 @pytest.mark.parametrize(("r", "condition"), [(1, 1.0), (4, 3.0), (6, 30.0)])
-def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, generator: torch.Generator) -> None:
+def test_the_theorem_holds_and_is_sharp(
+    r: int, condition: float, b: float, generator: torch.Generator
+) -> None:
     """σ_r(Ŵ) ≥ σ', σ_{r+1}(Ŵ) ≤ ab·σ', sin∠(V, V_r) ≤ b, a product takes the tangent by ab, and the
     error: near if r = 1.
     """
@@ -74,22 +76,36 @@ def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, gene
         a, its_b = (float(torch.linalg.matrix_norm(R, 2)) / smallest for R in residuals)
         P, sigma, Qt = torch.linalg.svd(W)
         start = tangent(V, Qt[:r].mT)
-        ratios = [smallest / float(sigma[r - 1]), float(sigma[r]) / (a * its_b * smallest), start / (1 + start**2) ** 0.5 / its_b]
+        ratios = [
+            smallest / float(sigma[r - 1]),
+            float(sigma[r]) / (a * its_b * smallest),
+            start / (1 + start**2) ** 0.5 / its_b,
+        ]
         U_h, bound = W @ V, a * its_b * its_b / (1.0 - its_b**2) ** 0.5
         while bound > 1e-11:
             Q = torch.linalg.qr(U_h)[0]
             error = torch.linalg.matrix_norm(Q @ (Q.mT @ W) - (P[:, :r] * sigma[:r]) @ Qt[:r], 2)
-            ratios += [tangent(Q, P[:, :r]) / bound, float(error) / (math.sqrt(2.0) * smallest * bound)]
-            U_h, bound = W @ (W.mT @ Q), bound * (a * its_b) ** 2  # the other side: the same theorem for Ŵᵀ
+            ratios += [
+                tangent(Q, P[:, :r]) / bound,
+                float(error) / (math.sqrt(2.0) * smallest * bound),
+            ]
+            U_h, bound = (
+                W @ (W.mT @ Q),
+                bound * (a * its_b) ** 2,
+            )  # the other side: the same theorem for Ŵᵀ
         near.append(ratios)
     for i, values in enumerate(zip(*near, strict=False)):
         assert max(values) <= 1.0 + 1e-4
-        assert max(values) > (0.5 if r == 1 and b < 0.5 and i < 5 else 0.0)  # later, σ_r(Ŵ) > σ' counts h times
+        assert max(values) > (
+            0.5 if r == 1 and b < 0.5 and i < 5 else 0.0
+        )  # later, σ_r(Ŵ) > σ' counts h times
 
 
 @pytest.mark.parametrize("condition", [1.0, 10.0, 300.0])
 @pytest.mark.parametrize("b", [0.001, 0.03, 0.1, 0.2])
-def test_bounds_without_eigenvalues_are_bounds(b: float, condition: float, generator: torch.Generator) -> None:
+def test_bounds_without_eigenvalues_are_bounds(
+    b: float, condition: float, generator: torch.Generator
+) -> None:
     """Bounds of the norm after σ_r, of ‖Ŵ‖ from below, and of the error; values beyond the rank of a
     layer do not count.
     """
@@ -102,7 +118,9 @@ def test_bounds_without_eigenvalues_are_bounds(b: float, condition: float, gener
         assert float(sigma[r:].norm()) <= found.rest(ranks)[0]
         assert found.size[0] <= float(sigma.norm())
         assert found.largest[0] <= float(sigma[0])
-        assert found.smallest[0] <= float(torch.linalg.svdvals(layer[1] - update[2])[-1]) * (1.0 + 1e-12)
+        assert found.smallest[0] <= float(torch.linalg.svdvals(layer[1] - update[2])[-1]) * (
+            1.0 + 1e-12
+        )
         h = found.products(EPS)[0]
         assert found.is_small[0]
         assert np.isfinite(h)
@@ -111,12 +129,17 @@ def test_bounds_without_eigenvalues_are_bounds(b: float, condition: float, gener
         for remaining in range(int(h), 0, -1):
             Q = torch.linalg.qr((W if remaining % 2 else W.mT) @ Q)[0]
         best = (P[:, :r] * sigma[:r]) @ Qt[:r]
-        assert float(torch.linalg.matrix_norm(Q @ (Q.mT @ W) - best, 2)) <= 0.5 * EPS * float(sigma[0])
+        assert float(torch.linalg.matrix_norm(Q @ (Q.mT @ W) - best, 2)) <= 0.5 * EPS * float(
+            sigma[0]
+        )
 
 
 def known(a: float, b: float, generator: torch.Generator) -> tuple[LayerFactors, LayerFactors]:
     """A layer and an update of rank one of which all norms are known, σ' = 1."""
-    U, V = (torch.linalg.qr(torch.randn(k, 5, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    U, V = (
+        torch.linalg.qr(torch.randn(k, 5, generator=generator, dtype=torch.float64))[0]
+        for k in (M, N)
+    )
     S = torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0], dtype=torch.float64))
     dK, dL = (X[:, 4:] @ torch.tensor([[0.0, 0.6, 0.0, 0.8]], dtype=torch.float64) for X in (U, V))
     return (U[:, :4], S, V[:, :4]), (a * dK, b * dL, 0.0 * S)
@@ -133,7 +156,9 @@ def test_products_are_the_first_for_which_the_bound_is_small(generator: torch.Ge
             found = smallness(small(*known(a, b, generator)), np.array([4]))
             starts = [b / (1.0 - b * b) ** 0.5, a / (1.0 - a * a) ** 0.5]
             bounds = [2.0**0.5 * (a * b) ** h * starts[(h + 1) % 2] / 5.0 for h in range(1, 8)]
-            expected = next((h for h, bound in enumerate(bounds, start=1) if bound <= 0.5 * EPS), np.inf)
+            expected = next(
+                (h for h, bound in enumerate(bounds, start=1) if bound <= 0.5 * EPS), np.inf
+            )
             assert found.products(EPS)[0] == expected
             assert found.is_small[0] == (max(a, b) <= 0.5)
             assert found.rest(np.array([4]))[0] == pytest.approx(2.0 * a * b, rel=1e-6)
@@ -145,14 +170,22 @@ def test_wide_layers_have_a_second_bound(generator: torch.Generator) -> None:
     """For ΔK with equal singular values ‖ΔᵀΔ‖ is √r times ‖ΔᵀΔ‖_∞, which is exact; for rank one the
     first is exact.
     """
-    U, V = (torch.linalg.qr(torch.randn(k, 16, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    U, V = (
+        torch.linalg.qr(torch.randn(k, 16, generator=generator, dtype=torch.float64))[0]
+        for k in (M, N)
+    )
     for r, wide in ((16, True), (9, False)):
         layer = U[:, :r], torch.eye(r, dtype=torch.float64), V[:, :r]
-        flat = smallness(small(layer, (0.1 * U[:, :r], 0.1 * V[:, :r], 0.0 * layer[1])), np.array([r]))
+        flat = smallness(
+            small(layer, (0.1 * U[:, :r], 0.1 * V[:, :r], 0.0 * layer[1])), np.array([r])
+        )
         expected = 0.1 if wide else 0.1 * r**0.25
         assert (flat.a[0], flat.b[0]) == pytest.approx((expected, expected))
         one = torch.full((1, r), r**-0.5, dtype=torch.float64) * torch.arange(1, r + 1).double()
-        alone = smallness(small(layer, (0.01 * U[:, :1] @ one, 0.01 * V[:, :1] @ one, 0.0 * layer[1])), np.array([r]))
+        alone = smallness(
+            small(layer, (0.01 * U[:, :1] @ one, 0.01 * V[:, :1] @ one, 0.0 * layer[1])),
+            np.array([r]),
+        )
         assert alone.a[0] == pytest.approx(0.01 * float(one.norm()))
 
 
@@ -160,8 +193,14 @@ def test_wide_layers_have_a_second_bound(generator: torch.Generator) -> None:
 def test_each_layer_is_judged_by_its_own_numbers(r: int, generator: torch.Generator) -> None:
     """Some need more products than are allowed, next to others that need two."""
     layers = [layer_of(r, condition, generator) for condition in np.geomspace(1.0, 1e6, 40)]
-    layers = [(U, size * S, V) for size, (U, S, V) in zip(np.geomspace(1e-3, 1e3, 40), layers, strict=True)]
-    smalls = [small(layer, update_of(layer, (0.03, 0.1, 0.49)[i % 3], generator)) for i, layer in enumerate(layers)]
+    layers = [
+        (U, size * S, V)
+        for size, (U, S, V) in zip(np.geomspace(1e-3, 1e3, 40), layers, strict=True)
+    ]
+    smalls = [
+        small(layer, update_of(layer, (0.03, 0.1, 0.49)[i % 3], generator))
+        for i, layer in enumerate(layers)
+    ]
     cores, A, scale = (torch.cat(X) for X in zip(*(one[1:4] for one in smalls), strict=True))
     together = Small(torch.cat([one.Gamma for one in smalls], dim=1), cores, A, scale, 1.0)
     found, ranks = smallness(together, np.full(40, r)), np.array([r])
@@ -173,8 +212,12 @@ def test_each_layer_is_judged_by_its_own_numbers(r: int, generator: torch.Genera
     assert {2.0, 3.0, np.inf} <= set(found.products(EPS))
 
 
-@pytest.mark.parametrize(("a", "b"), [(0.01, 0.55), (0.55, 0.01), (1e-6, 1.5), (2.0, 1e-6), (0.01, 2.5)])
-def test_updates_of_more_than_half_of_the_smallest_are_not_small(a: float, b: float, generator: torch.Generator) -> None:
+@pytest.mark.parametrize(
+    ("a", "b"), [(0.01, 0.55), (0.55, 0.01), (1e-6, 1.5), (2.0, 1e-6), (0.01, 2.5)]
+)
+def test_updates_of_more_than_half_of_the_smallest_are_not_small(
+    a: float, b: float, generator: torch.Generator
+) -> None:
     """One large update on either side is enough, however small the other one is: F has to be invertible."""
     assert not smallness(small(*known(a, b, generator)), np.array([4])).is_small[0]
 
@@ -195,8 +238,14 @@ def test_defects_are_those_of_the_bases(generator: torch.Generator) -> None:
     dK, dL, dS = update_of(layer, 0.1, generator)
     for side in (0, 2):
         factors = list(layer)
-        factors[side] = factors[side] @ (torch.eye(5, dtype=torch.float64) + 1e-5 * torch.ones(5, 5, dtype=torch.float64))
-        expected = float(torch.linalg.matrix_norm(factors[side].mT @ factors[side] - torch.eye(5, dtype=torch.float64)))
+        factors[side] = factors[side] @ (
+            torch.eye(5, dtype=torch.float64) + 1e-5 * torch.ones(5, 5, dtype=torch.float64)
+        )
+        expected = float(
+            torch.linalg.matrix_norm(
+                factors[side].mT @ factors[side] - torch.eye(5, dtype=torch.float64)
+            )
+        )
         given = [tuple(padded(X, 7) for X in of) for of in (factors, (dK, dL, dS))]
         assert defects(small(*given), np.array([5]))[0] == pytest.approx(expected, rel=1e-3)  # type: ignore[arg-type]
     assert defects(small(layer, (dK, dL, dS)), np.array([5]))[0] < 1e-7
@@ -217,8 +266,12 @@ def test_the_leading_half_is_right(condition: float, b: float, generator: torch.
         assert defect_of_bases < ALLOWED
         for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
             sigma = torch.linalg.svdvals(untruncated(before, update)).numpy()
-            np.testing.assert_allclose(report.singular_values[layer, :r], sigma[:r], atol=4 * EPS * sigma[0])
-            assert report.discarded[layer] == pytest.approx(np.linalg.norm(sigma[r:]), abs=4 * EPS * sigma[0])
+            np.testing.assert_allclose(
+                report.singular_values[layer, :r], sigma[:r], atol=4 * EPS * sigma[0]
+            )
+            assert report.discarded[layer] == pytest.approx(
+                np.linalg.norm(sigma[r:]), abs=4 * EPS * sigma[0]
+            )
         if b < 0.2 and condition < 500.0:
             assert not any(whole(report, layer) for layer in range(12))
 
@@ -233,7 +286,9 @@ def test_the_learning_rate_multiplies_the_updates(rate: float, generator: torch.
     other, its = stepped(layers, scaled, tau=0.0, max_rank=4, learning_rate=rate)  # type: ignore[arg-type]
     assert not any(whole(one, layer) for one in (report, its) for layer in range(12))
     assert max(wrong(other, layers, updates)) < ALLOWED
-    np.testing.assert_allclose(its.singular_values[:, :4], report.singular_values[:, :4], rtol=1e-12)
+    np.testing.assert_allclose(
+        its.singular_values[:, :4], report.singular_values[:, :4], rtol=1e-12
+    )
     np.testing.assert_allclose(its.discarded, report.discarded, rtol=1e-6)
 
 
@@ -244,16 +299,23 @@ def test_fewer_products_than_the_bound_asks_for_are_not_enough(
     """The negative control: with one W₁ is wrong by more than storage explains."""
     layers, updates = many(4, 2.0, 0.15, generator)
     honest: Callable[..., Any] = leading_module.leading_core
-    monkeypatch.setattr(step_module, "leading_core", lambda small, ranks, products: honest(small, ranks, 1))
+    monkeypatch.setattr(
+        step_module, "leading_core", lambda small, ranks, products: honest(small, ranks, 1)
+    )
     bank, _ = stepped(layers, updates, tau=0.0, min_rank=4, max_rank=4)
     assert wrong(bank, layers, updates)[0] > 100.0
 
 
-def one_large(r: int, condition: float, b: float, random: bool, generator: torch.Generator) -> tuple[LayerFactors, LayerFactors]:
+def one_large(
+    r: int, condition: float, b: float, random: bool, generator: torch.Generator
+) -> tuple[LayerFactors, LayerFactors]:
     """One singular value of ``condition``, all others 1; the updates of rank one, across the large
     one, or random.
     """
-    U, V = (torch.linalg.qr(torch.randn(k, r + 1, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    U, V = (
+        torch.linalg.qr(torch.randn(k, r + 1, generator=generator, dtype=torch.float64))[0]
+        for k in (M, N)
+    )
     S = torch.diag(torch.tensor([condition] + [1.0] * (r - 1), dtype=torch.float64))
     dK, dL = (X[:, r:] @ torch.full((1, r), b / r**0.5, dtype=torch.float64) for X in (U, V))
     if random:
@@ -265,7 +327,9 @@ def one_large(r: int, condition: float, b: float, random: bool, generator: torch
 @pytest.mark.parametrize("condition", [20.0, 77.0, 400.0, 1500.0])
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.usefixtures("narrow_as_well")
-def test_nothing_grows_from_product_to_product(condition: float, random: bool, generator: torch.Generator) -> None:
+def test_nothing_grows_from_product_to_product(
+    condition: float, random: bool, generator: torch.Generator
+) -> None:
     """One large σ and many rounds: powers of ŴŴᵀ have λ²R_KᵀR_K times powers of the condition in
     them.  A layer that needs none of the rounds is in the same class.
     """
@@ -293,7 +357,11 @@ def test_bases_that_were_loaded_may_be_less_orthonormal(generator: torch.Generat
         bank, report = stepped(layers, updates, tau=0.0, min_rank=4, max_rank=4)
         assert all(whole(report, layer) for layer in range(12))
         assert max(wrong(bank, layers, updates)) < 2.0
-        report = bank.update_(*([0.0 * X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=4)
+        report = bank.update_(
+            *([0.0 * X.float() for X in of] for of in zip(*updates, strict=True)),
+            tau=0.0,
+            max_rank=4,
+        )
         assert not any(whole(report, layer) for layer in range(12))
 
 
@@ -317,7 +385,9 @@ def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Ge
     assert max(wrong(bank, layers, updates)) < ALLOWED
     for layer, r in enumerate(ranks):
         _, alone = stepped([layers[layer]], [updates[layer]], tau=0.0, max_rank=r)
-        np.testing.assert_allclose(report.singular_values[layer, :r], alone.singular_values[0, :r], rtol=1e-6)
+        np.testing.assert_allclose(
+            report.singular_values[layer, :r], alone.singular_values[0, :r], rtol=1e-6
+        )
 
 
 @pytest.mark.usefixtures("narrow_as_well")
@@ -337,9 +407,14 @@ def test_layers_of_a_class_go_their_own_ways(generator: torch.Generator) -> None
         alone, its = stepped([layers[layer]], [updates[layer]], max_rank=most[layer], **limits)
         assert its.ranks[0] == report.ranks[layer]
         assert its.rank_rules[0] == rule
-        assert float((dense(alone.factors(0)) - dense(bank.factors(layer))).norm()) < 2.0 * ALLOWED * EPS
+        assert (
+            float((dense(alone.factors(0)) - dense(bank.factors(layer))).norm())
+            < 2.0 * ALLOWED * EPS
+        )
         count = 2 * ranks[layer]
-        np.testing.assert_allclose(its.singular_values[0, :count], report.singular_values[layer, :count], atol=1e-7)
+        np.testing.assert_allclose(
+            its.singular_values[0, :count], report.singular_values[layer, :count], atol=1e-7
+        )
     assert report.ranks[2] > 6
     for X in (bank.storage(1)[0][5:], bank.storage(1)[2][5:], bank.storage(1)[1][5:]):
         assert not X.any()
@@ -349,9 +424,19 @@ def test_layers_of_a_class_go_their_own_ways(generator: torch.Generator) -> None
 @pytest.mark.parametrize(
     ("limits", "rule", "rank", "full"),
     [
-        ({"theta": 1e-4, "max_rank": 4}, RankRule.MAX_RANK, 4, False),  # the rest is above ϑ, but there is no room
+        (
+            {"theta": 1e-4, "max_rank": 4},
+            RankRule.MAX_RANK,
+            4,
+            False,
+        ),  # the rest is above ϑ, but there is no room
         ({"theta": 1e-4, "max_rank": 6}, None, None, True),  # and here there is
-        ({"tau": 0.3, "max_rank": 8}, RankRule.THRESHOLD, None, False),  # the rest is below ϑ for certain
+        (
+            {"tau": 0.3, "max_rank": 8},
+            RankRule.THRESHOLD,
+            None,
+            False,
+        ),  # the rest is below ϑ for certain
         ({"tau": 0.9, "min_rank": 3}, RankRule.MIN_RANK, 3, False),
         ({"tau": 0.9, "min_rank": 5}, RankRule.MIN_RANK, 5, True),
         ({"tau": 0.0, "max_rank": 2}, RankRule.MAX_RANK, 2, False),
@@ -398,7 +483,9 @@ def test_a_rest_above_the_threshold_after_all_goes_the_exact_way(
 def test_what_is_beyond_the_rank_is_zero(generator: torch.Generator) -> None:
     """A layer may be cut further than another one of its class."""
     layers = [layer_of(6, condition, generator) for condition in (1.5, 40.0)]
-    bank, report = stepped(layers, [update_of(layer, 0.02, generator) for layer in layers], theta=0.2)
+    bank, report = stepped(
+        layers, [update_of(layer, 0.02, generator) for layer in layers], theta=0.2
+    )
     assert report.ranks[0] == 6 > report.ranks[1]
     assert not any(whole(report, layer) for layer in (0, 1))
     Ut, S, Vt = bank.storage(1)

@@ -28,7 +28,10 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 M, N, R, SCALE = 6, 7, 2, 1.7
 CORES = ("zero", "dense", "singular")
 FORMS = ("adapted", "apart", "dropped")
-FEW, MANY = (3, 5), (3, 4, 256)  # rows: one block of 15; eight of 384, for which "adapted" merges and "apart" does not
+FEW, MANY = (
+    (3, 5),
+    (3, 4, 256),
+)  # rows: one block of 15; eight of 384, for which "adapted" merges and "apart" does not
 
 
 def _draw(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -40,22 +43,48 @@ class Problem:
     from autograd alone.
     """
 
-    def __init__(self, core: str, dtype: torch.dtype = torch.float64, rows: tuple[int, ...] = FEW, scale: float = SCALE) -> None:
+    def __init__(
+        self,
+        core: str,
+        dtype: torch.dtype = torch.float64,
+        rows: tuple[int, ...] = FEW,
+        scale: float = SCALE,
+    ) -> None:
         torch.set_num_threads(1)
         self.scale = scale
         generator = torch.Generator().manual_seed(3)
         self.x = _draw(generator, dtype, *rows, N).requires_grad_()
-        self.weight, self.bias = _draw(generator, dtype, M, N), _draw(generator, dtype, M).requires_grad_()
+        self.weight, self.bias = (
+            _draw(generator, dtype, M, N),
+            _draw(generator, dtype, M).requires_grad_(),
+        )
         self.target = _draw(generator, dtype, *rows, M)
         U, S, V = random_layer(M, N, R, generator, dtype)
-        S = {"zero": torch.zeros_like(S), "dense": S, "singular": S * torch.tensor([[1.0], [0.0]], dtype=dtype)}[core]
+        S = {
+            "zero": torch.zeros_like(S),
+            "dense": S,
+            "singular": S * torch.tensor([[1.0], [0.0]], dtype=dtype),
+        }[core]
         self.U, self.S, self.V = (X.requires_grad_() for X in (U, S, V))
 
     def forward(self, form: str, *, factor_gradients: bool = False) -> Tensor:
         adapter = (self.U, self.S, self.V, self.scale)
-        own = self.x * 1.0 if form == "dropped" else None  # the adapter's input, of which the gradient is a part of that of x
-        with mock.patch.object(module, "merging_pays", return_value=False) if form == "apart" else nullcontext():
-            return adapted_linear(self.x, self.weight, self.bias, *adapter, adapter_x=own, factor_gradients=factor_gradients)
+        own = (
+            self.x * 1.0 if form == "dropped" else None
+        )  # the adapter's input, of which the gradient is a part of that of x
+        with (
+            mock.patch.object(module, "merging_pays", return_value=False)
+            if form == "apart"
+            else nullcontext()
+        ):
+            return adapted_linear(
+                self.x,
+                self.weight,
+                self.bias,
+                *adapter,
+                adapter_x=own,
+                factor_gradients=factor_gradients,
+            )
 
     def backward(self, y: Tensor) -> None:
         """Gradients of ⟨y, target⟩ into the parameters."""
@@ -70,7 +99,9 @@ class Problem:
 
 
 def _close(X: Tensor | None, Y: Tensor, bound: float = 1e-13) -> bool:
-    return X is not None and float((X - Y).detach().norm()) <= bound * max(1.0, float(Y.detach().norm()))
+    return X is not None and float((X - Y).detach().norm()) <= bound * max(
+        1.0, float(Y.detach().norm())
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +118,9 @@ def _close(X: Tensor | None, Y: Tensor, bound: float = 1e-13) -> bool:
         ((7,), 1),
     ],
 )
-def test_rows_are_cut_into_even_blocks_none_below_256_rows(shape: tuple[int, ...], blocks: int) -> None:
+def test_rows_are_cut_into_even_blocks_none_below_256_rows(
+    shape: tuple[int, ...], blocks: int
+) -> None:
     x = torch.arange(float(torch.Size(shape).numel())).view(shape)
     cut = row_blocks(x)
     assert cut.shape == (blocks, x.shape[:-1].numel() // blocks, 7)
@@ -96,16 +129,22 @@ def test_rows_are_cut_into_even_blocks_none_below_256_rows(shape: tuple[int, ...
     assert row_blocks(x.bfloat16()).shape[0] == 1
 
 
-def test_compiled_for_any_number_of_rows_there_is_one_graph_and_for_a_given_number_there_are_blocks() -> None:
+def test_compiled_for_any_number_of_rows_there_is_one_graph_and_for_a_given_number_there_are_blocks() -> (
+    None
+):
     counter = torch._dynamo.testing.CompileCounter()
     any_number = torch.compile(row_blocks, dynamic=True, backend=counter, fullgraph=True)
     for rows in (1024, 512, 333, 2048):
         assert any_number(torch.ones(rows, N)).shape == (1, rows, N)
     assert counter.frame_count == 1
-    assert torch.compile(row_blocks, dynamic=False, backend="eager", fullgraph=True)(torch.ones(1024, N)).shape == (4, 256, N)
+    assert torch.compile(row_blocks, dynamic=False, backend="eager", fullgraph=True)(
+        torch.ones(1024, N)
+    ).shape == (4, 256, N)
 
 
-@pytest.mark.parametrize(("rows", "r"), [((15,), 1), ((15,), 2), ((512,), 1), ((4, 256), 2), ((1,), 2), ((2, 1), 1)])
+@pytest.mark.parametrize(
+    ("rows", "r"), [((15,), 1), ((15,), 2), ((512,), 1), ((4, 256), 2), ((1,), 2), ((2, 1), 1)]
+)
 def test_the_products_of_blocks_are_those_of_the_rows(rows: tuple[int, ...], r: int) -> None:
     """Blocks of rank one and of a single row are included; the rows of one block are kept row by row."""
     generator = torch.Generator().manual_seed(0)
@@ -128,7 +167,13 @@ def test_every_scale_counts(form: str, scale: float) -> None:
     y = p.forward(form)
     p.backward(y)
     expected, dx, _, G = p.dense()
-    for X, Y in ((y, expected), (p.x.grad, dx), (p.U.grad, G @ p.V), (p.V.grad, G.mT @ p.U), (p.S.grad, p.U.mT @ G @ p.V)):
+    for X, Y in (
+        (y, expected),
+        (p.x.grad, dx),
+        (p.U.grad, G @ p.V),
+        (p.V.grad, G.mT @ p.U),
+        (p.S.grad, p.U.mT @ G @ p.V),
+    ):
         assert _close(X, Y)
 
 
@@ -148,7 +193,9 @@ def test_without_a_scale_it_is_one() -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("rows", [FEW, MANY])
-def test_projected_gradients_are_those_of_the_dense_gradient(form: str, core: str, rows: tuple[int, ...]) -> None:
+def test_projected_gradients_are_those_of_the_dense_gradient(
+    form: str, core: str, rows: tuple[int, ...]
+) -> None:
     p = Problem(core, rows=rows)
     y = p.forward(form)
     p.backward(y)
@@ -199,10 +246,14 @@ def test_gradcheck(core: str) -> None:
         return adapted_linear(x, p.weight, bias, U, S, V, SCALE, factor_gradients=True)
 
     def dropped(x: Tensor, own: Tensor, U: Tensor, S: Tensor, V: Tensor) -> Tensor:
-        return adapted_linear(x, p.weight, None, U, S, V, SCALE, adapter_x=own, factor_gradients=True)
+        return adapted_linear(
+            x, p.weight, None, U, S, V, SCALE, adapter_x=own, factor_gradients=True
+        )
 
     assert torch.autograd.gradcheck(adapted, (p.x, p.bias, p.U, p.S, p.V))
-    assert torch.autograd.gradcheck(dropped, (p.x, (2.0 * p.x).detach().requires_grad_(), p.U, p.S, p.V))
+    assert torch.autograd.gradcheck(
+        dropped, (p.x, (2.0 * p.x).detach().requires_grad_(), p.U, p.S, p.V)
+    )
 
 
 def test_projected_gradients_fail_gradcheck() -> None:
@@ -229,18 +280,26 @@ def test_published_route_divided_by_S_gives_the_projected_gradients(form: str) -
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-23), (torch.bfloat16, 2.0**-7)])
 @pytest.mark.parametrize("rows", [FEW, MANY])
-def test_precision_is_that_of_the_dtype(form: str, dtype: torch.dtype, eps: float, rows: tuple[int, ...]) -> None:
+def test_precision_is_that_of_the_dtype(
+    form: str, dtype: torch.dtype, eps: float, rows: tuple[int, ...]
+) -> None:
     """A few roundings of every result, and one in single precision of each term of its sums, whose
     terms may cancel.
     """
-    p, exact, absolute = Problem("dense", dtype, rows), Problem("dense", rows=rows), Problem("dense", rows=rows)
+    p, exact, absolute = (
+        Problem("dense", dtype, rows),
+        Problem("dense", rows=rows),
+        Problem("dense", rows=rows),
+    )
     for name in ("x", "weight", "bias", "U", "S", "V", "target"):  # the same rounded numbers
         getattr(exact, name).data = getattr(p, name).data.double()
         getattr(absolute, name).data = getattr(p, name).data.double().abs()
     y = p.forward(form)
     p.backward(y)
     assert y.dtype == dtype
-    expected, terms = ((y, dx, G @ q.V, G.mT @ q.U) for q in (exact, absolute) for y, dx, _, G in (q.dense(),))
+    expected, terms = (
+        (y, dx, G @ q.V, G.mT @ q.U) for q in (exact, absolute) for y, dx, _, G in (q.dense(),)
+    )
     for X, Y, size in zip((y, p.x.grad, p.U.grad, p.V.grad), expected, terms, strict=True):
         assert X is not None
         bound = 4 * eps * float(Y.detach().norm()) + 2.0**-23 * float(size.detach().norm())
@@ -248,7 +307,9 @@ def test_precision_is_that_of_the_dtype(form: str, dtype: torch.dtype, eps: floa
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_16_bit_gradients_that_cancel_over_the_rows_keep_the_precision_of_their_sum(form: str) -> None:
+def test_16_bit_gradients_that_cancel_over_the_rows_keep_the_precision_of_their_sum(
+    form: str,
+) -> None:
     """Rows and their negatives, but for the last: cut into blocks, the parts of dK would be rounded
     at 1000 times its size.
     """
@@ -269,7 +330,10 @@ def test_16_bit_gradients_that_cancel_over_the_rows_keep_the_precision_of_their_
 def test_an_upstream_gradient_may_be_a_view_of_any_strides(form: str) -> None:
     """One gradient for all sequences, as a mean over them sends it back, and a transposed one."""
     rows = (512, 256)
-    for upstream in (torch.ones(256, M).double().expand(*rows, M), torch.ones(256, 512, M).double().mT.mT.transpose(0, 1)):
+    for upstream in (
+        torch.ones(256, M).double().expand(*rows, M),
+        torch.ones(256, 512, M).double().mT.mT.transpose(0, 1),
+    ):
         p, contiguous = Problem("dense", rows=rows), Problem("dense", rows=rows)
         p.forward(form).backward(upstream)
         contiguous.forward(form).backward(upstream.contiguous())
@@ -297,7 +361,11 @@ def test_autocast_computes_in_its_dtype_and_leaves_gradients_in_the_parameters_d
         assert p.U.grad.dtype == torch.float32
         assert float((p.U.grad - G @ p.V).detach().norm()) <= 4 * 2.0**-7 * float(G.norm())
     with torch.autocast("cpu", torch.bfloat16):
-        assert _close(adapted_linear(p.x, p.weight, None, p.U, p.S, p.V, SCALE), expected - p.bias, 4 * 2.0**-7)
+        assert _close(
+            adapted_linear(p.x, p.weight, None, p.U, p.S, p.V, SCALE),
+            expected - p.bias,
+            4 * 2.0**-7,
+        )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -329,7 +397,10 @@ def test_autocast_makes_no_floating_point_of_other_numbers(form: str, dtype: tor
     """In bfloat16 257 would be 256, and imaginary parts would be gone."""
     p = Problem("dense", torch.float32)
     p.x = torch.ones(3, N, dtype=dtype)
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=rf"^x: expected the dtype .*, found {dtype}$"):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match=rf"^x: expected the dtype .*, found {dtype}$"),
+    ):
         p.forward(form)
 
 
@@ -394,11 +465,14 @@ def test_second_derivatives_are_those_by_x_alone(form: str, rows: tuple[int, ...
 
     W = (p.U @ p.S @ p.V.mT).detach()
     (found,), (expected,) = (
-        torch.autograd.grad(of(y), p.x) for y in (p.forward(form), linear(p.x, p.weight + SCALE * W, p.bias))
+        torch.autograd.grad(of(y), p.x)
+        for y in (p.forward(form), linear(p.x, p.weight + SCALE * W, p.bias))
     )
     assert _close(found, expected, 1e-12)
     for factor in (p.U, p.S, p.V):
-        with pytest.raises(RuntimeError, match="expected no second derivative with respect to the factors"):
+        with pytest.raises(
+            RuntimeError, match="expected no second derivative with respect to the factors"
+        ):
             torch.autograd.grad(of(p.forward(form)), factor)
 
 
@@ -435,20 +509,41 @@ def test_dropout_on_the_adapters_input_alone() -> None:
             r"weight: expected a real matrix \(m, n\) of floating point, found \(7,\) torch.float64",
         ),
         (
-            {name: lambda p, name=name: getattr(p, name).detach().cfloat() for name in ("x", "weight", "bias", "U", "S", "V")},
+            {
+                name: lambda p, name=name: getattr(p, name).detach().cfloat()
+                for name in ("x", "weight", "bias", "U", "S", "V")
+            },
             r"weight: expected a real matrix \(m, n\) of floating point, found \(6, 7\) torch.complex64",
         ),
-        ({"x": lambda p: p.x[..., :3]}, r"x: expected shape \(3, 5, 7\) for a weight of 6 x 7 and rank 2, found \(3, 5, 3\)"),
-        ({"U": lambda p: p.U.mT}, r"U: expected shape \(6, 6\) for a weight of 6 x 7 and rank 6, found \(2, 6\)"),
-        ({"S": lambda p: p.S[:1]}, r"S: expected shape \(2, 2\) for a weight of 6 x 7 and rank 2, found \(1, 2\)"),
-        ({"V": lambda p: p.V.float()}, "V: expected the dtype of the base, torch.float64, found torch.float32"),
+        (
+            {"x": lambda p: p.x[..., :3]},
+            r"x: expected shape \(3, 5, 7\) for a weight of 6 x 7 and rank 2, found \(3, 5, 3\)",
+        ),
+        (
+            {"U": lambda p: p.U.mT},
+            r"U: expected shape \(6, 6\) for a weight of 6 x 7 and rank 6, found \(2, 6\)",
+        ),
+        (
+            {"S": lambda p: p.S[:1]},
+            r"S: expected shape \(2, 2\) for a weight of 6 x 7 and rank 2, found \(1, 2\)",
+        ),
+        (
+            {"V": lambda p: p.V.float()},
+            "V: expected the dtype of the base, torch.float64, found torch.float32",
+        ),
         ({"V": lambda p: p.V.to("meta")}, "V: expected the device of the base, cpu, found meta"),
-        ({"weight": lambda p: p.weight.to("meta")}, "x: expected the device of the base, meta, found cpu"),
+        (
+            {"weight": lambda p: p.weight.to("meta")},
+            "x: expected the device of the base, meta, found cpu",
+        ),
         (
             {"adapter_x": lambda p: p.x[:2]},
             r"adapter_x: expected one like x, \(3, 5, 7\) torch.float64 on cpu, found \(2, 5, 7\) torch.float64 on cpu",
         ),
-        ({"bias": lambda p: p.bias[:2]}, r"bias: expected shape \(6,\) for a weight of 6 x 7 and rank 2, found \(2,\)"),
+        (
+            {"bias": lambda p: p.bias[:2]},
+            r"bias: expected shape \(6,\) for a weight of 6 x 7 and rank 2, found \(2,\)",
+        ),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Callable[[Problem], Any]], message: str) -> None:
@@ -459,13 +554,19 @@ def test_bad_input_is_named(change: dict[str, Callable[[Problem], Any]], message
         adapted_linear(**given)
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf"), "a", None, 1j, torch.ones(2)])
+@pytest.mark.parametrize(
+    "scale", [float("nan"), float("inf"), -float("inf"), "a", None, 1j, torch.ones(2)]
+)
 def test_a_scale_that_is_no_finite_number_is_refused(scale: Any) -> None:
     p = Problem("dense")
     W, factors = p.weight, (p.U, p.S, p.V)
-    given: tuple[Callable[[], Tensor], ...] = (lambda: adapted_linear(p.x, W, p.bias, *factors, scale),)
+    given: tuple[Callable[[], Tensor], ...] = (
+        lambda: adapted_linear(p.x, W, p.bias, *factors, scale),
+    )
     for refusing in given:
-        with pytest.raises(ValueError, match=f"^scale: expected a finite number, found {re.escape(repr(scale))}$"):
+        with pytest.raises(
+            ValueError, match=f"^scale: expected a finite number, found {re.escape(repr(scale))}$"
+        ):
             refusing()
 
 
@@ -483,5 +584,8 @@ def test_a_device_without_autocast_is_compiled_for() -> None:
 def test_a_scale_that_wants_a_gradient_is_refused() -> None:
     """It would not get one."""
     p = Problem("dense")
-    with pytest.raises(ValueError, match=r"^scale: expected a constant, found a tensor that requires a gradient, which it "):
+    with pytest.raises(
+        ValueError,
+        match=r"^scale: expected a constant, found a tensor that requires a gradient, which it ",
+    ):
         adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, torch.ones((), requires_grad=True))  # type: ignore[arg-type]

@@ -27,9 +27,13 @@ print(faults_of_a_cycle(), keep_freed_memory(), faults_of_a_cycle() and faults_o
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
+)
 def test_what_was_freed_is_there_for_the_next_allocation() -> None:
-    done = subprocess.run([sys.executable, "-c", CYCLES], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CYCLES], check=True, capture_output=True, text=True
+    )
     before, agreed, after = done.stdout.split()
     assert agreed == "True"
     assert int(after) < FEWEST <= int(before)

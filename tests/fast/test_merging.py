@@ -29,14 +29,27 @@ def _layer(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype).requires_grad_()
+    return (
+        torch.randn(*shape, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("shape", "pays"), [((ENOUGH,), True), ((ENOUGH - 1,), False), ((4, ENOUGH // 4), True), ((), False), ((0,), False)]
+    ("shape", "pays"),
+    [
+        ((ENOUGH,), True),
+        ((ENOUGH - 1,), False),
+        ((4, ENOUGH // 4), True),
+        ((), False),
+        ((0,), False),
+    ],
 )
-def test_from_a_number_of_rows_on_it_pays(shape: tuple[int, ...], pays: bool, dtype: torch.dtype) -> None:
+def test_from_a_number_of_rows_on_it_pays(
+    shape: tuple[int, ...], pays: bool, dtype: torch.dtype
+) -> None:
     assert ENOUGH * (M + N) == LEAST_ROWS * M * N
     assert merging_pays(_rows(*shape, dtype=dtype), _layer(dtype)[0]) == pays
 
@@ -46,12 +59,16 @@ def test_half_precision_would_round_the_adapter_away(dtype: torch.dtype) -> None
     assert not merging_pays(_rows(ENOUGH, dtype=dtype), _layer(dtype)[0])
 
 
-def test_nor_where_products_of_float32_have_fewer_bits_nor_where_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nor_where_products_of_float32_have_fewer_bits_nor_where_nothing_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     x, weight = _rows(ENOUGH), _layer()[0]
     assert not merging_pays(x.to("meta"), weight.to("meta"))
     monkeypatch.setattr("geolora_ref.fast.layer.merging.float32_is_whole", lambda: False)
     assert not merging_pays(x, weight)
-    assert merging_pays(x.double(), weight.double()), "double precision has all of them whatever is set"
+    assert merging_pays(x.double(), weight.double()), (
+        "double precision has all of them whatever is set"
+    )
 
 
 def test_under_autocast_to_half_precision_nothing_is_merged() -> None:
@@ -83,7 +100,9 @@ def _saved(rows: int) -> list[Tensor]:
 def test_the_merged_weight_is_at_most_an_eighth_of_what_passes_through_the_layer() -> None:
     """It is kept in place of the weight, which the layer has anyway."""
     weight, U, S, V = _layer()
-    (merged,), (bare,) = ([X for X in _saved(rows) if X.shape == (M, N)] for rows in (ENOUGH, ENOUGH - 1))
+    (merged,), (bare,) = (
+        [X for X in _saved(rows) if X.shape == (M, N)] for rows in (ENOUGH, ENOUGH - 1)
+    )
     assert 8 * merged.numel() <= ENOUGH * (M + N)
     torch.testing.assert_close(merged, (weight + U @ S @ V.mT).detach())
     assert torch.equal(bare, weight)
@@ -127,5 +146,7 @@ def test_what_a_small_adapter_loses_is_the_rounding_of_the_base(size: float) -> 
 
 def test_compiled_nothing_is_merged() -> None:
     weight, x = _layer()[0], _rows(ENOUGH)
-    marked = torch.compile(lambda x: x + 1.0 if merging_pays(x, weight) else x - 1.0, backend="eager", fullgraph=True)
+    marked = torch.compile(
+        lambda x: x + 1.0 if merging_pays(x, weight) else x - 1.0, backend="eager", fullgraph=True
+    )
     assert torch.equal(marked(x), x - 1.0)

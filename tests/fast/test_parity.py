@@ -56,14 +56,26 @@ def _tensorfloat(X: Tensor) -> Tensor:
 
 
 WRONG: dict[str, tuple[set[str], Callable[..., Tensor]]] = {
-    "x in TensorFloat-32": ({"y", "dK", "dL"}, lambda x, *rest, **also: adapted_linear(_tensorfloat(x), *rest, **also)),
+    "x in TensorFloat-32": (
+        {"y", "dK", "dL"},
+        lambda x, *rest, **also: adapted_linear(_tensorfloat(x), *rest, **also),
+    ),
     "weight in TensorFloat-32": (
         {"y", "dx"},
         lambda x, weight, *rest, **also: adapted_linear(x, _tensorfloat(weight), *rest, **also),
     ),
-    "Sᵀ for S": ({"y", "dx"}, lambda x, W, b, U, S, V, *rest, **also: adapted_linear(x, W, b, U, S.mT, V, *rest, **also)),
-    "no scale": ({"y", "dx", "dK", "dL", "dS"}, lambda *given, **also: adapted_linear(*given[:-1], **also)),
-    "no bias": ({"y", "d_bias"}, lambda x, W, b, *rest, **also: adapted_linear(x, W, 0.0 * b, *rest, **also)),
+    "Sᵀ for S": (
+        {"y", "dx"},
+        lambda x, W, b, U, S, V, *rest, **also: adapted_linear(x, W, b, U, S.mT, V, *rest, **also),
+    ),
+    "no scale": (
+        {"y", "dx", "dK", "dL", "dS"},
+        lambda *given, **also: adapted_linear(*given[:-1], **also),
+    ),
+    "no bias": (
+        {"y", "d_bias"},
+        lambda x, W, b, *rest, **also: adapted_linear(x, W, 0.0 * b, *rest, **also),
+    ),
     "published gradients": (
         {"dK", "dL"},
         lambda *given, **also: adapted_linear(*given, **also, factor_gradients=True),
@@ -101,7 +113,9 @@ def test_what_is_not_a_number_is_not(monkeypatch: pytest.MonkeyPatch, where: int
         def backward(ctx: Any, *upstream: Tensor) -> Tensor:
             return upstream[0] * math.nan
 
-    def function(x: Tensor, weight: Tensor, bias: Tensor, U: Tensor, S: Tensor, *rest: Any, **also: Any) -> Tensor:
+    def function(
+        x: Tensor, weight: Tensor, bias: Tensor, U: Tensor, S: Tensor, *rest: Any, **also: Any
+    ) -> Tensor:
         if where == 4:
             return adapted_linear(x, weight, bias, U, S, *rest, **also) * math.nan
         trained = [x, bias, U, S]
@@ -116,7 +130,11 @@ def test_a_training_that_is_not_a_number_does_not_agree(monkeypatch: pytest.Monk
     monkeypatch.setattr(measuring, "STEPS", 1)
     assert measuring.training_difference("cpu", torch.float64)["passed"]
     dense = measuring._dense
-    monkeypatch.setattr(measuring, "_dense", lambda factors: dense(factors) * (math.nan if factors[0].shape[1] > 4 else 1.0))
+    monkeypatch.setattr(
+        measuring,
+        "_dense",
+        lambda factors: dense(factors) * (math.nan if factors[0].shape[1] > 4 else 1.0),
+    )
     assert not measuring.training_difference("cpu", torch.float64)["passed"]
 
 
@@ -135,7 +153,9 @@ def _second_bank(
 
         @classmethod
         def of(cls, factors: Any, capacity: int | None = None) -> LayerBank:
-            banks.append(super().of([gauge(*layer) for layer in factors] if banks else factors, capacity))
+            banks.append(
+                super().of([gauge(*layer) for layer in factors] if banks else factors, capacity)
+            )
             return banks[-1]
 
     monkeypatch.setattr(measuring, "LayerBank", Other)
@@ -143,7 +163,9 @@ def _second_bank(
 
 
 @pytest.mark.parametrize("dtype", measuring.BOUNDS)
-def test_a_training_that_moves_otherwise_does_not_agree(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_a_training_that_moves_otherwise_does_not_agree(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
     """ΔL of one of the two banks is off by a thousandth, or by a part in 1e12 in double precision."""
     off = 1.0 + (1e-3 if dtype == torch.float32 else 1e-12)
     found = _second_bank(monkeypatch, dtype, lambda dK, dL, dS: (dK, [off * X for X in dL], dS))
@@ -152,7 +174,9 @@ def test_a_training_that_moves_otherwise_does_not_agree(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("dtype", measuring.BOUNDS)
-def test_a_training_of_coarser_updates_does_not_agree(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_a_training_of_coarser_updates_does_not_agree(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
     """The updates have eleven bits fewer than the dtype; TensorFloat-32 lacks two more of those of
     float32.
     """
@@ -162,17 +186,24 @@ def test_a_training_of_coarser_updates_does_not_agree(monkeypatch: pytest.Monkey
         mantissa, exponent = torch.frexp(X)
         return torch.ldexp(torch.round(bits * mantissa) / bits, exponent)
 
-    found = _second_bank(monkeypatch, dtype, lambda *updates: [[coarse(X) for X in of] for of in updates])
+    found = _second_bank(
+        monkeypatch, dtype, lambda *updates: [[coarse(X) for X in of] for of in updates]
+    )
     assert 1.5 < found["worst"] / found["bound"] < 4.0
 
 
 @pytest.mark.parametrize("dtype", measuring.BOUNDS)
-def test_a_training_that_rounds_otherwise_agrees(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_a_training_that_rounds_otherwise_agrees(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
     """The same layers in another gauge: every number of every step is another one, but W."""
     generator = torch.Generator().manual_seed(1)
 
     def turned(U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, ...]:
-        P, Q = (torch.linalg.qr(torch.randn(S.shape, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+        P, Q = (
+            torch.linalg.qr(torch.randn(S.shape, generator=generator, dtype=torch.float64))[0]
+            for _ in range(2)
+        )
         return tuple(X.to(dtype) for X in (U.double() @ P, P.mT @ S.double() @ Q, V.double() @ Q))
 
     found = _second_bank(monkeypatch, dtype, gauge=turned)
@@ -181,16 +212,29 @@ def test_a_training_that_rounds_otherwise_agrees(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("failing", ["conformance", "functions", "trainings", ""])
 def test_every_part_counts(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    verdict = {name: {"passed": name != failing} for name in ("conformance", "functions", "trainings")}
-    monkeypatch.setattr(measuring, "conformance", lambda device, dtype: {"step": verdict["conformance"]})
-    monkeypatch.setattr(measuring, "function_difference", lambda device, dtype: verdict["functions"])
-    monkeypatch.setattr(measuring, "training_difference", lambda *what, **more: verdict["trainings"])
+    verdict = {
+        name: {"passed": name != failing} for name in ("conformance", "functions", "trainings")
+    }
+    monkeypatch.setattr(
+        measuring, "conformance", lambda device, dtype: {"step": verdict["conformance"]}
+    )
+    monkeypatch.setattr(
+        measuring, "function_difference", lambda device, dtype: verdict["functions"]
+    )
+    monkeypatch.setattr(
+        measuring, "training_difference", lambda *what, **more: verdict["trainings"]
+    )
     monkeypatch.setattr(measuring, "update_milliseconds", lambda device, r: 1.0)
     assert measuring.measure("cpu")["passed"] == (not failing)
 
 
 def _step(worst: float) -> dict[str, Any]:
-    found = {"passed": worst < 30, "worst_ratio": worst, "seconds": 1.0, "ratios": {"shape-1": worst}}
+    found = {
+        "passed": worst < 30,
+        "worst_ratio": worst,
+        "seconds": 1.0,
+        "ratios": {"shape-1": worst},
+    }
     failures = {} if worst < 30 else {"shape-1": "CUSOLVER_STATUS_INTERNAL_ERROR (step 0): m > n"}
     return found | {"failures": failures, "problems": [], "diagnosis": "line 6" if failures else ""}
 
@@ -216,7 +260,9 @@ def test_a_part_that_raises_costs_no_other(monkeypatch: pytest.MonkeyPatch, fail
     found = measuring.measure("cpu")
     assert not found["passed"]
     part = PARTS[failing][0]
-    assert found["errors"] == {f"{part}, {str(PARTS[failing][2]).removeprefix('torch.')}": "OutOfMemoryError: no memory"}
+    assert found["errors"] == {
+        f"{part}, {str(PARTS[failing][2]).removeprefix('torch.')}": "OutOfMemoryError: no memory"
+    }
     expected = {"conformance": 4, "functions": 4, "trainings": 4, "update_milliseconds": 4}
     assert {name: len(found[name]) for name in expected} == expected | {part: expected[part] - 1}
 
@@ -230,7 +276,10 @@ FOUND: dict[str, Any] = {
     "settings": {"products": "none", "convolutions": "tf32"},
     "errors": {},
     "passed": True,
-    "conformance": {"float32": {"step": _step(0.5), "batched_step": _step(0.25)}, "bfloat16": {"step": _step(0.125)}},
+    "conformance": {
+        "float32": {"step": _step(0.5), "batched_step": _step(0.25)},
+        "bfloat16": {"step": _step(0.125)},
+    },
     "functions": {"float32": {"worst": 0.0625, "bound": 1.0, "passed": True}},
     "trainings": {"float64": {"worst": 1e-15, "bound": 4e-14, "passed": True}},
     "update_milliseconds": {"8": 1.5},
@@ -241,7 +290,8 @@ def test_what_the_command_writes_is_what_the_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "verification.parity.__main__.measure", lambda device, progress: (progress("trainings, float32"), FOUND)[1]
+        "verification.parity.__main__.measure",
+        lambda device, progress: (progress("trainings, float32"), FOUND)[1],
     )
     monkeypatch.setattr("verification.support.command_line.SILENCE", 0.0)
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 0
@@ -252,7 +302,9 @@ def test_what_the_command_writes_is_what_the_page_shows(
     assert written == FOUND | {"machine": written["machine"], "sources": provenance()["sources"]}
     said = capsys.readouterr()
     assert "functions: 0.0625 (at most 1)" in said.out
-    assert said.err.splitlines()[0] == "trainings, float32: 1 begun"  # no terminal: a line, the bar at the end
+    assert (
+        said.err.splitlines()[0] == "trainings, float32: 1 begun"
+    )  # no terminal: a line, the bar at the end
     html = write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
     about = "a device, torch 2.0, CUDA 12.0, driver 550.1; float32 with all bits, whatever is set around it"
     settings = "(products none, convolutions tf32). A case fails above 30."
@@ -285,8 +337,13 @@ def test_an_infinite_ratio_is_strict_json_and_shown_with_its_reason(
     *_, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
     assert parity.verdict == "failed"
     assert parity.tables["Worst ratios of the oracle"][1][2:] == ["inf", "1", "1"]
-    assert parity.tables["What does not conform"][1:] == [["float32", "step", line] for line in reasons]
-    assert parity.tables["What could not be measured"][1] == ["update_milliseconds, 32", "OutOfMemoryError: no memory"]
+    assert parity.tables["What does not conform"][1:] == [
+        ["float32", "step", line] for line in reasons
+    ]
+    assert parity.tables["What could not be measured"][1] == [
+        "update_milliseconds, 32",
+        "OutOfMemoryError: no memory",
+    ]
 
 
 def test_why_a_backend_does_not_conform_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,12 +380,16 @@ def test_the_diagnosis_of_a_wrong_backend_is_kept(monkeypatch: pytest.MonkeyPatc
 def test_a_backend_that_fails_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: FOUND | {"passed": False})
+    monkeypatch.setattr(
+        "verification.parity.__main__.measure", lambda device, progress: FOUND | {"passed": False}
+    )
     assert main(["--device", "cpu", "--output", str(tmp_path)]) == 1
     assert "DOES NOT CONFORM on a device" in capsys.readouterr().out
 
 
-def test_what_torch_warns_of_is_the_reason_that_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_torch_warns_of_is_the_reason_that_there_is_no_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With a driver that is too old torch finds no device, and says so in a warning."""
 
     def too_old() -> bool:
@@ -349,7 +410,10 @@ def test_a_run_that_is_skipped_says_whose_file_is_there(
     path, command = tmp_path / "parity.json", ["--output", str(tmp_path)]
     for earlier, mention in (
         (None, "nothing was measured and nothing written\n"),
-        (FOUND | {"machine": {"date": "2020-01-01 00:00 UTC", "commit": "abc"}}, "(a device, 2020-01-01 00:00 UTC, commit abc)"),
+        (
+            FOUND | {"machine": {"date": "2020-01-01 00:00 UTC", "commit": "abc"}},
+            "(a device, 2020-01-01 00:00 UTC, commit abc)",
+        ),
         (FOUND, "is of an earlier run (it does not say where and when)"),
     ):
         if earlier is not None:

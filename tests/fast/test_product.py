@@ -89,7 +89,9 @@ def _inputs() -> list[Any]:
 @pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("W", _weights())
 @pytest.mark.parametrize("x", _inputs())
-def test_the_product_is_right_to_rounding_for_all_strides(x: Tensor, W: Tensor, onednn: bool) -> None:
+def test_the_product_is_right_to_rounding_for_all_strides(
+    x: Tensor, W: Tensor, onednn: bool
+) -> None:
     bias = _draw(M, seed=2)
     with torch.no_grad(), _switched(onednn):
         assert takes_onednn(x, W) is (onednn and (W.is_contiguous() or W.mT.is_contiguous()))
@@ -103,7 +105,12 @@ def test_the_product_is_right_to_rounding_for_all_strides(x: Tensor, W: Tensor, 
 @pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("rows", [ROWS, ROWS + 1])
 def test_the_gradient_of_the_input_is_right_to_rounding(rows: int, onednn: bool) -> None:
-    g, W, U, Lt = row_blocks(_draw(rows, M)), _draw(M, N, seed=1), _draw(M, R, seed=2), _draw(R, N, seed=3)
+    g, W, U, Lt = (
+        row_blocks(_draw(rows, M)),
+        _draw(M, N, seed=1),
+        _draw(M, R, seed=2),
+        _draw(R, N, seed=3),
+    )
     bt = down(g, U)
     with torch.no_grad(), _switched(onednn):
         found = input_gradient(g, W, bt, Lt).view(rows, N)
@@ -131,18 +138,28 @@ class _Own(Tensor):
     ("change", "within"),
     [
         pytest.param(lambda x, W: (x, W), torch.enable_grad, id="somebody may differentiate it"),
-        pytest.param(lambda x, W: (x, W), lambda: FlopCounterMode(display=False), id="somebody counts"),
+        pytest.param(
+            lambda x, W: (x, W), lambda: FlopCounterMode(display=False), id="somebody counts"
+        ),
         pytest.param(lambda x, W: (x, W), lambda: _switched(False), id="switched off"),
         pytest.param(lambda x, W: (x[:800], W), nullcontext, id="little work"),
-        pytest.param(lambda x, W: (x, torch.cat([W, W], 1)[:, :N]), nullcontext, id="a part of a weight"),
+        pytest.param(
+            lambda x, W: (x, torch.cat([W, W], 1)[:, :N]), nullcontext, id="a part of a weight"
+        ),
         pytest.param(lambda x, W: (x.double(), W.double()), nullcontext, id="float64"),
         pytest.param(lambda x, W: (x.bfloat16(), W.bfloat16()), nullcontext, id="bfloat16"),
-        pytest.param(lambda x, W: (x.as_subclass(_Own), W), nullcontext, id="an input of another class"),
-        pytest.param(lambda x, W: (x, W.as_subclass(_Own)), nullcontext, id="a weight of another class"),
+        pytest.param(
+            lambda x, W: (x.as_subclass(_Own), W), nullcontext, id="an input of another class"
+        ),
+        pytest.param(
+            lambda x, W: (x, W.as_subclass(_Own)), nullcontext, id="a weight of another class"
+        ),
         pytest.param(lambda x, W: (x.to("meta"), W.to("meta")), nullcontext, id="another device"),
     ],
 )
-def test_other_products_are_those_of_torch(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], within: Any) -> None:
+def test_other_products_are_those_of_torch(
+    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], within: Any
+) -> None:
     given = _draw(ROWS, N), torch.nn.Parameter(_draw(M, N, seed=1), requires_grad=False)
     with torch.no_grad():
         assert takes_onednn(*given)
@@ -151,14 +168,20 @@ def test_other_products_are_those_of_torch(change: Callable[[Tensor, Tensor], tu
 
 
 @pytest.mark.usefixtures("faster")
-def test_sizes_beyond_the_first_are_torchs_and_the_first_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_beyond_the_first_are_torchs_and_the_first_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MOST_SIZES", 2)
     W = _draw(N, N)
     first, second, third = (_draw(ROWS + k, N) for k in (0, 1, 2))
     with torch.no_grad():
         assert not takes_onednn(first[:8], W), "a small one takes no place"
         assert [takes_onednn(x, W) for x in (first, second, third)] == [True, True, False]
-        assert [takes_onednn(x, W) for x in (third, second.view(1, -1, N), first)] == [False, True, True]
+        assert [takes_onednn(x, W) for x in (third, second.view(1, -1, N), first)] == [
+            False,
+            True,
+            True,
+        ]
         assert not takes_onednn(first, _draw(2 * N, N))
         assert _worst(product(third, W), third, W) < 1.0
 
@@ -189,12 +212,18 @@ def test_it_is_faster_on_processors_of_amd(
     assert module.onednn_is_faster.__wrapped__() is faster
 
 
-def test_linux_tells_of_the_first_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_linux_tells_of_the_first_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Whatever its makers write there."""
     cpu_file = tmp_path / "cpuinfo"
-    cpu_file.write_bytes("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC™\n".encode())
+    cpu_file.write_bytes(
+        "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC™\n".encode()
+    )
     really_open = open
-    monkeypatch.setattr("builtins.open", lambda file, **how: really_open({"/proc/cpuinfo": cpu_file}[file], **how))
+    monkeypatch.setattr(
+        "builtins.open", lambda file, **how: really_open({"/proc/cpuinfo": cpu_file}[file], **how)
+    )
     assert "vendor_id\t: AuthenticAMD\n" in module._processor()
 
 

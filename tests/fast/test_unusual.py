@@ -52,7 +52,9 @@ def equal(before: list[Tensor], after: list[Tensor]) -> bool:
 # --- the ends of the range ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limits", [{"tau": 0.0}, {"tau": 0.1}, {"theta": 1.0}, {"budget": lambda spectra: [2]}])
+@pytest.mark.parametrize(
+    "limits", [{"tau": 0.0}, {"tau": 0.1}, {"theta": 1.0}, {"budget": lambda spectra: [2]}]
+)
 @pytest.mark.parametrize(("dtype", "sigma"), [(torch.float64, 1.6e308), (torch.float32, 3e38)])
 def test_a_norm_beyond_the_range_is_refused(
     limits: dict[str, Any], dtype: torch.dtype, sigma: float, generator: torch.Generator
@@ -66,27 +68,42 @@ def test_a_norm_beyond_the_range_is_refused(
 
 
 @pytest.mark.parametrize("share", [1.005, 0.995])
-def test_a_singular_value_just_beyond_the_storage_is_refused(share: float, generator: torch.Generator) -> None:
+def test_a_singular_value_just_beyond_the_storage_is_refused(
+    share: float, generator: torch.Generator
+) -> None:
     largest = torch.finfo(torch.float32).max
     bank = LayerBank.of([with_core(0.5 * largest, random_layer(8, 6, 1, generator, torch.float32))])
-    given = *([X] for X in nothing(bank.factors(0))[:2]), [torch.full((1, 1), (0.5 - share) * largest)]
+    given = (
+        *([X] for X in nothing(bank.factors(0))[:2]),
+        [torch.full((1, 1), (0.5 - share) * largest)],
+    )
     if share > 1.0:
         with pytest.raises(NonFiniteUpdateError):
             bank.update_(*given, tau=0.1)
     else:
-        assert bank.update_(*given, tau=0.1).singular_values[0, 0] == pytest.approx(share * largest, rel=1e-6)
+        assert bank.update_(*given, tau=0.1).singular_values[0, 0] == pytest.approx(
+            share * largest, rel=1e-6
+        )
 
 
-def test_layers_of_one_shape_are_scaled_each_by_its_own_power_of_two(generator: torch.Generator) -> None:
-    layers = [with_core(size, random_layer(8, 6, 2, generator)) for size in (1.0, 2.0**40, 1e300, 1e-300, 1.7e308 / 1.5)]
+def test_layers_of_one_shape_are_scaled_each_by_its_own_power_of_two(
+    generator: torch.Generator,
+) -> None:
+    layers = [
+        with_core(size, random_layer(8, 6, 2, generator))
+        for size in (1.0, 2.0**40, 1e300, 1e-300, 1.7e308 / 1.5)
+    ]
     _, report = fast_updates(layers, [nothing(layer) for layer in layers], tau=0.0, max_rank=2)
     np.testing.assert_allclose(
-        report.singular_values[:, :2], [[size, size] for size in (1.0, 2.0**40, 1e300, 1e-300, 1.7e308 / 1.5)]
+        report.singular_values[:, :2],
+        [[size, size] for size in (1.0, 2.0**40, 1e300, 1e-300, 1.7e308 / 1.5)],
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_an_S_that_is_no_number_names_its_layer(dtype: torch.dtype, generator: torch.Generator) -> None:
+def test_an_S_that_is_no_number_names_its_layer(
+    dtype: torch.dtype, generator: torch.Generator
+) -> None:
     layers = random_layers([3, 3], generator, dtype)
     layers[1][1][0, 0] = torch.nan
     bank = LayerBank.of(layers)
@@ -106,15 +123,21 @@ def test_a_product_of_S_beyond_the_range_names_its_layer(generator: torch.Genera
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_one_large_update_is_enough_to_go_the_exact_way(side: int, generator: torch.Generator) -> None:
+def test_one_large_update_is_enough_to_go_the_exact_way(
+    side: int, generator: torch.Generator
+) -> None:
     """ΔK or ΔL alone, orthogonal to its basis and a million times S."""
     U, _, V = layer = random_layer(96, 64, 4, generator, torch.float32)
     X = (U, V)[side].double()
-    normal = torch.linalg.qr(torch.cat([X, torch.randn(len(X), 1, generator=generator)], 1))[0][:, 4:].float()
+    normal = torch.linalg.qr(torch.cat([X, torch.randn(len(X), 1, generator=generator)], 1))[0][
+        :, 4:
+    ].float()
     deltas = [torch.zeros_like(U), torch.zeros_like(V)]
     deltas[side] = normal @ torch.tensor([[1.0, 0.0, 0.0, 0.0]])
     given = with_core(1e-6, layer)
-    _, report = fast_updates([given], [(deltas[0], deltas[1], torch.zeros(4, 4))], theta=0.0, min_rank=4, max_rank=4)
+    _, report = fast_updates(
+        [given], [(deltas[0], deltas[1], torch.zeros(4, 4))], theta=0.0, min_rank=4, max_rank=4
+    )
     assert report.exact == (0,)
 
 
@@ -126,16 +149,25 @@ def test_the_guard_sees_the_product_of_rate_and_update(
     """λΔK of this size against σ = 1e-6 … whatever the share of λ in it is."""
     layer = with_core(1e-6, random_layer(96, 64, 4, generator, torch.float32))
     dK, dL, dS = nothing(layer)
-    dK[:, 0] = torch.linalg.qr(torch.cat([layer[0], torch.randn(96, 1, generator=generator)], 1))[0][:, 4] * (size / rate)
-    report = fast_updates([layer], [(dK, dL, dS)], learning_rate=rate, theta=0.0, min_rank=4, max_rank=4)[1]
+    dK[:, 0] = torch.linalg.qr(torch.cat([layer[0], torch.randn(96, 1, generator=generator)], 1))[
+        0
+    ][:, 4] * (size / rate)
+    report = fast_updates(
+        [layer], [(dK, dL, dS)], learning_rate=rate, theta=0.0, min_rank=4, max_rank=4
+    )[1]
     assert report.exact == exact
 
 
-def test_ranks_are_chosen_again_as_often_as_layers_are_found_untrusted(generator: torch.Generator) -> None:
+def test_ranks_are_chosen_again_as_often_as_layers_are_found_untrusted(
+    generator: torch.Generator,
+) -> None:
     """A budget that gives to one layer what the other loses there: both go through Householder's
     QR, one after the other.
     """
-    layers = [(U, torch.diag(torch.tensor([1.0, 1.0, 1e-6])), V) for U, _, V in random_layers([3, 3], generator, torch.float32)]
+    layers = [
+        (U, torch.diag(torch.tensor([1.0, 1.0, 1e-6])), V)
+        for U, _, V in random_layers([3, 3], generator, torch.float32)
+    ]
     bank, calls = LayerBank.of(layers), []
 
     def budget(spectra: Any) -> list[int]:
@@ -157,7 +189,9 @@ def test_what_lies_beyond_the_columns_of_the_bases_is_zero(generator: torch.Gene
     assert report.discarded[0] == 0.0
 
 
-def test_a_long_layer_of_rank_one_changes_nothing_for_the_others(generator: torch.Generator) -> None:
+def test_a_long_layer_of_rank_one_changes_nothing_for_the_others(
+    generator: torch.Generator,
+) -> None:
     """The roots of the lengths belong to the layers of a class, wherever these are in the bank."""
     long = random_layer(200_000, 2, 1, generator, torch.float32)
     other = random_layer(24, 16, 8, generator, torch.float32)
@@ -182,7 +216,9 @@ def test_interrupted_before_the_cores_are_written_nothing_has_changed(
 ) -> None:
     """Ranks that grow leave rows after the old ones, ranks that fall leave zeros in them."""
     bank = LayerBank.of(random_layers([3, 2, 4], generator, dtype), capacity=8)
-    updates = list(zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True))
+    updates = list(
+        zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True)
+    )
     before = everything(bank)
 
     def fails(*_: Any) -> None:
@@ -195,12 +231,16 @@ def test_interrupted_before_the_cores_are_written_nothing_has_changed(
     assert equal(before, everything(bank))
 
 
-def test_interrupted_after_the_cores_nothing_has_changed(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_after_the_cores_nothing_has_changed(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last moment before the new ranks count: S has grown and is put back, zeros after the
     rank included.
     """
     bank = LayerBank.of(random_layers([3, 2, 4], generator, torch.float32), capacity=8)
-    updates = list(zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True))
+    updates = list(
+        zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True)
+    )
     before, write = everything(bank), step_module.write
 
     def interrupted(*given: Any) -> None:
@@ -220,9 +260,15 @@ def test_interrupted_after_the_cores_nothing_has_changed(generator: torch.Genera
 
 def test_factors_and_updates_may_want_gradients(generator: torch.Generator) -> None:
     """None is recorded, in the buffers or on the way to them."""
-    layers = [tuple(X.requires_grad_() for X in layer) for layer in random_layers([3, 2], generator, torch.float32)]
+    layers = [
+        tuple(X.requires_grad_() for X in layer)
+        for layer in random_layers([3, 2], generator, torch.float32)
+    ]
     bank = LayerBank.of(layers)  # type: ignore[arg-type]
-    updates = [[X.detach().requires_grad_() for X in random_update(bank.factors(layer), generator)] for layer in range(2)]
+    updates = [
+        [X.detach().requires_grad_() for X in random_update(bank.factors(layer), generator)]
+        for layer in range(2)
+    ]
     bank.update_(*zip(*updates, strict=True), tau=0.1)
     assert not any(X.requires_grad for layer in range(2) for X in bank.storage(layer))
 
@@ -238,14 +284,20 @@ def test_a_smaller_S_that_is_loaded_has_nothing_beyond_it(generator: torch.Gener
 def test_factors_of_mixed_precision_are_refused(generator: torch.Generator) -> None:
     """Only directions may be wider than the storage."""
     U, S, V = random_layer(9, 7, 3, generator, torch.float32)
-    with pytest.raises(ValueError, match=r"^S\[0\]: expected dtype torch.bfloat16, found torch.float32$"):
+    with pytest.raises(
+        ValueError, match=r"^S\[0\]: expected dtype torch.bfloat16, found torch.float32$"
+    ):
         LayerBank.of([(U.bfloat16(), S, V.bfloat16())])
 
 
 def test_a_budget_may_not_exceed_the_limit_of_a_layer(generator: torch.Generator) -> None:
     bank = LayerBank.of([random_layer(12, 10, 3, generator, torch.float32)], capacity=6)
-    with pytest.raises(ValueError, match=r"^budget: expected one rank a layer between 1 and \[4\], found \[5\]$"):
-        bank.update_(*([X] for X in nothing(bank.factors(0))), budget=lambda spectra: [5], max_rank=[4])
+    with pytest.raises(
+        ValueError, match=r"^budget: expected one rank a layer between 1 and \[4\], found \[5\]$"
+    ):
+        bank.update_(
+            *([X] for X in nothing(bank.factors(0))), budget=lambda spectra: [5], max_rank=[4]
+        )
 
 
 @pytest.mark.parametrize(
@@ -263,27 +315,42 @@ def test_a_budget_may_not_exceed_the_limit_of_a_layer(generator: torch.Generator
         ({"delta_S": [None, None]}, r"delta_S\[0\]: expected a tensor, found None"),
     ],
 )
-def test_what_is_no_number_or_tensor_is_named(change: dict[str, Any], message: str, generator: torch.Generator) -> None:
+def test_what_is_no_number_or_tensor_is_named(
+    change: dict[str, Any], message: str, generator: torch.Generator
+) -> None:
     bank = LayerBank.of(random_layers([3, 2], generator, torch.float32), capacity=6)
     names = ("delta_K", "delta_L", "delta_S")
-    given = dict(zip(names, zip(*(nothing(bank.factors(layer)) for layer in range(2)), strict=True), strict=True))
+    given = dict(
+        zip(
+            names,
+            zip(*(nothing(bank.factors(layer)) for layer in range(2)), strict=True),
+            strict=True,
+        )
+    )
     with pytest.raises(ValueError, match=f"^{message}$"):
         bank.update_(**{**given, "tau": 0.1, **change})
 
 
 @pytest.mark.parametrize("limit", [0, [1, 0]])
-def test_the_functional_form_takes_no_limit_of_zero_for_none(limit: Any, generator: torch.Generator) -> None:
+def test_the_functional_form_takes_no_limit_of_zero_for_none(
+    limit: Any, generator: torch.Generator
+) -> None:
     layers = random_layers([3, 2], generator, torch.float32)
     with pytest.raises(ValueError, match=r"^max_rank: expected at least min_rank = 1, found 0$"):
         fast_updates(layers, [nothing(layer) for layer in layers], tau=0.1, max_rank=limit)
 
 
-@pytest.mark.parametrize("shapes", [[[6, 7], [6, 7]], np.array([[6, 7], [6, 7]]), [torch.Size([6, 7])] * 2])
+@pytest.mark.parametrize(
+    "shapes", [[[6, 7], [6, 7]], np.array([[6, 7], [6, 7]]), [torch.Size([6, 7])] * 2]
+)
 def test_shapes_may_be_any_pairs_of_integers(shapes: Any, generator: torch.Generator) -> None:
     bank = LayerBank(shapes, 4)
     assert bank.shapes == ((6, 7), (6, 7))
     bank.load([random_layer(6, 7, 2, generator, torch.float32)] * 2)
     bank.update_(*zip(*(nothing(bank.factors(layer)) for layer in range(2)), strict=True), tau=0.1)
     for wrong in ([(6, 7, 1)], [(6.0, 7)], [(True, 7)]):
-        with pytest.raises(ValueError, match=r"^shapes: expected at least one layer of positive shape \(m, n\), found \["):
+        with pytest.raises(
+            ValueError,
+            match=r"^shapes: expected at least one layer of positive shape \(m, n\), found \[",
+        ):
             LayerBank(wrong, 4)  # type: ignore[arg-type]

@@ -42,17 +42,25 @@ DTYPES = ("float64", "float32", "bfloat16")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fast_step_conforms(dtype: str) -> None:
     report = check_step(step, array="torch", dtype=dtype, quick=dtype == "bfloat16" and not NIGHTLY)
-    assert report.passed, report.problems or [(row.id, row.error, row.criteria) for row in report.failures][:5]
+    assert report.passed, (
+        report.problems or [(row.id, row.error, row.criteria) for row in report.failures][:5]
+    )
     assert dtype == "float64" or report.worst_ratio < 0.5  # products in float32 are no excuse
 
 
 def test_batched_step_conforms() -> None:
-    assert check_step(batched_step, array="torch", dtype="float16", batched=True, select={"group": "truncation"}).passed
+    assert check_step(
+        batched_step, array="torch", dtype="float16", batched=True, select={"group": "truncation"}
+    ).passed
 
 
 def _no_couplings_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ŝ₀ without C_K + C_Lᵀ: the part of ΔK and ΔL inside the old bases is counted twice."""
-    monkeypatch.setattr(step_module, "small_of", lambda *given, **how: (of := small_of(*given, **how))._replace(A=of.S_new))
+    monkeypatch.setattr(
+        step_module,
+        "small_of",
+        lambda *given, **how: (of := small_of(*given, **how))._replace(A=of.S_new),
+    )
 
 
 def _half_the_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,11 +95,17 @@ def test_mutants_of_the_fast_step_are_rejected(
 ) -> None:
     mutate(monkeypatch)
     report = check_step(step, array="torch", dtype="float32", select={"group": "gradient"})
-    assert any(row.criteria and not row.error for row in report.failures)  # judged, and not because it raised
+    assert any(
+        row.criteria and not row.error for row in report.failures
+    )  # judged, and not because it raised
 
 
-@pytest.mark.parametrize("limits", [{"tau": 0.1}, {"theta": 0.5, "min_rank": 2}, {"tau": 0.0, "max_rank": 3}])
-def test_general_updates_give_what_the_reference_gives(limits: dict[str, Any], generator: torch.Generator) -> None:
+@pytest.mark.parametrize(
+    "limits", [{"tau": 0.1}, {"theta": 0.5, "min_rank": 2}, {"tau": 0.0, "max_rank": 3}]
+)
+def test_general_updates_give_what_the_reference_gives(
+    limits: dict[str, Any], generator: torch.Generator
+) -> None:
     """Updates that belong to no gradient; layers of several shapes and ranks in one call."""
     factors = random_layers([1, 4, 2, 5, 3, 3], generator)
     updates = [random_update(layer, generator) for layer in factors]
@@ -103,20 +117,28 @@ def test_general_updates_give_what_the_reference_gives(limits: dict[str, Any], g
         W, scale = expected.Y.full(), float(expected.singular_values[0])
         assert float((U @ S @ V.mT - W).norm()) < 1e-13 * scale
         count = len(expected.singular_values)
-        np.testing.assert_allclose(report.singular_values[layer][:count], expected.singular_values, atol=1e-13 * scale)
+        np.testing.assert_allclose(
+            report.singular_values[layer][:count], expected.singular_values, atol=1e-13 * scale
+        )
         assert not np.any(report.singular_values[layer][count:])
         assert report.theta[layer] == pytest.approx(expected.theta, rel=1e-12)
         assert report.discarded[layer] == pytest.approx(expected.discarded, abs=1e-13 * scale)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS.items())
-def test_trainings_agree_with_the_reference(dtype: torch.dtype, bound: float, generator: torch.Generator) -> None:
+def test_trainings_agree_with_the_reference(
+    dtype: torch.dtype, bound: float, generator: torch.Generator
+) -> None:
     """100 steps of five layers whose ranks change, each on its own quadratic, S trained in between
     every third step.
     """
     factors = random_layers([2, 6, 3, 8, 1], generator, dtype)
     targets = [
-        (random_layer(m, n, 4, generator, dtype), 0.5 + torch.rand(m, 1, generator=generator).to(dtype)) for m, n in SHAPES[:5]
+        (
+            random_layer(m, n, 4, generator, dtype),
+            0.5 + torch.rand(m, 1, generator=generator).to(dtype),
+        )
+        for m, n in SHAPES[:5]
     ]
     bank = LayerBank.of(factors, capacity=12)
     states = [LowRank(*layer) for layer in factors]
@@ -130,7 +152,12 @@ def test_trainings_agree_with_the_reference(dtype: torch.dtype, bound: float, ge
             Y = states[layer]
             G_Y = H * (Y.full() - A @ S_A @ B.mT)
             expected = geolora_step(
-                Y, ProjectedGradients.from_dense(Y, G_Y), learning_rate=rates, theta=2e-3, min_rank=1, max_rank=12
+                Y,
+                ProjectedGradients.from_dense(Y, G_Y),
+                learning_rate=rates,
+                theta=2e-3,
+                min_rank=1,
+                max_rank=12,
             )
             states[layer] = expected.Y
         report = bank.update_(*zip(*updates, strict=True), theta=2e-3)
@@ -153,7 +180,9 @@ def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
     seen = set()
     for tau, least, most in [(0.0, 1, 8), (0.3, 2, 5), (1.0, 1, 8), (0.5, 8, 8), (0.9, 3, 4)]:
         found = decide_ranks(sigma, columns, Limits(tau, None, least, np.full(50, most)))
-        for k, row, rank, rule, theta, discarded, norm, _ in zip(columns, sigma, *found, strict=True):
+        for k, row, rank, rule, theta, discarded, norm, _ in zip(
+            columns, sigma, *found, strict=True
+        ):
             tails = tail_norms(row[:k])
             expected, expected_rule = choose_rank(tails, tau * float(tails[0]), least, most)
             assert (rank, RULES[rule]) == (expected, expected_rule)
@@ -173,11 +202,16 @@ def test_the_least_rank_may_be_more_than_the_bases_have(generator: torch.Generat
 
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_learning_rate_is_a_factor_of_all_directions(dtype: torch.dtype, augmented: bool, generator: torch.Generator) -> None:
+def test_a_learning_rate_is_a_factor_of_all_directions(
+    dtype: torch.dtype, augmented: bool, generator: torch.Generator
+) -> None:
     """One layer is such that the guard names it; its λ is in the update, not in the core."""
     factors = random_layers([3, 2], generator, dtype)
     factors[0][1].copy_(torch.diag(torch.tensor([1.0, 1e-6, 1e-6])))
-    updates = [random_update(layer, generator, size) for layer, size in zip(factors, (3e-5, 1.0), strict=True)]
+    updates = [
+        random_update(layer, generator, size)
+        for layer, size in zip(factors, (3e-5, 1.0), strict=True)
+    ]
     once, twice = LayerBank.of(factors), LayerBank.of(factors)
     for bank, inside, outside in ((once, 0.5, 1.0), (twice, 1.0, 0.5)):
         dK, dL, dS = ([outside * X for X in side] for side in zip(*updates, strict=True))
@@ -186,10 +220,14 @@ def test_a_learning_rate_is_a_factor_of_all_directions(dtype: torch.dtype, augme
         assert report.exact == ((0, 1) if dtype == torch.float64 else (0,))
     for layer in range(2):
         (U, S, V), (U1, S1, V1) = once.factors(layer), twice.factors(layer)
-        assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(dtype).eps * float(S.norm())
+        assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(
+            dtype
+        ).eps * float(S.norm())
 
 
-@pytest.mark.parametrize("kind", ["Householder", "Gram", "classes", "small", "small and wide", "bfloat16"])
+@pytest.mark.parametrize(
+    "kind", ["Householder", "Gram", "classes", "small", "small and wide", "bfloat16"]
+)
 def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
     kind: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,9 +238,14 @@ def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
     if kind.startswith("small"):
         layers = [layer_of(16 if "wide" in kind else 4, 10.0, generator) for _ in range(2)]
         updates = [update_of(layer, 0.05, generator) for layer in layers]
-        layers, updates = ([tuple(X.to(dtype) for X in of) for of in both] for both in (layers, updates))  # type: ignore[assignment]
+        layers, updates = (
+            [tuple(X.to(dtype) for X in of) for of in both] for both in (layers, updates)
+        )  # type: ignore[assignment]
     dK, dL, _ = (list(X) for X in zip(*updates, strict=True))
-    dS = [U.mT.float() @ X.float() if dtype == torch.bfloat16 else U.mT @ X for (U, _, _), X in zip(layers, dK, strict=True)]
+    dS = [
+        U.mT.float() @ X.float() if dtype == torch.bfloat16 else U.mT @ X
+        for (U, _, _), X in zip(layers, dK, strict=True)
+    ]
     plain, given = LayerBank.of(layers), LayerBank.of(layers)
     with pytest.raises(NonFiniteUpdateError):
         plain.update_(dK, dL, [X * torch.nan for X in dS], tau=0.0)
@@ -213,7 +256,9 @@ def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
     assert plain.update_(dK, dL, **limits).exact == given.update_(dK, dL, dS, **limits).exact
     for layer, (_, S, _) in enumerate(layers):
         (U, S0, V), (U1, S1, V1) = plain.factors(layer), given.factors(layer)
-        assert float((U @ S0 @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(dtype).eps * float(S.norm())
+        assert float((U @ S0 @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(
+            dtype
+        ).eps * float(S.norm())
 
 
 def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
@@ -232,7 +277,11 @@ def test_a_bank_of_inference_trains_afterwards(generator: torch.Generator) -> No
     factors = random_layers([3, 3], generator)
     with torch.inference_mode():
         bank = LayerBank.of(factors)
-        bank.update_(*zip(*(random_update(layer, generator) for layer in factors), strict=True), tau=0.5, max_rank=2)
+        bank.update_(
+            *zip(*(random_update(layer, generator) for layer in factors), strict=True),
+            tau=0.5,
+            max_rank=2,
+        )
     updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
     assert bank.update_(*zip(*updates, strict=True), tau=0.0, min_rank=3).ranks != (2, 2)
 
@@ -251,7 +300,9 @@ def test_budget_decides_over_all_layers(generator: torch.Generator) -> None:
     assert sum(report.ranks) == 9
     assert set(report.rank_rules) == {RankRule.BUDGET}
     values = np.sort(np.concatenate(spectra))[::-1]
-    kept = np.sort(np.concatenate([s[:r] for s, r in zip(spectra, report.ranks, strict=True)]))[::-1]
+    kept = np.sort(np.concatenate([s[:r] for s, r in zip(spectra, report.ranks, strict=True)]))[
+        ::-1
+    ]
     np.testing.assert_array_equal(kept, values[:9])
     assert not report.theta.any()
     lost = [float(tail_norms(s)[r]) for s, r in zip(spectra, report.ranks, strict=True)]
@@ -264,18 +315,33 @@ def test_budget_decides_over_all_layers(generator: torch.Generator) -> None:
     ("limits", "rank"),
     [
         ({"tau": 0.0}, len),
-        ({"tau": 0.4}, lambda sigma: choose_rank(tail_norms(sigma), 0.4 * float(np.linalg.norm(sigma)), 1, 8)[0]),
+        (
+            {"tau": 0.4},
+            lambda sigma: choose_rank(tail_norms(sigma), 0.4 * float(np.linalg.norm(sigma)), 1, 8)[
+                0
+            ],
+        ),
         ({"theta": 100.0, "min_rank": 4}, len),
-        ({"budget": lambda spectra: [len(sigma) - 1 for sigma in spectra]}, lambda sigma: len(sigma) - 1),
+        (
+            {"budget": lambda spectra: [len(sigma) - 1 for sigma in spectra]},
+            lambda sigma: len(sigma) - 1,
+        ),
         ({"budget": lambda spectra: [len(sigma) for sigma in spectra]}, len),
     ],
 )
 def test_without_updates_of_the_bases_S_is_truncated_and_no_rank_grows(
-    dtype: torch.dtype, limits: dict[str, Any], rank: Callable[[Any], int], generator: torch.Generator
+    dtype: torch.dtype,
+    limits: dict[str, Any],
+    rank: Callable[[Any], int],
+    generator: torch.Generator,
 ) -> None:
     factors = random_layers([3, 2, 4], generator, dtype)
     bank = LayerBank.of(factors, capacity=8)
-    bank.update_(*zip(*(random_update(layer, generator) for layer in factors), strict=True), tau=0.0, max_rank=4)
+    bank.update_(
+        *zip(*(random_update(layer, generator) for layer in factors), strict=True),
+        tau=0.0,
+        max_rank=4,
+    )
     bank.load(factors)  # the workspace remembers those updates
     delta_S = [0.1 * torch.randn(S.shape, generator=generator).to(dtype) for _, S, _ in factors]
     report = bank.update_(None, None, delta_S, **limits)
@@ -285,7 +351,9 @@ def test_without_updates_of_the_bases_S_is_truncated_and_no_rank_grows(
         assert r == rank(sigma.numpy())
         W = U.double() @ P[:, :r] @ torch.diag(sigma[:r]) @ Qt[:r] @ V.double().mT
         U1, S1, V1 = (X.double() for X in bank.factors(layer))
-        assert float((U1 @ S1 @ V1.mT - W).norm()) < CRITERION * torch.finfo(dtype).eps * float(sigma[0])
+        assert float((U1 @ S1 @ V1.mT - W).norm()) < CRITERION * torch.finfo(dtype).eps * float(
+            sigma[0]
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -294,15 +362,22 @@ def test_without_updates_of_the_bases_those_of_the_step_before_are_not_read(
 ) -> None:
     layers = random_layers([3, 2], generator, dtype)
     bank, limits = LayerBank.of(layers), {"tau": 0.0, "max_rank": [3, 2]}
-    bank.update_(*zip(*(random_update(layer, generator) for layer in layers), strict=True), **limits)  # type: ignore[arg-type]
+    bank.update_(
+        *zip(*(random_update(layer, generator) for layer in layers), strict=True), **limits
+    )  # type: ignore[arg-type]
     fresh = LayerBank.of([bank.factors(layer) for layer in range(2)])
     for one in (bank, fresh):
         one.update_(None, None, [0.1 * torch.ones_like(S) for _, S, _ in layers], **limits)  # type: ignore[arg-type]
     for layer in range(2):
-        assert all(torch.equal(X, Y) for X, Y in zip(bank.factors(layer), fresh.factors(layer), strict=True))
+        assert all(
+            torch.equal(X, Y)
+            for X, Y in zip(bank.factors(layer), fresh.factors(layer), strict=True)
+        )
 
 
 def test_one_of_the_updates_of_the_bases_alone_is_refused(generator: torch.Generator) -> None:
     factors = random_layers([3], generator)
-    with pytest.raises(ValueError, match=r"^delta_K, delta_L: expected both or neither, found one of them$"):
+    with pytest.raises(
+        ValueError, match=r"^delta_K, delta_L: expected both or neither, found one of them$"
+    ):
         LayerBank.of(factors).update_([factors[0][0]], None, [factors[0][1]], tau=0.1)

@@ -50,7 +50,9 @@ def test_results_stand_where_their_examples_stand(lengths: np.ndarray) -> None:
         assert np.all(np.diff(lengths[indices]) >= 0)
         return torch.tensor(indices)[:, None] * torch.tensor([1, 10])
 
-    assert torch.equal(by_length(lengths, 32, rows), torch.arange(999)[:, None] * torch.tensor([1, 10]))
+    assert torch.equal(
+        by_length(lengths, 32, rows), torch.arange(999)[:, None] * torch.tensor([1, 10])
+    )
     assert torch.equal(by_length(lengths, 32, torch.tensor), torch.arange(999))
 
 
@@ -67,7 +69,9 @@ def test_examples_of_one_length_keep_their_order(lengths: np.ndarray) -> None:
 
 
 def test_order_is_a_function_of_seed_and_epoch(lengths: np.ndarray) -> None:
-    orders = [training_order(lengths, 32, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    orders = [
+        training_order(lengths, 32, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))
+    ]
     assert orders[0] == orders[1]
     assert orders[0] != orders[2] != orders[3] != orders[0]
 
@@ -103,16 +107,26 @@ class Plain:
 
     pad_token_id = pad_token_type_id = 0
 
-    def __call__(self, texts: list[str], second: object, **options: object) -> dict[str, list[list[int]]]:
+    def __call__(
+        self, texts: list[str], second: object, **options: object
+    ) -> dict[str, list[list[int]]]:
         return {"input_ids": [[1] * len(text.split()) for text in texts]}
 
 
 def test_a_text_without_tokens_is_refused_with_its_place(tmp_path: Path) -> None:
     assert encode_texts(["a b"], None, Plain(), 16).inputs["input_ids"][0].tolist() == [1, 1]
-    with pytest.raises(ValueError, match=r"^texts\[1\]: expected a text that has tokens for this model, found none in ''"):
+    with pytest.raises(
+        ValueError,
+        match=r"^texts\[1\]: expected a text that has tokens for this model, found none in ''",
+    ):
         encode_texts(["a b", ""], None, Plain(), 16)
-    rows = [Row(tmp_path / "data.tsv", 3, "a", None, "x"), Row(tmp_path / "data.tsv", 4, "\u2028", None, "y")]
-    with pytest.raises(ValueError, match=r"data\.tsv, line 4: expected a text that has tokens for this model"):
+    rows = [
+        Row(tmp_path / "data.tsv", 3, "a", None, "x"),
+        Row(tmp_path / "data.tsv", 4, "\u2028", None, "y"),
+    ]
+    with pytest.raises(
+        ValueError, match=r"data\.tsv, line 4: expected a text that has tokens for this model"
+    ):
         encode(rows, Plain(), fit_labels(rows, "class"), 16)
 
 
@@ -124,7 +138,10 @@ def test_pairs_of_texts_differ_from_one_text(model_folder: Path) -> None:
 
 def test_the_second_texts_of_rows_are_encoded(model_folder: Path, tmp_path: Path) -> None:
     _, tokenizer = load_encoder(model_folder)
-    rows = [Row(tmp_path, i, "good film", second, "x" if i else "y") for i, second in enumerate(("bad plot", "good plot"))]
+    rows = [
+        Row(tmp_path, i, "good film", second, "x" if i else "y")
+        for i, second in enumerate(("bad plot", "good plot"))
+    ]
     found = encode(rows, tokenizer, fit_labels(rows, "class"), 16).tokens
     expected = encode_texts(["good film", "good film"], ["bad plot", "good plot"], tokenizer, 16)
     for name, inputs in expected.inputs.items():

@@ -29,7 +29,10 @@ from geolora_ref.finetune.checkpoint import (
 from geolora_ref.support.files import digest, seal
 
 STATE: dict[str, Any] = {
-    "tensors": {0: {"step": torch.tensor(3.0), "moment": torch.arange(6.0).reshape(2, 3).T}, 1: {"mask": torch.tensor([True])}},
+    "tensors": {
+        0: {"step": torch.tensor(3.0), "moment": torch.arange(6.0).reshape(2, 3).T},
+        1: {"mask": torch.tensor([True])},
+    },
     "random": {"cpu": torch.arange(5, dtype=torch.uint8)},
     "numbers": (1, 0.1, -0.0, math.inf, True, None, "x"),
     "groups": [{"betas": (0.9, 0.999), "names": ["a", "b"]}],
@@ -77,18 +80,26 @@ def test_places_that_read_alike_stay_apart(state: dict[str, Any], tmp_path: Path
     def tensors(value: Any) -> list[list[float]]:
         if isinstance(value, torch.Tensor):
             return [value.tolist()]
-        return [X for item in value.items() for part in item for X in tensors(part)] if isinstance(value, dict) else []
+        return (
+            [X for item in value.items() for part in item for X in tensors(part)]
+            if isinstance(value, dict)
+            else []
+        )
 
     assert tensors(found) == tensors(state) == [[0.0, 0.0], [1.0, 1.0]]
 
 
 def test_what_only_pickle_could_hold_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"state/a/1: expected tensors, numbers, .*, found PosixPath"):
+    with pytest.raises(
+        TypeError, match=r"state/a/1: expected tensors, numbers, .*, found PosixPath"
+    ):
         write_stored(tmp_path / "x", Stored("checkpoint", {}, {"a": [1, tmp_path]}))
 
 
 @pytest.mark.parametrize("last", ["fsync", "replace"])
-def test_kill_while_writing_leaves_the_last_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
+def test_kill_while_writing_leaves_the_last_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
     """The kill comes when the new file is not safe on disk yet, or when only the move is missing; a
     third write clears up.
     """
@@ -109,10 +120,16 @@ def test_kill_while_writing_leaves_the_last_whole_file(tmp_path: Path, monkeypat
 
 
 def header(format_number: int, kind: str) -> dict[str, str]:
-    return {"geolora_ref": json.dumps(seal({"format": format_number, "kind": kind, "job": {}, "state": {}, "tensors": ""}))}
+    return {
+        "geolora_ref": json.dumps(
+            seal({"format": format_number, "kind": kind, "job": {}, "state": {}, "tensors": ""})
+        )
+    }
 
 
-def test_an_adapter_of_its_own_format_is_read_whatever_that_of_checkpoints_is(tmp_path: Path) -> None:
+def test_an_adapter_of_its_own_format_is_read_whatever_that_of_checkpoints_is(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "adapter.safetensors"
     write_stored(path, Stored("adapter", {}, {"a": 1}))
     with safe_open(path, framework="pt") as file:
@@ -124,16 +141,23 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"
     write_stored(path, Stored("checkpoint", {}, STATE))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"file.safetensors: expected a whole safetensors file, found: .*"):
+    with pytest.raises(
+        ValueError, match=r"file.safetensors: expected a whole safetensors file, found: .*"
+    ):
         read_stored(path, "checkpoint")
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"found a safetensors file of another program"):
         read_stored(path, "checkpoint")
     save_file({"x": torch.zeros(1)}, path, metadata=header(1, "checkpoint"))
-    with pytest.raises(ValueError, match=r"this version reads format 5 of the kind 'checkpoint', found format 1"):
+    with pytest.raises(
+        ValueError, match=r"this version reads format 5 of the kind 'checkpoint', found format 1"
+    ):
         read_stored(path, "checkpoint")
     save_file({"x": torch.zeros(1)}, path, metadata=header(5, "adapter"))
-    with pytest.raises(ValueError, match=r"expected one of the kind 'checkpoint', found a file of the kind 'adapter'"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected one of the kind 'checkpoint', found a file of the kind 'adapter'",
+    ):
         read_stored(path, "checkpoint")
     with pytest.raises(ValueError, match=r"expected a whole safetensors file, found: No such file"):
         read_stored(tmp_path / "absent", "checkpoint")
@@ -160,15 +184,24 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
-def test_a_sealed_file_of_another_structure_is_refused_by_name(wrong: dict[str, Any], tmp_path: Path) -> None:
+def test_a_sealed_file_of_another_structure_is_refused_by_name(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
     """A seal says that nothing was altered, not that it makes sense."""
-    path, right = tmp_path / "file.safetensors", {"kind": "checkpoint", "format": 5, "job": {}, "state": {"dict": []}}
+    path, right = (
+        tmp_path / "file.safetensors",
+        {"kind": "checkpoint", "format": 5, "job": {}, "state": {"dict": []}},
+    )
     tensors = {"x": torch.zeros(1)}
     whole = right | {"tensors": digest(save(tensors))}
     save_file(tensors, path, metadata={"geolora_ref": json.dumps(seal(whole))})
     assert read_stored(path, "checkpoint").state == {}
-    save_file(tensors, path, metadata={"geolora_ref": json.dumps(seal(whole | wrong if wrong else {}))})
-    with pytest.raises(ValueError, match=r"file.safetensors: .*expected|file.safetensors: this version reads"):
+    save_file(
+        tensors, path, metadata={"geolora_ref": json.dumps(seal(whole | wrong if wrong else {}))}
+    )
+    with pytest.raises(
+        ValueError, match=r"file.safetensors: .*expected|file.safetensors: this version reads"
+    ):
         read_stored(path, "checkpoint")
 
 
@@ -182,7 +215,9 @@ def test_what_is_no_regular_file_is_refused_at_once(where: str, tmp_path: Path) 
 def test_trained_tensors_that_are_not_finite_are_refused() -> None:
     model = torch.nn.Linear(2, 2)
     state = {"weight": torch.full((2, 2), math.nan), "bias": torch.zeros(2)}
-    with pytest.raises(ValueError, match=r"expected trained tensors that are finite, found others: 1 \(weight\)"):
+    with pytest.raises(
+        ValueError, match=r"expected trained tensors that are finite, found others: 1 \(weight\)"
+    ):
         load_trained_state(model, state)
     assert torch.isfinite(model.weight).all()
 
@@ -208,9 +243,12 @@ def test_every_flipped_bit_is_named(tmp_path: Path) -> None:
 def test_every_difference_to_another_job_is_named(tmp_path: Path) -> None:
     check_same_job(tmp_path, {"lr": 0.1, "targets": ["a"]}, {"lr": 0.1, "targets": ("a",)})
     with pytest.raises(
-        ValueError, match=r"another one: lr was 0.1, is now 0.2; seed was None, is now 1; gone was 3, is now None"
+        ValueError,
+        match=r"another one: lr was 0.1, is now 0.2; seed was None, is now 1; gone was 3, is now None",
     ):
-        check_same_job(tmp_path, {"lr": 0.1, "same": 0, "gone": 3}, {"lr": 0.2, "same": 0, "seed": 1})
+        check_same_job(
+            tmp_path, {"lr": 0.1, "same": 0, "gone": 3}, {"lr": 0.2, "same": 0, "seed": 1}
+        )
     with pytest.raises(ValueError, match=r"another one: data was 00000000…, is now 'another'"):
         check_same_job(tmp_path, {"data": "0" * 64}, {"data": "another"})
 
@@ -228,6 +266,7 @@ def test_frozen_parameters_are_not_stored() -> None:
     load_trained_state(model, state)
     assert torch.equal(second.weight, state["1.weight"])
     with pytest.raises(
-        ValueError, match=r"^expected the 2 trained tensors of this model, found 1 \(1.bias\) missing and 1 \(other\)"
+        ValueError,
+        match=r"^expected the 2 trained tensors of this model, found 1 \(1.bias\) missing and 1 \(other\)",
     ):
         load_trained_state(model, {"1.weight": state["1.weight"], "other": state["1.bias"]})

@@ -20,7 +20,10 @@ def written(tmp_path: Path, text: str | bytes, ending: str = ".tsv") -> Path:
 
 
 def test_quotes_are_text_and_line_ends_may_be_those_of_windows(tmp_path: Path) -> None:
-    rows = read_rows(written(tmp_path, '\ufeffa "quoted\t1\r\n"to open\t1\r\n"said" ""so""\t0\r\n\r\n'), Columns())
+    rows = read_rows(
+        written(tmp_path, '\ufeffa "quoted\t1\r\n"to open\t1\r\n"said" ""so""\t0\r\n\r\n'),
+        Columns(),
+    )
     read = [(row.text, row.label, row.line) for row in rows]
     assert read == [('a "quoted', "1", 1), ('"to open', "1", 2), ('"said" ""so""', "0", 3)]
 
@@ -37,16 +40,23 @@ def test_csv_has_quoted_fields_that_may_span_lines(tmp_path: Path) -> None:
     rows = read_rows(written(tmp_path, text, ".CSV"), Columns("text", "label", header=True))
     read = [(row.text, row.label, row.line) for row in rows]
     assert read == [('one, "two"', "pos", 2), ("three\nfour", "neg", 3), ("five", "pos", 5)]
-    assert [row.text for row in read_rows(written(tmp_path, "a\tb,1\n", ".csv"), Columns())] == ["a\tb"]
+    assert [row.text for row in read_rows(written(tmp_path, "a\tb,1\n", ".csv"), Columns())] == [
+        "a\tb"
+    ]
 
 
 def test_json_lines_name_their_columns(tmp_path: Path) -> None:
     """In any order, with others between them; the separators of Unicode end no line."""
     lines = '{"label": "pos", "text": "one\\ntwo"}\n{"text": "three\u2028four", "id": null, "label": 2.5}\r\n'
-    rows = read_rows(written(tmp_path, lines + '{"text": "five", "label": true}\n\n', ".jsonl"), Columns(header=True))
+    rows = read_rows(
+        written(tmp_path, lines + '{"text": "five", "label": true}\n\n', ".jsonl"),
+        Columns(header=True),
+    )
     read = [(row.text, row.label, row.line) for row in rows]
     assert read == [("one\ntwo", "pos", 1), ("three\u2028four", "2.5", 2), ("five", "true", 3)]
-    (row,) = read_rows(written(tmp_path, '{"a": "x", "b": "y", "c": 0}\n', ".jsonl"), Columns("b", "c", pair="a"))
+    (row,) = read_rows(
+        written(tmp_path, '{"a": "x", "b": "y", "c": 0}\n', ".jsonl"), Columns("b", "c", pair="a")
+    )
     assert (row.text, row.pair, row.label) == ("y", "x", "0")
 
 
@@ -60,23 +70,63 @@ BAD_FILES = {
     "empty": (b"", Columns(), "expected at least one example, found none"),
     "empty with header": (b"", Columns(header=True), "found an empty file"),
     "header alone": (b"text\tlabel\n", Columns(header=True), "expected at least one example"),
-    "an empty line first": (b"\nfine\t1\n", Columns(), "line 1: expected tab-separated columns, found an empty line"),
-    "an empty line before the header": (b"\r\ntext\tlabel\na\t1\n", Columns(header=True), "line 1: expected tab-separated"),
+    "an empty line first": (
+        b"\nfine\t1\n",
+        Columns(),
+        "line 1: expected tab-separated columns, found an empty line",
+    ),
+    "an empty line before the header": (
+        b"\r\ntext\tlabel\na\t1\n",
+        Columns(header=True),
+        "line 1: expected tab-separated",
+    ),
     "a number that names another column": (
         b"\t0\t1\n7\tgood\tpos\n",
         Columns(header=True),
         "text column: expected one column, found '1' as the name of column 3",
     ),
-    "not UTF-8": (b"fine\t1\nbad \xff\t0\n", Columns(), "line 2: expected UTF-8 text, found the byte 0xff"),
-    "a column short": (b"fine\t1\nno label\n", Columns(), "line 2: expected 2 tab-separated columns, found 1"),
-    "a column too many": (b"fine\t1\na\tb\t0\n", Columns(), "line 2: expected 2 tab-separated columns, found 3"),
-    "empty line inside": (b"fine\t1\n\nbad\t0\n", Columns(), "line 2: expected 2 tab-separated columns, found 0"),
+    "not UTF-8": (
+        b"fine\t1\nbad \xff\t0\n",
+        Columns(),
+        "line 2: expected UTF-8 text, found the byte 0xff",
+    ),
+    "a column short": (
+        b"fine\t1\nno label\n",
+        Columns(),
+        "line 2: expected 2 tab-separated columns, found 1",
+    ),
+    "a column too many": (
+        b"fine\t1\na\tb\t0\n",
+        Columns(),
+        "line 2: expected 2 tab-separated columns, found 3",
+    ),
+    "empty line inside": (
+        b"fine\t1\n\nbad\t0\n",
+        Columns(),
+        "line 2: expected 2 tab-separated columns, found 0",
+    ),
     "no text": (b"fine\t1\n \t0\n", Columns(), "line 2: expected a text, found an empty column"),
     "no label": (b"fine\t1\nbad\t\n", Columns(), "line 2: expected a label, found an empty column"),
-    "no second text": (b"a\tb\t1\na\t \t0\n", Columns("1", "3", "2"), "line 2: expected a second text"),
-    "column out of range": (b"fine\t1\n", Columns("3"), "text column: expected a number from 1 to 2, found '3'"),
-    "column zero": (b"fine\t1\n", Columns("0"), "text column: expected a number from 1 to 2, found '0'"),
-    "pair out of range": (b"fine\t1\n", Columns(pair="3"), "pair column: expected a number from 1 to 2, found '3'"),
+    "no second text": (
+        b"a\tb\t1\na\t \t0\n",
+        Columns("1", "3", "2"),
+        "line 2: expected a second text",
+    ),
+    "column out of range": (
+        b"fine\t1\n",
+        Columns("3"),
+        "text column: expected a number from 1 to 2, found '3'",
+    ),
+    "column zero": (
+        b"fine\t1\n",
+        Columns("0"),
+        "text column: expected a number from 1 to 2, found '0'",
+    ),
+    "pair out of range": (
+        b"fine\t1\n",
+        Columns(pair="3"),
+        "pair column: expected a number from 1 to 2, found '3'",
+    ),
     "name without header": (
         b"fine\t1\n",
         Columns(label="score"),
@@ -116,11 +166,27 @@ BAD_FILES_OF_OTHER_FORMATS = {
         "fine\t1\n",
         "line 1: expected at least 2 comma-separated columns (other names are read with tabs), found 1",
     ),
-    "a column short": (".csv", '"a\nb",1\nno label\n', "line 3: expected 2 comma-separated columns, found 1"),
-    "an unquoted comma": (".csv", "a,1\nwell, no,0\n", "line 2: expected 2 comma-separated columns, found 3"),
+    "a column short": (
+        ".csv",
+        '"a\nb",1\nno label\n',
+        "line 3: expected 2 comma-separated columns, found 1",
+    ),
+    "an unquoted comma": (
+        ".csv",
+        "a,1\nwell, no,0\n",
+        "line 2: expected 2 comma-separated columns, found 3",
+    ),
     "no text": (".csv", '"a\nb",1\n" ",0\n', "line 3: expected a text, found an empty column"),
-    "an open quote": (".csv", 'a,1\n"b,0\nc,1\n', "line 2: expected comma-separated columns, found: unexpected end of data"),
-    "a quote inside": (".csv", 'a,1\n"b"c,0\n', "line 2: expected comma-separated columns, found: ',' expected after '\"'"),
+    "an open quote": (
+        ".csv",
+        'a,1\n"b,0\nc,1\n',
+        "line 2: expected comma-separated columns, found: unexpected end of data",
+    ),
+    "a quote inside": (
+        ".csv",
+        'a,1\n"b"c,0\n',
+        "line 2: expected comma-separated columns, found: ',' expected after '\"'",
+    ),
     "longer than the reader takes": (
         ".csv",
         "x" * 200_000 + ",1\n",
@@ -134,10 +200,22 @@ BAD_FILES_OF_OTHER_FORMATS = {
         '{"text": "a", "label": 1}\n\n{"text": "b", "label": 0}\n',
         f"line 2: expected {WANTED}an empty line",
     ),
-    "other names": (".jsonl", '{"sentence": "a", "label": 1}\n', f'line 1: expected {WANTED}{{"sentence": "a", "label": 1}}'),
+    "other names": (
+        ".jsonl",
+        '{"sentence": "a", "label": 1}\n',
+        f'line 1: expected {WANTED}{{"sentence": "a", "label": 1}}',
+    ),
     "null": (".jsonl", '{"text": "a", "label": null}\n', f"line 1: expected {WANTED}"),
-    "half a character": (".jsonl", '{"text": "\\ud800", "label": 1}\n', f"line 1: expected {WANTED}"),
-    "a blank text": (".jsonl", '{"text": " ", "label": 1}\n', "line 1: expected a text, found an empty column"),
+    "half a character": (
+        ".jsonl",
+        '{"text": "\\ud800", "label": 1}\n',
+        f"line 1: expected {WANTED}",
+    ),
+    "a blank text": (
+        ".jsonl",
+        '{"text": " ", "label": 1}\n',
+        "line 1: expected a text, found an empty column",
+    ),
 }
 
 
@@ -160,12 +238,16 @@ def test_one_name_in_two_roles_is_refused(tmp_path: Path, columns: Columns) -> N
 def test_unreadable_file_is_refused(tmp_path: Path, make: object) -> None:
     path = tmp_path / "data.tsv"
     make(path)  # type: ignore[operator]
-    with pytest.raises(ValueError, match=r"expected a readable file, found: (Is a directory|No such file)"):
+    with pytest.raises(
+        ValueError, match=r"expected a readable file, found: (Is a directory|No such file)"
+    ):
         read_rows(path, Columns())
 
 
 def test_split_is_drawn_by_seed_and_loses_nothing(tmp_path: Path) -> None:
-    rows = read_rows(written(tmp_path, "".join(f"text {i}\t{i % 2}\n" for i in range(20))), Columns())
+    rows = read_rows(
+        written(tmp_path, "".join(f"text {i}\t{i % 2}\n" for i in range(20))), Columns()
+    )
     train, dev = split(rows, 0.25, seed=1)
     assert len(dev) == 5
     assert sorted(row.line for row in train + dev) == list(range(1, 21))
@@ -197,25 +279,59 @@ def test_baseline_is_the_loss_of_the_best_constant(tmp_path: Path) -> None:
     rows = read_rows(written(tmp_path, "a\tx\nb\ty\nc\ty\nd\ty\n"), Columns())
     labels = fit_labels(rows, "class")
     constant = torch.log(torch.tensor([[0.25, 0.75]])).expand(4, 2)
-    assert labels.baseline == pytest.approx(float(labels.loss(constant, labels.encode(rows))), rel=1e-6)
+    assert labels.baseline == pytest.approx(
+        float(labels.loss(constant, labels.encode(rows))), rel=1e-6
+    )
 
 
 BAD_LABELS = {
-    "a word among numbers": ("a\t1\nb\thigh\n", "number", "line 2: expected a finite number as label, found 'high'"),
-    "not finite": ("a\t1\nb\tnan\n", "number", "line 2: expected a finite number as label, found 'nan'"),
-    "a word among signs": ("a\t1\nb\t-\n", "sign", "line 2: expected a finite number as label, found '-'"),
+    "a word among numbers": (
+        "a\t1\nb\thigh\n",
+        "number",
+        "line 2: expected a finite number as label, found 'high'",
+    ),
+    "not finite": (
+        "a\t1\nb\tnan\n",
+        "number",
+        "line 2: expected a finite number as label, found 'nan'",
+    ),
+    "a word among signs": (
+        "a\t1\nb\t-\n",
+        "sign",
+        "line 2: expected a finite number as label, found '-'",
+    ),
     "one class": ("a\tx\nb\tx\n", "class", "expected at least two classes, found only 'x'"),
-    "one number and its mean": ("a\t.1\nb\t.1\nc\t.1\n", "number", "expected labels that differ, found 0.1 in all"),
-    "one number": ("a\t2\nb\t2\n", "number", "expected labels that differ, found 2 in all 2 examples"),
+    "one number and its mean": (
+        "a\t.1\nb\t.1\nc\t.1\n",
+        "number",
+        "expected labels that differ, found 0.1 in all",
+    ),
+    "one number": (
+        "a\t2\nb\t2\n",
+        "number",
+        "expected labels that differ, found 2 in all 2 examples",
+    ),
     "too near each other": (
         "a\t1e-200\nb\t2e-200\n",
         "number",
         "mean and spread double precision can hold, found 1.5e-200 and 0",
     ),
     "too far apart": ("a\t1e200\nb\t-1e200\n", "number", "can hold, found 0 and inf"),
-    "one long class": (f"a\t{'x' * 5000}\n" * 2, "class", "expected at least two classes, found only '" + "x" * 60 + "…'"),
-    "a long word": (f"a\t1\nb\t{'x' * 5000}\n", "number", "expected a finite number as label, found '" + "x" * 60 + "…'"),
-    "measurements": ("".join(f"a\t{i / 8}\n" for i in range(21)), "class", "found 21 different numbers"),
+    "one long class": (
+        f"a\t{'x' * 5000}\n" * 2,
+        "class",
+        "expected at least two classes, found only '" + "x" * 60 + "…'",
+    ),
+    "a long word": (
+        f"a\t1\nb\t{'x' * 5000}\n",
+        "number",
+        "expected a finite number as label, found '" + "x" * 60 + "…'",
+    ),
+    "measurements": (
+        "".join(f"a\t{i / 8}\n" for i in range(21)),
+        "class",
+        "found 21 different numbers",
+    ),
 }
 
 
@@ -242,7 +358,9 @@ def test_many_numbered_classes_are_classes(tmp_path: Path) -> None:
 
 def test_unknown_class_is_refused_with_its_line(tmp_path: Path) -> None:
     rows = read_rows(written(tmp_path, "a\tx\nb\ty\nc\tz\n"), Columns())
-    with pytest.raises(ValueError, match=r"line 3: expected a label of the training data \(x, y\), found 'z'"):
+    with pytest.raises(
+        ValueError, match=r"line 3: expected a label of the training data \(x, y\), found 'z'"
+    ):
         fit_labels(rows[:2], "class").encode(rows)
     rows = read_rows(written(tmp_path, f"a\tx\nb\t{'y' * 5000}\nc\t{'z' * 5000}\n"), Columns())
     with pytest.raises(ValueError, match=r"\(x, y{60}…\), found 'z{60}…'$"):

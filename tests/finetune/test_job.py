@@ -28,7 +28,9 @@ from geolora_ref.nn import adapters
 from tests.devices import DEVICES
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
-METHOD = GeoLoRAMethod(lr=1e-2, update="adam", head_lr=1e-2, rank=4, max_rank=6)  # two moments to store
+METHOD = GeoLoRAMethod(
+    lr=1e-2, update="adam", head_lr=1e-2, rank=4, max_rank=6
+)  # two moments to store
 PLAN = Plan("accuracy", epochs=2, batch_size=32, schedule="linear", warmup=0.2)
 STEPS = 10
 
@@ -46,7 +48,11 @@ def make_job(model_folder: Path, tsv: Path, module_unchecked: None) -> Callable[
     train, dev = (encode(part, tokenizer, labels, 16) for part in (rows, rows[:60]))
 
     def make(**options: Any) -> Job:
-        method, plan, device = options.pop("method", METHOD), options.pop("plan", PLAN), options.pop("device", "cpu")
+        method, plan, device = (
+            options.pop("method", METHOD),
+            options.pop("plan", PLAN),
+            options.pop("device", "cpu"),
+        )
 
         def model(generator: torch.Generator) -> Classifier:
             return Classifier(copy.deepcopy(encoder), labels.outputs, generator).to(device)
@@ -85,18 +91,33 @@ def differences(a: Job, b: Job) -> list[str]:
     """Names of what is not the same bits: parameters, ranks, losses, metrics."""
     one, other = trained_state(a.model), trained_state(b.model)
     assert list(one) == list(other)
-    different = [name for name in one if one[name].shape != other[name].shape or not torch.equal(one[name], other[name])]
+    different = [
+        name
+        for name in one
+        if one[name].shape != other[name].shape or not torch.equal(one[name], other[name])
+    ]
     records = ("losses", "ranks", "rank_steps", "metrics", "truncations", "exact")
-    return different + [name for name in records if getattr(a.history, name) != getattr(b.history, name)]
+    return different + [
+        name for name in records if getattr(a.history, name) != getattr(b.history, name)
+    ]
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_kill_and_resume_gives_the_same_bits(make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path, step: int) -> None:
-    assert differences(killed_and_resumed(make_job, tmp_path / "checkpoint.safetensors", step), undisturbed) == []
+def test_kill_and_resume_gives_the_same_bits(
+    make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path, step: int
+) -> None:
+    assert (
+        differences(
+            killed_and_resumed(make_job, tmp_path / "checkpoint.safetensors", step), undisturbed
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(("max_rank", "room"), [(6, 6), (2, 4), (None, 16)])
-def test_adapters_have_room_for_the_largest_rank(make_job: Callable[..., Job], max_rank: int | None, room: int) -> None:
+def test_adapters_have_room_for_the_largest_rank(
+    make_job: Callable[..., Job], max_rank: int | None, room: int
+) -> None:
     """And for the one that they begin with; without a limit for four times that."""
     layers = adapters(make_job(method=replace(METHOD, max_rank=max_rank)).model.encoder)
     assert {layer.adapter.max_rank for layer in layers.values()} == {room}
@@ -109,11 +130,16 @@ def test_a_method_is_called_after_every_step(make_job: Callable[..., Job], tmp_p
     class Recorded(GeoLoRAMethod):
         def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
             prepared = super().prepare(model, generator, steps)
-            return replace(prepared, after_step=lambda done: calls.append((done, model.head.weight.grad is not None)))
+            return replace(
+                prepared,
+                after_step=lambda done: calls.append((done, model.head.weight.grad is not None)),
+            )
 
     checkpoint = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
-        make_job(method=Recorded(), checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(3)).run()
+        make_job(
+            method=Recorded(), checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(3)
+        ).run()
     make_job(method=Recorded(), checkpoint=checkpoint).run()
     assert calls == [(done, True) for done in (1, 2, 3, *range(3, STEPS + 1))]
 
@@ -121,7 +147,12 @@ def test_a_method_is_called_after_every_step(make_job: Callable[..., Job], tmp_p
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("forgets", [False, True])
 def test_the_random_state_of_a_device_is_in_the_checkpoint(
-    make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, *, forgets: bool
+    make_job: Callable[..., Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    *,
+    forgets: bool,
 ) -> None:
     """The same dropout gives the same losses, up to rounding where a device adds in any order;
     another one is 1e-2 away.
@@ -174,7 +205,11 @@ class Generators:
 def test_the_generator_of_the_models_device_alone_is_private_and_kept(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    job, generators, real = make_job(), Generators([torch.full((1,), X) for X in (0.0, 1.0, 2.0)]), torch.Generator
+    job, generators, real = (
+        make_job(),
+        Generators([torch.full((1,), X) for X in (0.0, 1.0, 2.0)]),
+        torch.Generator,
+    )
     job.device = device = torch.device(name)
     index, states = device.index or 0, [0.0, 1.0, 2.0]
     monkeypatch.setattr(torch, "Generator", lambda _: real())
@@ -184,8 +219,13 @@ def test_the_generator_of_the_models_device_alone_is_private_and_kept(
         assert set(found) == {"cpu", device.type}
         assert torch.equal(found[device.type], real().manual_seed(PLAN.seed).get_state())
         job._set_random_state(found | {device.type: torch.tensor([7.0])})
-        assert [float(X) for X in generators.states] == [7.0 if place == index else X for place, X in enumerate(states)]
-        with pytest.raises(ValueError, match=f"^checkpoint: expected the random state of {name}, found those of cpu"):
+        assert [float(X) for X in generators.states] == [
+            7.0 if place == index else X for place, X in enumerate(states)
+        ]
+        with pytest.raises(
+            ValueError,
+            match=f"^checkpoint: expected the random state of {name}, found those of cpu",
+        ):
             job._set_random_state({"cpu": found["cpu"]})
     assert [float(X) for X in generators.states] == states
 
@@ -233,7 +273,10 @@ def test_truncations_are_counted_and_those_by_householders_qr(
     layers, straight = len(undisturbed.history.layers), undisturbed
     reference = make_job(method=replace(METHOD, fast=False))
     reference.run()
-    assert (reference.history.truncations, reference.history.exact) == (STEPS * layers, STEPS * layers)
+    assert (reference.history.truncations, reference.history.exact) == (
+        STEPS * layers,
+        STEPS * layers,
+    )
     checkpoint = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
         make_job(checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(7)).run()
@@ -244,7 +287,9 @@ def test_truncations_are_counted_and_those_by_householders_qr(
     assert differences(straight, resumed) == []
 
 
-def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one(make_job: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one(
+    make_job: Callable[..., Job], tmp_path: Path
+) -> None:
     """The same bits as at once; the warm-up has as many steps, 2 of 5 or of 10."""
     checkpoint, longer = tmp_path / "checkpoint.safetensors", Plan("accuracy", epochs=2, warmup=0.2)
     make_job(plan=Plan("accuracy", warmup=0.4), checkpoint=checkpoint).run()
@@ -266,7 +311,10 @@ def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one(make_job: Callable[.
             Plan("accuracy", epochs=1, schedule="linear", warmup=0.2),
             r"at most the 5 steps of 1 epochs, found that 10 are done; a",
         ),
-        (Plan("accuracy", epochs=4, warmup=0.2), r"another one: schedule was 'linear', is now 'constant'; a fresh"),
+        (
+            Plan("accuracy", epochs=4, warmup=0.2),
+            r"another one: schedule was 'linear', is now 'constant'; a fresh",
+        ),
     ],
 )
 def test_a_run_whose_rates_would_have_been_others_is_not_extended(
@@ -277,23 +325,45 @@ def test_a_run_whose_rates_would_have_been_others_is_not_extended(
         make_job(plan=plan, checkpoint=finished)
 
 
-def test_the_warmup_that_a_refusal_names_is_accepted(make_job: Callable[..., Job], tmp_path: Path) -> None:
+def test_the_warmup_that_a_refusal_names_is_accepted(
+    make_job: Callable[..., Job], tmp_path: Path
+) -> None:
     """A third of 0.4, in all its digits: with fewer the rise would end a step early."""
     checkpoint = tmp_path / "checkpoint.safetensors"
     make_job(plan=Plan("accuracy", warmup=0.4), checkpoint=checkpoint).run()
     with pytest.raises(ValueError, match=r"--warmup 0\.13") as refused:
         make_job(plan=Plan("accuracy", epochs=3, warmup=0.4), checkpoint=checkpoint)
     (cure,) = re.findall(r"--warmup (\S+),", str(refused.value))
-    assert make_job(plan=Plan("accuracy", epochs=3, warmup=float(cure)), checkpoint=checkpoint).history.steps == 5
+    assert (
+        make_job(
+            plan=Plan("accuracy", epochs=3, warmup=float(cure)), checkpoint=checkpoint
+        ).history.steps
+        == 5
+    )
 
 
 CONTINUED = {
     "constant": (Plan("accuracy"), Plan("accuracy", epochs=3), 5, True),
     "shorter": (Plan("accuracy", epochs=3), Plan("accuracy", epochs=2), 10, True),
     "too short": (Plan("accuracy", epochs=3), Plan("accuracy", epochs=2), 11, False),
-    "a longer rise": (Plan("accuracy", warmup=0.4), Plan("accuracy", epochs=2, warmup=0.4), 5, False),
-    "the same rise": (Plan("accuracy", warmup=0.4), Plan("accuracy", epochs=2, warmup=0.2), 5, True),
-    "a fall": (Plan("accuracy", schedule="linear"), Plan("accuracy", epochs=2, schedule="linear"), 2, False),
+    "a longer rise": (
+        Plan("accuracy", warmup=0.4),
+        Plan("accuracy", epochs=2, warmup=0.4),
+        5,
+        False,
+    ),
+    "the same rise": (
+        Plan("accuracy", warmup=0.4),
+        Plan("accuracy", epochs=2, warmup=0.2),
+        5,
+        True,
+    ),
+    "a fall": (
+        Plan("accuracy", schedule="linear"),
+        Plan("accuracy", epochs=2, schedule="linear"),
+        2,
+        False,
+    ),
     "before the fall": (
         Plan("accuracy", schedule="linear", warmup=0.4),
         Plan("accuracy", epochs=2, schedule="linear", warmup=0.2),
@@ -304,7 +374,9 @@ CONTINUED = {
 
 
 @pytest.mark.parametrize(("before", "plan", "done", "expected"), CONTINUED.values(), ids=CONTINUED)
-def test_a_run_continues_another_whose_steps_had_its_rates(before: Plan, plan: Plan, done: int, expected: bool) -> None:
+def test_a_run_continues_another_whose_steps_had_its_rates(
+    before: Plan, plan: Plan, done: int, expected: bool
+) -> None:
     assert plan.continues(before, done, 5) == expected
 
 
@@ -332,12 +404,16 @@ def test_run_learns_and_ranks_move(undisturbed: Job) -> None:
     assert history.ranks[-1] == list(undisturbed.prepared.ranks().values())
 
 
-def test_adapted_model_starts_as_the_pretrained_one(make_job: Callable[..., Job], model_folder: Path) -> None:
+def test_adapted_model_starts_as_the_pretrained_one(
+    make_job: Callable[..., Job], model_folder: Path
+) -> None:
     job = make_job()
     encoder, _ = load_encoder(model_folder)
     inputs, _ = job.data.train.batch(range(8), torch.device("cpu"))
     with torch.no_grad():
-        expected, found = (m.eval()(**inputs).last_hidden_state for m in (encoder, job.model.encoder))
+        expected, found = (
+            m.eval()(**inputs).last_hidden_state for m in (encoder, job.model.encoder)
+        )
     assert float((expected - found).abs().max()) == 0.0
 
 
@@ -361,12 +437,17 @@ def test_predictions_are_in_the_order_of_the_examples(undisturbed: Job) -> None:
     assert torch.equal(undisturbed.predict(examples), together)
 
 
-@pytest.mark.parametrize("method", [METHOD, GeoLoRAMethod(lr=3e-2, update="sgd", weight_decay=1e6, head_lr=1e30)])
+@pytest.mark.parametrize(
+    "method", [METHOD, GeoLoRAMethod(lr=3e-2, update="sgd", weight_decay=1e6, head_lr=1e30)]
+)
 def test_loss_that_is_not_finite_stops_the_run(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, method: GeoLoRAMethod
 ) -> None:
     if method is METHOD:
-        monkeypatch.setattr("geolora_ref.finetune.labels.Labels.loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
+        monkeypatch.setattr(
+            "geolora_ref.finetune.labels.Labels.loss",
+            lambda *_: torch.tensor(math.nan, requires_grad=True),
+        )
     with pytest.raises(DivergedError, match=r"step \d+ of 10: .*(finite|overflow)"):
         make_job(method=method).run()
 
@@ -374,12 +455,15 @@ def test_loss_that_is_not_finite_stops_the_run(
 def test_checkpoint_of_another_job_is_refused(make_job: Callable[..., Job], tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
-        make_job(checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(3), identity={"lr": 1.0}).run()
+        make_job(
+            checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(3), identity={"lr": 1.0}
+        ).run()
     with pytest.raises(ValueError, match=r"lr was 1.0, is now 2.0"):
         make_job(checkpoint=checkpoint, identity={"lr": 2.0})
     narrow = GeoLoRAMethod(rank=2, max_rank=2, target_modules=r".*query")
     with pytest.raises(
-        ValueError, match=r"found another one: expected the \d+ trained tensors of this model, found none missing"
+        ValueError,
+        match=r"found another one: expected the \d+ trained tensors of this model, found none missing",
     ):
         make_job(checkpoint=checkpoint, identity={"lr": 1.0}, method=narrow)
 
@@ -389,11 +473,15 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a model that is none": lambda state: state.update(model=3),
     "an optimizer that is none": lambda state: state.update(optimizer={}),
     "no random state": lambda state: state.pop("random"),
-    "another random state": lambda state: state.update(random={"cpu": torch.zeros(3, dtype=torch.uint8)}),
+    "another random state": lambda state: state.update(
+        random={"cpu": torch.zeros(3, dtype=torch.uint8)}
+    ),
     "a random state that is none": lambda state: state.update(random=[1]),
     "no losses": lambda state: state.pop("losses"),
     "losses that are none": lambda state: state.update(losses=None),
-    "more losses than steps": lambda state: state.update(losses=torch.zeros(99), seconds=torch.zeros(99)),
+    "more losses than steps": lambda state: state.update(
+        losses=torch.zeros(99), seconds=torch.zeros(99)
+    ),
     "losses without times": lambda state: state.update(seconds=torch.zeros(1)),
     "more metrics than epochs": lambda state: state.update(metrics=[{"dev": 1.0}] * 9),
     "counts that are none": lambda state: state.update(exact="many"),
@@ -405,13 +493,19 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_sealed_checkpoint_of_another_structure_is_refused_by_name(
-    change: Callable[[dict[str, Any]], Any], finished: Path, make_job: Callable[..., Job], tmp_path: Path
+    change: Callable[[dict[str, Any]], Any],
+    finished: Path,
+    make_job: Callable[..., Job],
+    tmp_path: Path,
 ) -> None:
     """The job is done, so nothing later would notice."""
     stored, path = read_stored(finished, "checkpoint"), tmp_path / "checkpoint.safetensors"
     change(stored.state)
     write_stored(path, stored)
-    with pytest.raises(ValueError, match=r"checkpoint.safetensors: expected the state of this model and its optimizer, found"):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint.safetensors: expected the state of this model and its optimizer, found",
+    ):
         make_job(checkpoint=path)
 
 
@@ -439,7 +533,10 @@ def test_schedule(plan: Plan, factors: list[float]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "acuracy"}, "'accuracy' or 'matthews' or 'pearson' or 'spearman' or 'perplexity', found 'acuracy'"),
+        (
+            {"metric": "acuracy"},
+            "'accuracy' or 'matthews' or 'pearson' or 'spearman' or 'perplexity', found 'acuracy'",
+        ),
         ({"schedule": "cosine"}, "'constant' or 'linear', found 'cosine'"),
         ({"epochs": 0}, "an integer >= 1, found 0"),
         ({"epochs": 1.5}, "an integer >= 1, found 1.5"),

@@ -29,7 +29,9 @@ def test_classes(metric: Metric, expected: float) -> None:
 
 def test_numbers() -> None:
     x, y = NUMBERS - NUMBERS.mean(), GUESSES - GUESSES.mean()
-    assert evaluate_metric("pearson", NUMBERS, GUESSES) == pytest.approx(x @ y / math.sqrt((x @ x) * (y @ y)))
+    assert evaluate_metric("pearson", NUMBERS, GUESSES) == pytest.approx(
+        x @ y / math.sqrt((x @ x) * (y @ y))
+    )
     assert evaluate_metric("spearman", NUMBERS, GUESSES) == pytest.approx(1.0)
 
 
@@ -44,5 +46,7 @@ def test_predictions_that_are_not_finite_have_no_metric(metric: Metric) -> None:
 
 
 def test_unknown_metric_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^metric: expected 'accuracy' or .* or 'perplexity', found 'f1'$"):
+    with pytest.raises(
+        ValueError, match=r"^metric: expected 'accuracy' or .* or 'perplexity', found 'f1'$"
+    ):
         evaluate_metric("f1", TARGETS, PREDICTIONS)  # type: ignore[arg-type]

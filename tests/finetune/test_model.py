@@ -20,7 +20,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from geolora_ref.finetune.locate import READ, is_hub_name
-from geolora_ref.finetune.model import Classifier, check_length, digest_of_model, load_encoder, locate, try_out
+from geolora_ref.finetune.model import (
+    Classifier,
+    check_length,
+    digest_of_model,
+    load_encoder,
+    locate,
+    try_out,
+)
 from tests.finetune.tiny import in_cache
 
 
@@ -44,7 +51,8 @@ def test_model_in_a_package_is_found_without_importing_it(package: Path) -> None
 def test_package_with_two_models_or_none_is_refused(package: Path) -> None:
     shutil.copytree(package / "model", package / "other")
     with pytest.raises(
-        ValueError, match=r"expected one folder with config.json .* in the package carries_a_model, found .*other"
+        ValueError,
+        match=r"expected one folder with config.json .* in the package carries_a_model, found .*other",
     ):
         locate(package.name)
     shutil.rmtree(package / "other")
@@ -57,9 +65,14 @@ def test_unknown_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found no folder and no package 'no_such_package'"):
         locate("no_such_package")
     for name in ("no/such/folder", "bert-base-uncased", "/no/folder", "../folder"):
-        with pytest.raises(ValueError, match=f"or owner/name on the hub, found '{name}', which is none of them"):
+        with pytest.raises(
+            ValueError, match=f"or owner/name on the hub, found '{name}', which is none of them"
+        ):
             locate(name)
-    with pytest.raises(ValueError, match=r"expected config.json and \*.safetensors, or one \*.gguf in .*, found an empty folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected config.json and \*.safetensors, or one \*.gguf in .*, found an empty folder",
+    ):
         locate(str(tmp_path))
 
 
@@ -78,7 +91,9 @@ def test_a_name_on_the_hub_finds_a_model_in_the_cache(
     assert not is_hub_name("some/encoder.v2")
 
 
-def test_a_model_that_the_cache_lacks_is_downloaded(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_the_cache_lacks_is_downloaded(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also if the tokenizer alone is there."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     here: Any = huggingface_hub.snapshot_download
@@ -126,12 +141,15 @@ def test_a_model_of_the_hub_without_safetensors_is_refused(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     in_cache(tmp_path / "hub", "some/encoder", model_folder, "config.json")
     with pytest.raises(
-        ValueError, match=r"^model: expected config.json and \*.safetensors in some/encoder of the hub, found config.json$"
+        ValueError,
+        match=r"^model: expected config.json and \*.safetensors in some/encoder of the hub, found config.json$",
     ):
         locate("some/encoder")
 
 
-def test_code_that_a_model_brings_is_not_run(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_a_model_brings_is_not_run(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever is answered on stdin: there is no prompt."""
     folder = shutil.copytree(model_folder, tmp_path / "brings_code")
     path = folder / "config.json"
@@ -148,12 +166,16 @@ def test_code_that_a_model_brings_is_not_run(model_folder: Path, tmp_path: Path,
 def test_broken_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "broken")
     (folder / "config.json").write_text('{"model_type": "no such architecture"}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"expected a pretrained model and its tokenizer in .*broken"):
+    with pytest.raises(
+        ValueError, match=r"expected a pretrained model and its tokenizer in .*broken"
+    ):
         load_encoder(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer_config.json"])
-def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(name: str, model_folder: Path, tmp_path: Path) -> None:
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(
+    name: str, model_folder: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     (folder / name).unlink()
     os.mkfifo(folder / name)
@@ -177,7 +199,10 @@ def test_digest_sees_one_changed_weight(model_folder: Path, tmp_path: Path) -> N
 def test_head_is_drawn_by_the_generator_alone(model_folder: Path) -> None:
     encoder, _ = load_encoder(model_folder)
     before = torch.get_rng_state()
-    heads = [Classifier(encoder, 2, torch.Generator().manual_seed(seed)).head.weight for seed in (0, 0, 1)]
+    heads = [
+        Classifier(encoder, 2, torch.Generator().manual_seed(seed)).head.weight
+        for seed in (0, 0, 1)
+    ]
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -186,22 +211,35 @@ def test_head_is_drawn_by_the_generator_alone(model_folder: Path) -> None:
 def test_weights_that_do_not_fill_the_model_are_refused(model_folder: Path, tmp_path: Path) -> None:
     """A model of other names would be drawn at random, and differently in every process."""
     folder = shutil.copytree(model_folder, tmp_path / "other names")
-    weights = {f"other.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    weights = {
+        f"other.{name}": value for name, value in load_file(folder / "model.safetensors").items()
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"expected weights of the whole model in .*other names, found none for embeddings\."):
+    with pytest.raises(
+        ValueError,
+        match=r"expected weights of the whole model in .*other names, found none for embeddings\.",
+    ):
         load_encoder(folder)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another width"])
-def test_weights_that_do_not_fit_are_refused(model_folder: Path, tmp_path: Path, damage: str) -> None:
+def test_weights_that_do_not_fit_are_refused(
+    model_folder: Path, tmp_path: Path, damage: str
+) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "broken")
     if damage == "truncated":
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1000])
     else:
         config = folder / "config.json"
-        config.write_text(config.read_text(encoding="utf-8").replace('"intermediate_size": 48', '"intermediate_size": 40'))
-    with pytest.raises(ValueError, match=r"expected a pretrained model and its tokenizer in .*broken, found: "):
+        config.write_text(
+            config.read_text(encoding="utf-8").replace(
+                '"intermediate_size": 48', '"intermediate_size": 40'
+            )
+        )
+    with pytest.raises(
+        ValueError, match=r"expected a pretrained model and its tokenizer in .*broken, found: "
+    ):
         load_encoder(folder)
 
 
@@ -216,23 +254,44 @@ def test_an_encoder_of_texts_is_tried_out(model_folder: Path) -> None:
         match=r"^model: expected an encoder that turns 40 token ids .max_length is the most. into .* found BertModel: ",
     ):
         try_out(encoder, {"input_ids": torch.ones(1, 40, dtype=torch.int64)})
-    t5 = transformers.T5Config(vocab_size=21, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    with pytest.raises(ValueError, match=r"turns 3 token ids .* into states of its hidden size, found T5Model: "):
+    t5 = transformers.T5Config(
+        vocab_size=21, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+    )
+    with pytest.raises(
+        ValueError, match=r"turns 3 token ids .* into states of its hidden size, found T5Model: "
+    ):
         try_out(transformers.T5Model(t5), IDS)
     opt = transformers.OPTConfig(
-        vocab_size=21, hidden_size=16, num_hidden_layers=1, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=8
+        vocab_size=21,
+        hidden_size=16,
+        num_hidden_layers=1,
+        ffn_dim=16,
+        num_attention_heads=2,
+        word_embed_proj_dim=8,
     )
-    with pytest.raises(ValueError, match=r"states of its hidden size, 16, found OPTModel with states of size 8"):
+    with pytest.raises(
+        ValueError, match=r"states of its hidden size, 16, found OPTModel with states of size 8"
+    ):
         try_out(transformers.OPTModel(opt), IDS)
     with torch.no_grad():
         encoder.embeddings.word_embeddings.weight[1, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"found BertModel with states that are not finite, before anything was trained"):
+    with pytest.raises(
+        ValueError,
+        match=r"found BertModel with states that are not finite, before anything was trained",
+    ):
         try_out(encoder, IDS)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "config.json", "special_tokens_map.json", "added_tokens.json"],
+    [
+        "vocab.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ],
 )
 def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "copy")
@@ -246,9 +305,14 @@ def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path, name
 
 
 @pytest.mark.parametrize(("pairs", "least"), [(False, 3), (True, 5)])
-def test_a_text_has_room_for_a_word_and_the_special_tokens(model_folder: Path, pairs: bool, least: int) -> None:
+def test_a_text_has_room_for_a_word_and_the_special_tokens(
+    model_folder: Path, pairs: bool, least: int
+) -> None:
     """[CLS] … [SEP], or [CLS] … [SEP] … [SEP]."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     check_length(tokenizer, least, pairs=pairs)
-    with pytest.raises(ValueError, match=f"^max_length: expected at least {least} tokens for this model, found {least - 1}$"):
+    with pytest.raises(
+        ValueError,
+        match=f"^max_length: expected at least {least} tokens for this model, found {least - 1}$",
+    ):
         check_length(tokenizer, least - 1, pairs=pairs)

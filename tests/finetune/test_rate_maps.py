@@ -13,9 +13,18 @@ from verification.experiments.adaptivity import design, maps, regression
 from verification.experiments.adaptivity.maps import RateMap
 
 
-def text_row(family: str, rank: int, rate: float, test: float, diverged: str = "") -> dict[str, Any]:
+def text_row(
+    family: str, rank: int, rate: float, test: float, diverged: str = ""
+) -> dict[str, Any]:
     config = {"method": {"lr": rate}, "plan": {"metric": "accuracy"}}
-    return {"family": family, "budget": rank, "config": config, "metrics": {"test": test}, "diverged": diverged, "parameters": 7}
+    return {
+        "family": family,
+        "budget": rank,
+        "config": config,
+        "metrics": {"test": test},
+        "diverged": diverged,
+        "parameters": 7,
+    }
 
 
 def of_lora(rows: list[dict[str, Any]]) -> RateMap:
@@ -25,7 +34,9 @@ def of_lora(rows: list[dict[str, Any]]) -> RateMap:
 def test_width_and_spread_are_ratios_of_rates() -> None:
     accuracies = {1: (0.5, 0.78, 0.80, 0.77), 8: (0.80, 0.70, 0.5, 0.5)}
     rates = (1.0, 2.0, 4.0, 8.0)
-    cells = [(rank, *cell) for rank, row in accuracies.items() for cell in zip(rates, row, strict=True)]
+    cells = [
+        (rank, *cell) for rank, row in accuracies.items() for cell in zip(rates, row, strict=True)
+    ]
     one = of_lora([text_row("lora", *cell) for cell in cells])
     assert (one.ranks, one.rates) == ([1, 8], list(rates))
     assert (one.best(1), one.best(8), one.spread) == (4.0, 1.0, 4.0)
@@ -36,7 +47,11 @@ def test_width_and_spread_are_ratios_of_rates() -> None:
 
 
 def test_what_is_worse_than_a_constant_answer_or_not_finite_has_diverged() -> None:
-    rows = [text_row("lora", 1, 1.0, 0.9), text_row("lora", 1, 2.0, 0.27), text_row("lora", 1, 3.0, 0.9, "a loss of NaN")]
+    rows = [
+        text_row("lora", 1, 1.0, 0.9),
+        text_row("lora", 1, 2.0, 0.27),
+        text_row("lora", 1, 3.0, 0.9, "a loss of NaN"),
+    ]
     one = of_lora(rows)
     assert one.diverged == 2
     assert one.best(1) == 1.0

@@ -22,7 +22,9 @@ build_wheel = prepare_metadata_for_build_wheel
 """
 
 
-def test_the_build_system_of_another_archive_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_build_system_of_another_archive_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An index, or who stands between, may serve anything under the name; pip asks the build system
     for the rest.
     """
@@ -46,5 +48,8 @@ def test_the_build_system_of_another_archive_is_not_run(tmp_path: Path, monkeypa
 def test_other_contents_are_refused(tmp_path: Path) -> None:
     for sample in SAMPLES.values():
         (tmp_path / sample.file).write_text("1\t0.5\tmine\n", encoding="utf-8")
-        with pytest.raises(ValueError, match=f"{sample.file}: expected {sample.file} with SHA-256 {sample.sha256[:6]}"):
+        with pytest.raises(
+            ValueError,
+            match=f"{sample.file}: expected {sample.file} with SHA-256 {sample.sha256[:6]}",
+        ):
             fetch(sample, tmp_path)

@@ -37,7 +37,9 @@ def write_model(folder: Path, dropout: float = 0.1) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "words.txt"
-    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]), encoding="utf-8")
+    vocabulary.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]), encoding="utf-8"
+    )
     parameters = inspect.signature(transformers.BertTokenizer.__init__).parameters
     name = "vocab" if "vocab" in parameters else "vocab_file"  # before transformers 5
     transformers.BertTokenizer(**{name: str(vocabulary)}).save_pretrained(folder)
@@ -72,7 +74,9 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
 def write_tsv(path: Path, count: int, seed: int = 0) -> Path:
     """Sentence TAB label."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{text}\t{label}\n" for text, label in sentences(count, seed)), encoding="utf-8")
+    path.write_text(
+        "".join(f"{text}\t{label}\n" for text, label in sentences(count, seed)), encoding="utf-8"
+    )
     return path
 
 
@@ -86,7 +90,9 @@ def write_decoder(folder: Path) -> Path:
     vocabulary = {word: number for number, word in enumerate(("[UNK]", "</s>", *WORDS))}
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="</s>").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", eos_token="</s>"
+    ).save_pretrained(folder)
     config = transformers.LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
@@ -105,8 +111,12 @@ def write_decoder(folder: Path) -> Path:
 def write_text(path: Path, count: int, seed: int = 0) -> Path:
     """Sentences of six words, of which two are drawn."""
     rng = np.random.default_rng(seed)
-    drawn = zip(rng.choice(("film", "plot", "actor"), count), rng.choice(WORDS[:8], count), strict=True)
-    path.write_text("".join(f"the {noun} is very {word} a\n" for noun, word in drawn), encoding="utf-8")
+    drawn = zip(
+        rng.choice(("film", "plot", "actor"), count), rng.choice(WORDS[:8], count), strict=True
+    )
+    path.write_text(
+        "".join(f"the {noun} is very {word} a\n" for noun, word in drawn), encoding="utf-8"
+    )
     return path
 
 

@@ -78,7 +78,9 @@ class DenseField:
         return self.F(t, Y.full()).conj().T @ U
 
 
-def linear(m: int, n: int, rng: np.random.Generator, *, complex_data: bool = False, normal: float = 0.0) -> DenseField:
+def linear(
+    m: int, n: int, rng: np.random.Generator, *, complex_data: bool = False, normal: float = 0.0
+) -> DenseField:
     """AY + YBᴴ + cos(t) normal C with Gaussian matrices of spectral norm 1."""
 
     def gaussian(*shape: int) -> Matrix:
@@ -90,13 +92,20 @@ def linear(m: int, n: int, rng: np.random.Generator, *, complex_data: bool = Fal
 
 
 def complex_low_rank(
-    m: int, n: int, spectrum: tuple[float, ...], rng: np.random.Generator, *, complex_data: bool = True
+    m: int,
+    n: int,
+    spectrum: tuple[float, ...],
+    rng: np.random.Generator,
+    *,
+    complex_data: bool = True,
 ) -> LowRank:
     """Random unitary bases; S is dense."""
     r = len(spectrum)
 
     def basis(size: int, columns: int) -> Matrix:
-        X = rng.standard_normal((size, columns)) + (1j * rng.standard_normal((size, columns)) if complex_data else 0.0)
+        X = rng.standard_normal((size, columns)) + (
+            1j * rng.standard_normal((size, columns)) if complex_data else 0.0
+        )
         return np.linalg.qr(X).Q
 
     return LowRank(basis(m, r), basis(r, r) @ np.diag(spectrum) @ basis(r, r).conj().T, basis(n, r))

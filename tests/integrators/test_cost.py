@@ -74,5 +74,8 @@ def test_a_dense_field_costs_more() -> None:
         def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
             return MatrixODE.apply_left(self, t, Y, U)
 
-    counts = [_flops(Dense(m, [1.0, 0.5], np.random.default_rng(0), diffusion=1e-9), "parallel BUG", m, 8) for m in (256, 512)]
+    counts = [
+        _flops(Dense(m, [1.0, 0.5], np.random.default_rng(0), diffusion=1e-9), "parallel BUG", m, 8)
+        for m in (256, 512)
+    ]
     assert np.log2(counts[1] / counts[0]) > 1.8

@@ -80,12 +80,17 @@ def test_a_run_reaches_the_end_and_remembers_every_step() -> None:
     assert run.stopped is None
     assert (run.times, len(run.states), len(run.records)) == ([0.0, 1.0], 2, 10)
     assert run.ranks == [3] * 11
-    assert [record.t for record in run.records] == pytest.approx([0.1 * k for k in range(1, 11)], abs=1e-15)
+    assert [record.t for record in run.records] == pytest.approx(
+        [0.1 * k for k in range(1, 11)], abs=1e-15
+    )
     assert run.evaluations.calls == 10 * 24
     assert norm(run.Y.full() - problem.solution(1.0, Y0.full())) <= 1e-3
 
 
-@pytest.mark.parametrize(("h", "steps", "last"), [(0.3, 4, 0.1), (0.1, 10, 0.1), (1 / 3, 3, 1 / 3), (5.0, 1, 1.0), (0.7, 2, 0.3)])
+@pytest.mark.parametrize(
+    ("h", "steps", "last"),
+    [(0.3, 4, 0.1), (0.1, 10, 0.1), (1 / 3, 3, 1 / 3), (5.0, 1, 1.0), (0.7, 2, 0.3)],
+)
 def test_the_last_step_ends_on_the_end(h: float, steps: int, last: float) -> None:
     problem, Y0 = _problem()
     run = integrate(BUG(), problem, Y0, (2.0, 3.0), h)
@@ -107,7 +112,12 @@ def test_the_callback_is_called_after_every_step() -> None:
     problem, Y0 = _problem()
     reports: list[Progress] = []
     integrate(AugmentedBUG(RULE), problem, Y0, (0.0, 1.0), 0.25, callback=reports.append)
-    assert [(p.number, p.t, p.t_end) for p in reports] == [(1, 0.25, 1.0), (2, 0.5, 1.0), (3, 0.75, 1.0), (4, 1.0, 1.0)]
+    assert [(p.number, p.t, p.t_end) for p in reports] == [
+        (1, 0.25, 1.0),
+        (2, 0.5, 1.0),
+        (3, 0.75, 1.0),
+        (4, 1.0, 1.0),
+    ]
     assert reports[-1].record.discarded > 0.0
     assert reports[-1].Y.rank == 3
 
@@ -140,7 +150,10 @@ def test_what_was_discarded_adds_up() -> None:
     assert {record.rank_rule for record in run.records} == {RankRule.THRESHOLD}
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")] + ["projected RK4"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")] + ["projected RK4"],
+)
 def test_what_a_run_discards_under_a_tolerance_per_time(name: str) -> None:
     """At most sϑT with s truncations a step, and here 0.9 of it: the field is 0, the smaller
     singular value is 0.9 hϑ.
@@ -150,18 +163,24 @@ def test_what_a_run_discards_under_a_tolerance_per_time(name: str) -> None:
     rule = TruncationRule(theta=theta, per_time=True)
     integrator = ProjectedRK(rule, RK4_TABLEAU) if name == "projected RK4" else ALL[name](rule, RK4)
     run = integrate(integrator, nothing, Y0, (0.0, h), h)
-    truncations = {"projected Runge–Kutta": 2, "oblique Runge–Kutta": 2, "projected RK4": 4}.get(name, 1)
+    truncations = {"projected Runge–Kutta": 2, "oblique Runge–Kutta": 2, "projected RK4": 4}.get(
+        name, 1
+    )
     assert run.ranks == [2, 1]
     assert run.discarded == pytest.approx(0.9 * truncations * theta * h, rel=1e-12)
 
 
 def test_the_callback_may_stop_the_run() -> None:
     problem, Y0 = _problem()
-    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.125, callback=lambda progress: progress.number == 3)
+    run = integrate(
+        BUG(), problem, Y0, (0.0, 1.0), 0.125, callback=lambda progress: progress.number == 3
+    )
     assert isinstance(run.stopped, Stopped)
     assert str(run.stopped) == "stopped by the callback after step 3, t = 0.375"
     assert run.times == [0.0, 0.375]
-    np.testing.assert_array_equal(run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 0.375), 0.125).Y.full())
+    np.testing.assert_array_equal(
+        run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 0.375), 0.125).Y.full()
+    )
     with pytest.raises(Stopped, match="after step 3"):
         run.Y  # noqa: B018  (a part is not a whole)
 
@@ -173,7 +192,9 @@ def test_a_callback_that_fails_loses_nothing() -> None:
         assert progress.number < 3, "too far"
 
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.125, callback=careless)
-    assert str(run.stopped).startswith("the callback failed after step 3, t = 0.375: AssertionError: too far")
+    assert str(run.stopped).startswith(
+        "the callback failed after step 3, t = 0.375: AssertionError: too far"
+    )
     assert run.times == [0.0, 0.375]
     assert run.stopped is not None
     assert isinstance(run.stopped.__cause__, AssertionError)
@@ -181,7 +202,12 @@ def test_a_callback_that_fails_loses_nothing() -> None:
 
 def test_stopping_at_the_end_is_no_interruption() -> None:
     problem, Y0 = _problem()
-    assert integrate(BUG(), problem, Y0, (0.0, 0.3), 0.1, callback=lambda progress: progress.number == 3).stopped is None
+    assert (
+        integrate(
+            BUG(), problem, Y0, (0.0, 0.3), 0.1, callback=lambda progress: progress.number == 3
+        ).stopped
+        is None
+    )
 
 
 def test_a_field_that_fails_keeps_what_was_computed() -> None:
@@ -210,12 +236,17 @@ def test_the_keyboard_keeps_what_was_computed() -> None:
 
 @pytest.mark.parametrize("h", [0.6, Adaptive(first=0.6, rtol=1.0)], ids=["equal", "controlled"])
 @pytest.mark.parametrize("save_every", [None, 1])
-def test_an_interrupt_at_any_instruction_keeps_a_whole_run(h: float | Adaptive, save_every: int | None) -> None:
+def test_an_interrupt_at_any_instruction_keeps_a_whole_run(
+    h: float | Adaptive, save_every: int | None
+) -> None:
     """Times, states and records that belong together, whatever the interpreter was about to do."""
     Y0 = LowRank.random((2, 2), [1.0], np.random.default_rng(0))
     integrator, problem = BUG(EXPLICIT_EULER), DenseField((2, 2), lambda t, W: -W)
     ended = integrate(integrator, problem, Y0, (0.0, 1.0), h, save_every=1)
-    after, traced = dict(zip(ended.times, ended.states, strict=True)), inspect.unwrap(integrate).__code__
+    after, traced = (
+        dict(zip(ended.times, ended.states, strict=True)),
+        inspect.unwrap(integrate).__code__,
+    )
     kept = set()
     for instruction in itertools.count():
         left = itertools.count(-instruction)
@@ -239,7 +270,10 @@ def test_an_interrupt_at_any_instruction_keeps_a_whole_run(h: float | Adaptive, 
         assert run.times == [0.0, *(t for k, t in enumerate(ended.times[1:], 1) if t in run.times)]
         assert len(run.times) == len(run.states)
         assert run.times[-1] == (run.records[-1].t if run.records else 0.0)
-        assert all(norm(Y.full() - after[t].full()) == 0.0 for t, Y in zip(run.times, run.states, strict=True))
+        assert all(
+            norm(Y.full() - after[t].full()) == 0.0
+            for t, Y in zip(run.times, run.states, strict=True)
+        )
         kept.add(len(run.records))
         if run.stopped is None:
             break
@@ -276,7 +310,10 @@ def test_an_error_that_cannot_be_read_loses_nothing() -> None:
         raise UnreadableError
 
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25, callback=careless)
-    assert str(run.stopped) == "the callback failed after step 1, t = 0.25: UnreadableError: (its message raised RuntimeError)"
+    assert (
+        str(run.stopped)
+        == "the callback failed after step 1, t = 0.25: UnreadableError: (its message raised RuntimeError)"
+    )
 
     odd, _ = _failing(UnreadableError())
     run = integrate(BUG(), odd, Y0, (0.0, 1.0), 0.25)
@@ -291,16 +328,22 @@ def test_a_callback_that_fails_after_the_last_step_is_reported_and_the_end_is_th
         assert progress.t < progress.t_end, "too far"
 
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25, callback=careless)
-    assert str(run.stopped).startswith("the callback failed after step 4, t = 1: AssertionError: too far")
+    assert str(run.stopped).startswith(
+        "the callback failed after step 4, t = 1: AssertionError: too far"
+    )
     assert run.times == [0.0, 1.0]
-    np.testing.assert_array_equal(run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25).Y.full())
+    np.testing.assert_array_equal(
+        run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25).Y.full()
+    )
 
 
 # --- step size control ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "integrator", [StrangSplitting(), AugmentedBUG(RULE), ParallelBUG(RULE)], ids=["Strang", "augmented", "parallel"]
+    "integrator",
+    [StrangSplitting(), AugmentedBUG(RULE), ParallelBUG(RULE)],
+    ids=["Strang", "augmented", "parallel"],
 )
 def test_step_size_control_follows_the_tolerance(integrator: Any) -> None:
     """A hundredth of the tolerance: more steps and a smaller error; a step adds its tolerance at
@@ -323,7 +366,9 @@ def test_refused_steps_are_counted() -> None:
     run = integrate(ParallelBUG(RULE), problem, Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-4))
     assert run.records[0].refused >= 1
     assert run.records[0].h < 1.0
-    assert run.records[0].evaluations.calls == 36 * (run.records[0].refused + 1), "three steps of 12 evaluations each time"
+    assert run.records[0].evaluations.calls == 36 * (run.records[0].refused + 1), (
+        "three steps of 12 evaluations each time"
+    )
 
 
 def test_step_size_control_finds_the_stiffness() -> None:
@@ -333,7 +378,13 @@ def test_step_size_control_finds_the_stiffness() -> None:
     rng = np.random.default_rng(0)
     problem = Lyapunov(40, [1.0, 0.1], rng)
     Y0 = problem.smooth_initial((1.0, 0.1, 0.01), rng)
-    run = integrate(AugmentedBUG(TruncationRule(theta=1e-6)), problem, Y0, (0.0, 0.5), Adaptive(first=0.5, rtol=1e-4))
+    run = integrate(
+        AugmentedBUG(TruncationRule(theta=1e-6)),
+        problem,
+        Y0,
+        (0.0, 0.5),
+        Adaptive(first=0.5, rtol=1e-4),
+    )
     assert distance(run.Y, problem.smooth_solution(0.5, Y0)) <= 1e-2
     assert run.records[0].refused > 0
 
@@ -352,7 +403,9 @@ def test_a_step_that_fails_at_a_large_size_is_tried_at_a_smaller_one() -> None:
     Y0 = LowRank.from_dense(np.ones((4, 3)), 1)
     assert integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), 1.0).stopped is not None
     times_called.clear()
-    run = integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-6, atol=1e-9))
+    run = integrate(
+        BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-6, atol=1e-9)
+    )
     assert run.records[0].refused > 0
     assert run.evaluations.calls == len(times_called), "those of the failed steps, too"
     assert norm(run.Y.full() - math.exp(-50.0)) <= 1e-6
@@ -389,7 +442,9 @@ def test_step_size_control_gives_up_instead_of_creeping() -> None:
 
     class Jump(FailsAfter):
         def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
-            return RankPreservingRiccati.apply_right(self, t, Y, V) + (1e6 * np.ones((12, V.shape[1])) if t >= 0.5 else 0.0)
+            return RankPreservingRiccati.apply_right(self, t, Y, V) + (
+                1e6 * np.ones((12, V.shape[1])) if t >= 0.5 else 0.0
+            )
 
     rng = np.random.default_rng(0)
     jump = Jump.random((12, 10), rng)
@@ -415,7 +470,9 @@ def _jumping(at: float) -> tuple[DenseField, list[float]]:
 def test_step_size_control_gives_up_at_the_resolution_of_time(start: float) -> None:
     """Seconds since 1970: neighbouring times are 2.4e-7 apart, and a jump needs less."""
     field, _ = _jumping(start + 0.5)
-    run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (start, start + 1.0), Adaptive(0.1))
+    run = integrate(
+        BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (start, start + 1.0), Adaptive(0.1)
+    )
     assert math.ulp(start) == pytest.approx(2.4e-7, rel=0.01)
     assert isinstance(run.stopped, StepError)
     assert run.stopped.reason == "the tolerance asks for a step below 2.4e-07"
@@ -438,11 +495,19 @@ def test_the_evaluations_of_a_step_that_was_given_up_are_reported(raises: bool) 
             return value
 
         field = DenseField(field.shape, domain)
-    run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (0.0, 1.0), Adaptive(0.25, smallest=1e-3))
+    run = integrate(
+        BUG(),
+        field,
+        LowRank.from_dense(np.ones((4, 3)), 1),
+        (0.0, 1.0),
+        Adaptive(0.25, smallest=1e-3),
+    )
     assert isinstance(run.stopped, StepError)
     assert ("outside of the domain" in run.stopped.reason) == raises
     # a value that the field did not give is not counted
-    assert run.evaluations.calls + run.stopped.evaluations.calls == sum(t < 0.5 or not raises for t in times_called)
+    assert run.evaluations.calls + run.stopped.evaluations.calls == sum(
+        t < 0.5 or not raises for t in times_called
+    )
 
 
 def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
@@ -452,7 +517,11 @@ def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
     one = np.eye(1)
     control = Adaptive(first=0.1, rtol=1e-4, smallest=1e-6)
     run = integrate(
-        ProjectedRK(TruncationRule(tau=1e-3)), DenseField((1, 1), lambda _, W: W @ W), LowRank(one, one, one), (0.0, 2.0), control
+        ProjectedRK(TruncationRule(tau=1e-3)),
+        DenseField((1, 1), lambda _, W: W @ W),
+        LowRank(one, one, one),
+        (0.0, 2.0),
+        control,
     )
     assert isinstance(run.stopped, StepError)
     assert "asks for a step below 1.0e-06" in str(run.stopped)
@@ -463,7 +532,9 @@ def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
 def test_the_step_to_the_end_may_be_smaller_than_the_smallest() -> None:
     """The rest of the time span does not depend on the tolerance."""
     problem, Y0 = _problem()
-    run = integrate(BUG(), problem, Y0, (0.0, 0.1 + 1e-5), Adaptive(first=0.1, rtol=1.0, smallest=1e-2))
+    run = integrate(
+        BUG(), problem, Y0, (0.0, 0.1 + 1e-5), Adaptive(first=0.1, rtol=1.0, smallest=1e-2)
+    )
     assert run.stopped is None
     assert run.records[-1].h == pytest.approx(1e-5)
 
@@ -475,7 +546,13 @@ def test_a_difference_that_is_no_number_is_a_failed_step() -> None:
     one = np.eye(1)
     field = DenseField((1, 1), lambda t, W: np.full((1, 1), 0.89e308 if t == 0.0 else -1.7e308))
     with np.errstate(all="ignore"):
-        run = integrate(BUG(EXPLICIT_EULER), field, LowRank(one, 0.0 * one, one), (0.0, 2.0), Adaptive(2.0, smallest=1e-2))
+        run = integrate(
+            BUG(EXPLICIT_EULER),
+            field,
+            LowRank(one, 0.0 * one, one),
+            (0.0, 2.0),
+            Adaptive(2.0, smallest=1e-2),
+        )
     assert isinstance(run.stopped, StepError)
 
 
@@ -490,7 +567,9 @@ def test_a_difference_that_is_no_number_is_a_failed_step() -> None:
     ],
     ids=["shape", "dtype"],
 )
-def test_what_no_step_size_can_mend_is_not_tried_again(field: Callable[[Matrix], Matrix], message: str) -> None:
+def test_what_no_step_size_can_mend_is_not_tried_again(
+    field: Callable[[Matrix], Matrix], message: str
+) -> None:
     times_called = []
 
     class Wrong(DenseField):
@@ -498,7 +577,13 @@ def test_what_no_step_size_can_mend_is_not_tried_again(field: Callable[[Matrix],
             times_called.append(t)
             return field(super().apply_right(t, Y, V))
 
-    run = integrate(BUG(), Wrong((4, 3), lambda _, W: W), LowRank.from_dense(np.ones((4, 3)), 1), (0.0, 1.0), Adaptive(first=0.5))
+    run = integrate(
+        BUG(),
+        Wrong((4, 3), lambda _, W: W),
+        LowRank.from_dense(np.ones((4, 3)), 1),
+        (0.0, 1.0),
+        Adaptive(first=0.5),
+    )
     assert str(run.stopped) == f"step 1, t = 0, h = 0.5: MisfitError: F V at t = 0: {message}"
     assert times_called == [0.0]
 
@@ -522,7 +607,9 @@ def test_numpy_scalars_are_numbers() -> None:
     for h in (0.25, Adaptive(np.float64(0.25))):
         run = integrate(BUG(), problem, Y0, (start, end), h)
         assert all(type(x) is float for record in run.records for x in (record.t, record.h))
-        np.testing.assert_array_equal(run.Y.full(), integrate(BUG(), problem, Y0, (0.0, 1.0), h).Y.full())
+        np.testing.assert_array_equal(
+            run.Y.full(), integrate(BUG(), problem, Y0, (0.0, 1.0), h).Y.full()
+        )
 
 
 @pytest.mark.parametrize(
@@ -535,25 +622,53 @@ def test_numpy_scalars_are_numbers() -> None:
         ({"h": math.nan}, "^h: expected a finite number > 0, found nan"),
         ({"h": None}, "^h: expected a finite number > 0, found None"),
         ({"t_span": (0.0, None)}, "^t_span: expected two finite numbers"),
-        ({"problem": None}, "^problem: expected a field with shape, apply_right and apply_left, found NoneType$"),
-        ({"problem": lambda t, Y: Y}, "^problem: expected a field with shape, apply_right and apply_left, found function$"),
-        ({"integrator": BUG}, r"^integrator: expected an instance, such as BUG\(\), found <class .*BUG.*>$"),
-        ({"integrator": BUG().step}, "^integrator: expected an instance, such as BUG.*, found <bound method"),
+        (
+            {"problem": None},
+            "^problem: expected a field with shape, apply_right and apply_left, found NoneType$",
+        ),
+        (
+            {"problem": lambda t, Y: Y},
+            "^problem: expected a field with shape, apply_right and apply_left, found function$",
+        ),
+        (
+            {"integrator": BUG},
+            r"^integrator: expected an instance, such as BUG\(\), found <class .*BUG.*>$",
+        ),
+        (
+            {"integrator": BUG().step},
+            "^integrator: expected an instance, such as BUG.*, found <bound method",
+        ),
         ({"Y0": np.ones((12, 10))}, "^Y0: expected a LowRank, found ndarray"),
         ({"save_every": 0}, "^save_every: expected an integer >= 1, found 0"),
         ({"save_every": 2.5}, r"^save_every: expected an integer >= 1, found 2\.5"),
         ({"save_every": "a"}, "^save_every: expected an integer >= 1, found 'a'"),
-        ({"t_span": 1.0}, r"^t_span: expected two finite numbers, the first one smaller, found 1\.0"),
+        (
+            {"t_span": 1.0},
+            r"^t_span: expected two finite numbers, the first one smaller, found 1\.0",
+        ),
         ({"t_span": (0.0, 1.0, 2.0)}, "^t_span: expected two finite numbers"),
         ({"t_span": (0.0, "1")}, "^t_span: expected two finite numbers"),
-        ({"t_span": (1e16, 1e16 + 4.0)}, r"^h: expected at least 2, the resolution of t up to 1e\+16, found 0\.1"),
-        ({"t_span": (1e16, 1e16 + 4.0), "h": Adaptive(0.1)}, "^h: expected at least 2, the resolution of t"),
+        (
+            {"t_span": (1e16, 1e16 + 4.0)},
+            r"^h: expected at least 2, the resolution of t up to 1e\+16, found 0\.1",
+        ),
+        (
+            {"t_span": (1e16, 1e16 + 4.0), "h": Adaptive(0.1)},
+            "^h: expected at least 2, the resolution of t",
+        ),
         ({"t_span": (-1e16, 0.0)}, "^h: expected at least 2, the resolution of t"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(change: dict[str, Any], message: str) -> None:
     problem, Y0 = _problem()
-    arguments: dict[str, Any] = {"integrator": BUG(), "problem": problem, "Y0": Y0, "t_span": (0.0, 1.0), "h": 0.1, **change}
+    arguments: dict[str, Any] = {
+        "integrator": BUG(),
+        "problem": problem,
+        "Y0": Y0,
+        "t_span": (0.0, 1.0),
+        "h": 0.1,
+        **change,
+    }
     with pytest.raises(ValueError, match=message):
         integrate(**arguments)
 
@@ -580,7 +695,13 @@ def test_step_doubling_begins_each_half_at_its_own_time() -> None:
     first step is the only one.
     """
     field = DenseField((4, 3), lambda t, W: 3.0 * t**2 * np.ones((4, 3)))
-    run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (1.0, 2.0), Adaptive(1.0, rtol=1e-12, smallest=0.5))
+    run = integrate(
+        BUG(),
+        field,
+        LowRank.from_dense(np.ones((4, 3)), 1),
+        (1.0, 2.0),
+        Adaptive(1.0, rtol=1e-12, smallest=0.5),
+    )
     assert run.times == [1.0, 2.0]
     assert norm(run.Y.full() - 8.0) <= 1e-13
 
@@ -646,11 +767,19 @@ class Halving(Integrator):
         k = float(len(self.calls))
         new = LowRank(Y.U, (1.0 + h + 0.5 * h**2) * Y.S, Y.V)
         return Step(
-            new, discarded=k, theta=10.0 * k, rejections=len(self.calls), eta=0.1 * k, resolved=k != 2.0, discarded_inside=k
+            new,
+            discarded=k,
+            theta=10.0 * k,
+            rejections=len(self.calls),
+            eta=0.1 * k,
+            resolved=k != 2.0,
+            discarded_inside=k,
         )
 
 
-def first_steps(integrator: Integrator, Y0: LowRank, control: Adaptive, count: int = 2) -> list[Progress]:
+def first_steps(
+    integrator: Integrator, Y0: LowRank, control: Adaptive, count: int = 2
+) -> list[Progress]:
     """The arguments of the callback in the first steps for Ẇ = W."""
     reports: list[Progress] = []
 
@@ -658,7 +787,9 @@ def first_steps(integrator: Integrator, Y0: LowRank, control: Adaptive, count: i
         reports.append(progress)
         return len(reports) == count
 
-    integrate(integrator, DenseField((5, 4), lambda t, W: W), Y0, (0.0, 100.0), control, callback=watch)
+    integrate(
+        integrator, DenseField((5, 4), lambda t, W: W), Y0, (0.0, 100.0), control, callback=watch
+    )
     return reports
 
 
@@ -673,9 +804,19 @@ def test_a_controlled_step_is_two_halves_and_tells_of_both(rtol: float, atol: fl
     assert difference <= allowed
     first = reports[0].record
     np.testing.assert_allclose(reports[0].Y.S, half**2 * Y0.S, rtol=1e-14)
-    found = (first.discarded, first.theta, first.rejections, first.eta, first.resolved, first.discarded_inside, first.refused)
+    found = (
+        first.discarded,
+        first.theta,
+        first.rejections,
+        first.eta,
+        first.resolved,
+        first.discarded_inside,
+        first.refused,
+    )
     assert found == pytest.approx((2.0 + 3.0, 30.0, 2 + 3, 0.3, False, 5.0, 0))
-    assert reports[1].record.h == pytest.approx(h * min(4.0, 0.9 * (allowed / difference) ** (1.0 / 3.0)), rel=1e-12)
+    assert reports[1].record.h == pytest.approx(
+        h * min(4.0, 0.9 * (allowed / difference) ** (1.0 / 3.0)), rel=1e-12
+    )
 
 
 def test_step_sizes_grow_by_four_at_most_and_by_four_where_nothing_differs() -> None:
@@ -710,7 +851,12 @@ def test_equal_steps_far_from_zero_end_on_the_end() -> None:
     [
         (((), (1.0,)), (1.0, 1.0), 2, r"^b: expected weights whose sum is 1, found 2\.0$"),
         (((), (1.0,)), (0.5, float("nan")), 2, "^b: expected weights whose sum is 1, found nan$"),
-        (((), (1.0, 2.0)), (0.5, 0.5), 2, r"^a: expected rows of 0, 1, … numbers, one for each of 2 weights, found \[0, 2\]$"),
+        (
+            ((), (1.0, 2.0)),
+            (0.5, 0.5),
+            2,
+            r"^a: expected rows of 0, 1, … numbers, one for each of 2 weights, found \[0, 2\]$",
+        ),
         (((),), (0.5, 0.5), 2, r"^a: expected rows .* for each of 2 weights, found \[0\]$"),
         (((), (1.0,)), (0.5, 0.5), 0, "^order: expected an integer >= 1, found 0$"),
     ],

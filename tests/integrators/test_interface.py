@@ -40,7 +40,14 @@ from geolora_ref.integrators import (
 from geolora_ref.integrators.augmented_bug import augmented
 from geolora_ref.integrators.sub_solvers import HEUN, METHODS
 from geolora_ref.problems import MatrixODE, Product, Quadratic, RankPreservingRiccati
-from tests.integrators.fields import ALL, WITHOUT_SUB_SOLVER, DenseField, Matrix, complex_low_rank, linear
+from tests.integrators.fields import (
+    ALL,
+    WITHOUT_SUB_SOLVER,
+    DenseField,
+    Matrix,
+    complex_low_rank,
+    linear,
+)
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -49,7 +56,9 @@ NUMPY_HEUN = RungeKutta(Tableau(((), (np.float64(1.0),)), (np.float64(0.5), np.f
 SPECTRUM = (1.0, 0.6, 0.3)
 
 
-def _setting(m: int = 9, n: int = 7, *, complex_data: bool = True, seed: int = 0) -> tuple[DenseField, LowRank]:
+def _setting(
+    m: int = 9, n: int = 7, *, complex_data: bool = True, seed: int = 0
+) -> tuple[DenseField, LowRank]:
     rng = np.random.default_rng(seed)
     return (
         linear(m, n, rng, complex_data=complex_data, normal=0.3),
@@ -76,7 +85,9 @@ def test_every_shape(name: str, shape: tuple[int, int], complex_data: bool) -> N
     assert step.Y.rank == Y.rank
     euler = Y.full() + 1e-3 * Y.tangent_projection(field.F(0.2, Y.full()))
     allowed = 5e-3 if name == "oblique Runge–Kutta" else 2e-5
-    assert norm(step.Y.full() - euler) <= allowed, "off by O(h²), or by the normal part where the projection is oblique"
+    assert norm(step.Y.full() - euler) <= allowed, (
+        "off by O(h²), or by the normal part where the projection is oblique"
+    )
 
 
 @EVERY
@@ -91,25 +102,41 @@ def test_real_data_in_complex_dress(name: str) -> None:
 def test_the_gauge_does_not_matter(name: str) -> None:
     field, Y = _setting()
     rng = np.random.default_rng(5)
-    Q1, Q2 = (np.linalg.qr(rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3))).Q for _ in range(2))
-    assert norm(_step(name, field, Y).Y.full() - _step(name, field, Y.change_gauge(Q1, Q2)).Y.full()) <= 1e-13
+    Q1, Q2 = (
+        np.linalg.qr(rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3))).Q
+        for _ in range(2)
+    )
+    assert (
+        norm(_step(name, field, Y).Y.full() - _step(name, field, Y.change_gauge(Q1, Q2)).Y.full())
+        <= 1e-13
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("generalised Nyström", "oblique Runge–Kutta")])
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if name not in ("generalised Nyström", "oblique Runge–Kutta")]
+)
 def test_unitary_equivariance(name: str) -> None:
     """The field A F(Aᴴ Y Bᴴ) B with unitary A, B from A Y₀ B gives A Y₁ B.  (Sketches and selected
     rows belong to the coordinates.)
     """
     field, Y = _setting()
     rng = np.random.default_rng(6)
-    A, B = (np.linalg.qr(rng.standard_normal((k, k)) + 1j * rng.standard_normal((k, k))).Q for k in (9, 7))
+    A, B = (
+        np.linalg.qr(rng.standard_normal((k, k)) + 1j * rng.standard_normal((k, k))).Q
+        for k in (9, 7)
+    )
     turned = DenseField(field.shape, lambda t, W: A @ field.F(t, A.conj().T @ W @ B.conj().T) @ B)
     Z = LowRank(A @ Y.U, Y.S, B.conj().T @ Y.V)
     assert norm(A @ _step(name, field, Y).Y.full() @ B - _step(name, turned, Z).Y.full()) <= 1e-13
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ALL if name not in ("Lie", "Strang", "augmented splitting", "generalised Nyström")]
+    "name",
+    [
+        name
+        for name in ALL
+        if name not in ("Lie", "Strang", "augmented splitting", "generalised Nyström")
+    ],
 )
 def test_adjoint_equivariance(name: str) -> None:
     """Yᴴ under F(Yᴴ)ᴴ gives Y₁ᴴ: U and V swap roles.  (The splittings begin with K: their adjoint
@@ -117,7 +144,10 @@ def test_adjoint_equivariance(name: str) -> None:
     """
     field, Y = _setting()
     swapped = DenseField((7, 9), lambda t, W: field.F(t, W.conj().T).conj().T)
-    assert norm(_step(name, field, Y).Y.full().conj().T - _step(name, swapped, Y.adjoint()).Y.full()) <= 1e-13
+    assert (
+        norm(_step(name, field, Y).Y.full().conj().T - _step(name, swapped, Y.adjoint()).Y.full())
+        <= 1e-13
+    )
 
 
 @EVERY
@@ -177,7 +207,9 @@ def test_field_evaluations_are_counted(name: str, solver: RungeKutta) -> None:
             seen.append(U.shape[1])
             return super().apply_left(t, Y, U)
 
-    step = ALL[name](TruncationRule.fixed_rank(3), solver).step(Counting(field.shape, field.F), 0.0, Y, 0.1)
+    step = ALL[name](TruncationRule.fixed_rank(3), solver).step(
+        Counting(field.shape, field.F), 0.0, Y, 0.1
+    )
     assert step.evaluations == Evaluations(len(seen), sum(seen))
     assert step.evaluations.calls == CALLS[name][solver is RK4]
 
@@ -197,13 +229,17 @@ def test_an_old_defect_of_the_bases_does_not_survive(name: str) -> None:
 # --- the truncation -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")]
+)
 def test_what_was_discarded_is_reported(name: str) -> None:
     """Without truncation the same step ends elsewhere, by exactly the norm that is reported (last
     truncation only).
     """
     field, Y = _setting(20, 18)
-    cut = ALL[name](TruncationRule(theta=0.1 if name == "augmented splitting" else 0.02), EXPLICIT_EULER).step(field, 0.0, Y, 0.3)
+    cut = ALL[name](
+        TruncationRule(theta=0.1 if name == "augmented splitting" else 0.02), EXPLICIT_EULER
+    ).step(field, 0.0, Y, 0.3)
     assert cut.rank_rule == RankRule.THRESHOLD
     truncations = 2 if name in ("projected Runge–Kutta", "oblique Runge–Kutta") else 1
     assert 0.0 < cut.discarded <= truncations * cut.theta
@@ -219,14 +255,18 @@ def test_what_was_discarded_is_reported(name: str) -> None:
         assert distance(whole.Y, cut.Y) == pytest.approx(cut.discarded, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")]
+)
 def test_a_fixed_rank_is_fewer_where_the_bases_have_fewer_columns(name: str) -> None:
     field, Y = _setting(6, 5)
     step = ALL[name](TruncationRule.fixed_rank(6), RK4).step(field, 0.0, Y, 0.1)
     assert (step.Y.rank, step.rank_rule) == (5, RankRule.BASIS)
     field, Y = _setting(40, 40)
     step = ALL[name](TruncationRule.fixed_rank(30), RK4).step(field, 0.0, Y, 0.1)
-    if not step.rejections and name != "Runge–Kutta BUG, RK4":  # each of which doubles the bases, as each stage does
+    if (
+        not step.rejections and name != "Runge–Kutta BUG, RK4"
+    ):  # each of which doubles the bases, as each stage does
         assert 2 * Y.rank <= step.Y.rank < 30
         assert step.rank_rule == RankRule.BASIS
 
@@ -261,7 +301,11 @@ def test_the_callers_basis_is_kept_exactly() -> None:
 def _stalling() -> tuple[Quadratic, LowRank, TruncationRule]:
     rng = np.random.default_rng(0)
     problem = Quadratic.random((24, 20), np.geomspace(1.0, 1e-2, 20), rng)
-    return problem, problem.initial(np.linspace(1.0, 0.6, 5), rng), TruncationRule(theta=1e-3 * 0.00625, max_rank=12)
+    return (
+        problem,
+        problem.initial(np.linspace(1.0, 0.6, 5), rng),
+        TruncationRule(theta=1e-3 * 0.00625, max_rank=12),
+    )
 
 
 def test_rejection_cures_the_rank_stall_of_one_step() -> None:
@@ -278,18 +322,26 @@ def test_rejection_cures_the_rank_stall_of_one_step() -> None:
 
 
 @pytest.mark.parametrize("c_over_what_is_left_out", [0.99, 1.01])
-def test_a_step_is_rejected_by_h_times_what_the_old_state_sees_at_the_old_time(c_over_what_is_left_out: float) -> None:
+def test_a_step_is_rejected_by_h_times_what_the_old_state_sees_at_the_old_time(
+    c_over_what_is_left_out: float,
+) -> None:
     """η = ‖ŨᴴF(t, Y₀)Ṽ‖ formed densely, of a field that changes in time; accepted from c = hη/ϑ on."""
     rng, t, h, theta = np.random.default_rng(3), 0.7, 0.02, 0.02
     A, B = rng.standard_normal((9, 8)), rng.standard_normal((9, 8))
     Y = LowRank.random((9, 8), [2.0, 1.0], rng)
-    field = DenseField((9, 8), lambda s, W: A * np.cos(20.0 * s) + B * np.sin(20.0 * s) + 30.0 * W**2)
+    field = DenseField(
+        (9, 8), lambda s, W: A * np.cos(20.0 * s) + B * np.sin(20.0 * s) + 30.0 * W**2
+    )
     F = A * np.cos(20.0 * t) + B * np.sin(20.0 * t) + 30.0 * Y.full() ** 2
     K_new, L_new = (Y.U @ Y.S + h * F @ Y.V), (Y.V @ Y.S.T + h * F.T @ Y.U)
-    U_tilde, V_tilde = (np.linalg.qr(np.hstack([old, new])).Q[:, 2:] for old, new in ((Y.U, K_new), (Y.V, L_new)))
+    U_tilde, V_tilde = (
+        np.linalg.qr(np.hstack([old, new])).Q[:, 2:] for old, new in ((Y.U, K_new), (Y.V, L_new))
+    )
     eta = float(norm(U_tilde.T @ F @ V_tilde))
     c = c_over_what_is_left_out * h * eta / theta
-    step = ParallelBUG(TruncationRule(theta=theta), EXPLICIT_EULER, rejection=c, max_rejections=0).step(field, t, Y, h)
+    step = ParallelBUG(
+        TruncationRule(theta=theta), EXPLICIT_EULER, rejection=c, max_rejections=0
+    ).step(field, t, Y, h)
     assert step.eta == pytest.approx(eta, rel=1e-10)
     assert step.Y.rank < 4  # something was cut, so that η decides
     assert step.resolved == (c_over_what_is_left_out > 1.0)
@@ -307,13 +359,17 @@ def test_a_step_that_stays_rejected_says_so() -> None:
 def test_nothing_truncated_rejects_although_the_normal_part_is_small() -> None:
     """The rank reached 2r: with a large factor only this rule can fire."""
     field, Y = _setting(20, 18)
-    step = ParallelBUG(TruncationRule(theta=1e-9), EXPLICIT_EULER, rejection=1e12).step(field, 0.0, Y, 0.3)
+    step = ParallelBUG(TruncationRule(theta=1e-9), EXPLICIT_EULER, rejection=1e12).step(
+        field, 0.0, Y, 0.3
+    )
     assert step.rejections >= 1
 
 
 def test_rejection_ends_at_full_bases() -> None:
     field, Y = _setting(9, 7)
-    step = ParallelBUG(TruncationRule(theta=0.0), EXPLICIT_EULER, rejection=0.0, max_rejections=50).step(field, 0.0, Y, 0.3)
+    step = ParallelBUG(
+        TruncationRule(theta=0.0), EXPLICIT_EULER, rejection=0.0, max_rejections=50
+    ).step(field, 0.0, Y, 0.3)
     assert step.Y.rank == 7
     assert step.rejections < 5
     euler = Y.full() + 0.3 * field.F(0.0, Y.full())
@@ -323,12 +379,16 @@ def test_rejection_ends_at_full_bases() -> None:
 # --- sub-solvers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("solver", "order"), [(EXPLICIT_EULER, 1), (HEUN, 2), (RK4, 4)], ids=["Euler", "Heun", "RK4"])
+@pytest.mark.parametrize(
+    ("solver", "order"), [(EXPLICIT_EULER, 1), (HEUN, 2), (RK4, 4)], ids=["Euler", "Heun", "RK4"]
+)
 def test_runge_kutta_methods_have_their_order(solver: RungeKutta, order: int) -> None:
     """On X' = cos(t) X, X(1) = e^{sin 1}; signed slope between 40 and 80 sub-steps."""
     errors = []
     for substeps in (40, 80):
-        X = replace(solver, substeps=substeps)(lambda t, X: np.cos(t) * X, 0.0, np.ones((1, 1)), 1.0)
+        X = replace(solver, substeps=substeps)(
+            lambda t, X: np.cos(t) * X, 0.0, np.ones((1, 1)), 1.0
+        )
         errors.append(abs(float(X[0, 0]) - math.exp(math.sin(1.0))))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
 
@@ -339,7 +399,9 @@ def test_solve_ivp_is_exact_to_its_tolerance_real_and_complex() -> None:
         np.testing.assert_allclose(linear, np.exp(-1.0), rtol=1e-5)
     real = SolveIVP()(lambda t, X: np.cos(t) * X, 0.0, np.ones((2, 1)), 1.0)
     assert norm(real - np.exp(math.sin(1.0))) <= 1e-11
-    imaginary = SolveIVP()(lambda t, X: 1j * np.cos(t) * X, 0.0, np.ones((2, 1), dtype=np.complex128), 1.0)
+    imaginary = SolveIVP()(
+        lambda t, X: 1j * np.cos(t) * X, 0.0, np.ones((2, 1), dtype=np.complex128), 1.0
+    )
     assert norm(imaginary - np.exp(1j * math.sin(1.0))) <= 1e-11
 
 
@@ -357,7 +419,9 @@ def test_solve_ivp_knows_that_single_precision_has_noise() -> None:
 
 @EVERY
 @pytest.mark.parametrize("number", [float, np.float64])
-@pytest.mark.parametrize("solver", [RK4, NUMPY_HEUN, SolveIVP(1e-6, 1e-6)], ids=["RK4", "numbers of NumPy", "solve_ivp"])
+@pytest.mark.parametrize(
+    "solver", [RK4, NUMPY_HEUN, SolveIVP(1e-6, 1e-6)], ids=["RK4", "numbers of NumPy", "solve_ivp"]
+)
 def test_single_precision_stays_single(name: str, solver: Any, number: type[float]) -> None:
     """Also for times and step sizes that are double precision scalars of NumPy, which promote an array."""
     field, Y = _setting(complex_data=False)
@@ -365,7 +429,9 @@ def test_single_precision_stays_single(name: str, solver: Any, number: type[floa
     A = rng.standard_normal((9, 9)).astype(np.float32) / 9
     single = DenseField(field.shape, lambda t, W: t * (A @ W))
     state = LowRank(*(X.astype(np.float32) for X in Y))
-    step = ALL[name](TruncationRule.fixed_rank(3), solver).step(single, number(0.0), state, number(0.1))
+    step = ALL[name](TruncationRule.fixed_rank(3), solver).step(
+        single, number(0.0), state, number(0.1)
+    )
     assert step.Y.S.dtype == np.float32
     assert type(step.discarded) is float
 
@@ -388,7 +454,9 @@ def test_a_field_may_give_the_same_buffer_each_time(name: str, solver: Any) -> N
             return buffers.setdefault((rows, X.shape[1]), np.empty((rows, X.shape[1])))
 
     integrator = ALL[name](TruncationRule.fixed_rank(3), solver)
-    found, expected = (integrator.step(F, 0.2, Y, 0.1).Y for F in (Reusing(field.shape, field.F), field))
+    found, expected = (
+        integrator.step(F, 0.2, Y, 0.1).Y for F in (Reusing(field.shape, field.F), field)
+    )
     np.testing.assert_array_equal(found.full(), expected.full())
 
 
@@ -412,7 +480,9 @@ def test_a_field_may_work_in_its_arguments(name: str, solver: Any) -> None:
             return value
 
     before, integrator = [X.copy() for X in Y], ALL[name](TruncationRule.fixed_rank(3), solver)
-    found, expected = (integrator.step(F, 0.2, Y, 0.1).Y for F in (InPlace(field.shape, field.F), field))
+    found, expected = (
+        integrator.step(F, 0.2, Y, 0.1).Y for F in (InPlace(field.shape, field.F), field)
+    )
     np.testing.assert_array_equal(found.full(), expected.full())
     for X, old in zip(Y, before, strict=True):
         np.testing.assert_array_equal(X, old)
@@ -497,7 +567,9 @@ class BrokenFromTheLeft(Broken):
 def test_the_product_that_is_wrong_is_named() -> None:
     _, Y = _setting(complex_data=False)
     for field, product in ((Broken("list"), "F V"), (BrokenFromTheLeft("list"), "Fᴴ U")):
-        with pytest.raises(StepError, match=f"MisfitError: {product} at t = 0.2: expected an array, found list$"):
+        with pytest.raises(
+            StepError, match=f"MisfitError: {product} at t = 0.2: expected an array, found list$"
+        ):
             _step("BUG", field, Y)
 
 
@@ -505,13 +577,22 @@ def test_the_product_that_is_wrong_is_named() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("nan", r"^t = 0\.2, h = 0\.1: ValueError: F(ᴴ U| V) at t = 0\.2: expected finite entries, found \d of \d+ not finite$"),
-        ("shape", r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected shape \(., \d\), found"),
+        (
+            "nan",
+            r"^t = 0\.2, h = 0\.1: ValueError: F(ᴴ U| V) at t = 0\.2: expected finite entries, found \d of \d+ not finite$",
+        ),
+        (
+            "shape",
+            r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected shape \(., \d\), found",
+        ),
         (
             "dtype",
             r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected the dtype of Y \(float64\), found complex128$",
         ),
-        ("list", r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected an array, found list$"),
+        (
+            "list",
+            r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected an array, found list$",
+        ),
         ("raises", r"^t = 0\.2, h = 0\.1: ZeroDivisionError: no physics today$"),
         ("leaves", r"^t = 0\.2, h = 0\.1: SystemExit: no field$"),
     ],
@@ -527,13 +608,19 @@ def test_a_bad_field_is_refused_with_time_and_reason(name: str, kind: str, messa
 def test_a_state_that_does_not_fit_the_field_is_refused(name: str) -> None:
     field, _ = _setting()
     _, other = _setting(7, 9)
-    with pytest.raises(StepError, match=r"Y: expected the shape of the field, \(9, 7\), found \(7, 9\)$"):
+    with pytest.raises(
+        StepError, match=r"Y: expected the shape of the field, \(9, 7\), found \(7, 9\)$"
+    ):
         _step(name, field, other)
 
 
 @pytest.mark.parametrize(
     ("other", "found"),
-    [(lambda Y: Y.full(), r"ndarray of shape \(9, 7\)"), (lambda Y: tuple(Y), "tuple"), (lambda Y: None, "NoneType")],
+    [
+        (lambda Y: Y.full(), r"ndarray of shape \(9, 7\)"),
+        (lambda Y: tuple(Y), "tuple"),
+        (lambda Y: None, "NoneType"),
+    ],
     ids=["dense", "factors", "nothing"],
 )
 def test_a_state_that_is_none_is_refused(other: Callable[[LowRank], Any], found: str) -> None:
@@ -545,7 +632,9 @@ def test_a_state_that_is_none_is_refused(other: Callable[[LowRank], Any], found:
 @pytest.mark.parametrize("h", [0.0, -0.1, math.nan, math.inf, None, "0.1"])
 def test_a_step_size_that_is_none_is_refused(h: Any) -> None:
     field, Y = _setting()
-    with pytest.raises(StepError, match=f"ValueError: h: expected a finite number > 0, found {h!r}$"):
+    with pytest.raises(
+        StepError, match=f"ValueError: h: expected a finite number > 0, found {h!r}$"
+    ):
         _step("BUG", field, Y, h=h)
 
 
@@ -572,7 +661,9 @@ def test_a_time_that_is_none_is_refused(t: Any) -> None:
     ],
     ids=["a state", "nothing", "shape", "dtype"],
 )
-def test_an_integrator_that_returns_no_step_is_refused(returned: Callable[[LowRank], Any], message: str) -> None:
+def test_an_integrator_that_returns_no_step_is_refused(
+    returned: Callable[[LowRank], Any], message: str
+) -> None:
     @dataclass(frozen=True)
     class Foreign(Integrator):
         def advance(self, field: Any, t: float, Y: LowRank, h: float) -> Step:
@@ -594,8 +685,15 @@ def test_a_least_rank_that_no_matrix_has_is_refused() -> None:
     """``geolora_step`` refuses it too; the rank of a start may be below ``min_rank``."""
     Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
     field = DenseField((5, 4), lambda t, W: -W)
-    assert integrate(AugmentedBUG(TruncationRule(tau=0.1, min_rank=4)), field, Y0, (0.0, 1.0), 0.5).stopped is None
-    stopped = integrate(AugmentedBUG(TruncationRule(tau=0.1, min_rank=50)), field, Y0, (0.0, 1.0), 0.5).stopped
+    assert (
+        integrate(
+            AugmentedBUG(TruncationRule(tau=0.1, min_rank=4)), field, Y0, (0.0, 1.0), 0.5
+        ).stopped
+        is None
+    )
+    stopped = integrate(
+        AugmentedBUG(TruncationRule(tau=0.1, min_rank=50)), field, Y0, (0.0, 1.0), 0.5
+    ).stopped
     assert "min_rank: expected at most min(m, n) = 4, found 50" in str(stopped)
 
 
@@ -614,27 +712,63 @@ CLASS: Any = SolveIVP
         (lambda: TruncationRule(), "^tau, theta: expected exactly one"),
         (lambda: TruncationRule(tau=0.1, theta=0.1), "^tau, theta: expected exactly one"),
         (lambda: TruncationRule(tau=-0.1), "^tau: expected a finite number >= 0"),
-        (lambda: TruncationRule(tau=0.1, min_rank=-1), "^min_rank: expected an integer >= 1, found -1"),
-        (lambda: TruncationRule(tau=0.1, min_rank=3, max_rank=2), "^max_rank: expected at least min_rank = 3, found 2"),
+        (
+            lambda: TruncationRule(tau=0.1, min_rank=-1),
+            "^min_rank: expected an integer >= 1, found -1",
+        ),
+        (
+            lambda: TruncationRule(tau=0.1, min_rank=3, max_rank=2),
+            "^max_rank: expected at least min_rank = 3, found 2",
+        ),
         (lambda: TruncationRule.fixed_rank(0), "^min_rank: expected an integer >= 1, found 0"),
-        (lambda: ParallelBUG(TruncationRule(tau=0.1), rejection=-1.0), "^rejection: expected a finite number >= 0"),
-        (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=-1), "^max_rejections: expected an integer >= 0, found -1"),
-        (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=HALVES), r"^max_rejections: .* integer >= 0, found 1\.5"),
-        (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=WORD), "^max_rejections: .* integer >= 0, found 'a'"),
+        (
+            lambda: ParallelBUG(TruncationRule(tau=0.1), rejection=-1.0),
+            "^rejection: expected a finite number >= 0",
+        ),
+        (
+            lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=-1),
+            "^max_rejections: expected an integer >= 0, found -1",
+        ),
+        (
+            lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=HALVES),
+            r"^max_rejections: .* integer >= 0, found 1\.5",
+        ),
+        (
+            lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=WORD),
+            "^max_rejections: .* integer >= 0, found 'a'",
+        ),
         (lambda: AugmentedBUG(SMALL), "^truncate: expected a TruncationRule, found float$"),
-        (lambda: SecondOrderParallel(RK4_ANYWHERE), "^truncate: expected a TruncationRule, found RungeKutta$"),
+        (
+            lambda: SecondOrderParallel(RK4_ANYWHERE),
+            "^truncate: expected a TruncationRule, found RungeKutta$",
+        ),
         (lambda: ProjectedRK(SMALL), "^truncate: expected a TruncationRule, found float$"),
-        (lambda: ProjectedRK(FIXED, RK4_ANYWHERE), "^tableau: expected a Tableau, found RungeKutta$"),
+        (
+            lambda: ProjectedRK(FIXED, RK4_ANYWHERE),
+            "^tableau: expected a Tableau, found RungeKutta$",
+        ),
         (lambda: RungeKutta(RK4_ANYWHERE), "^tableau: expected a Tableau, found RungeKutta$"),
-        (lambda: BUG(FIXED), r"^solver: expected a sub-solver, such as RK4 or SolveIVP\(\), found TruncationRule"),
-        (lambda: StrangSplitting(CLASS), r"^solver: expected a sub-solver, .* found <class '.*SolveIVP'>$"),
+        (
+            lambda: BUG(FIXED),
+            r"^solver: expected a sub-solver, such as RK4 or SolveIVP\(\), found TruncationRule",
+        ),
+        (
+            lambda: StrangSplitting(CLASS),
+            r"^solver: expected a sub-solver, .* found <class '.*SolveIVP'>$",
+        ),
         (lambda: ParallelBUG(FIXED, SMALL), r"^solver: expected a sub-solver, .* found 0\.001$"),
         (lambda: MidpointBUG(FIXED, NOTHING), r"^solver: expected a sub-solver, .* found None$"),
         (lambda: RungeKutta(RK4.tableau, 0), "^substeps: expected an integer >= 1, found 0"),
-        (lambda: RungeKutta(RK4.tableau, HALVES), r"^substeps: expected an integer >= 1, found 1\.5"),
+        (
+            lambda: RungeKutta(RK4.tableau, HALVES),
+            r"^substeps: expected an integer >= 1, found 1\.5",
+        ),
         (lambda: SolveIVP(rtol=-1.0), r"^rtol: expected a finite number >= 0, found -1\.0$"),
         (lambda: SolveIVP(atol=float("nan")), r"^atol: expected a finite number >= 0, found nan$"),
-        (lambda: SolveIVP(method="RK4"), "^method: expected 'RK23' or 'RK45' or 'DOP853' or .* or 'LSODA', found 'RK4'$"),
+        (
+            lambda: SolveIVP(method="RK4"),
+            "^method: expected 'RK23' or 'RK45' or 'DOP853' or .* or 'LSODA', found 'RK4'$",
+        ),
     ],
 )
 def test_bad_settings_are_refused(make: Any, message: str) -> None:
@@ -646,7 +780,10 @@ def test_solve_ivp_refuses_other_libraries_and_reports_failure() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     with pytest.raises(ValueError, match="expected NumPy arrays, found Tensor"):
         SolveIVP()(lambda t, X: X, 0.0, torch.ones((1, 1)), 1.0)
-    with np.errstate(all="ignore"), pytest.raises(RuntimeError, match=r"^solve_ivp over \[0\.0, 2\.0\]: "):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(RuntimeError, match=r"^solve_ivp over \[0\.0, 2\.0\]: "),
+    ):
         SolveIVP()(lambda t, X: X * X, 0.0, np.ones((1, 1)), 2.0)
 
 
@@ -681,7 +818,10 @@ def test_a_sub_solver_may_work_in_place_and_return_the_same_array(name: str) -> 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda X: X.astype(np.float32), r"expected the dtype of the state \(float64\), found float32$"),
+        (
+            lambda X: X.astype(np.float32),
+            r"expected the dtype of the state \(float64\), found float32$",
+        ),
         (lambda X: X[:, :1], r"expected shape \(\d, \d\) \(that of X\(t\)\), found \(\d, 1\)$"),
         (lambda X: X.tolist(), "expected an array of an array API library, found list$"),
     ],
@@ -692,7 +832,9 @@ def test_what_is_no_result_of_a_sub_solver_is_refused(name: str, spoil: Any, mes
     """One column would be broadcast, one of the two bases would be in single precision."""
     field, Y = _setting(complex_data=False)
     solver = cast(Any, lambda f, t, X, h: spoil(RK4(f, t, X, h)))
-    with pytest.raises(StepError, match=r"^t = 0, h = 0\.1: ValueError: X\(t \+ h\) of the sub-solver: " + message):
+    with pytest.raises(
+        StepError, match=r"^t = 0, h = 0\.1: ValueError: X\(t \+ h\) of the sub-solver: " + message
+    ):
         ALL[name](TruncationRule.fixed_rank(3), solver).step(field, 0.0, Y, 0.1)
 
 

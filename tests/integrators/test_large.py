@@ -32,8 +32,14 @@ class NeverDense(Lyapunov):
 @pytest.mark.parametrize(
     ("integrator", "error"),
     [
-        (AugmentedBUG(TruncationRule(theta=1e-5)), 1e-13),  # its bases hold the solution: rounding, 3e-15
-        (ParallelBUG(TruncationRule(theta=1e-5)), 1e-2),  # of first order: 7e-3, half of it with half the step
+        (
+            AugmentedBUG(TruncationRule(theta=1e-5)),
+            1e-13,
+        ),  # its bases hold the solution: rounding, 3e-15
+        (
+            ParallelBUG(TruncationRule(theta=1e-5)),
+            1e-2,
+        ),  # of first order: 7e-3, half of it with half the step
     ],
 )
 def test_a_large_problem_takes_little_memory(integrator: Integrator, error: float) -> None:

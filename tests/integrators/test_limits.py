@@ -33,7 +33,9 @@ from tests.integrators.fields import ALL, DenseField, complex_low_rank
     ],
     ids=["Lie", "BUG", "augmented BUG"],
 )
-def test_a_curve_whose_spaces_turn_by_90_degrees_is_not_exact(integrator: ProjectorSplitting | BUG | AugmentedBUG) -> None:
+def test_a_curve_whose_spaces_turn_by_90_degrees_is_not_exact(
+    integrator: ProjectorSplitting | BUG | AugmentedBUG,
+) -> None:
     """A(t) = u(t)v(t)ᵀ: a step of 57° is exact, one of 90° not: K(h) = u(h)·v(h)ᵀv(0) = 0, and
     rounding gives its direction.
     """
@@ -61,11 +63,17 @@ def test_strang_splitting_depends_on_the_spaces_at_half_time(half: float) -> Non
     """V turns by 45° from end to end, and by ``half`` in the first half: Lie and BUG do not notice
     where it was in between.
     """
-    solver, slope, curvature = SolveIVP(1e-12, 1e-14), np.deg2rad(4.0 * half - 45.0), np.deg2rad(90.0 - 4.0 * half)
+    solver, slope, curvature = (
+        SolveIVP(1e-12, 1e-14),
+        np.deg2rad(4.0 * half - 45.0),
+        np.deg2rad(90.0 - 4.0 * half),
+    )
 
     def A(t: float) -> np.ndarray:
         phi, psi = 0.3 * t, slope * t + curvature * t * t
-        return (1.0 + t) * np.outer([np.cos(phi), np.sin(phi), 0.0], [np.cos(psi), np.sin(psi), 0.0])
+        return (1.0 + t) * np.outer(
+            [np.cos(phi), np.sin(phi), 0.0], [np.cos(psi), np.sin(psi), 0.0]
+        )
 
     def A_dot(t: float, _: np.ndarray) -> np.ndarray:
         phi, psi, turn = 0.3 * t, slope * t + curvature * t * t, slope + 2.0 * curvature * t
@@ -74,7 +82,10 @@ def test_strang_splitting_depends_on_the_spaces_at_half_time(half: float) -> Non
         return np.asarray(np.outer(u, v) + (1.0 + t) * (np.outer(du, v) + np.outer(u, dv)))
 
     field, Y0 = DenseField((3, 3), A_dot), LowRank(np.eye(3, 1), np.eye(1), np.eye(3, 1))
-    errors = [norm(method(solver).step(field, 0.0, Y0, 1.0).Y.full() - A(1.0)) for method in (ProjectorSplitting, BUG)]
+    errors = [
+        norm(method(solver).step(field, 0.0, Y0, 1.0).Y.full() - A(1.0))
+        for method in (ProjectorSplitting, BUG)
+    ]
     assert max(errors) <= 1e-10
     strang = norm(StrangSplitting(solver).step(field, 0.0, Y0, 1.0).Y.full() - A(1.0))
     assert strang <= 1e-10 if half == 45.0 else strang > 1e-3
@@ -135,7 +146,9 @@ def test_what_was_discarded_does_not_bound_the_error_of_a_stall() -> None:
     assert norm(ends[1e-3].Y.full() - ends[0.0].Y.full()) > 50 * ends[1e-3].discarded
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("naive", "generalised Nyström")])  # which divide by S
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if name not in ("naive", "generalised Nyström")]
+)  # which divide by S
 def test_subnormal_complex_states_have_bases(name: str) -> None:
     """MKL's complex QR makes NaN of columns of subnormal numbers: in torch all failed but those
     that augment the old bases.

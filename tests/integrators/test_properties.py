@@ -28,7 +28,12 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
     seed=st.integers(0, 2**32 - 1),
 )
 def test_euler_steps_are_projections_of_the_euler_step(
-    shape: tuple[int, int, int], smallest: float, h: float, complex_data: bool, normal: float, seed: int
+    shape: tuple[int, int, int],
+    smallest: float,
+    h: float,
+    complex_data: bool,
+    normal: float,
+    seed: int,
 ) -> None:
     """With explicit Euler the parallel step is the truncation of Y₀ + hP(Y₀)F, and the augmented
     one of P̂(Y₀ + hF)Q̂.
@@ -38,7 +43,9 @@ def test_euler_steps_are_projections_of_the_euler_step(
     m, n, r = shape
     rng = np.random.default_rng(seed)
     field = linear(m, n, rng, complex_data=complex_data, normal=normal)
-    Y = complex_low_rank(m, n, tuple(np.geomspace(1.0, smallest, r)), rng, complex_data=complex_data)
+    Y = complex_low_rank(
+        m, n, tuple(np.geomspace(1.0, smallest, r)), rng, complex_data=complex_data
+    )
     W = np.asarray(Y.full())
     F = field.F(0.0, W)
     P, Q = Y.U @ Y.U.conj().T, Y.V @ Y.V.conj().T
@@ -57,7 +64,9 @@ def test_euler_steps_are_projections_of_the_euler_step(
 
 
 @given(shape=shapes(), complex_data=st.booleans(), seed=st.integers(0, 2**32 - 1))
-def test_truncation_is_a_best_approximation(shape: tuple[int, int, int], complex_data: bool, seed: int) -> None:
+def test_truncation_is_a_best_approximation(
+    shape: tuple[int, int, int], complex_data: bool, seed: int
+) -> None:
     """Truncated to rank r, the parallel step is as far from the untruncated one as the best
     approximation is.
     """
@@ -67,5 +76,7 @@ def test_truncation_is_a_best_approximation(shape: tuple[int, int, int], complex
     Y = complex_low_rank(m, n, (1.0,) * r, rng, complex_data=complex_data)
     whole = ParallelBUG(TruncationRule(theta=0.0), EXPLICIT_EULER).step(field, 0.0, Y, 0.5).Y.full()
     cut = ParallelBUG(TruncationRule.fixed_rank(r), EXPLICIT_EULER).step(field, 0.0, Y, 0.5)
-    assert abs(norm(whole - cut.Y.full()) - norm(whole - best(np.asarray(whole), r))) <= 1e-13 * norm(whole)
+    assert abs(
+        norm(whole - cut.Y.full()) - norm(whole - best(np.asarray(whole), r))
+    ) <= 1e-13 * norm(whole)
     assert abs(cut.discarded - norm(whole - cut.Y.full())) <= 1e-13 * norm(whole)

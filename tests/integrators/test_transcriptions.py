@@ -49,7 +49,12 @@ def euler(f: F, t: float, X: Matrix, h: float) -> Matrix:
 
 def exact(f: F, t: float, X: Matrix, h: float) -> Matrix:
     run = scipy.integrate.solve_ivp(
-        lambda s, x: f(s, x.reshape(X.shape)).ravel(), (t, t + h), X.ravel(), "DOP853", rtol=1e-12, atol=1e-12
+        lambda s, x: f(s, x.reshape(X.shape)).ravel(),
+        (t, t + h),
+        X.ravel(),
+        "DOP853",
+        rtol=1e-12,
+        atol=1e-12,
     )
     return np.asarray(run.y[:, -1].reshape(X.shape))
 
@@ -75,7 +80,14 @@ def ranges(Y: Matrix, rank: int) -> tuple[Matrix, Matrix]:
 
 
 def dense_parallel(
-    f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow, P: Matrix | None = None, Q: Matrix | None = None
+    f: F,
+    t: float,
+    Y: Matrix,
+    h: float,
+    rank: int,
+    flow: Flow,
+    P: Matrix | None = None,
+    Q: Matrix | None = None,
 ) -> Matrix:
     """Y₁ = best(Y_S + (I − P)Y_K + Y_L(I − Q)): Y_K, Y_L, Y_S solve Y' = F(Y)Q, P F(Y), P F(Y)Q,
     all in the old spaces.
@@ -88,7 +100,9 @@ def dense_parallel(
     return best(Y_S + (Y_K - P @ Y_K) + (Y_L - Y_L @ Q), rank)
 
 
-def augmented_spaces(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> tuple[Matrix, Matrix]:
+def augmented_spaces(
+    f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow
+) -> tuple[Matrix, Matrix]:
     P, Q = ranges(Y, rank)
     Y_K = flow(lambda s, X: f(s, X) @ Q, t, Y, h)
     Y_L = flow(lambda s, X: P @ f(s, X), t, Y, h)
@@ -217,10 +231,17 @@ def dense_runge_kutta_bug(f: F, t: float, Y: Matrix, h: float, rank: int, flow: 
     return best(Y + 0.5 * h * P @ (first + last) @ Q, rank)
 
 
-def dense_runge_kutta_bug_wide(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+def dense_runge_kutta_bug_wide(
+    f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow
+) -> Matrix:
     """Classical RK4 with stages that are not truncated, in spaces that hold F of each."""
     (P, Q), stage, slopes = ranges(Y, rank), Y, list[Matrix]()
-    for c, weights in ((0.0, (0.5,)), (0.5, (0.0, 0.5)), (0.5, (0.0, 0.0, 1.0)), (1.0, (1 / 6, 1 / 3, 1 / 3, 1 / 6))):
+    for c, weights in (
+        (0.0, (0.5,)),
+        (0.5, (0.0, 0.5)),
+        (0.5, (0.0, 0.0, 1.0)),
+        (1.0, (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+    ):
         slopes.append(f(t + c * h, stage))
         P, Q = projector(P, slopes[-1] @ Q), projector(Q, slopes[-1].conj().T @ P)
         stage = Y + h * P @ sum(w * k for w, k in zip(weights, slopes, strict=True)) @ Q
@@ -233,7 +254,9 @@ def oblique(Y: Matrix, Z: Matrix, rank: int) -> Matrix:
     U, V = U[:, :rank], Vh[:rank].conj().T
     rows, columns = (scipy.linalg.qr(B.conj().T, pivoting=True)[2][:rank] for B in (U, V))
     M, N = U @ np.linalg.inv(U[rows]), V @ np.linalg.inv(V[columns])
-    return np.asarray(M @ Z[rows] + Z[:, columns] @ N.conj().T - M @ Z[np.ix_(rows, columns)] @ N.conj().T)
+    return np.asarray(
+        M @ Z[rows] + Z[:, columns] @ N.conj().T - M @ Z[np.ix_(rows, columns)] @ N.conj().T
+    )
 
 
 def dense_oblique(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
@@ -256,7 +279,10 @@ PAIRS: dict[str, tuple[Callable[..., Integrator], Callable[..., Matrix]]] = {
     "augmented splitting": (AugmentedSplitting, dense_augmented_splitting),
     "generalised Nyström": (GeneralisedNystroem, dense_nystroem),
     "Runge–Kutta BUG": (lambda rule, _: RungeKuttaBUG(rule), dense_runge_kutta_bug),
-    "Runge–Kutta BUG, RK4": (lambda rule, _: RungeKuttaBUG(rule, RK4_TABLEAU, wide=True), dense_runge_kutta_bug_wide),
+    "Runge–Kutta BUG, RK4": (
+        lambda rule, _: RungeKuttaBUG(rule, RK4_TABLEAU, wide=True),
+        dense_runge_kutta_bug_wide,
+    ),
     "oblique Runge–Kutta": (lambda rule, _: ObliqueRK(rule), dense_oblique),
     "naive": (lambda *_: NaiveFactorEuler(), dense_naive),
 }
@@ -289,7 +315,10 @@ def test_an_exponential_step_is_what_its_definition_says(stages: int, complex_da
     rng = np.random.default_rng(7)
     field = linear(9, 7, rng, complex_data=complex_data, normal=0.5)
     Y0 = complex_low_rank(9, 7, (1.0, 0.6, 0.2), rng, complex_data=complex_data)
-    A, B = (X + X.conj().T for X in (linear(k, k, rng, complex_data=complex_data).F(0.0, np.eye(k)) for k in (9, 7)))
+    A, B = (
+        X + X.conj().T
+        for X in (linear(k, k, rng, complex_data=complex_data).F(0.0, np.eye(k)) for k in (9, 7))
+    )
     t, h, Y = 0.3, 0.2, np.asarray(Y0.full())
 
     def moved(s: float, X: Matrix) -> Matrix:
@@ -301,21 +330,31 @@ def test_an_exponential_step_is_what_its_definition_says(stages: int, complex_da
     nodes, weights = np.polynomial.legendre.leggauss(12)
     nodes, weights = 0.5 * (nodes + 1.0), 0.5 * weights
     first = rest(t, Y)
-    expected = moved(h, Y) + h * sum(w * moved((1.0 - s) * h, first) for s, w in zip(nodes, weights, strict=True))
+    expected = moved(h, Y) + h * sum(
+        w * moved((1.0 - s) * h, first) for s, w in zip(nodes, weights, strict=True)
+    )
     if stages == 2:
         change = rest(t + h, best(expected, 3)) - first
-        expected = expected + h * sum(w * s * moved((1.0 - s) * h, change) for s, w in zip(nodes, weights, strict=True))
+        expected = expected + h * sum(
+            w * s * moved((1.0 - s) * h, change) for s, w in zip(nodes, weights, strict=True)
+        )
     step = ProjectedExponential(TruncationRule.fixed_rank(3), A, B, stages).step(field, t, Y0, h)
     assert norm(step.Y.full() - best(expected, 3)) <= 1e-13
 
 
 def test_without_a_linear_part_the_exponential_methods_are_projected_runge_kutta() -> None:
     rng = np.random.default_rng(8)
-    field, Y0 = linear(9, 7, rng, normal=0.5), complex_low_rank(9, 7, (1.0, 0.6, 0.2), rng, complex_data=False)
+    field, Y0 = (
+        linear(9, 7, rng, normal=0.5),
+        complex_low_rank(9, 7, (1.0, 0.6, 0.2), rng, complex_data=False),
+    )
     rule, zero = TruncationRule.fixed_rank(3), (np.zeros((9, 9)), np.zeros((7, 7)))
     heun = ProjectedRK(rule).step(field, 0.3, Y0, 0.2).Y
     # projected Heun projects the sum of both slopes from Y₀, as the exponential form does
-    assert norm(ProjectedExponential(rule, *zero).step(field, 0.3, Y0, 0.2).Y.full() - heun.full()) <= 1e-13
+    assert (
+        norm(ProjectedExponential(rule, *zero).step(field, 0.3, Y0, 0.2).Y.full() - heun.full())
+        <= 1e-13
+    )
 
 
 @pytest.mark.parametrize("name", PAIRS)

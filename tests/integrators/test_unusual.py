@@ -51,21 +51,32 @@ def test_eta_of_complex_states() -> None:
     rng = _rng()
     A = rng.standard_normal((9, 8)) + 1j * rng.standard_normal((9, 8))
     Y, h = complex_low_rank(9, 8, (2.0, 1.0), rng), 0.02
-    step = ParallelBUG(TruncationRule(theta=0.02), EXPLICIT_EULER, rejection=1.0, max_rejections=0).step(
-        DenseField((9, 8), lambda t, W: A), 0.0, Y, h
+    step = ParallelBUG(
+        TruncationRule(theta=0.02), EXPLICIT_EULER, rejection=1.0, max_rejections=0
+    ).step(DenseField((9, 8), lambda t, W: A), 0.0, Y, h)
+    U_tilde, V_tilde = (
+        np.linalg.qr(np.hstack([B, X])).Q[:, 2:]
+        for B, X in ((Y.U, A @ Y.V), (Y.V, A.conj().T @ Y.U))
     )
-    U_tilde, V_tilde = (np.linalg.qr(np.hstack([B, X])).Q[:, 2:] for B, X in ((Y.U, A @ Y.V), (Y.V, A.conj().T @ Y.U)))
     eta = norm(U_tilde.conj().T @ A @ V_tilde)
     assert step.eta == pytest.approx(eta, rel=1e-12)
     assert abs(norm(U_tilde.T @ A @ V_tilde) - eta) > 0.1 * eta
 
 
-@pytest.mark.parametrize("integrator", [ProjectedRK(TruncationRule.fixed_rank(2), KUTTA), BUG(RungeKutta(KUTTA))])
+@pytest.mark.parametrize(
+    "integrator", [ProjectedRK(TruncationRule.fixed_rank(2), KUTTA), BUG(RungeKutta(KUTTA))]
+)
 def test_the_order_of_a_tableau_with_full_rows(integrator: Integrator) -> None:
     """Ẏ = cos(3t) Y stays in its tangent spaces: what is left is the order of the tableau."""
     Y0 = LowRank.random((6, 5), [1.0, 0.5], _rng())
-    field, exact = DenseField((6, 5), lambda t, W: np.cos(3.0 * t) * W), math.exp(math.sin(3.0) / 3.0) * Y0.full()
-    errors = [norm(integrate(integrator, field, Y0, (0.0, 1.0), 1.0 / n).Y.full() - exact) for n in (20, 40)]
+    field, exact = (
+        DenseField((6, 5), lambda t, W: np.cos(3.0 * t) * W),
+        math.exp(math.sin(3.0) / 3.0) * Y0.full(),
+    )
+    errors = [
+        norm(integrate(integrator, field, Y0, (0.0, 1.0), 1.0 / n).Y.full() - exact)
+        for n in (20, 40)
+    ]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(3.0, abs=0.1)
 
 
@@ -82,7 +93,9 @@ def _evaluations(solver: SolveIVP, size: float) -> int:
 
 def test_the_method_of_scipy_is_the_one_that_was_requested() -> None:
     """That of order 3 wants more evaluations than that of order 8, as many times as their steps differ."""
-    third, eighth = (_evaluations(SolveIVP(1e-6, 1e-6, method), 1.0) for method in ("RK23", "DOP853"))
+    third, eighth = (
+        _evaluations(SolveIVP(1e-6, 1e-6, method), 1.0) for method in ("RK23", "DOP853")
+    )
     assert third > 2 * eighth
 
 
@@ -109,7 +122,9 @@ def test_the_cut_inside_of_a_midpoint_step_is_that_of_half_a_step() -> None:
     F = np.outer(e[2:].sum(axis=0) / math.sqrt(28.0), e[1])
     Y0 = LowRank(e[:, :2].copy(), np.diag([1.0, 0.0]), e[:, :2].copy())
     field = DenseField((30, 30), lambda t, W: F)
-    step = MidpointBUG(TruncationRule(theta=0.8, per_time=True), wide=False).step(field, 0.0, Y0, 0.1)
+    step = MidpointBUG(TruncationRule(theta=0.8, per_time=True), wide=False).step(
+        field, 0.0, Y0, 0.1
+    )
     assert step.discarded_inside == 0.0
     run = integrate(MidpointBUG(TruncationRule(theta=0.06), wide=False), field, Y0, (0.0, 0.1), 0.1)
     assert run.records[0].discarded_inside == pytest.approx(0.05, rel=1e-12)
@@ -119,7 +134,9 @@ def test_the_cut_inside_of_a_midpoint_step_is_that_of_half_a_step() -> None:
 @pytest.mark.parametrize("tolerance", [{"tau": 0.1}, {"theta": 0.1}])
 def test_a_fixed_rank_with_a_tolerance_is_what_the_rows_allow(tolerance: dict[str, Any]) -> None:
     rule = TruncationRule(**tolerance, min_rank=6, max_rank=6)
-    step = AugmentedBUG(rule).step(_decay(5, 4), 0.0, LowRank.random((5, 4), [1.0, 0.5], _rng()), 0.1)
+    step = AugmentedBUG(rule).step(
+        _decay(5, 4), 0.0, LowRank.random((5, 4), [1.0, 0.5], _rng()), 0.1
+    )
     assert (step.Y.rank, step.rank_rule) == (4, RankRule.BASIS)
 
 
@@ -138,12 +155,18 @@ class Crude(Integrator):
 def test_a_refused_step_is_at_most_quartered() -> None:
     """Whole steps, the first of three each: 1, ¼, 1/16 while the error is far beyond the tolerance."""
     crude = Crude()
-    integrate(crude, _decay(), LowRank.random((6, 5), [1.0, 0.5], _rng()), (0.0, 1.0), Adaptive(1.0))
+    integrate(
+        crude, _decay(), LowRank.random((6, 5), [1.0, 0.5], _rng()), (0.0, 1.0), Adaptive(1.0)
+    )
     assert vars(crude)["sizes"][:9:3] == [1.0, 0.25, 0.0625]
 
 
 def test_the_defaults_are_those_of_the_documentation() -> None:
-    assert (Adaptive(0.1).rtol, Adaptive(0.1).atol, ParallelBUG(TruncationRule(tau=0.1)).max_rejections) == (1e-4, 0.0, 4)
+    assert (
+        Adaptive(0.1).rtol,
+        Adaptive(0.1).atol,
+        ParallelBUG(TruncationRule(tau=0.1)).max_rejections,
+    ) == (1e-4, 0.0, 4)
 
 
 def test_a_callback_may_work_in_the_state_it_gets() -> None:
@@ -153,7 +176,10 @@ def test_a_callback_may_work_in_the_state_it_gets() -> None:
     def normalise(progress: Any) -> None:
         progress.Y.S[...] /= norm(progress.Y.S)
 
-    watched, plain = (integrate(BUG(), _decay(), Y0, (0.0, 1.0), 0.1, callback=callback) for callback in (normalise, None))
+    watched, plain = (
+        integrate(BUG(), _decay(), Y0, (0.0, 1.0), 0.1, callback=callback)
+        for callback in (normalise, None)
+    )
     assert np.array_equal(watched.Y.full(), plain.Y.full())
     Y0.S[...] = 0.0
     assert norm(plain.states[0].S) > 1.0
@@ -174,7 +200,9 @@ def test_masked_values_of_a_field_are_refused() -> None:
 
 
 def test_scipy_is_not_called_for_a_step_that_is_none() -> None:
-    with pytest.raises(StepError, match=r"solve_ivp: expected a step that changes t = 1e\+17, found h = 1"):
+    with pytest.raises(
+        StepError, match=r"solve_ivp: expected a step that changes t = 1e\+17, found h = 1"
+    ):
         BUG(SolveIVP()).step(_decay(), 1e17, LowRank.random((6, 5), [1.0, 0.5], _rng()), 1.0)
 
 

@@ -83,7 +83,9 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], AdapterOptimizer]] = {
 MAKES: dict[str, Callable[[Any], AdapterOptimizer]] = {
     "reference": partial(GeoLoRA, lr=0.1, tau=0.1),
     "fast": partial(GeoLoRA, lr=0.1, tau=0.1, method="fast"),
-    "in groups": lambda model: GeoLoRA([{"module": model[k]} for k in (0, 2, 4)], lr=0.1, tau=0.1, method="fast"),
+    "in groups": lambda model: GeoLoRA(
+        [{"module": model[k]} for k in (0, 2, 4)], lr=0.1, tau=0.1, method="fast"
+    ),
     "simultaneous": partial(SimultaneousDescent, lr=0.1),
     "dlrt": partial(Dlrt, lr=0.1, tau=0.1),
 }

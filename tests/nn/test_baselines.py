@@ -59,18 +59,27 @@ def linear(G: Tensor) -> Callable[[Tensor], Tensor]:
 
 def curved(W: Tensor) -> Tensor:
     """A loss that is not quadratic: its gradient depends on W in every entry."""
-    return torch.logsumexp(W * randn(M, N, seed=3), dim=1).sum() + (W - randn(M, N, seed=4)).square().square().sum() / 9
+    return (
+        torch.logsumexp(W * randn(M, N, seed=3), dim=1).sum()
+        + (W - randn(M, N, seed=4)).square().square().sum() / 9
+    )
 
 
 def dense(
-    loss: Callable[[Tensor], Tensor], *, S: Tensor | None = None, rank: int = R, gradients: GradientRoute = "projected"
+    loss: Callable[[Tensor], Tensor],
+    *,
+    S: Tensor | None = None,
+    rank: int = R,
+    gradients: GradientRoute = "projected",
 ) -> Dense:
     """No base weight, and alpha = 1: the layer's weight is W."""
     base = nn.Linear(N, M, bias=False, dtype=torch.float64)
     nn.init.zeros_(base.weight)
     model = nn.Sequential(base)
     generator = torch.Generator().manual_seed(8)
-    layer = adapt(model, rank=rank, max_rank=min(M, N), alpha=1.0, gradients=gradients, generator=generator)["0"]
+    layer = adapt(
+        model, rank=rank, max_rank=min(M, N), alpha=1.0, gradients=gradients, generator=generator
+    )["0"]
     U, _, V = layer.adapter.factors()
     layer.adapter.assign(LowRank(U, randn(rank, rank, seed=2) if S is None else S, V))
     return Dense(model, layer.adapter, loss)
@@ -83,7 +92,11 @@ def p_hat(Y: LowRank, Z: Tensor) -> Tensor:
     return moved
 
 
-def remainder(rate: float, direction: Callable[[LowRank, Tensor], Tensor], gradients: GradientRoute = "published") -> float:
+def remainder(
+    rate: float,
+    direction: Callable[[LowRank, Tensor], Tensor],
+    gradients: GradientRoute = "published",
+) -> float:
     """How far one step of simultaneous descent is from W − λ·direction."""
     problem = dense(curved, gradients=gradients)
     W, G, Y = problem.adapter.full(), problem.gradient(), problem.adapter.factors()
@@ -93,16 +106,22 @@ def remainder(rate: float, direction: Callable[[LowRank, Tensor], Tensor], gradi
 
 
 @pytest.mark.parametrize("gradients", ["published", "projected"])
-def test_simultaneous_descent_is_a_step_along_p_hat_to_second_order(gradients: GradientRoute) -> None:
+def test_simultaneous_descent_is_a_step_along_p_hat_to_second_order(
+    gradients: GradientRoute,
+) -> None:
     """The remainder is c₂λ² + c₃λ³: halving a small λ divides it by 4, with a relative error of order λ."""
     rate = 1e-4
-    assert remainder(rate, p_hat, gradients) / remainder(rate / 2, p_hat, gradients) == pytest.approx(4.0, rel=0.01)
+    assert remainder(rate, p_hat, gradients) / remainder(
+        rate / 2, p_hat, gradients
+    ) == pytest.approx(4.0, rel=0.01)
 
 
 def test_it_is_no_step_along_the_tangent_projection() -> None:
     """The negative control: against P(W)G the remainder is of first order."""
     rate = 1e-4
-    assert remainder(rate, tangent_projection) / remainder(rate / 2, tangent_projection) == pytest.approx(2.0, rel=0.01)
+    assert remainder(rate, tangent_projection) / remainder(
+        rate / 2, tangent_projection
+    ) == pytest.approx(2.0, rel=0.01)
 
 
 def test_both_routes_of_the_gradients_give_the_same_step() -> None:
@@ -142,7 +161,9 @@ def test_simultaneous_descent_is_stuck_where_geolora_is_not() -> None:
 
 
 @pytest.mark.parametrize(("make", "ratio"), [(SimultaneousDescent, 1e-6), (GeoLoRA, 1.0)])
-def test_the_pace_of_simultaneous_descent_is_that_of_s(make: Callable[..., AdapterOptimizer], ratio: float) -> None:
+def test_the_pace_of_simultaneous_descent_is_that_of_s(
+    make: Callable[..., AdapterOptimizer], ratio: float
+) -> None:
     """For a linear loss with UᵀG = 0 the decrease is λ‖GVSᵀ‖², GeoLoRA's λ‖GV‖² whatever S."""
     decreases = []
     for scale in (1e-3, 1.0):
@@ -167,8 +188,12 @@ def best_approximation(W: Tensor, theta: float, max_rank: int = N) -> Tensor:
 def projections(Y: LowRank, direction: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     """The dense orthogonal projections onto the ranges of [U | K_new] and [V | L_new]."""
     U, S, V = Y
-    Q, _, _ = torch.linalg.svd(torch.cat([U, U @ S - rate * direction @ V], dim=1), full_matrices=False)
-    Z, _, _ = torch.linalg.svd(torch.cat([V, V @ S.mT - rate * direction.mT @ U], dim=1), full_matrices=False)
+    Q, _, _ = torch.linalg.svd(
+        torch.cat([U, U @ S - rate * direction @ V], dim=1), full_matrices=False
+    )
+    Z, _, _ = torch.linalg.svd(
+        torch.cat([V, V @ S.mT - rate * direction.mT @ U], dim=1), full_matrices=False
+    )
     return Q @ Q.mT, Z @ Z.mT
 
 
@@ -191,7 +216,9 @@ def test_dlrt_is_the_galerkin_step_in_the_augmented_bases(make: type[AdapterOpti
     [(0.9, 0.0, True), (0.9, 0.4, True), (0.5, 0.0, False)],
     ids=["the same", "with decay", "another momentum"],
 )
-def test_the_memory_of_dlrt_moves_with_the_bases(momentum: float, decay: float, equal: bool) -> None:
+def test_the_memory_of_dlrt_moves_with_the_bases(
+    momentum: float, decay: float, equal: bool
+) -> None:
     """Two steps of heavy ball, dense: M₁ = Π₁G₁Π₁', W₁ = W₀ − λM₁; then W₁ − λ(βM₁ + Π₂G₂Π₂') with
     bases from βG₁ + G₂.
 
@@ -199,7 +226,9 @@ def test_the_memory_of_dlrt_moves_with_the_bases(momentum: float, decay: float, 
     """
     rate, theta, shrink = 0.1, 1e-9, 1.0 - 0.1 * decay
     problem = dense(curved)
-    optimizer = Dlrt(problem.model, rate, theta=theta, update="heavy-ball", momentum=momentum, weight_decay=decay)
+    optimizer = Dlrt(
+        problem.model, rate, theta=theta, update="heavy-ball", momentum=momentum, weight_decay=decay
+    )
     W, G = problem.adapter.full(), problem.gradient()
     left, right = projections(problem.adapter.factors(), G, rate)
     M1 = left @ G @ right
@@ -207,7 +236,9 @@ def test_the_memory_of_dlrt_moves_with_the_bases(momentum: float, decay: float, 
     assert float((problem.adapter.full() - (shrink * W - rate * M1)).norm() / W.norm()) < 1e-14
     W, G1, G = problem.adapter.full(), G, problem.gradient()
     left, right = projections(problem.adapter.factors(), 0.9 * G1 + G, rate)
-    expected = best_approximation(shrink * W - rate * (0.9 * M1 + left @ G @ right), theta, max_rank=N // 2)
+    expected = best_approximation(
+        shrink * W - rate * (0.9 * M1 + left @ G @ right), theta, max_rank=N // 2
+    )
     optimizer.step(problem.closure)
     error = float((problem.adapter.full() - expected).norm() / expected.norm())
     assert error < 1e-13 if equal else error > 1e-3
@@ -215,7 +246,12 @@ def test_the_memory_of_dlrt_moves_with_the_bases(momentum: float, decay: float, 
 
 @pytest.mark.parametrize(
     ("options", "rank"),
-    [({"theta": 0.0}, 2 * R), ({"theta": 0.0, "max_rank": 3}, 3), ({"theta": 1e6}, 1), ({"theta": 1e6, "min_rank": 2}, 2)],
+    [
+        ({"theta": 0.0}, 2 * R),
+        ({"theta": 0.0, "max_rank": 3}, 3),
+        ({"theta": 1e6}, 1),
+        ({"theta": 1e6, "min_rank": 2}, 2),
+    ],
 )
 def test_the_limits_of_dlrt_are_those_of_its_options(options: dict[str, Any], rank: int) -> None:
     problem = dense(curved)
@@ -228,9 +264,14 @@ def test_every_group_of_dlrt_has_its_own_options(first: float) -> None:
     """A step of one with all the same, for each of two layers: the gradients of all three
     evaluations are those at W.
     """
-    own = {"0": {"lr": first, "theta": 1e-3, "update": "sgd"}, "2": {"lr": 0.02, "theta": 0.0, "update": "adam"}}
+    own = {
+        "0": {"lr": first, "theta": 1e-3, "update": "sgd"},
+        "2": {"lr": 0.02, "theta": 0.0, "update": "adam"},
+    }
     model, _, closure = prepared(Dlrt)
-    Dlrt([{"module": model.get_submodule(name), **options} for name, options in own.items()]).step(closure)
+    Dlrt([{"module": model.get_submodule(name), **options} for name, options in own.items()]).step(
+        closure
+    )
     for name, layer in adapters(model).items():
         alone, optimizer, closure = prepared(Dlrt, **own[name])
         optimizer.step(closure)
@@ -239,7 +280,9 @@ def test_every_group_of_dlrt_has_its_own_options(first: float) -> None:
         torch.testing.assert_close(layer.adapter.full(), same.full(), rtol=1e-13, atol=1e-14)
 
 
-def test_reports_of_dlrt_are_those_of_steps_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_of_dlrt_are_those_of_steps_that_were_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A copy has them, and a step that is interrupted in its end leaves them."""
     model, optimizer, closure = prepared(Dlrt, lr=0.05)
     optimizer.step(closure)
@@ -279,7 +322,10 @@ def test_the_bases_of_dlrt_stay_orthonormal() -> None:
     for _ in range(300):
         optimizer.step(problem.closure)
     U, _, V = problem.adapter.factors()
-    worst = max(float(torch.linalg.matrix_norm(X.mT @ X - torch.eye(X.shape[1], dtype=X.dtype), 2)) for X in (U, V))
+    worst = max(
+        float(torch.linalg.matrix_norm(X.mT @ X - torch.eye(X.shape[1], dtype=X.dtype), 2))
+        for X in (U, V)
+    )
     assert worst < 8 * torch.finfo(torch.float64).eps
 
 
@@ -311,7 +357,9 @@ def test_dlrt_does_not_stall_where_the_rank_of_geolora_does() -> None:
         for _ in range(5):
             (U, S, V), G = problem.adapter.factors(), problem.gradient()
             GV, UhG = G @ V, U.mT @ G
-            norms = (GV - U @ (U.mT @ GV)).norm() * torch.linalg.matrix_norm(UhG - UhG @ V @ V.mT, 2)
+            norms = (GV - U @ (U.mT @ GV)).norm() * torch.linalg.matrix_norm(
+                UhG - UhG @ V @ V.mT, 2
+            )
             smallest = torch.linalg.svdvals(S - rate * U.mT @ GV)[-1]
             stalled.append(bool(rate**2 * norms / smallest < theta) or make is Dlrt)
             optimizer.zero_grad()
@@ -322,7 +370,9 @@ def test_dlrt_does_not_stall_where_the_rank_of_geolora_does() -> None:
     assert ranks[Dlrt] > R
 
 
-def prepared(make: Callable[..., AdapterOptimizer], **options: Any) -> tuple[nn.Module, AdapterOptimizer, Callable[[], float]]:
+def prepared(
+    make: Callable[..., AdapterOptimizer], **options: Any
+) -> tuple[nn.Module, AdapterOptimizer, Callable[[], float]]:
     """The network of the adapters' tests, and a closure."""
     model = network()
     x, target = regression()
@@ -364,9 +414,17 @@ def test_saved_and_resumed_bit_for_bit(make: Callable[..., AdapterOptimizer]) ->
     for _ in range(3):
         optimizer.step(closure)
         resumed.step(closure_again)
-    assert {layer.adapter.rank for layer in adapters(model).values()} != {3} or make is SimultaneousDescent
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
-    assert all(torch.equal(value, saved[0][key]) is False for key, value in model.state_dict().items() if key.endswith(".S"))
+    assert {layer.adapter.rank for layer in adapters(model).values()} != {
+        3
+    } or make is SimultaneousDescent
+    assert all(
+        torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items()
+    )
+    assert all(
+        torch.equal(value, saved[0][key]) is False
+        for key, value in model.state_dict().items()
+        if key.endswith(".S")
+    )
 
 
 @pytest.mark.parametrize("make", [SimultaneousDescent, Dlrt])
@@ -412,13 +470,18 @@ def test_dlrt_leaves_all_as_it_was(call: int, what: str) -> None:
         with pytest.raises(errors[what]):
             optimizer.step(broken)
     rank = before[0]["0.adapter.S"].shape[0]
-    noticed = max(call, 2) if what == "other adapters" else call  # two evaluations make a difference
+    noticed = (
+        max(call, 2) if what == "other adapters" else call
+    )  # two evaluations make a difference
     assert calls == [rank, rank, 2 * rank][:noticed]
     assert all(torch.equal(value, before[0][key]) for key, value in model.state_dict().items())
     found, expected = optimizer.state_dict(), before[1]
     assert found["param_groups"] == expected["param_groups"]
     for key, memory in expected["state"].items():
-        assert all(torch.equal(torch.as_tensor(found["state"][key][name]), torch.as_tensor(memory[name])) for name in memory)
+        assert all(
+            torch.equal(torch.as_tensor(found["state"][key][name]), torch.as_tensor(memory[name]))
+            for name in memory
+        )
 
 
 def test_simultaneous_descent_refuses_gradients_that_are_not_finite() -> None:
@@ -440,7 +503,12 @@ def test_autocast_reaches_the_closure_and_not_the_step(method: Any) -> None:
         x, target = (X.float() for X in regression())
         inside: list[bool] = []
 
-        def closure(model: nn.Module = model, inside: list[bool] = inside, x: Tensor = x, target: Tensor = target) -> float:
+        def closure(
+            model: nn.Module = model,
+            inside: list[bool] = inside,
+            x: Tensor = x,
+            target: Tensor = target,
+        ) -> float:
             inside.append(torch.is_autocast_enabled("cpu"))
             with torch.autocast("cpu", enabled=False):
                 loss = (model(x) - target).square().mean()
@@ -457,7 +525,9 @@ def test_autocast_reaches_the_closure_and_not_the_step(method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", [SimultaneousDescent, Dlrt])
-def test_a_head_that_cannot_take_its_step_changes_nothing(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_cannot_take_its_step_changes_nothing(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("value cannot be converted")
 
@@ -465,7 +535,10 @@ def test_a_head_that_cannot_take_its_step_changes_nothing(method: Any, monkeypat
     before = copy.deepcopy(model.state_dict())
     monkeypatch.setattr("geolora_ref.nn.optim.heads.adamw", fails)
     closure()
-    with pytest.raises(ValueError, match="parameters outside the adapters: expected ones that AdamW can step, found"):
+    with pytest.raises(
+        ValueError,
+        match="parameters outside the adapters: expected ones that AdamW can step, found",
+    ):
         optimizer.step(closure)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [group["iteration"] for group in optimizer.param_groups] == [0, 0]
@@ -494,21 +567,45 @@ def test_a_rate_of_zero_leaves_the_adapters_of_dlrt_alone() -> None:
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no closure": (lambda: Dlrt(network()).step(), "closure: expected a function"),
-    "published": (lambda: Dlrt(network(gradients="published")), "0: expected gradients='projected', found 'published'"),
+    "published": (
+        lambda: Dlrt(network(gradients="published")),
+        "0: expected gradients='projected', found 'published'",
+    ),
     "storage": (lambda: Dlrt(network(rank=5)), r"0: expected max_rank >= 2·rank = 10, found 8$"),
-    "size": (lambda: Dlrt(network(rank=6, max_rank=12)), r"2: expected max_rank >= 2·rank = 12, found 10, as min\(m, n\) allows"),
-    "two thresholds": (lambda: Dlrt(network(), tau=0.1, theta=0.1), "exactly one of the two thresholds"),
+    "size": (
+        lambda: Dlrt(network(rank=6, max_rank=12)),
+        r"2: expected max_rank >= 2·rank = 12, found 10, as min\(m, n\) allows",
+    ),
+    "two thresholds": (
+        lambda: Dlrt(network(), tau=0.1, theta=0.1),
+        "exactly one of the two thresholds",
+    ),
     "min_rank": (lambda: Dlrt(network(), min_rank=0), "min_rank: expected an integer >= 1"),
-    "max_rank": (lambda: Dlrt(network(), max_rank="2"), "^0: max_rank: expected an integer or None, found '2'$"),  # type: ignore[arg-type]
+    "max_rank": (
+        lambda: Dlrt(network(), max_rank="2"),
+        "^0: max_rank: expected an integer or None, found '2'$",
+    ),  # type: ignore[arg-type]
     "max_rank below min_rank": (
         lambda: Dlrt(network(), min_rank=3, max_rank=2),
         "^0: max_rank: expected at least min_rank = 3, found 2$",
     ),
-    "min_rank of a group": (lambda: Dlrt([{"module": network(), "min_rank": 5}]), "0: min_rank: expected at most 4, what the"),
+    "min_rank of a group": (
+        lambda: Dlrt([{"module": network(), "min_rank": 5}]),
+        "0: min_rank: expected at most 4, what the",
+    ),
     "lr": (lambda: SimultaneousDescent(network(), -1.0), "lr: expected a finite number >= 0"),
-    "weight_decay": (lambda: Dlrt(network(), weight_decay=float("nan")), "weight_decay: expected a finite number"),
-    "update": (lambda: SimultaneousDescent(network(), update="lion"), "update: expected 'adam' or "),  # type: ignore[arg-type]
-    "no adapters": (lambda: SimultaneousDescent(nn.Linear(2, 2)), "expected one with trainable adapters"),
+    "weight_decay": (
+        lambda: Dlrt(network(), weight_decay=float("nan")),
+        "weight_decay: expected a finite number",
+    ),
+    "update": (
+        lambda: SimultaneousDescent(network(), update="lion"),
+        "update: expected 'adam' or ",
+    ),  # type: ignore[arg-type]
+    "no adapters": (
+        lambda: SimultaneousDescent(nn.Linear(2, 2)),
+        "expected one with trainable adapters",
+    ),
     "unknown option": (lambda: SimultaneousDescent([{"module": network(), "tau": 0.1}]), "tau"),
 }
 

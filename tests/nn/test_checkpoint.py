@@ -22,8 +22,12 @@ from geolora_ref.nn.exchange.checkpoint import RankPlanner
 from verification.network_defects.models import network, regression, train
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning"),  # it is; there is one process
-    pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning"),  # by torch 2.8 about itself
+    pytest.mark.filterwarnings(
+        "ignore:torch.distributed is disabled:UserWarning"
+    ),  # it is; there is one process
+    pytest.mark.filterwarnings(
+        "ignore:TypedStorage is deprecated:UserWarning"
+    ),  # by torch 2.8 about itself
 ]
 
 UPDATES = ("spectral", "adam")
@@ -48,13 +52,17 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, nn.Modul
     return request.param, model, optimizer, tmp_path
 
 
-def test_training_goes_on_from_the_ranks_that_were_saved(saved: tuple[str, nn.Module, GeoLoRA, Path]) -> None:
+def test_training_goes_on_from_the_ranks_that_were_saved(
+    saved: tuple[str, nn.Module, GeoLoRA, Path],
+) -> None:
     """With the memory of the optimizer: bit for bit."""
     update, model, optimizer, folder = saved
     other, its_optimizer = prepared(update, seed=1)
     state = state_of(other, its_optimizer)
     load(state, checkpoint_id=folder, planner=RankPlanner())
-    set_state_dict(other, its_optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        other, its_optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
     assert train(model, optimizer, 4) == train(other, its_optimizer, 4)
     x, _ = regression()
     assert torch.equal(other(x), model(x))
@@ -71,8 +79,12 @@ def test_the_model_alone_is_loaded_on_request(saved: tuple[str, nn.Module, GeoLo
     assert torch.equal(other(x), model(x))
 
 
-def test_without_the_planner_other_ranks_are_an_error(saved: tuple[str, nn.Module, GeoLoRA, Path]) -> None:
+def test_without_the_planner_other_ranks_are_an_error(
+    saved: tuple[str, nn.Module, GeoLoRA, Path],
+) -> None:
     """The negative control: torch's own planner."""
     update, _, _, folder = saved
-    with pytest.raises(CheckpointException, match=r"Size mismatch between saved .* for model\.0\.adapter\.U"):
+    with pytest.raises(
+        CheckpointException, match=r"Size mismatch between saved .* for model\.0\.adapter\.U"
+    ):
         load(state_of(*prepared(update, seed=1)), checkpoint_id=folder)

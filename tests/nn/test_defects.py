@@ -12,7 +12,9 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.id)
-def test_the_identity_holds_and_rejects_the_defect(defect: Defect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_identity_holds_and_rejects_the_defect(
+    defect: Defect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert defect.identity()
     for place, broken in defect.patches.items():
         monkeypatch.setattr(place, broken, raising=False)

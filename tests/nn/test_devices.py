@@ -17,7 +17,10 @@ from verification.network_defects.defects import DEFECTS, Defect
 from verification.network_defects.models import network, train
 from verification.parity.measure import BOUNDS
 
-pytestmark = [pytest.mark.usefixtures("module_unchecked"), pytest.mark.parametrize("device", DEVICES)]
+pytestmark = [
+    pytest.mark.usefixtures("module_unchecked"),
+    pytest.mark.parametrize("device", DEVICES),
+]
 
 METHODS = ("reference", "fast")
 STEPS = 10

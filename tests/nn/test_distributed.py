@@ -28,7 +28,9 @@ from tests.nn.workers import CAN_SHARD  # noqa: E402  it imports torch.distribut
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 LAYERS = ("0", "2")
-can_shard = pytest.mark.skipif(not CAN_SHARD, reason=f"fully_shard of torch {torch.__version__} has no ignored_params")
+can_shard = pytest.mark.skipif(
+    not CAN_SHARD, reason=f"fully_shard of torch {torch.__version__} has no ignored_params"
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def saved(folder: Path, way: str, world: int) -> list[dict[str, Tensor]]:
     """By rank."""
-    return [safetensors.load_file(folder / f"{way}-{world}-{rank}.safetensors") for rank in range(world)]
+    return [
+        safetensors.load_file(folder / f"{way}-{world}-{rank}.safetensors") for rank in range(world)
+    ]
 
 
 def dense(state: dict[str, Tensor], name: str) -> Tensor:
@@ -53,7 +57,12 @@ def dense(state: dict[str, Tensor], name: str) -> Tensor:
 def alike(states: list[dict[str, Tensor]]) -> bool:
     """Return whether the processes agree bit for bit, apart from their own parts of the base."""
     own = ("held", "resumed")
-    return all(torch.equal(X, other[name]) for other in states[1:] for name, X in states[0].items() if name not in own)
+    return all(
+        torch.equal(X, other[name])
+        for other in states[1:]
+        for name, X in states[0].items()
+        if name not in own
+    )
 
 
 def distance(state: dict[str, Tensor], alone: dict[str, Tensor]) -> float:
@@ -74,7 +83,9 @@ def distance(state: dict[str, Tensor], alone: dict[str, Tensor]) -> float:
 )
 def test_processes_train_like_one(folder: Path, way: str, world: int) -> None:
     (alone,) = saved(folder, "replicated", 1)
-    assert len({tuple(ranks) for ranks in alone["ranks"].tolist()}) >= 2, "ranks must change for this to prove anything"
+    assert len({tuple(ranks) for ranks in alone["ranks"].tolist()}) >= 2, (
+        "ranks must change for this to prove anything"
+    )
     states = saved(folder, way, world)
     assert alike(states)
     assert torch.equal(states[0]["ranks"], alone["ranks"])
@@ -85,8 +96,12 @@ def test_processes_train_like_one(folder: Path, way: str, world: int) -> None:
 def test_training_goes_on_from_a_distributed_checkpoint(folder: Path, way: str) -> None:
     """At the ranks that were saved, with the memory of the optimizer; bit for bit."""
     states = saved(folder, way, 2)
-    assert states[0]["ranks"][-1].tolist() != [4, 4], "the other model must begin at other ranks for this to prove anything"
-    assert [state["resumed"].tolist() for state in states] == [[True, False]] * 2, "the second forgets: the control"
+    assert states[0]["ranks"][-1].tolist() != [4, 4], (
+        "the other model must begin at other ranks for this to prove anything"
+    )
+    assert [state["resumed"].tolist() for state in states] == [[True, False]] * 2, (
+        "the second forgets: the control"
+    )
 
 
 @can_shard
@@ -119,8 +134,18 @@ def test_the_base_is_spread_and_stays_what_it_was(folder: Path, world: int) -> N
 @pytest.mark.skipif(not NIGHTLY, reason="torchrun starts slowly: nightly")
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "howto" / "distributed.md").read_text("utf-8")
-    (tmp_path / "train.py").write_text(page.split("```python\n# train.py,")[1].split("\n", 1)[1].split("```")[0], "utf-8")
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "train.py")]
+    (tmp_path / "train.py").write_text(
+        page.split("```python\n# train.py,")[1].split("\n", 1)[1].split("```")[0], "utf-8"
+    )
+    start = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(tmp_path / "train.py"),
+    ]
     done = subprocess.run(start, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(f"process {rank} of 2: 1536 of 3072 entries" in done.stdout for rank in range(2))

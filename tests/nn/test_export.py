@@ -26,7 +26,13 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
 from geolora_ref import LowRank  # noqa: E402  only where its libraries are
 from geolora_ref.nn import adapt, adapters, merge  # noqa: E402
-from geolora_ref.nn.exchange.export import CONFIG, WEIGHTS, export_lora, lora_config, lora_state_dict  # noqa: E402
+from geolora_ref.nn.exchange.export import (  # noqa: E402
+    CONFIG,
+    WEIGHTS,
+    export_lora,
+    lora_config,
+    lora_state_dict,
+)
 from verification.network_defects.models import difference, fill, network  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -46,7 +52,9 @@ class Mixed(nn.Module):
         self.fc = nn.Linear(12, 12)  # sorted before "inner.fc": a pattern "fc" is tried first there
         self.table = nn.Embedding(11, 12, padding_idx=2)
         self.conv = nn.Conv2d(1, 5, (2, 3), stride=(2, 1), padding=(0, 1))
-        self.inner = nn.ModuleDict({"fc": nn.Linear(12, 12), "other": nn.ModuleDict({"fc": nn.Linear(12, 12)})})
+        self.inner = nn.ModuleDict(
+            {"fc": nn.Linear(12, 12), "other": nn.ModuleDict({"fc": nn.Linear(12, 12)})}
+        )
         self.add_module(ODD, nn.Linear(12, 7))
         self.head = nn.Linear(7, 3)
 
@@ -71,15 +79,25 @@ def parallel(model: nn.Module) -> nn.Module:
 TOKENS = torch.tensor([[0, 1, 2, 2], [10, 2, 3, 4]])
 
 
-def trained(base: nn.Module, ranks: dict[str, int | None], *, alpha: float = 0.7, train: tuple[str, ...] = ()) -> nn.Module:
+def trained(
+    base: nn.Module,
+    ranks: dict[str, int | None],
+    *,
+    alpha: float = 0.7,
+    train: tuple[str, ...] = (),
+) -> nn.Module:
     """A copy with adapters of these ranks, their S and the trained modules drawn at random."""
     generator = torch.Generator().manual_seed(5)
     model = copy.deepcopy(base)
     chosen = "|".join(re.escape(name) for name, rank in ranks.items() if rank)
-    for name, layer in adapt(model, chosen, 2, max_rank=4, alpha=alpha, train=train, generator=generator).items():
+    for name, layer in adapt(
+        model, chosen, 2, max_rank=4, alpha=alpha, train=train, generator=generator
+    ).items():
         layer.adapter.reset(ranks[name] or 1, generator)
         U, S, V = layer.adapter.factors()
-        layer.adapter.assign(LowRank(U, torch.randn(S.shape, dtype=S.dtype, generator=generator), V))
+        layer.adapter.assign(
+            LowRank(U, torch.randn(S.shape, dtype=S.dtype, generator=generator), V)
+        )
     with torch.no_grad():
         for name in train:
             for parameter in model.get_submodule(name).parameters():
@@ -105,7 +123,11 @@ def edited(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (directory / CONFIG).write_text(json.dumps(config), encoding="utf-8")
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)], ids=["double", "single"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-13), (torch.float32, 1e-6)],
+    ids=["double", "single"],
+)
 def test_peft_computes_the_same(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
     base, model = mixed(dtype, train=("head",))
     assert difference(model(TOKENS), base(TOKENS)) > 0.1
@@ -155,7 +177,11 @@ class Iterated(nn.Module):
 HEADS: dict[str, tuple[Callable[[], nn.Module], str, list[str]]] = {
     "attention": (lambda: SelfAttention(6, 2), "head", ["head"]),
     "a parameter next to layers": (Scaled, "head", ["head"]),
-    "layers in a row": (lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)), "head", ["head"]),
+    "layers in a row": (
+        lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)),
+        "head",
+        ["head"],
+    ),
     "layers of a container": (Iterated, "layers", ["head.layers.0", "head.layers.1"]),
 }
 
@@ -178,7 +204,9 @@ def with_head(make: Callable[[], nn.Module], train: str) -> tuple[nn.Module, nn.
 
 def test_a_head_that_is_tied_and_frozen_again_takes_its_partner_along(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    base: Any = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.Linear(6, 7, bias=False)).double()
+    base: Any = nn.Sequential(
+        nn.Embedding(7, 6), nn.Linear(6, 6), nn.Linear(6, 7, bias=False)
+    ).double()
     base[2].weight = base[0].weight
     model = copy.deepcopy(base)
     adapt(model, ["1"], 2, train=["2"])
@@ -213,7 +241,9 @@ def test_what_is_trained_as_a_whole_is_saved_as_a_whole(tmp_path: Path, case: st
 
 
 @pytest.mark.parametrize("wrap", [compiled, checkpoint_wrapper])
-def test_a_wrapped_head_is_saved_under_the_names_of_the_base(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_wrapped_head_is_saved_under_the_names_of_the_base(
+    tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
     base, model, x = with_head(HEADS["layers in a row"][0], "head")
     expected, head = model(x), model.get_submodule("head")
     head.set_submodule("2", wrap(head.get_submodule("2")))
@@ -227,10 +257,15 @@ def test_a_part_in_data_parallel_is_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     adapt(model, rank=2)
     model[0] = nn.DataParallel(model[0])
-    with pytest.raises(ValueError, match=r"^0: expected a part under its own name, found DataParallel; put its .module there$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^0: expected a part under its own name, found DataParallel; put its .module there$",
+    ):
         export_lora(model, tmp_path)
     assert not list(tmp_path.iterdir())
-    tower = nn.Sequential(nn.DataParallel(nn.Linear(4, 4)), nn.Linear(4, 4))  # which has nothing to export
+    tower = nn.Sequential(
+        nn.DataParallel(nn.Linear(4, 4)), nn.Linear(4, 4)
+    )  # which has nothing to export
     adapt(tower, ["1"], rank=2)
     export_lora(tower, tmp_path)
 
@@ -241,9 +276,19 @@ def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
     would lie in what is saved.
     """
     transformers = pytest.importorskip("transformers", reason=REASON)
-    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    sizes = {
+        "vocab_size": 20,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
     torch.manual_seed(2)
-    base = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**sizes)).double().eval()
+    base = (
+        transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**sizes))
+        .double()
+        .eval()
+    )
     model, tokens = copy.deepcopy(base), torch.tensor([[3, 4, 5, 6]])
     for layer in adapt(model, ["query"], 2, train=["classifier"]).values():
         fill(layer.adapter)
@@ -252,7 +297,11 @@ def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
             trained.normal_()
     export_lora(model, tmp_path, task_type="SEQ_CLS", base_model_name_or_path="the base")
     written = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
-    assert (written["r"], written["base_model_name_or_path"], written["inference_mode"]) == (2, "the base", True)
+    assert (written["r"], written["base_model_name_or_path"], written["inference_mode"]) == (
+        2,
+        "the base",
+        True,
+    )
     with safetensors.safe_open(tmp_path / WEIGHTS, framework="pt") as weights:
         assert weights.metadata() == {"format": "pt"}
     assert difference(loaded(base, tmp_path)(tokens).logits, model(tokens).logits) < 1e-13
@@ -291,7 +340,9 @@ def products(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
     state = safetensors_torch.load_file(directory / WEIGHTS)
     found: dict[str, dict[str, Tensor]] = {}
     for key, X in state.items():
-        name, letter = re.fullmatch(r"base_model\.model\.(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?", key).groups()  # type: ignore[union-attr]
+        name, letter = re.fullmatch(
+            r"base_model\.model\.(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?", key
+        ).groups()  # type: ignore[union-attr]
         found.setdefault(name, {})[letter] = X.flatten(1)
     return {name: (pair["A"], pair["B"]) for name, pair in found.items()}
 
@@ -310,15 +361,22 @@ def scaled(directory: Path, scale: Callable[[dict[str, Any], list[int], int], fl
     """The outputs of a reader whose scale follows from the configuration, the ranks of all tensors,
     and the rank of each.
     """
-    config, pairs = json.loads((directory / CONFIG).read_text(encoding="utf-8")), products(directory)
+    config, pairs = (
+        json.loads((directory / CONFIG).read_text(encoding="utf-8")),
+        products(directory),
+    )
     ranks = [B.shape[1] for _, B in pairs.values()]
     return {name: scale(config, ranks, B.shape[1]) * (B @ A) for name, (A, B) in pairs.items()}
 
 
 READERS: dict[str, Callable[[nn.Module, Path], Weights]] = {
     "PEFT": by_peft,
-    "vLLM": lambda _, folder: scaled(folder, lambda config, ranks, rank: config["lora_alpha"] / config["r"]),
-    "llama.cpp": lambda _, folder: scaled(folder, lambda config, ranks, rank: config["lora_alpha"] / rank),
+    "vLLM": lambda _, folder: scaled(
+        folder, lambda config, ranks, rank: config["lora_alpha"] / config["r"]
+    ),
+    "llama.cpp": lambda _, folder: scaled(
+        folder, lambda config, ranks, rank: config["lora_alpha"] / rank
+    ),
     "diffusers": lambda _, folder: scaled(folder, lambda config, ranks, rank: ranks[0] / rank),
 }
 """vllm/lora/peft_helper.py; llama-adapter.h, get_scale; diffusers/utils/peft_utils.py of releases
@@ -344,15 +402,27 @@ def test_every_reader_finds_the_update(tmp_path: Path, reader: str, alpha: float
     export_lora(model, tmp_path / "one-rank")
     assert wrong(tmp_path / "one-rank") < 1e-6
     export_lora(model, tmp_path / "compact", compact=True)
-    assert wrong(tmp_path / "compact") < 1e-6 if reader in ("PEFT", "vLLM") else wrong(tmp_path / "compact") > 0.3
+    assert (
+        wrong(tmp_path / "compact") < 1e-6
+        if reader in ("PEFT", "vLLM")
+        else wrong(tmp_path / "compact") > 0.3
+    )
 
 
 def test_transformers_loads_it_into_its_own_model(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason=REASON)
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 30}
+    size = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "vocab_size": 30,
+    }
     base = transformers.BertModel(transformers.BertConfig(**size)).eval()
     ranks: dict[str, int | None] = {
-        f"encoder.layer.{k}.attention.self.{name}": k + 2 for k in (0, 1) for name in ("query", "value")
+        f"encoder.layer.{k}.attention.self.{name}": k + 2
+        for k in (0, 1)
+        for name in ("query", "value")
     }
     model = trained(base, ranks, alpha=2.0)
     export_lora(model, tmp_path)
@@ -369,7 +439,11 @@ def test_all_ranks_are_one_or_each_its_own(tmp_path: Path) -> None:
     for compact, ranks in ((False, dict.fromkeys(own, 4)), (True, own)):
         export_lora(model, tmp_path, compact=compact, overwrite=True)
         assert {name: A.shape[0] for name, (A, _) in products(tmp_path).items()} == ranks
-        layers = [layer for layer in loaded(base, tmp_path).modules() if isinstance(layer, peft.tuners.lora.LoraLayer)]
+        layers = [
+            layer
+            for layer in loaded(base, tmp_path).modules()
+            if isinstance(layer, peft.tuners.lora.LoraLayer)
+        ]
         assert sorted(layer.r["default"] for layer in layers) == sorted(ranks.values())
         assert {layer.scaling["default"] for layer in layers} == {1.0}
         assert difference(loaded(base, tmp_path)(TOKENS), model(TOKENS)) < 1e-13
@@ -391,10 +465,15 @@ def test_gpt2_layers(tmp_path: Path) -> None:
 DAMAGE: dict[str, Callable[[dict[str, Any]], None]] = {
     "no alpha_pattern": lambda config: config.update(alpha_pattern={}),
     "alpha without the rank": lambda config: config.update(
-        alpha_pattern={name: alpha / config["rank_pattern"][name] for name, alpha in config["alpha_pattern"].items()}
+        alpha_pattern={
+            name: alpha / config["rank_pattern"][name]
+            for name, alpha in config["alpha_pattern"].items()
+        }
     ),
     "alpha_pattern not anchored": lambda config: config.update(
-        alpha_pattern={name.removeprefix("^"): alpha for name, alpha in config["alpha_pattern"].items()}
+        alpha_pattern={
+            name.removeprefix("^"): alpha for name, alpha in config["alpha_pattern"].items()
+        }
     ),
 }
 
@@ -413,7 +492,10 @@ def test_ranks_under_plain_names_would_be_mistaken(tmp_path: Path) -> None:
     base, model = mixed()
     export_lora(model, tmp_path, compact=True)
     edited(
-        tmp_path, lambda config: config.update(rank_pattern={n.removeprefix("^"): r for n, r in config["rank_pattern"].items()})
+        tmp_path,
+        lambda config: config.update(
+            rank_pattern={n.removeprefix("^"): r for n, r in config["rank_pattern"].items()}
+        ),
     )
     with pytest.raises(RuntimeError, match="size mismatch"):
         loaded(base, tmp_path)
@@ -422,7 +504,10 @@ def test_ranks_under_plain_names_would_be_mistaken(tmp_path: Path) -> None:
 def test_plain_target_names_would_adapt_a_module_too_many(tmp_path: Path) -> None:
     base, model = mixed()
     export_lora(model, tmp_path)
-    edited(tmp_path, lambda config: config.update(target_modules=[name for name, rank in RANKS.items() if rank]))
+    edited(
+        tmp_path,
+        lambda config: config.update(target_modules=[name for name, rank in RANKS.items() if rank]),
+    )
     with pytest.warns(UserWarning, match=r"missing adapter keys.*inner\.other\.fc"):
         loaded(base, tmp_path)
 
@@ -443,26 +528,38 @@ def test_what_is_written_owns_its_memory(tmp_path: Path) -> None:
     _, model = mixed()
     export_lora(model, tmp_path)
     state = safetensors_torch.load_file(tmp_path / WEIGHTS)
-    assert {key for key in state if "table" in key} == {f"base_model.model.table.lora_embedding_{factor}" for factor in "AB"}
+    assert {key for key in state if "table" in key} == {
+        f"base_model.model.table.lora_embedding_{factor}" for factor in "AB"
+    }
     assert float(state["base_model.model.table.lora_embedding_A"][:, 2].norm()) == 0.0
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
 
 
 @pytest.mark.parametrize("wrap", [compiled, parallel, lambda model: compiled(parallel(model))])
-def test_a_wrapped_model_is_exported_under_its_own_names(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_wrapped_model_is_exported_under_its_own_names(
+    tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
     base, model = mixed()
     export_lora(wrap(model), tmp_path)
     loaded = peft.PeftModel.from_pretrained(base, tmp_path)
-    assert float((loaded(TOKENS) - model(TOKENS)).detach().norm() / model(TOKENS).detach().norm()) < 1e-13
+    assert (
+        float((loaded(TOKENS) - model(TOKENS)).detach().norm() / model(TOKENS).detach().norm())
+        < 1e-13
+    )
 
 
 @pytest.mark.parametrize("wrap", [compiled, checkpoint_wrapper])
-def test_a_wrapped_part_is_exported_under_its_own_name(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_wrapped_part_is_exported_under_its_own_name(
+    tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
     base, model = mixed()
     expected = model(TOKENS)
     model.set_submodule("conv", wrap(model.get_submodule("conv")))
     export_lora(model, tmp_path)
-    assert float((peft.PeftModel.from_pretrained(base, tmp_path)(TOKENS) - expected).detach().norm()) < 1e-12
+    assert (
+        float((peft.PeftModel.from_pretrained(base, tmp_path)(TOKENS) - expected).detach().norm())
+        < 1e-12
+    )
 
 
 def test_another_adapter_is_not_overwritten_by_accident(tmp_path: Path) -> None:
@@ -478,7 +575,9 @@ def test_another_adapter_is_not_overwritten_by_accident(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dies_at", [WEIGHTS, CONFIG])
-def test_a_reader_never_finds_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str) -> None:
+def test_a_reader_never_finds_a_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
     """Whenever the writer dies while it replaces an adapter, no configuration is left that speaks
     of other weights.
     """
@@ -491,7 +590,9 @@ def test_a_reader_never_finds_a_mixture(tmp_path: Path, monkeypatch: pytest.Monk
         source.rename(target)
 
     monkeypatch.setattr("geolora_ref.nn.exchange.export.os.replace", replace)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "another disk"))  # from which nothing can be moved at once
+    monkeypatch.setattr(
+        "tempfile.tempdir", str(tmp_path / "another disk")
+    )  # from which nothing can be moved at once
     with pytest.raises(OSError, match="the disk is full"):
         export_lora(trained(base, {"fc": 4}), tmp_path, overwrite=True)
     assert not (tmp_path / CONFIG).exists()
@@ -517,7 +618,9 @@ def test_a_full_disk_is_an_error_of_the_system_and_keeps_the_old_adapter(tmp_pat
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".export")]
 
 
-def test_both_files_are_on_the_disk_before_they_are_in_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_files_are_on_the_disk_before_they_are_in_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced, sync = set(), os.fsync
 
     def recorded(handle: int) -> None:
@@ -581,7 +684,9 @@ def list_with_a_parameter() -> nn.Module:
 
 
 def ambiguous_head() -> nn.Module:
-    model = nn.ModuleDict({"fc": nn.Linear(6, 6), "head": nn.Linear(6, 2), "other_head": nn.Linear(6, 2)})
+    model = nn.ModuleDict(
+        {"fc": nn.Linear(6, 6), "head": nn.Linear(6, 2), "other_head": nn.Linear(6, 2)}
+    )
     adapt(model, ["fc"], 2)
     model["head"].requires_grad_(True)
     return model
@@ -603,9 +708,15 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "no adapters": (lambda: nn.Linear(3, 3), "^model: expected one with adapters, found none$"),
     "merged": (merged, "a base in which no adapter is merged"),
     "dilated": (lambda: adapted(nn.Conv2d(2, 4, 3, dilation=2)), r"dilation \(2, 2\)"),
-    "reflected": (lambda: adapted(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")), "'reflect'"),
+    "reflected": (
+        lambda: adapted(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")),
+        "'reflect'",
+    ),
     "attention": (attention, r"attention\.out_proj: .*MultiheadAttention"),
-    "a bias next to an adapter": (lambda: with_trained("fc.base.bias"), r"fc\.base\.bias: expected it frozen"),
+    "a bias next to an adapter": (
+        lambda: with_trained("fc.base.bias"),
+        r"fc\.base\.bias: expected it frozen",
+    ),
     "a head whose name ends others": (ambiguous_head, "found other_head"),
     "a trained list of parameters": (
         lambda: trained_container(nn.ParameterList([torch.ones(6)])),
@@ -615,10 +726,22 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: trained_container(nn.ParameterList([torch.ones(6)])).requires_grad_(False),
         "scales: expected trained parameters in a module that is called, found ParameterList",
     ),
-    "a list with a trained parameter": (lambda: trained_container(list_with_a_parameter()), "scales: .* found ModuleList"),
-    "an adapted layer under two names": (lambda: at_two_places(()), r"^fc: expected one place .* found fc, block\.fc$"),
-    "a trained layer under two names": (lambda: at_two_places(("head",)), r"^head: .* place .* found head, block\.inner$"),
-    "a trained parent": (trained_parent, r"block: expected a trained module without adapters inside, found block\.fc"),
+    "a list with a trained parameter": (
+        lambda: trained_container(list_with_a_parameter()),
+        "scales: .* found ModuleList",
+    ),
+    "an adapted layer under two names": (
+        lambda: at_two_places(()),
+        r"^fc: expected one place .* found fc, block\.fc$",
+    ),
+    "a trained layer under two names": (
+        lambda: at_two_places(("head",)),
+        r"^head: .* place .* found head, block\.inner$",
+    ),
+    "a trained parent": (
+        trained_parent,
+        r"block: expected a trained module without adapters inside, found block\.fc",
+    ),
 }
 
 
@@ -630,7 +753,9 @@ def test_what_lora_cannot_say_is_refused(tmp_path: Path, case: str) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_peft_would_compute_something_else_for_reflected_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peft_would_compute_something_else_for_reflected_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Why it is refused: without the refusal the checkpoint loads, and its convolution is another one."""
     torch.manual_seed(0)
     base = nn.Sequential(nn.Conv2d(2, 4, 3, padding=2, padding_mode="reflect")).double()
@@ -641,7 +766,9 @@ def test_peft_would_compute_something_else_for_reflected_padding(tmp_path: Path,
     assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3
 
 
-@pytest.mark.filterwarnings(r"ignore:Found missing adapter keys .*'base_model\.model\.2\.0\.lora_A:UserWarning")
+@pytest.mark.filterwarnings(
+    r"ignore:Found missing adapter keys .*'base_model\.model\.2\.0\.lora_A:UserWarning"
+)
 def test_a_block_under_two_names_is_exported(tmp_path: Path) -> None:
     """Its layers have one place each, where PEFT puts its own; it misses them under the second
     name, but they are the same.
@@ -655,7 +782,9 @@ def test_a_block_under_two_names_is_exported(tmp_path: Path) -> None:
     assert difference(loaded(base, tmp_path)(x), model(x)) < 1e-13
 
 
-def test_peft_would_replace_one_of_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peft_would_replace_one_of_two_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Why it is refused: without the refusal the checkpoint loads, and the other place is the base's."""
     torch.manual_seed(0)
     layer = nn.Linear(6, 6)

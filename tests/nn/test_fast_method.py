@@ -17,7 +17,9 @@ from tests.nn.steps import METHODS, WAYS, backward, same
 from verification.network_defects.models import network, regression, train
 from verification.support.machine import ROOT
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
+pytestmark = pytest.mark.usefixtures(
+    "module_unchecked"
+)  # whole trainings: the tests of the core check its shapes
 
 
 @pytest.mark.parametrize("options", WAYS, ids=str)
@@ -27,7 +29,10 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
     models = network(rank=2), network(rank=2)
     reference = GeoLoRA(models[0], method="reference", **options)
     fast = GeoLoRA(models[1], method="fast", **options)
-    ranks = [train(model, optimizer, 25) for model, optimizer in zip(models, (reference, fast), strict=True)]
+    ranks = [
+        train(model, optimizer, 25)
+        for model, optimizer in zip(models, (reference, fast), strict=True)
+    ]
     x, _ = regression()
     assert ranks[0] == ranks[1]
     torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-10, atol=1e-11)
@@ -41,7 +46,9 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
 
 
 @pytest.mark.parametrize("change", ["memory", "weights", "none"])
-def test_a_memory_that_is_loaded_and_weights_that_change_count_in_the_next_step(change: str) -> None:
+def test_a_memory_that_is_loaded_and_weights_that_change_count_in_the_next_step(
+    change: str,
+) -> None:
     """A copy of model and optimizer has nothing but their states."""
     model = network()
     optimizer = GeoLoRA(model, lr=0.02, tau=0.0, max_rank=3, method="fast")
@@ -58,7 +65,9 @@ def test_a_memory_that_is_loaded_and_weights_that_change_count_in_the_next_step(
     twin = copy.deepcopy((model, optimizer))
     for pair in ((model, optimizer), twin, unchanged):
         train(*pair, 2)
-    states = [[X.clone() for X in one.state_dict().values()] for one in (model, twin[0], unchanged[0])]
+    states = [
+        [X.clone() for X in one.state_dict().values()] for one in (model, twin[0], unchanged[0])
+    ]
     assert same(states[0], states[1])
     assert same(states[0], states[2]) == (change == "none")
 
@@ -70,12 +79,17 @@ def test_the_reports_say_which_layers_went_through_householders_qr(singular: str
     for name, layer in adapters(model).items():
         layer.adapter.orthonormalise()
         U, _, V = layer.adapter.factors()
-        layer.adapter.assign(LowRank(U, torch.diag(torch.tensor([1.0, 1.0, 1e-5 if name == singular else 1.0])), V))
+        layer.adapter.assign(
+            LowRank(U, torch.diag(torch.tensor([1.0, 1.0, 1e-5 if name == singular else 1.0])), V)
+        )
     x, target = (X.float() for X in regression())
     optimizer = GeoLoRA(model, lr=1e-6, theta=0.0, update="sgd", method="fast")
     (model(x) - target).square().mean().backward()
     optimizer.step()
-    assert {name: report.exact for name, report in optimizer.reports.items()} == {"0": singular == "0", "2": singular == "2"}
+    assert {name: report.exact for name, report in optimizer.reports.items()} == {
+        "0": singular == "0",
+        "2": singular == "2",
+    }
     assert (optimizer.truncations, optimizer.exact) == (2, 1)
     twin = copy.deepcopy(optimizer)
     assert (twin.truncations, twin.exact, twin.reports) == (2, 1, optimizer.reports)
@@ -157,7 +171,9 @@ def test_a_compiled_model_trains_alike_and_is_compiled_once() -> None:
 
     In a process of its own: the run-time type checker of the tests cannot be compiled.
     """
-    done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -167,10 +183,14 @@ def test_the_published_route_trains_alike_from_an_invertible_start() -> None:
         torch.manual_seed(3)
         for layer in adapters(model).values():
             Y = layer.adapter.factors()
-            layer.adapter.assign(LowRank(Y.U, torch.diag(torch.tensor([1.0, 0.8, 0.6], dtype=torch.float64)), Y.V))
+            layer.adapter.assign(
+                LowRank(Y.U, torch.diag(torch.tensor([1.0, 0.8, 0.6], dtype=torch.float64)), Y.V)
+            )
         train(model, GeoLoRA(model, lr=0.01, tau=0.0, max_rank=3, update="sgd"), 5)
     x, _ = regression()
-    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-13, atol=1e-14)  # S has a condition below 2: two eps here
+    torch.testing.assert_close(
+        models[0](x), models[1](x), rtol=1e-13, atol=1e-14
+    )  # S has a condition below 2: two eps here
 
 
 def test_the_fast_method_needs_projected_gradients() -> None:
@@ -200,13 +220,19 @@ def test_factors_in_half_precision_are_refused(method: Any) -> None:
 def test_the_fast_method_needs_one_dtype_in_a_group() -> None:
     model = network()
     adapters(model)["2"].float()
-    with pytest.raises(ValueError, match=r"found 0: torch.float64, cpu, projected; 2: torch.float32, cpu, projected$"):
+    with pytest.raises(
+        ValueError,
+        match=r"found 0: torch.float64, cpu, projected; 2: torch.float32, cpu, projected$",
+    ):
         GeoLoRA(model, method="fast")
     GeoLoRA([{"module": model[0]}, {"module": model[2]}], method="fast")
     adapted = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double()
     adapt(adapted, rank=2)
     adapters(adapted)["1"].float()
-    with pytest.raises(ValueError, match=r"found .*: torch.float64, cpu, projected; 1: torch.float32, cpu, projected$"):
+    with pytest.raises(
+        ValueError,
+        match=r"found .*: torch.float64, cpu, projected; 1: torch.float32, cpu, projected$",
+    ):
         GeoLoRA([{"module": network()}, {"module": adapted}], method="fast")
 
 
@@ -222,10 +248,18 @@ def test_the_fast_method_keeps_its_buffers_and_takes_in_what_left_them(moved: st
     if moved is not None:
         parameter = getattr(adapter, moved)
         parameter.data = parameter.data.clone()
-    ranks = [train(model, optimizer, 2) for model, optimizer in zip(models, optimizers, strict=True)]
+    ranks = [
+        train(model, optimizer, 2) for model, optimizer in zip(models, optimizers, strict=True)
+    ]
     assert ranks[0] == ranks[1]
-    assert all(torch.equal(X, Y) for X, Y in zip(*(model.state_dict().values() for model in models), strict=True))
-    kept = [X.data_ptr() == place for X, place in zip((adapter.Ut, adapter.S, adapter.Vt), places, strict=True)]
+    assert all(
+        torch.equal(X, Y)
+        for X, Y in zip(*(model.state_dict().values() for model in models), strict=True)
+    )
+    kept = [
+        X.data_ptr() == place
+        for X, place in zip((adapter.Ut, adapter.S, adapter.Vt), places, strict=True)
+    ]
     assert kept == 3 * [moved is None]
 
 
@@ -241,11 +275,16 @@ def test_a_first_fast_step_in_inference_mode_leaves_a_model_that_can_be_trained(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_graph_from_before_the_step_is_refused_after_it(method: Literal["reference", "fast"]) -> None:
+def test_a_graph_from_before_the_step_is_refused_after_it(
+    method: Literal["reference", "fast"],
+) -> None:
     """Its gradients would mix old activations and new factors; autograd says so, also where the
     factors are written in a bank.
     """
-    model, x = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3)).double(), torch.randn(4, 7, dtype=torch.float64)
+    model, x = (
+        nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3)).double(),
+        torch.randn(4, 7, dtype=torch.float64),
+    )
     adapt(model, rank=2)
     optimizer = GeoLoRA(model, lr=0.1, tau=0.2, update="sgd", method=method)
     for _ in range(2):
@@ -266,7 +305,10 @@ def test_every_factor_counts_as_written_by_a_step(method: Any) -> None:
     adapter = adapters(model)["0"].adapter
     before = [X._version for X in (adapter.Ut, adapter.S, adapter.Vt)]
     train(model, optimizer, 1)
-    assert all(X._version > version for X, version in zip((adapter.Ut, adapter.S, adapter.Vt), before, strict=True))
+    assert all(
+        X._version > version
+        for X, version in zip((adapter.Ut, adapter.S, adapter.Vt), before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["Ut", "S", "Vt"])
@@ -287,11 +329,16 @@ def test_the_fast_method_follows_one_parameter_that_was_moved(name: str) -> None
 def test_the_fast_method_follows_parameters_that_were_moved() -> None:
     """Factors assigned from outside between two steps, to another rank as well."""
     models = network(), network()
-    optimizers = [GeoLoRA(model, lr=0.05, tau=0.1, update="sgd", method=m) for model, m in zip(models, METHODS, strict=True)]
+    optimizers = [
+        GeoLoRA(model, lr=0.05, tau=0.1, update="sgd", method=m)
+        for model, m in zip(models, METHODS, strict=True)
+    ]
     for model, optimizer in zip(models, optimizers, strict=True):
         train(model, optimizer, 2)
         torch.manual_seed(11)
         adapters(model)["2"].adapter.reset(1)
         train(model, optimizer, 2)
     x, _ = regression()
-    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-13, atol=1e-14)  # rounding of four steps: one eps here
+    torch.testing.assert_close(
+        models[0](x), models[1](x), rtol=1e-13, atol=1e-14
+    )  # rounding of four steps: one eps here

@@ -40,10 +40,14 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def factors(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for layer in adapters(model).values() for parameter in layer.adapter.parameters()]
+    return [
+        parameter for layer in adapters(model).values() for parameter in layer.adapter.parameters()
+    ]
 
 
-def by(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> Callable[[nn.Module], Callable[[], Any]]:
+def by(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> Callable[[nn.Module], Callable[[], Any]]:
     """A step of an optimizer of tensors."""
     return lambda model: make(trained(model)).step
 
@@ -111,7 +115,9 @@ def with_ours(model: nn.Module) -> Callable[[], Any]:
     return step
 
 
-def average_in_place(write: Callable[[Tensor, Tensor], Any]) -> Callable[[nn.Module], Callable[[], Any]]:
+def average_in_place(
+    write: Callable[[Tensor, Tensor], Any],
+) -> Callable[[nn.Module], Callable[[], Any]]:
     """Our optimizer, and after it averages that are written into the parameters."""
 
     def make(model: nn.Module) -> Callable[[], Any]:
@@ -155,7 +161,9 @@ def loss_of(model: nn.Module, dtype: torch.dtype = torch.float64) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
 @pytest.mark.parametrize("way", WRONG)
-def test_the_training_pass_after_a_foreign_step_is_an_error_that_names_the_cure(way: str, dtype: torch.dtype) -> None:
+def test_the_training_pass_after_a_foreign_step_is_an_error_that_names_the_cure(
+    way: str, dtype: torch.dtype
+) -> None:
     """The negative control is the context that says it is meant: no error is raised, and the loss is
     another one.
     """
@@ -180,7 +188,9 @@ def test_the_training_pass_after_a_foreign_step_is_an_error_that_names_the_cure(
 def test_the_basis_with_a_larger_defect_than_is_allowed_is_named(damaged: int, norm: str) -> None:
     """A column of length √(1 + d) has the defect d, and 64·eps·√max_rank is allowed."""
     allowed = 64.0 * torch.finfo(torch.float32).eps * 2.0
-    refused = pytest.raises(RuntimeError, match=re.escape(f"found {norm} = 1.7e-05 (allowed 1.5e-05)"))
+    refused = pytest.raises(
+        RuntimeError, match=re.escape(f"found {norm} = 1.7e-05 (allowed 1.5e-05)")
+    )
     for times, expected in ((0.9, nullcontext()), (1.1, refused)):
         Ut, Vt = bases = torch.eye(4, 16), torch.eye(4, 16)
         bases[damaged][3] *= math.sqrt(1.0 + times * allowed)
@@ -237,7 +247,9 @@ def test_peft_and_the_plain_checkpoint_keep_nothing_of_it(tmp_path: Any) -> None
     from geolora_ref.nn.exchange.export import export_lora
     from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig
 
-    model = peft.get_peft_model(nn.Sequential(nn.Linear(12, 10), nn.Linear(10, 4)), GeoLoraConfig(rank=2))
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Linear(12, 10), nn.Linear(10, 4)), GeoLoraConfig(rank=2)
+    )
     loss_of(model, torch.float32).backward()
     torch.optim.AdamW(trained(model), lr=5e-5).step()
     ways: dict[str, Callable[[], Any]] = {
@@ -258,8 +270,15 @@ def test_trainer_without_our_optimizer_is_an_error_at_its_second_step(tmp_path: 
     from tests.nn.test_trainer import Sentences, tuned
 
     for method in ("peft", "adapt"):
-        options = {"output_dir": str(tmp_path), "report_to": [], "disable_tqdm": True, "use_cpu": True}
-        arguments = transformers.TrainingArguments(max_steps=4, dataloader_pin_memory=False, **options)
+        options = {
+            "output_dir": str(tmp_path),
+            "report_to": [],
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
+        arguments = transformers.TrainingArguments(
+            max_steps=4, dataloader_pin_memory=False, **options
+        )
         run = transformers.Trainer(model=tuned(method), args=arguments, train_dataset=Sentences())
         with pytest.raises(RuntimeError, match=REFUSAL):
             run.train()
@@ -404,7 +423,9 @@ def test_three_evaluations_a_step_are_fine() -> None:
     model.state_dict()
 
 
-def test_a_pass_looks_where_there_is_reason_and_seldom_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_looks_where_there_is_reason_and_seldom_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     looks: list[int] = []
     original = watch.Watch.look
 

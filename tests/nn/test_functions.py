@@ -41,7 +41,9 @@ def dense_gradient(layer: AdaptedLayer, x: Tensor, upstream: Tensor) -> Tensor:
     return W.grad
 
 
-def collected(layer: AdaptedLayer, x: Tensor, upstream: Tensor) -> ProjectedGradients | FactorGradients:
+def collected(
+    layer: AdaptedLayer, x: Tensor, upstream: Tensor
+) -> ProjectedGradients | FactorGradients:
     (layer(x) * upstream).sum().backward()
     gradients = layer.adapter.collected_gradients()
     assert gradients is not None
@@ -130,7 +132,10 @@ def test_the_gradient_of_the_input_is_that_of_the_dense_layer(name: str) -> None
     layer, x = adapted_layer(name)
     if not x.is_floating_point():
         pytest.skip("row numbers have no gradient")
-    upstream, inputs = torch.randn_like(layer(x)), [x.clone().requires_grad_(True) for _ in range(2)]
+    upstream, inputs = (
+        torch.randn_like(layer(x)),
+        [x.clone().requires_grad_(True) for _ in range(2)],
+    )
     weight = layer.weight.detach()
     outputs = layer(inputs[0]), functional_call(layer.base, {"weight": weight}, (inputs[1],))
     assert relative(outputs[0], outputs[1], outputs[1]) < ROUNDING
@@ -153,11 +158,16 @@ def penalised(gradients: GradientRoute, *, read: bool) -> tuple[AdaptedLayer, Te
     return layer, dx.square().sum()
 
 
-@pytest.mark.parametrize(("gradients", "read"), [("published", False), ("published", True), ("projected", True)])
+@pytest.mark.parametrize(
+    ("gradients", "read"), [("published", False), ("published", True), ("projected", True)]
+)
 def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -> None:
     layer, penalty = penalised(gradients, read=read)
     penalty.backward()
-    W, x = layer.weight.detach().requires_grad_(True), adapted_layer("linear without bias")[1].requires_grad_(True)
+    W, x = (
+        layer.weight.detach().requires_grad_(True),
+        adapted_layer("linear without bias")[1].requires_grad_(True),
+    )
     (dx,) = torch.autograd.grad((x @ W.mT).square().sum(), x, create_graph=True)
     (G,) = torch.autograd.grad(dx.square().sum(), W)
     Y, found = layer.adapter.factors(), layer.adapter.collected_gradients()
@@ -168,7 +178,9 @@ def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -
 
 @pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}])
 @pytest.mark.parametrize("square", [False, True])
-def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(options: dict[str, Any], square: bool) -> None:
+def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
+    options: dict[str, Any], square: bool
+) -> None:
     """The arrays in the places of the gradients of U and V have no derivative: one through it would
     be wrong without a word.
 
@@ -188,7 +200,9 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
         return y.square().sum() if square else y.sum()
 
     x = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    found, expected = (torch.autograd.functional.hessian(partial(loss, m), x) for m in (model, twin))
+    found, expected = (
+        torch.autograd.functional.hessian(partial(loss, m), x) for m in (model, twin)
+    )
     assert relative(found, expected, expected) < ROUNDING
     (dx,) = torch.autograd.grad(loss(model, x), x, create_graph=True)
     with pytest.raises(RuntimeError, match=REFUSED):
@@ -200,8 +214,12 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
 
 
 @pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
-@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}, {"fused": True, "dropout": 0.1}])
-def test_gradients_of_the_factors_are_no_constants_of_the_input(options: dict[str, Any], of: str) -> None:
+@pytest.mark.parametrize(
+    "options", [{"fused": False}, {"fused": True}, {"fused": True, "dropout": 0.1}]
+)
+def test_gradients_of_the_factors_are_no_constants_of_the_input(
+    options: dict[str, Any], of: str
+) -> None:
     """The loss is linear in the output, so its upstream gradient does not depend on the input."""
     torch.manual_seed(2)
     layer = adapt(nn.Sequential(nn.Linear(4, 6).double()), rank=2, **options)["0"]
@@ -215,13 +233,17 @@ def test_gradients_of_the_factors_are_no_constants_of_the_input(options: dict[st
 @pytest.mark.parametrize("wanted", ["Ut", "S", "Vt"])
 @pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
 @pytest.mark.parametrize("square", [False, True])
-def test_second_derivatives_through_a_weight_that_is_read_are_refused(of: str, wanted: str, square: bool) -> None:
+def test_second_derivatives_through_a_weight_that_is_read_are_refused(
+    of: str, wanted: str, square: bool
+) -> None:
     """They are the gradient of one factor, differentiated with respect to another one or to itself,
     as for a layer that is called.
     """
     layer, _ = adapted_layer("linear")
     (first,) = torch.autograd.grad(
-        layer.weight.square().sum() if square else layer.weight.sum(), getattr(layer.adapter, of), create_graph=True
+        layer.weight.square().sum() if square else layer.weight.sum(),
+        getattr(layer.adapter, of),
+        create_graph=True,
     )
     with pytest.raises(RuntimeError, match=REFUSED):
         torch.autograd.grad(first.square().sum(), getattr(layer.adapter, wanted))

@@ -25,17 +25,27 @@ def test_a_rank_that_fills_the_storage_has_the_gradients_of_any_other(fused: boo
     U, V = (torch.linalg.qr(torch.randn(k, 3, dtype=torch.float64))[0] for k in (5, 7))
     Y, found = LowRank(U, torch.randn(3, 3, dtype=torch.float64), V), []
     for max_rank in (3, 4):
-        layer = adapt(nn.Sequential(copy.deepcopy(base)), ["0"], 3, max_rank=max_rank, fused=fused)["0"]
+        layer = adapt(nn.Sequential(copy.deepcopy(base)), ["0"], 3, max_rank=max_rank, fused=fused)[
+            "0"
+        ]
         layer.adapter.assign(Y)
         given = layer.adapter.in_forward()
-        assert [X is own for X, own in zip(given, (layer.adapter.Ut, layer.adapter.S, layer.adapter.Vt), strict=True)] == [
-            max_rank == 3
-        ] * 3
+        assert [
+            X is own
+            for X, own in zip(
+                given, (layer.adapter.Ut, layer.adapter.S, layer.adapter.Vt), strict=True
+            )
+        ] == [max_rank == 3] * 3
         layer(x).square().sum().backward()
         found.append([X.grad for X in layer.adapter.parameters()])
     for whole, view in zip(*found, strict=True):
-        terms = 7 + 7 + 3 + 3 + 5 + 6  # of the sums on the way: x W₀ᵀ, x V, times S, times U, g U, over the rows
-        assert difference(view[tuple(map(slice, whole.shape))], whole) < terms * torch.finfo(torch.float64).eps
+        terms = (
+            7 + 7 + 3 + 3 + 5 + 6
+        )  # of the sums on the way: x W₀ᵀ, x V, times S, times U, g U, over the rows
+        assert (
+            difference(view[tuple(map(slice, whole.shape))], whole)
+            < terms * torch.finfo(torch.float64).eps
+        )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -46,13 +56,17 @@ def test_the_fused_layer_is_the_plain_one(gradients: Any, dropout: float) -> Non
     for fused in (False, True):
         torch.manual_seed(0)
         model = single(nn.Linear(9, 6).double())
-        layer = adapt(model, rank=3, alpha=0.7, gradients=gradients, dropout=dropout, fused=fused)["0"]
+        layer = adapt(model, rank=3, alpha=0.7, gradients=gradients, dropout=dropout, fused=fused)[
+            "0"
+        ]
         fill(layer.adapter)
         assert layer.fused == fused
         x = torch.randn(2, 5, 9, dtype=torch.float64, requires_grad=True)
         y = model(x)
         y.sin().sum().backward()
-        results.append((y, x.grad, layer.adapter.Ut.grad, layer.adapter.S.grad, layer.adapter.Vt.grad))
+        results.append(
+            (y, x.grad, layer.adapter.Ut.grad, layer.adapter.S.grad, layer.adapter.Vt.grad)
+        )
     for plain, quick in zip(*results, strict=True):
         torch.testing.assert_close(quick, plain, rtol=1e-12, atol=1e-13)
 
@@ -71,8 +85,12 @@ def _without_dropout(model: nn.Module) -> None:
     layer.dropout = nn.Identity()
 
 
-@pytest.mark.parametrize(("change", "drops"), [(_evaluated_with_dropout, True), (_without_dropout, False)])
-def test_the_fused_layer_drops_where_the_plain_one_does(change: Callable[[nn.Module], None], drops: bool) -> None:
+@pytest.mark.parametrize(
+    ("change", "drops"), [(_evaluated_with_dropout, True), (_without_dropout, False)]
+)
+def test_the_fused_layer_drops_where_the_plain_one_does(
+    change: Callable[[nn.Module], None], drops: bool
+) -> None:
     results = []
     for fused in (False, True):
         torch.manual_seed(0)
@@ -104,7 +122,9 @@ def test_a_layer_is_called_as_that_of_torch(options: dict[str, bool], unchecked:
 
 @pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"gradients": "published"}], ids=str)
-def test_sequences_of_different_lengths_have_the_gradients_of_their_rows(options: dict[str, Any], layout: torch.layout) -> None:
+def test_sequences_of_different_lengths_have_the_gradients_of_their_rows(
+    options: dict[str, Any], layout: torch.layout
+) -> None:
     torch.manual_seed(0)
     layer = adapt(single(nn.Linear(9, 6).double()), rank=3, alpha=0.7, **options)["0"]
     fill(layer.adapter)
@@ -112,9 +132,15 @@ def test_sequences_of_different_lengths_have_the_gradients_of_their_rows(options
     for rows in (x, None):
         layer.zero_grad()
         with warnings.catch_warnings(action="ignore"):  # torch calls them a prototype
-            several = rows if rows is not None else torch.nested.nested_tensor([x[:2], x[2:]], layout=layout)
+            several = (
+                rows
+                if rows is not None
+                else torch.nested.nested_tensor([x[:2], x[2:]], layout=layout)
+            )
             outputs = [layer(several)] if rows is not None else layer(several).unbind()
-        torch.autograd.backward(sum((y.square().sum() for y in outputs), torch.zeros((), dtype=x.dtype)))
+        torch.autograd.backward(
+            sum((y.square().sum() for y in outputs), torch.zeros((), dtype=x.dtype))
+        )
         found.append([X.grad for X in layer.adapter.parameters()])
     for X, Y in zip(*found, strict=True):
         torch.testing.assert_close(X, Y, rtol=1e-11, atol=1e-12)
@@ -123,7 +149,9 @@ def test_sequences_of_different_lengths_have_the_gradients_of_their_rows(options
 def test_hooks_that_look_at_a_state_before_it_is_loaded_are_called() -> None:
     model = single(nn.Linear(9, 6))
     adapter, prefixes = adapt(model, rank=3)["0"].adapter, []
-    adapter.register_load_state_dict_pre_hook(lambda module, state, prefix, *rest: prefixes.append(prefix))  # type: ignore[no-untyped-call, unused-ignore]
+    adapter.register_load_state_dict_pre_hook(
+        lambda module, state, prefix, *rest: prefixes.append(prefix)
+    )  # type: ignore[no-untyped-call, unused-ignore]
     model.load_state_dict(model.state_dict())
     assert prefixes == ["0.adapter."]
 
@@ -132,7 +160,9 @@ def test_what_global_hooks_keep_stays_as_it_is() -> None:
     """They never see the base of a fused layer: what it returns is changed in place."""
     model, seen = single(nn.Linear(9, 6)), list[nn.Module]()
     layer = adapt(model, rank=3, fused=True, dropout=0.5)["0"]
-    hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module))
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: seen.append(module)
+    )
     try:
         model(torch.ones(2, 9))
     finally:
@@ -150,7 +180,9 @@ def _unfrozen(base: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("change", [_hooked, _prehooked, _patched, _unfrozen])
-def test_a_base_that_does_more_than_its_product_is_called(change: Callable[[nn.Module], None]) -> None:
+def test_a_base_that_does_more_than_its_product_is_called(
+    change: Callable[[nn.Module], None],
+) -> None:
     results = []
     for fused in (False, True):
         torch.manual_seed(0)

@@ -47,7 +47,10 @@ def test_a_state_is_assigned_to_a_model_without_storage() -> None:
     empty.to("meta")
     with (
         warnings.catch_warnings(action="ignore"),  # torch's own, of the base
-        pytest.raises(RuntimeError, match=r"0\.adapter: expected storage for the factors, .*; load with assign=True"),
+        pytest.raises(
+            RuntimeError,
+            match=r"0\.adapter: expected storage for the factors, .*; load with assign=True",
+        ),
     ):
         empty.load_state_dict(source.state_dict())
     empty.load_state_dict(source.state_dict(), assign=True)
@@ -70,7 +73,9 @@ def test_functional_call_takes_the_parameters_and_no_state() -> None:
         ("S", r"S: expected the storage, 8 x 8, found \(3, 3\)"),
     ):
         part = {name: X for name, X in state.items() if name[-1] in names or "adapter" not in name}
-        with pytest.raises(ValueError, match=message + ".*; give torch.func.functional_call the named"):
+        with pytest.raises(
+            ValueError, match=message + ".*; give torch.func.functional_call the named"
+        ):
             torch.func.functional_call(model, part, (x,))
     assert torch.equal(torch.func.functional_call(model, parameters, (x,)), expected)
 
@@ -95,9 +100,14 @@ def test_a_state_of_another_alpha_is_refused() -> None:
     for strict in (True, False):
         other = model("rms")
         before = adapters(other)["0"].adapter.factors()
-        with pytest.raises(RuntimeError, match=r"^0\.alpha: expected 0\.5, found a state of a layer with 1$"):
+        with pytest.raises(
+            RuntimeError, match=r"^0\.alpha: expected 0\.5, found a state of a layer with 1$"
+        ):
             other.load_state_dict(state, strict=strict)
-        assert all(torch.equal(X, Y) for X, Y in zip(adapters(other)["0"].adapter.factors(), before, strict=True))
+        assert all(
+            torch.equal(X, Y)
+            for X, Y in zip(adapters(other)["0"].adapter.factors(), before, strict=True)
+        )
     model(1.0).load_state_dict(state)
     model("rms").load_state_dict(model("rms").state_dict())
     model("rms").load_state_dict(dict(state))
@@ -117,7 +127,10 @@ def test_a_state_dict_goes_through_safetensors(tmp_path: Any) -> None:
 UNFIT: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda U: U * 1j, "U: expected a dense matrix of real numbers, found torch.complex128"),
     (lambda U: U.to(torch.int64), "U: expected a dense matrix of real numbers, found torch.int64"),
-    (lambda U: U.to_sparse(), "U: expected a dense matrix of real numbers, found torch.float64, torch.sparse_coo"),
+    (
+        lambda U: U.to_sparse(),
+        "U: expected a dense matrix of real numbers, found torch.float64, torch.sparse_coo",
+    ),
     (lambda U: U.to("meta"), "U: expected a matrix with entries, found one on the meta device"),
     (lambda U: U[0, 0], r"U: expected a dense matrix .* \(\)"),
     (lambda U: U[None], r"U: expected a dense matrix .* \(1, 20, 3\)"),
@@ -131,17 +144,33 @@ UNFIT: list[tuple[Callable[[Tensor], Any], str]] = [
     ("change", "message"),
     [
         (
-            lambda state: state.update({"0.adapter.U": torch.zeros(20, 9), "0.adapter.S": torch.zeros(9, 9)}),
+            lambda state: state.update(
+                {"0.adapter.U": torch.zeros(20, 9), "0.adapter.S": torch.zeros(9, 9)}
+            ),
             "rank 1 to 8, found shapes",
         ),
-        (lambda state: state.update({"0.adapter.U": torch.zeros(19, 3)}), r"a \(20, 12\) matrix .* found shapes \(\(19, 3\)"),
+        (
+            lambda state: state.update({"0.adapter.U": torch.zeros(19, 3)}),
+            r"a \(20, 12\) matrix .* found shapes \(\(19, 3\)",
+        ),
         *(
-            (lambda state, value=value: state.update({"0.adapter.U": value(state["0.adapter.U"])}), refusal)
+            (
+                lambda state, value=value: state.update(
+                    {"0.adapter.U": value(state["0.adapter.U"])}
+                ),
+                refusal,
+            )
             for value, refusal in UNFIT
         ),
-        (lambda state: state.update({"0.adapter.S": torch.tensor(1.0)}), r"S: expected a dense matrix .* \(\)"),
+        (
+            lambda state: state.update({"0.adapter.S": torch.tensor(1.0)}),
+            r"S: expected a dense matrix .* \(\)",
+        ),
         (lambda state: state.pop("0.adapter.S"), 'Missing key.*"0.adapter.S"'),
-        (lambda state: state.update({"0.adapter.inverse": torch.zeros(3)}), 'Unexpected key.*"0.adapter.inverse"'),
+        (
+            lambda state: state.update({"0.adapter.inverse": torch.zeros(3)}),
+            'Unexpected key.*"0.adapter.inverse"',
+        ),
     ],
 )
 def test_a_state_dict_of_another_shape_is_refused(change: Any, message: str) -> None:
@@ -158,7 +187,9 @@ def test_a_state_dict_of_another_shape_is_refused(change: Any, message: str) -> 
 @pytest.mark.parametrize(("alpha", "dtype"), [(1e300, torch.float32), (-1e39, torch.float32)])
 def test_a_scale_that_its_dtype_does_not_hold_is_refused(alpha: float, dtype: torch.dtype) -> None:
     """0·∞ is no number: the adapted layer would begin with NaN."""
-    with pytest.raises(ValueError, match=r"alpha: expected a finite number or 'rms', found .*e.* in torch.float"):
+    with pytest.raises(
+        ValueError, match=r"alpha: expected a finite number or 'rms', found .*e.* in torch.float"
+    ):
         adapt(single(nn.Linear(4, 3).to(dtype)), rank=1, alpha=alpha)
 
 
@@ -195,11 +226,23 @@ def test_factors_are_stored_at_the_capped_rank() -> None:
         (nn.Conv2d(4, 4, 3, groups=2), "expected a convolution with groups = 1, found groups = 2"),
         (nn.LSTM(3, 4), "expected a layer with a weight, found LSTM"),
         (nn.LayerNorm(4), "expected nn.Linear, .* found LayerNorm"),
-        (nn.Embedding(5, 3, max_norm=1.0), "expected an embedding without max_norm, scale_grad_by_freq and sparse gradients$"),
-        (nn.Embedding(5, 3, scale_grad_by_freq=True), "expected an embedding without max_norm, scale_grad_by_freq and"),
-        (nn.Embedding(5, 3, sparse=True), "expected an embedding without max_norm, scale_grad_by_freq and sparse gradients$"),
+        (
+            nn.Embedding(5, 3, max_norm=1.0),
+            "expected an embedding without max_norm, scale_grad_by_freq and sparse gradients$",
+        ),
+        (
+            nn.Embedding(5, 3, scale_grad_by_freq=True),
+            "expected an embedding without max_norm, scale_grad_by_freq and",
+        ),
+        (
+            nn.Embedding(5, 3, sparse=True),
+            "expected an embedding without max_norm, scale_grad_by_freq and sparse gradients$",
+        ),
         (ScaledEmbedding(5, 3), "expected nn.Embedding itself, found ScaledEmbedding"),
-        (nn.Linear(3, 3, device="meta"), "expected a weight with values, found one on the meta device; load the model first$"),
+        (
+            nn.Linear(3, 3, device="meta"),
+            "expected a weight with values, found one on the meta device; load the model first$",
+        ),
     ],
 )
 def test_a_layer_that_cannot_be_adapted_is_named(layer: nn.Module, message: str) -> None:
@@ -217,12 +260,18 @@ def test_a_quantised_weight_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_modules": ["query"]}, "no module is called 'query'; layers that can be adapted: 0 .Linear., 2"),
+        (
+            {"target_modules": ["query"]},
+            "no module is called 'query'; layers that can be adapted: 0 .Linear., 2",
+        ),
         ({"target_modules": r"layer\d+"}, "no module name matches"),
         ({"target_modules": []}, "at least one name"),
         ({"train": ["head"]}, "train: no module is called 'head'"),
         ({"exclude": ["head"]}, "exclude: no module is called 'head'"),
-        ({"exclude": ["0", "2"]}, "exclude: expected some of the target modules to be left, found all of them excluded; layers"),
+        (
+            {"exclude": ["0", "2"]},
+            "exclude: expected some of the target modules to be left, found all of them excluded; layers",
+        ),
         ({"train": "4"}, "expected a sequence of names, found the string"),
         ({"rank": 0}, "^rank: expected an integer >= 1, found 0"),
         ({"rank": 2.0}, "^rank: expected an integer >= 1, found 2.0"),
@@ -238,8 +287,14 @@ def test_a_quantised_weight_is_refused() -> None:
         ({"alpha": float("nan")}, "^0: alpha: expected a finite number or 'rms', found nan"),
         ({"target_modules": "("}, r"^target_modules: expected a regular expression, found '\('"),
         ({"rank": 5, "max_rank": 4}, "found 5, max_rank 4"),
-        ({"dtype": torch.bfloat16}, "expected torch.float32 or torch.float64, found torch.bfloat16"),
-        ({"gradients": "exact"}, "^0: gradients: expected 'projected' or 'published', found 'exact'$"),
+        (
+            {"dtype": torch.bfloat16},
+            "expected torch.float32 or torch.float64, found torch.bfloat16",
+        ),
+        (
+            {"gradients": "exact"},
+            "^0: gradients: expected 'projected' or 'published', found 'exact'$",
+        ),
         ({"target_modules": ""}, "the model itself"),
     ],
 )
@@ -261,7 +316,9 @@ def test_a_shared_weight_is_refused_unless_the_layer_is_excluded() -> None:
 
 
 def test_what_lies_in_an_excluded_module_is_left_as_it_is() -> None:
-    model = nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), "b": nn.Linear(4, 4)})
+    model = nn.ModuleDict(
+        {"a": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), "b": nn.Linear(4, 4)}
+    )
     assert list(adapt(model, ".*[0b]", rank=2, exclude=["a"])) == ["b"]
 
 
@@ -281,20 +338,29 @@ def test_factors_that_do_not_fit_are_refused() -> None:
     before = adapter.full().clone()
     with pytest.raises(ValueError, match="rank 1 to 3"):
         adapter.assign(
-            LowRank(torch.eye(7, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64), torch.eye(5, 4, dtype=torch.float64))
+            LowRank(
+                torch.eye(7, 4, dtype=torch.float64),
+                torch.eye(4, dtype=torch.float64),
+                torch.eye(5, 4, dtype=torch.float64),
+            )
         )
     assert torch.equal(adapter.full(), before)
 
 
 def test_dropout_on_a_projection_that_is_never_called_is_refused() -> None:
     model = nn.Sequential(nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True))
-    with pytest.raises(ValueError, match=r"^0.self_attn.out_proj: dropout: expected 0 .*MultiheadAttention.* found 0.5"):
+    with pytest.raises(
+        ValueError,
+        match=r"^0.self_attn.out_proj: dropout: expected 0 .*MultiheadAttention.* found 0.5",
+    ):
         adapt(model, rank=2, dropout=0.5)
     assert adapters(model) == {}
     assert len(adapt(model, rank=2, dropout=0.5, exclude=["out_proj"])) == 2
 
 
-def test_factors_that_do_not_fit_into_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factors_that_do_not_fit_into_memory_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     adapter = LowRankAdapter((7, 5), 2, 3, dtype=torch.float64)
     fill(adapter)
     before, answers = [X.detach().clone() for X in adapter.active()], iter([True, False])
@@ -321,7 +387,9 @@ def test_factors_that_do_not_fit_into_memory_change_nothing(monkeypatch: pytest.
         ({"generator": 3}, "^0: generator: expected a torch.Generator, found int"),
     ],
 )
-def test_options_that_are_none_are_refused_by_name(options: dict[str, Any], message: str, unchecked: None) -> None:
+def test_options_that_are_none_are_refused_by_name(
+    options: dict[str, Any], message: str, unchecked: None
+) -> None:
     model = single(nn.Linear(9, 6))
     with pytest.raises(ValueError, match=message):
         adapt(model, rank=3, **options)
@@ -331,11 +399,20 @@ def test_options_that_are_none_are_refused_by_name(options: dict[str, Any], mess
 def test_targets_by_regular_expression_and_by_suffix() -> None:
     def model() -> nn.Module:
         inner = nn.ModuleDict({"query": nn.Linear(4, 4), "value": nn.Linear(4, 4)})
-        return nn.ModuleDict({"first": inner, "second": nn.ModuleDict({"query": nn.Linear(4, 4)}), "subquery": nn.Linear(4, 4)})
+        return nn.ModuleDict(
+            {
+                "first": inner,
+                "second": nn.ModuleDict({"query": nn.Linear(4, 4)}),
+                "subquery": nn.Linear(4, 4),
+            }
+        )
 
     assert set(adapt(model(), ["query"], rank=2)) == {"first.query", "second.query"}
     assert set(adapt(model(), r"first\..*", rank=2)) == {"first.query", "first.value"}
-    assert set(adapt(model(), "all-linear", rank=2, train=["first"])) == {"second.query", "subquery"}
+    assert set(adapt(model(), "all-linear", rank=2, train=["first"])) == {
+        "second.query",
+        "subquery",
+    }
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -364,5 +441,7 @@ def test_distributed_checkpoints_find_every_name_of_a_state() -> None:
 def test_factors_come_together_or_not_at_all() -> None:
     model = network()
     state = {name: X for name, X in model.state_dict().items() if name != "0.adapter.V"}
-    with pytest.raises(RuntimeError, match=r"0\.adapter: expected U, S and V together, found U, S alone"):
+    with pytest.raises(
+        RuntimeError, match=r"0\.adapter: expected U, S and V together, found U, S alone"
+    ):
         model.load_state_dict(state, strict=False)

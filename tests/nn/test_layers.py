@@ -39,13 +39,24 @@ def gains(model: nn.Sequential, alpha: Any) -> list[float]:
     layers = adapt(model, [str(k) for k in range(len(model))], rank=3, alpha=alpha).values()
     optimizer = GeoLoRA(model, lr=1e-3, tau=0.0)
     for layer in layers:
-        x = torch.randn(5, *((layer.in_channels, 6, 6) if isinstance(layer.base, nn.Conv2d) else (layer.in_features,)))
+        x = torch.randn(
+            5,
+            *(
+                (layer.in_channels, 6, 6)
+                if isinstance(layer.base, nn.Conv2d)
+                else (layer.in_features,)
+            ),
+        )
         layer(x.to(layer.base_weight)).square().sum().backward()
     optimizer.step()
     found = []
     for layer in layers:
         m, n = layer.adapter.shape
-        found.append(float(torch.linalg.matrix_norm(layer.alpha * layer.adapter.full(), 2)) * (n / m) ** 0.5 / 1e-3)
+        found.append(
+            float(torch.linalg.matrix_norm(layer.alpha * layer.adapter.full(), 2))
+            * (n / m) ** 0.5
+            / 1e-3
+        )
     return found
 
 
@@ -55,7 +66,9 @@ def test_alpha_rms_moves_the_outputs_of_layers_of_any_shape_alike() -> None:
     """
 
     def layers() -> nn.Sequential:
-        return nn.Sequential(nn.Linear(40, 5), nn.Linear(5, 40), nn.Linear(12, 12), nn.Conv2d(4, 6, 3)).double()
+        return nn.Sequential(
+            nn.Linear(40, 5), nn.Linear(5, 40), nn.Linear(12, 12), nn.Conv2d(4, 6, 3)
+        ).double()
 
     found, control = gains(layers(), "rms"), gains(layers(), 1.0)
     assert max(found) <= 2.0 / 3.0**0.5
@@ -66,7 +79,12 @@ def test_alpha_rms_moves_the_outputs_of_layers_of_any_shape_alike() -> None:
 
 @pytest.mark.parametrize(
     ("layer", "alpha"),
-    [(nn.Linear(4, 9), 1.5), (nn.Linear(9, 4), 2.0 / 3.0), (nn.Conv2d(2, 18, 3), 1.0), (nn.Embedding(9, 4), 1.0)],
+    [
+        (nn.Linear(4, 9), 1.5),
+        (nn.Linear(9, 4), 2.0 / 3.0),
+        (nn.Conv2d(2, 18, 3), 1.0),
+        (nn.Embedding(9, 4), 1.0),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_alpha_rms_is_the_root_of_outputs_over_inputs(layer: nn.Module, alpha: float) -> None:
@@ -121,7 +139,11 @@ def test_a_state_of_merged_layers_has_the_dtype_and_the_device_of_the_module() -
     merge(model)
     state = model.float().state_dict()
     assert {X.dtype for X in state.values() if X.is_floating_point()} == {torch.float32}
-    assert all(torch.equal(state[name], expected[name].float()) for name in state if name.endswith("base.weight"))
+    assert all(
+        torch.equal(state[name], expected[name].float())
+        for name in state
+        if name.endswith("base.weight")
+    )
     assert {X.device.type for X in model.to("meta").state_dict().values()} == {"meta"}
 
 
@@ -159,7 +181,9 @@ def test_whoever_reads_the_weight_gets_the_effective_one() -> None:
 
 
 def test_the_transposed_linear_layer_of_transformers() -> None:
-    pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason="transformers is not installed")
+    pytorch_utils = pytest.importorskip(
+        "transformers.pytorch_utils", reason="transformers is not installed"
+    )
     torch.manual_seed(0)
     layer = pytorch_utils.Conv1D(6, 9).double()
     with pytest.raises(ValueError, match=r"layers that can be adapted: 0 \(Conv1D\)$"):
@@ -169,7 +193,10 @@ def test_the_transposed_linear_layer_of_transformers() -> None:
         twin.weight.copy_(layer.weight.mT)
         twin.bias.copy_(layer.bias)
     model, model2 = single(layer), single(twin)
-    one, two = (adapt(each, rank=3, generator=torch.Generator().manual_seed(3))["0"] for each in (model, model2))
+    one, two = (
+        adapt(each, rank=3, generator=torch.Generator().manual_seed(3))["0"]
+        for each in (model, model2)
+    )
     assert one.adapter.shape == two.adapter.shape == (6, 9)
     fill(one.adapter)
     two.adapter.assign(one.adapter.factors())
@@ -190,16 +217,24 @@ def test_dropout_acts_on_the_update_only() -> None:
     assert torch.equal(model(x), model(x))
 
 
-@pytest.mark.parametrize("wrap", [checkpoint_wrapper, lambda part: part], ids=["checkpoint", "plain"])
-@pytest.mark.parametrize("whole", [compiled, nn.DataParallel, lambda model: model], ids=["compiled", "parallel", "plain"])
+@pytest.mark.parametrize(
+    "wrap", [checkpoint_wrapper, lambda part: part], ids=["checkpoint", "plain"]
+)
+@pytest.mark.parametrize(
+    "whole", [compiled, nn.DataParallel, lambda model: model], ids=["compiled", "parallel", "plain"]
+)
 @pytest.mark.parametrize("target", ["all-linear", r"\d\.\d", ["0.0", "1.0"], "raw"])
 def test_names_are_those_without_wrappers(wrap: Any, whole: Any, target: Any) -> None:
     """Those that are given, those that ``adapt`` returns, and those of the reports."""
     parts = [nn.Sequential(wrap(nn.Linear(4, 4))) for _ in range(3)]
     model = whole(nn.Sequential(*parts))
     if target == "raw":  # as the model itself names its modules
-        target = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][:2]
-    layers = adapt(model, target, rank=2, exclude=["2.0"], train=["2.0"] if target != r"\d\.\d" else [])
+        target = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][
+            :2
+        ]
+    layers = adapt(
+        model, target, rank=2, exclude=["2.0"], train=["2.0"] if target != r"\d\.\d" else []
+    )
     assert list(layers) == ["0.0", "1.0"]
     assert layers == adapters(model)
     assert parts[0](torch.ones(1, 4)).requires_grad
@@ -209,7 +244,10 @@ def test_a_layer_that_is_compiled_by_itself_is_refused() -> None:
     """Its wrapper would call the layer, and never the adapter; a compiled part that has it is no such
     wrapper.
     """
-    with pytest.raises(ValueError, match=r"^0: expected a layer that is not compiled by itself; compile it after it is adapted$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^0: expected a layer that is not compiled by itself; compile it after it is adapted$",
+    ):
         adapt(nn.Sequential(compiled(nn.Linear(4, 4)), nn.Linear(4, 4)))
     assert list(adapt(nn.Sequential(compiled(nn.Sequential(nn.Linear(4, 4)))))) == ["0.0"]
 
@@ -232,12 +270,17 @@ def test_a_module_of_two_names_is_adapted_under_both(target: Any) -> None:
     found = adapt(model, target, rank=2)
     assert list(found) == ["a"]
     assert [model.a, model.b, model.inner[0]] == 3 * [found["a"]]
-    assert [name for name, _ in model.named_parameters() if name.startswith("a.base")] == ["a.base.weight", "a.base.bias"]
+    assert [name for name, _ in model.named_parameters() if name.startswith("a.base")] == [
+        "a.base.weight",
+        "a.base.bias",
+    ]
 
 
 def test_a_layer_inside_of_what_is_trained_is_refused() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(6, 5)), nn.Linear(5, 4))
-    with pytest.raises(ValueError, match=r"^target_modules: 0.0 lies in 0.0, which is trained as a whole$"):
+    with pytest.raises(
+        ValueError, match=r"^target_modules: 0.0 lies in 0.0, which is trained as a whole$"
+    ):
         adapt(model, ["0.0"], rank=2, train=["0"])
 
 

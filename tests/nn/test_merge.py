@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from geolora_ref.nn import AdaptedLayer, GeoLoRA, LowRankAdapter, adapt, adapters, disabled, merge, unmerge
+from geolora_ref.nn import (
+    AdaptedLayer,
+    GeoLoRA,
+    LowRankAdapter,
+    adapt,
+    adapters,
+    disabled,
+    merge,
+    unmerge,
+)
 from tests.nn.kinds import _hooked, _patched, single
 from verification.network_defects.models import LAYERS, adapted_layer, fill, network, regression
 
@@ -112,7 +121,12 @@ def test_merging_twice_is_refused() -> None:
 def test_an_adapter_is_merged_or_disabled_and_not_both() -> None:
     """The one would add nothing, and the other would leave what was added."""
     model = network()
-    with disabled(model), pytest.raises(RuntimeError, match="merge: expected an adapter that is enabled, found one that is dis"):
+    with (
+        disabled(model),
+        pytest.raises(
+            RuntimeError, match="merge: expected an adapter that is enabled, found one that is dis"
+        ),
+    ):
         merge(model)
     assert not adapters(model)["0"].merged
     merge(model)
@@ -124,14 +138,19 @@ def test_an_adapter_is_merged_or_disabled_and_not_both() -> None:
 
 def test_a_weight_that_is_computed_is_not_merged() -> None:
     """The next call would compute it again, without the adapter."""
-    for make in (nn.utils.parametrizations.weight_norm, partial(prune.l1_unstructured, name="weight", amount=3)):
+    for make in (
+        nn.utils.parametrizations.weight_norm,
+        partial(prune.l1_unstructured, name="weight", amount=3),
+    ):
         model = nn.Sequential()
         model.add_module("only", make(nn.Linear(6, 5)))
         layer = adapt(model, ["only"], rank=2)["only"]
         fill(layer.adapter)
         x = torch.ones(2, 6)
         before = model(x)
-        with pytest.raises(RuntimeError, match=r"^only: merge: expected a base whose weight is a parameter"):
+        with pytest.raises(
+            RuntimeError, match=r"^only: merge: expected a base whose weight is a parameter"
+        ):
             merge(model)
         assert torch.equal(model(x), before)
         assert not layer.merged
@@ -145,14 +164,17 @@ def test_a_weight_that_is_computed_is_not_merged() -> None:
         (partial(DoubledLinear, 4, 4), torch.ones(2, 4)),
     ],
 )
-def test_a_base_that_may_use_its_weight_otherwise_is_not_merged(make: Callable[[], nn.Module], x: Tensor) -> None:
+def test_a_base_that_may_use_its_weight_otherwise_is_not_merged(
+    make: Callable[[], nn.Module], x: Tensor
+) -> None:
     torch.manual_seed(0)
     model = single(make())
     layer = adapt(model, ["0"], rank=2, alpha=1.0)["0"]
     fill(layer.adapter)
     before, kind = model(x), type(layer.base).__name__
     with pytest.raises(
-        RuntimeError, match=rf"^0: merge: expected a base that uses its weight as it is, found {kind} with a forw"
+        RuntimeError,
+        match=rf"^0: merge: expected a base that uses its weight as it is, found {kind} with a forw",
     ):
         merge(model)
     assert torch.equal(model(x), before)
@@ -178,7 +200,9 @@ def test_a_base_with_something_after_its_product_is_merged(
 
 def test_the_linear_layer_of_falcon_is_merged() -> None:
     """Its forward is a product of its own writing."""
-    falcon = pytest.importorskip("transformers.models.falcon.modeling_falcon", reason="transformers is not installed")
+    falcon = pytest.importorskip(
+        "transformers.models.falcon.modeling_falcon", reason="transformers is not installed"
+    )
     model, x = single(falcon.FalconLinear(6, 5).double()), torch.ones(2, 6, dtype=torch.float64)
     fill(adapt(model, rank=2)["0"].adapter)
     before = model(x)
@@ -202,7 +226,10 @@ def test_an_interrupt_while_merging_leaves_nothing_merged(monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt):
         merge(model)
     assert not any(layer.merged for layer in layers.values())
-    assert all(torch.equal(layer.base_weight, weight) for layer, weight in zip(layers.values(), before, strict=True))
+    assert all(
+        torch.equal(layer.base_weight, weight)
+        for layer, weight in zip(layers.values(), before, strict=True)
+    )
 
 
 def test_all_adapters_are_merged_or_none() -> None:
@@ -213,14 +240,20 @@ def test_all_adapters_are_merged_or_none() -> None:
     for layer in layers.values():
         fill(layer.adapter)
     before = layers["first"].base_weight.clone()
-    with pytest.raises(RuntimeError, match=r"^second: merge: expected a base whose weight is a parameter.*"):
+    with pytest.raises(
+        RuntimeError, match=r"^second: merge: expected a base whose weight is a parameter.*"
+    ):
         merge(model)
     assert not any(layer.merged for layer in layers.values())
     assert torch.equal(layers["first"].base_weight, before)
     layers["first"].merge()
-    with pytest.raises(RuntimeError, match=r"^merge: expected no layer to be merged, found that first is$"):
+    with pytest.raises(
+        RuntimeError, match=r"^merge: expected no layer to be merged, found that first is$"
+    ):
         merge(model)
-    with pytest.raises(RuntimeError, match=r"^unmerge: expected all layers to be merged, found that second is not$"):
+    with pytest.raises(
+        RuntimeError, match=r"^unmerge: expected all layers to be merged, found that second is not$"
+    ):
         unmerge(model)
     assert layers["first"].merged
 
@@ -247,7 +280,10 @@ def test_a_part_of_a_state_that_is_loaded_while_merged_unmerges(part: str) -> No
     model, x = network(), regression()[0]
     for layer in adapters(model).values():
         fill(layer.adapter)
-    expected, state = model(x), {key: value for key, value in model.state_dict().items() if f".{part}." in key}
+    expected, state = (
+        model(x),
+        {key: value for key, value in model.state_dict().items() if f".{part}." in key},
+    )
     for layer in adapters(model).values():
         fill(layer.adapter)
     if part == "base":
@@ -260,7 +296,10 @@ def test_a_part_of_a_state_that_is_loaded_while_merged_unmerges(part: str) -> No
 def test_a_state_of_other_layers_leaves_them_merged() -> None:
     model = network()
     merge(model)
-    model.load_state_dict({key: value for key, value in model.state_dict().items() if key.startswith("4.")}, strict=False)
+    model.load_state_dict(
+        {key: value for key, value in model.state_dict().items() if key.startswith("4.")},
+        strict=False,
+    )
     assert all(layer.merged for layer in adapters(model).values())
 
 
@@ -279,7 +318,9 @@ def test_a_weight_of_another_kind_takes_the_plain_way_and_is_not_merged() -> Non
     plain, quantised = nn.Linear(6, 5), nn.Linear(5, 4)
     quantised.weight = nn.Parameter(quantised.weight.detach().as_subclass(Quantised))
     model = nn.Sequential(plain, quantised)
-    with pytest.raises(ValueError, match=r"^1: fused: expected nn.Linear with a weight of the factors' dtype"):
+    with pytest.raises(
+        ValueError, match=r"^1: fused: expected nn.Linear with a weight of the factors' dtype"
+    ):
         adapt(model, rank=2, fused=True)
     adapt(model, rank=2)
     for layer in adapters(model).values():
@@ -287,6 +328,8 @@ def test_a_weight_of_another_kind_takes_the_plain_way_and_is_not_merged() -> Non
     before = copy.deepcopy(plain.state_dict())
     model(torch.randn(7, 6)).sum().backward()
     assert all(layer.adapter.S.grad is not None for layer in adapters(model).values())
-    with pytest.raises(RuntimeError, match="expected a weight that is a tensor of its entries, found a Quantised"):
+    with pytest.raises(
+        RuntimeError, match="expected a weight that is a tensor of its entries, found a Quantised"
+    ):
         merge(model)
     assert all(torch.equal(before[name], X) for name, X in plain.state_dict().items())

@@ -17,7 +17,9 @@ from geolora_ref.nn.optim.heads import finite
 from tests.nn.steps import MAKES, METHODS, OPTIMIZERS, backward, head_of, same, snapshot
 from verification.network_defects.models import network, regression, train
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
+pytestmark = pytest.mark.usefixtures(
+    "module_unchecked"
+)  # whole trainings: the tests of the core check its shapes
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
@@ -33,7 +35,10 @@ def test_gradients_that_are_not_finite_change_nothing(where: str, poison: float)
     assert victim.grad is not None
     victim.grad[0] = poison
     name = "2" if where == "adapter" else r"4\.bias"
-    with pytest.raises(FloatingPointError, match=f"gradients are not finite: {name} .1 in all.; nothing was changed"):
+    with pytest.raises(
+        FloatingPointError,
+        match=f"gradients are not finite: {name} .1 in all.; nothing was changed",
+    ):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
     optimizer.on_nonfinite = "skip"
@@ -47,15 +52,23 @@ def test_gradients_that_are_not_finite_change_nothing(where: str, poison: float)
 def test_an_overflow_inside_the_step_changes_nothing(method: Any, groups: int) -> None:
     """The last layer fails after the first one has been computed."""
     model = network()
-    parts: Any = model if groups == 1 else [{"module": model[0]}, {"module": model[2]}, {"module": model[4]}]
+    parts: Any = (
+        model if groups == 1 else [{"module": model[0]}, {"module": model[2]}, {"module": model[4]}]
+    )
     optimizer = GeoLoRA(parts, lr=1e300, tau=0.1, update="sgd", method=method)
     before = snapshot(model, optimizer)
     backward(model)
     last = adapters(model)["2"].adapter.Ut
     assert last.grad is not None
     last.grad.mul_(1e200)
-    where = {("fast", 1): r"the range of its dtype, in \['2'\]; nothing", ("reference", 1): "^2: line 3: K_new overflowed"}
-    with pytest.raises(FloatingPointError, match=where.get((method, groups), "the range of its dtype|overflowed the range")):
+    where = {
+        ("fast", 1): r"the range of its dtype, in \['2'\]; nothing",
+        ("reference", 1): "^2: line 3: K_new overflowed",
+    }
+    with pytest.raises(
+        FloatingPointError,
+        match=where.get((method, groups), "the range of its dtype|overflowed the range"),
+    ):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 
@@ -78,17 +91,35 @@ def test_a_refusal_in_a_later_group_undoes_the_earlier_ones(method: Any) -> None
 
 
 HEADS_THAT_FAIL: dict[str, tuple[dict[str, Any], str]] = {
-    "a rate beyond single precision": ({"lr": 1e39}, "parameters outside the adapters: expected ones that AdamW can step, found"),
-    "a first step beyond it": ({"lr": 1e38}, "parameters outside the adapters: .*without overflow; nothing was changed"),
+    "a rate beyond single precision": (
+        {"lr": 1e39},
+        "parameters outside the adapters: expected ones that AdamW can step, found",
+    ),
+    "a first step beyond it": (
+        {"lr": 1e38},
+        "parameters outside the adapters: .*without overflow; nothing was changed",
+    ),
     "no number": ({"lr": float("nan")}, "lr: expected a finite number >= 0, found nan"),
     "negative": ({"lr": -1.0}, "lr: expected a finite number >= 0, found -1.0"),
-    "two rates": ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),
+    "two rates": (
+        {"lr": torch.ones(2)},
+        r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)",
+    ),
     "no betas": ({"betas": None}, "betas: expected two numbers >= 0 and < 1, found None"),
     "one beta": ({"betas": 1.5}, "betas: expected two numbers >= 0 and < 1, found 1.5"),
     "eps": ({"eps": float("nan")}, "eps: expected a finite number >= 0, found nan"),
-    "weight_decay": ({"weight_decay": float("inf")}, "weight_decay: expected a finite number >= 0, found inf"),
-    "momentum of another rule": ({"momentum": -1.0}, "momentum: expected 0 <= momentum < 1, found -1.0"),
-    "smoothing of another rule": ({"smoothing": float("nan")}, "smoothing: expected a finite number >= 0, found nan"),
+    "weight_decay": (
+        {"weight_decay": float("inf")},
+        "weight_decay: expected a finite number >= 0, found inf",
+    ),
+    "momentum of another rule": (
+        {"momentum": -1.0},
+        "momentum: expected 0 <= momentum < 1, found -1.0",
+    ),
+    "smoothing of another rule": (
+        {"smoothing": float("nan")},
+        "smoothing: expected a finite number >= 0, found nan",
+    ),
 }
 
 
@@ -112,7 +143,9 @@ def test_a_head_that_cannot_take_its_step_changes_nothing(case: str, method: Any
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_does_not_fit_into_memory_changes_nothing(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Code that halves the batch then expects torch's own error."""
 
     def fails(*_: Any, **__: Any) -> None:
@@ -128,8 +161,12 @@ def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monke
     assert same(before, snapshot(model, optimizer))
 
 
-@pytest.mark.parametrize("where", ["optim.fast_group.transported", "optim.fast_group.LayerBank.bases"])
-def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "where", ["optim.fast_group.transported", "optim.fast_group.LayerBank.bases"]
+)
+def test_a_memory_that_cannot_be_moved_changes_nothing(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The fast step has written its factors by then, with other ranks."""
 
     def fails(*_: Any, **__: Any) -> None:
@@ -142,7 +179,9 @@ def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: 
     before = snapshot(model, optimizer)
     with monkeypatch.context() as patch:
         patch.setattr(f"geolora_ref.nn.{where}", fails)
-        patch.setattr(torch, "zeros_like", fails)  # nor is there memory for new tensors when the factors are put back
+        patch.setattr(
+            torch, "zeros_like", fails
+        )  # nor is there memory for new tensors when the factors are put back
         with pytest.raises(torch.OutOfMemoryError):
             optimizer.step()
     assert same(before, snapshot(model, optimizer))
@@ -204,13 +243,19 @@ def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
     for parameter in (adapters(model)["2"].adapter.Ut, adapters(model)["2"].adapter.S):
         assert parameter.grad is not None
         parameter.grad.add_(1e25)
-    named = r"second moments overflowed .* in \['2'\]; nothing" if method == "fast" else "^2: .*second moment"
+    named = (
+        r"second moments overflowed .* in \['2'\]; nothing"
+        if method == "fast"
+        else "^2: .*second moment"
+    )
     with pytest.raises(FloatingPointError, match=named):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 
 
-@pytest.mark.parametrize("defect", ["second moments beyond the range", "second moments and eps below it", "none"])
+@pytest.mark.parametrize(
+    "defect", ["second moments beyond the range", "second moments and eps below it", "none"]
+)
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_a_head_that_overflows_in_its_step_changes_nothing(method: str, defect: str) -> None:
     """1e25 has no square in single precision, 1e-5 none in half, where eps = 1e-8 is 0; smaller
@@ -221,12 +266,23 @@ def test_a_head_that_overflows_in_its_step_changes_nothing(method: str, defect: 
     if half:
         head_of(model).bias.data = head_of(model).bias.data.half()
     optimizer, (x, target) = OPTIMIZERS[method](model), (X.float() for X in regression())
-    shift = {"second moments beyond the range": 1e25, "second moments and eps below it": 1e-5, "none": 1e-3}
+    shift = {
+        "second moments beyond the range": 1e25,
+        "second moments and eps below it": 1e-5,
+        "none": 1e-3,
+    }
 
     def closure() -> float:
         optimizer.zero_grad()
         hidden = model[:4](x)
-        loss = (nn.functional.linear(hidden, head_of(model).weight, head_of(model).bias.float()) - target).square().mean()
+        loss = (
+            (
+                nn.functional.linear(hidden, head_of(model).weight, head_of(model).bias.float())
+                - target
+            )
+            .square()
+            .mean()
+        )
         loss.backward()
         head_of(model).bias.grad = torch.full_like(head_of(model).bias, shift[defect])
         return float(loss.detach())
@@ -236,8 +292,13 @@ def test_a_head_that_overflows_in_its_step_changes_nothing(method: str, defect: 
         optimizer.step(closure)
         assert not same(before, snapshot(model, optimizer))
         return
-    dtype, cure = ("16", r" \(half precision needs a larger eps; .* in float32\)") if half else ("32", "")
-    with pytest.raises(FloatingPointError, match=rf"for 4\.bias, torch.float{dtype} \(1 in all\){cure}; nothing was changed"):
+    dtype, cure = (
+        ("16", r" \(half precision needs a larger eps; .* in float32\)") if half else ("32", "")
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=rf"for 4\.bias, torch.float{dtype} \(1 in all\){cure}; nothing was changed",
+    ):
         optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
 
@@ -250,13 +311,23 @@ def test_of_many_heads_the_first_four_are_named() -> None:
     for name, parameter in model.named_parameters():
         if name.startswith(("1", "2", "3")):
             parameter.grad = torch.full_like(parameter, 1e25)
-    named = "; ".join(f"{name}, torch.float32" for name in ("1.weight", "1.bias", "2.weight", "2.bias"))
-    with pytest.raises(FloatingPointError, match=rf"^optimizer: .* not finite for {re.escape(named)} \(6 in all\); nothing"):
+    named = "; ".join(
+        f"{name}, torch.float32" for name in ("1.weight", "1.bias", "2.weight", "2.bias")
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=rf"^optimizer: .* not finite for {re.escape(named)} \(6 in all\); nothing",
+    ):
         optimizer.step()
     for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, float("nan")) if parameter.requires_grad else None
+        parameter.grad = (
+            torch.full_like(parameter, float("nan")) if parameter.requires_grad else None
+        )
     named = ", ".join(("0", "1.weight", "1.bias", "2.weight"))
-    with pytest.raises(FloatingPointError, match=rf"^gradients are not finite: {re.escape(named)} \(7 in all\); nothing"):
+    with pytest.raises(
+        FloatingPointError,
+        match=rf"^gradients are not finite: {re.escape(named)} \(7 in all\); nothing",
+    ):
         optimizer.step()
 
 
@@ -277,7 +348,10 @@ def stepped_in_single(method: Any, update: Any, *, autocast: bool) -> tuple[nn.M
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_within_autocast_is_the_step_outside_of_it(method: Any, update: Any) -> None:
     """The reference found bases that were not orthonormal, the fast method remembered in half precision."""
-    within, outside = (snapshot(*stepped_in_single(method, update, autocast=autocast)) for autocast in (True, False))
+    within, outside = (
+        snapshot(*stepped_in_single(method, update, autocast=autocast))
+        for autocast in (True, False)
+    )
     assert same(within, outside)
 
 
@@ -331,7 +405,9 @@ def test_sparse_gradients_are_refused_and_nothing_is_changed(method: Any) -> Non
     optimizer = GeoLoRA(model, method=method)
     model(torch.tensor([1, 4])).sum().backward()
     before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match=r"dense ones, found torch.sparse_coo of 0\.weight; nothing"):
+    with pytest.raises(
+        ValueError, match=r"dense ones, found torch.sparse_coo of 0\.weight; nothing"
+    ):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 
@@ -344,7 +420,9 @@ REPORTED: dict[type[AdapterOptimizer], set[str]] = {
 
 
 @pytest.mark.parametrize("make", MAKES)
-@pytest.mark.parametrize("place", ["the second adapter", "the second parameter of the head", "the last line"])
+@pytest.mark.parametrize(
+    "place", ["the second adapter", "the second parameter of the head", "the last line"]
+)
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
 def test_what_fails_while_a_step_is_written_changes_nothing(
     make: str, place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch

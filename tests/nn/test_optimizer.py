@@ -20,7 +20,9 @@ from geolora_ref.nn.optim.groups import UpdateRule
 from tests.nn.steps import METHODS, WAYS, backward, head_of, same, snapshot
 from verification.network_defects.models import fill, network, regression, train
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
+pytestmark = pytest.mark.usefixtures(
+    "module_unchecked"
+)  # whole trainings: the tests of the core check its shapes
 
 
 def test_the_step_of_every_layer_is_the_reference_step() -> None:
@@ -33,19 +35,27 @@ def test_the_step_of_every_layer_is_the_reference_step() -> None:
     for name, layer in adapters(model).items():
         gradients = layer.adapter.collected_gradients()
         assert isinstance(gradients, ProjectedGradients)
-        expected[name] = geolora_step(layer.adapter.factors(), gradients, learning_rate=0.1, tau=0.2, max_rank=8)
+        expected[name] = geolora_step(
+            layer.adapter.factors(), gradients, learning_rate=0.1, tau=0.2, max_rank=8
+        )
     optimizer.step()
     for name, layer in adapters(model).items():
         step = expected[name]
         assert layer.adapter.rank == step.Y.rank
         torch.testing.assert_close(layer.adapter.full(), step.Y.full(), rtol=1e-13, atol=1e-14)
         report = optimizer.reports[name]
-        assert (report.rank, report.rank_rule, report.theta) == (step.Y.rank, step.rank_rule, step.theta)
+        assert (report.rank, report.rank_rule, report.theta) == (
+            step.Y.rank,
+            step.rank_rule,
+            step.theta,
+        )
 
 
 def test_the_head_is_trained_by_adamw() -> None:
     model, twin = network(), network()
-    optimizer = GeoLoRA(model, lr=0.05, head_lr=0.01, tau=0.1, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-3)
+    optimizer = GeoLoRA(
+        model, lr=0.05, head_lr=0.01, tau=0.1, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-3
+    )
     head = [p for p in twin.parameters() if p.requires_grad][-2:]
     adamw = torch.optim.AdamW(head, lr=0.01, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-3)
     for _ in range(3):
@@ -73,7 +83,9 @@ def test_the_least_rank_is_kept_within_the_cycle_too(method: Any) -> None:
 
 @pytest.mark.parametrize("method", ["reference", "fast"])
 @pytest.mark.parametrize("options", WAYS, ids=str)
-def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: dict[str, Any], method: Any) -> None:
+def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(
+    options: dict[str, Any], method: Any
+) -> None:
     """20 steps, saved and loaded into fresh objects in the middle: bit for bit those without the
     interruption.
     """
@@ -86,9 +98,14 @@ def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: d
     fresh = network(seed=5)
     fresh_optimizer = GeoLoRA(fresh, **options)
     fresh.load_state_dict(model.state_dict())
-    fresh_optimizer.load_state_dict(optimizer.state_dict())  # a copy: the other training continues before it is read
+    fresh_optimizer.load_state_dict(
+        optimizer.state_dict()
+    )  # a copy: the other training continues before it is read
     copied, copied_optimizer = copy.deepcopy((model, optimizer))
-    ranks = [train(*pair, 9) for pair in ((model, optimizer), (fresh, fresh_optimizer), (copied, copied_optimizer))]
+    ranks = [
+        train(*pair, 9)
+        for pair in ((model, optimizer), (fresh, fresh_optimizer), (copied, copied_optimizer))
+    ]
     assert ranks[0] == ranks[1] == ranks[2]
     assert same(snapshot(model, optimizer), snapshot(fresh, fresh_optimizer))
     assert same(snapshot(model, optimizer), snapshot(copied, copied_optimizer))
@@ -105,7 +122,10 @@ def test_ranks_change_in_training() -> None:
 
 def test_gradient_accumulation_is_the_gradient_of_the_sum() -> None:
     whole, parts = network(), network()
-    optimizers = GeoLoRA(whole, lr=0.05, tau=0.1, update="sgd"), GeoLoRA(parts, lr=0.05, tau=0.1, update="sgd")
+    optimizers = (
+        GeoLoRA(whole, lr=0.05, tau=0.1, update="sgd"),
+        GeoLoRA(parts, lr=0.05, tau=0.1, update="sgd"),
+    )
     x, target = regression()
     for _ in range(5):
         for optimizer in optimizers:
@@ -116,7 +136,9 @@ def test_gradient_accumulation_is_the_gradient_of_the_sum() -> None:
             ((parts(x[chosen]) - target[chosen]).square().mean() / 4).backward()
         for optimizer in optimizers:
             optimizer.step()
-    torch.testing.assert_close(whole(x), parts(x), rtol=1e-13, atol=1e-14)  # another order of summation: one eps here
+    torch.testing.assert_close(
+        whole(x), parts(x), rtol=1e-13, atol=1e-14
+    )  # another order of summation: one eps here
 
 
 def test_clipping_bounds_the_norm_that_the_text_says() -> None:
@@ -125,22 +147,33 @@ def test_clipping_bounds_the_norm_that_the_text_says() -> None:
         fill(layer.adapter)
     optimizer = GeoLoRA(model, lr=0.1, tau=0.1)
     backward(model, scale=100.0)
-    squares = {name: (layer.adapter.collected_gradients(), layer.adapter.factors()) for name, layer in adapters(model).items()}
-    total = sum(float(p.grad.square().sum()) for p in head_of(model).parameters() if p.grad is not None)
+    squares = {
+        name: (layer.adapter.collected_gradients(), layer.adapter.factors())
+        for name, layer in adapters(model).items()
+    }
+    total = sum(
+        float(p.grad.square().sum()) for p in head_of(model).parameters() if p.grad is not None
+    )
     for g, Y in squares.values():
         assert isinstance(g, ProjectedGradients)
         tangent = Y.U @ g.dL.mT + (g.dK - Y.U @ g.dS) @ Y.V.mT
         mine = float(g.dK.square().sum() + g.dL.square().sum() + g.dS.square().sum())
-        assert mine == pytest.approx(float(tangent.square().sum() + 2 * g.dS.square().sum()), rel=1e-12)
+        assert mine == pytest.approx(
+            float(tangent.square().sum() + 2 * g.dS.square().sum()), rel=1e-12
+        )
         total += mine
-    norm = torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(
+        [p for group in optimizer.param_groups for p in group["params"]], 1.0
+    )
     assert float(norm) == pytest.approx(total**0.5, rel=1e-12)
 
 
 def test_schedulers_set_the_rate_of_every_group() -> None:
     model = network()
     optimizer = GeoLoRA(model, lr=0.1, head_lr=0.01, tau=0.1, update="sgd")
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.0 if epoch == 1 else 1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda epoch: 0.0 if epoch == 1 else 1.0
+    )
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.01]
     backward(model)
     optimizer.step()
@@ -153,14 +186,19 @@ def test_schedulers_set_the_rate_of_every_group() -> None:
     assert torch.equal(model.get_parameter("4.weight"), head)
 
 
-@pytest.mark.parametrize("wrapped", [partial(torch.compile, backend="eager"), lambda model: nn.DataParallel(model).cpu()])
+@pytest.mark.parametrize(
+    "wrapped", [partial(torch.compile, backend="eager"), lambda model: nn.DataParallel(model).cpu()]
+)
 def test_a_state_is_that_of_the_model_inside(wrapped: Callable[[nn.Module], nn.Module]) -> None:
     """Compiled and data-parallel models name their adapters as the bare model does, and so do
     reports and states.
     """
     model, bare = network(), network()
     around = wrapped(model)
-    optimizer, other = GeoLoRA(around, lr=0.05, method="fast"), GeoLoRA(bare, lr=0.05, method="fast")
+    optimizer, other = (
+        GeoLoRA(around, lr=0.05, method="fast"),
+        GeoLoRA(bare, lr=0.05, method="fast"),
+    )
     assert list(adapters(around)) == list(adapters(bare)) == ["0", "2"]
     train(model, optimizer, 2)
     bare.load_state_dict(model.state_dict())
@@ -170,7 +208,9 @@ def test_a_state_is_that_of_the_model_inside(wrapped: Callable[[nn.Module], nn.M
 
 
 @pytest.mark.parametrize("wrap", [partial(torch.compile, backend="eager"), checkpoint_wrapper])
-def test_a_state_has_the_names_without_wrappers_of_parts(wrap: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_state_has_the_names_without_wrappers_of_parts(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
     """One that was saved with activation checkpoints, or with compiled parts, is loaded without them."""
     model, bare = network(), network()
     for name in ("2", "4"):  # a layer and the head
@@ -191,7 +231,10 @@ def test_a_layer_that_took_no_part_is_left_alone() -> None:
     with disabled(model):
         backward(model)
     optimizer.step()
-    assert all(torch.equal(layer.adapter.full(), W) for layer, W in zip(adapters(model).values(), before, strict=True))
+    assert all(
+        torch.equal(layer.adapter.full(), W)
+        for layer, W in zip(adapters(model).values(), before, strict=True)
+    )
 
 
 def test_what_is_beyond_a_rank_that_has_shrunk_is_zero() -> None:
@@ -206,7 +249,8 @@ def test_what_is_beyond_a_rank_that_has_shrunk_is_zero() -> None:
             assert rank < 8
             adapter = layer.adapter
             assert torch.equal(
-                adapter.Ut.mT @ adapter.S @ adapter.Vt, adapter.Ut[:rank].mT @ adapter.S[:rank, :rank] @ adapter.Vt[:rank]
+                adapter.Ut.mT @ adapter.S @ adapter.Vt,
+                adapter.Ut[:rank].mT @ adapter.S[:rank, :rank] @ adapter.Vt[:rank],
             )
             for X in (adapter.Ut[rank:], adapter.S[rank:], adapter.S[:, rank:], adapter.Vt[rank:]):
                 assert not X.any()
@@ -228,7 +272,11 @@ def test_an_adapter_without_gradients_counts_in_the_budget(method: Any, unit: An
                 X.grad = None
         optimizer.step()
         ranks = [layer.adapter.rank for layer in layers.values()]
-        assert (sum(ranks) if unit == "ranks" else sum(layer.adapter.parameter_count for layer in layers.values())) <= budget
+        assert (
+            sum(ranks)
+            if unit == "ranks"
+            else sum(layer.adapter.parameter_count for layer in layers.values())
+        ) <= budget
     layers["0"].adapter.reset(8)
     optimizer = GeoLoRA(model, lr=0.05, budget=budget, unit=unit, method=method, min_rank=2)
     optimizer.zero_grad()
@@ -241,7 +289,14 @@ def test_an_adapter_without_gradients_counts_in_the_budget(method: Any, unit: An
     optimizer.step()  # no adapter takes part
 
 
-UPDATES: tuple[UpdateRule, ...] = ("sgd", "adam", "heavy-ball", "spectral", "preconditioned", "adam-published")
+UPDATES: tuple[UpdateRule, ...] = (
+    "sgd",
+    "adam",
+    "heavy-ball",
+    "spectral",
+    "preconditioned",
+    "adam-published",
+)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -250,7 +305,11 @@ def test_another_update_begins_without_a_memory(method: Any, before: Any) -> Non
     """Its step is that of a new optimizer; ranks have changed since the first memory was made.  Two
     rules have one memory.
     """
-    for after in [update for update in UPDATES if update != before and {update, before} != {"heavy-ball", "spectral"}]:
+    for after in [
+        update
+        for update in UPDATES
+        if update != before and {update, before} != {"heavy-ball", "spectral"}
+    ]:
         model = network()
         optimizer = GeoLoRA(model, lr=0.02, tau=0.2, update=before, method=method)
         assert len(set(train(model, optimizer, 6))) > 1
@@ -259,7 +318,9 @@ def test_another_update_begins_without_a_memory(method: Any, before: Any) -> Non
         train(model, optimizer, 1)
         train(twin, GeoLoRA(twin, lr=0.02, tau=0.2, update=after, method=method), 1)
         for found, expected in zip(adapters(model).values(), adapters(twin).values(), strict=True):
-            torch.testing.assert_close(found.adapter.full(), expected.adapter.full(), rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(
+                found.adapter.full(), expected.adapter.full(), rtol=1e-12, atol=1e-12
+            )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -268,7 +329,9 @@ def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) ->
     model = network(rank=4)
     optimizer = GeoLoRA(model, lr=0.05, head_lr=0.05, tau=0.1, method=method)
     warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, k / 4))
-    before = [X.detach().clone() for layer in adapters(model).values() for X in layer.adapter.parameters()]
+    before = [
+        X.detach().clone() for layer in adapters(model).values() for X in layer.adapter.parameters()
+    ]
     backward(model)
     optimizer.step()
     warm_up.step()
@@ -288,7 +351,9 @@ def test_adapters_wait_for_a_gradient_that_is_not_zero(method: Any) -> None:
     model = network(rank=4)
     torch.nn.init.zeros_(head_of(model).weight)
     optimizer = GeoLoRA(model, lr=0.05, head_lr=0.05, method=method)
-    before = [X.detach().clone() for layer in adapters(model).values() for X in layer.adapter.parameters()]
+    before = [
+        X.detach().clone() for layer in adapters(model).values() for X in layer.adapter.parameters()
+    ]
     for moved in (False, True):
         optimizer.zero_grad()
         backward(model)
@@ -316,11 +381,18 @@ def test_a_budget_keeps_their_share_for_adapters_that_wait(method: Any, unit: An
     """
     model = nn.ModuleList([nn.Linear(32, 32, bias=False) for _ in range(4)]).double()
     adapt(model, rank=8)
-    optimizer = GeoLoRA(model, budget=16 if unit == "ranks" else 4 * 4 * (32 + 32 + 4), unit=unit, method=method)
-    x = torch.eye(32, dtype=torch.float64) + torch.linspace(-1.0, 1.0, 32 * 32, dtype=torch.float64).reshape(32, 32).sin()
+    optimizer = GeoLoRA(
+        model, budget=16 if unit == "ranks" else 4 * 4 * (32 + 32 + 4), unit=unit, method=method
+    )
+    x = (
+        torch.eye(32, dtype=torch.float64)
+        + torch.linspace(-1.0, 1.0, 32 * 32, dtype=torch.float64).reshape(32, 32).sin()
+    )
     for used in (2, 4):
         optimizer.zero_grad()
-        torch.stack([(layer(x) * (k < used)).square().sum() for k, layer in enumerate(model)]).sum().backward()
+        torch.stack(
+            [(layer(x) * (k < used)).square().sum() for k, layer in enumerate(model)]
+        ).sum().backward()
         optimizer.step()
         found = [layer.adapter.rank for layer in adapters(model).values()]
         assert 4 * used - 1 <= sum(found[:used]) <= 4 * used
@@ -368,7 +440,9 @@ HAPPENS = [
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("happens", HAPPENS)
 @pytest.mark.parametrize("update", ["spectral", "adam", "preconditioned"])
-def test_a_memory_of_other_bases_is_refused(happens: Callable[[nn.Module, GeoLoRA], None], update: Any, method: Any) -> None:
+def test_a_memory_of_other_bases_is_refused(
+    happens: Callable[[nn.Module, GeoLoRA], None], update: Any, method: Any
+) -> None:
     """Also where ranks stay as they are: a memory is a tangent vector at the bases that it was made at."""
     model = network(rank=4)
     optimizer = GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, update=update, method=method)
@@ -377,12 +451,16 @@ def test_a_memory_of_other_bases_is_refused(happens: Callable[[nn.Module, GeoLoR
     backward(model)
     with pytest.raises(RuntimeError, match="the optimizer remembers other bases"):
         optimizer.step()
-    train(model, GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, update=update, method=method), 2)  # a new one begins
+    train(
+        model, GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, update=update, method=method), 2
+    )  # a new one begins
 
 
 @pytest.mark.parametrize("coefficient_steps", [0, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_memory_of_gradients_in_half_precision_is_loaded(method: Any, coefficient_steps: int) -> None:
+def test_the_memory_of_gradients_in_half_precision_is_loaded(
+    method: Any, coefficient_steps: int
+) -> None:
     """They are no tangent vectors but for 1e-2 of their size."""
     model = network(rank=4).float()
     options: dict[str, Any] = {"method": method, "coefficient_steps": coefficient_steps}
@@ -423,15 +501,21 @@ def test_training_goes_on_in_double_precision_once_everything_is(method: Any) ->
     first = step()
     model.double()
     if method == "reference":
-        with pytest.raises(ValueError, match=r"^0: U: expected orthonormal columns.*lower precision: adapter.orthonormalise\(\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"^0: U: expected orthonormal columns.*lower precision: adapter.orthonormalise\(\)",
+        ):
             step()
     before, Ut = model(x), adapters(model)["0"].adapter.active()[0].detach().clone()
     for layer in adapters(model).values():
         layer.adapter.orthonormalise()
     torch.testing.assert_close(model(x), before, rtol=1e-13, atol=1e-14)
-    torch.testing.assert_close(adapters(model)["0"].adapter.active()[0].detach(), Ut, rtol=0.0, atol=1e-6)  # no sign is turned
+    torch.testing.assert_close(
+        adapters(model)["0"].adapter.active()[0].detach(), Ut, rtol=0.0, atol=1e-6
+    )  # no sign is turned
     with pytest.raises(
-        RuntimeError, match=r"0: the optimizer remembers torch.float32 on cpu, the adapter has torch.float64 on cpu"
+        RuntimeError,
+        match=r"0: the optimizer remembers torch.float32 on cpu, the adapter has torch.float64 on cpu",
     ):
         step()
     optimizer.load_state_dict(optimizer.state_dict())

@@ -19,13 +19,19 @@ from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
 from tests.nn.steps import MAKES, METHODS, OPTIMIZERS, backward, head_of, same, snapshot
 from verification.network_defects.models import network, regression, train
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
+pytestmark = pytest.mark.usefixtures(
+    "module_unchecked"
+)  # whole trainings: the tests of the core check its shapes
 
 
 def test_groups_have_options_of_their_own() -> None:
     model = network()
     optimizer = GeoLoRA(
-        [{"module": model[0], "lr": 0.0, "update": "sgd"}, {"module": model[2], "max_rank": 2}, {"module": model[4]}],
+        [
+            {"module": model[0], "lr": 0.0, "update": "sgd"},
+            {"module": model[2], "max_rank": 2},
+            {"module": model[4]},
+        ],
         lr=0.05,
         tau=0.0,
     )
@@ -52,7 +58,9 @@ def test_groups_have_options_of_their_own() -> None:
         ("sgd", "weight_decay", 0.5),
     ],
 )
-def test_every_option_of_an_update_counts(update: Any, option: str, value: Any, method: Any) -> None:
+def test_every_option_of_an_update_counts(
+    update: Any, option: str, value: Any, method: Any
+) -> None:
     models = network(), network()
     for model, more in zip(models, ({}, {option: value}), strict=True):
         train(model, GeoLoRA(model, lr=0.05, tau=0.1, update=update, method=method, **more), 2)
@@ -62,10 +70,19 @@ def test_every_option_of_an_update_counts(update: Any, option: str, value: Any, 
 
 def test_a_part_may_have_a_rate_of_its_own_for_its_head() -> None:
     model = network()
-    optimizer = GeoLoRA([{"module": model[0]}, {"module": model[2]}, {"module": model[4], "head_lr": 0.5}], head_lr=0.3)
+    optimizer = GeoLoRA(
+        [{"module": model[0]}, {"module": model[2]}, {"module": model[4], "head_lr": 0.5}],
+        head_lr=0.3,
+    )
     assert [group["lr"] for group in optimizer.param_groups if not group["adapters"]] == [0.5]
-    for head in ({"module": model[4]}, {"params": model[4].parameters()}, {"params": model[4].weight}):
-        optimizer = GeoLoRA([{"module": model[0]}, {"module": model[2]}, {**head, "lr": 1e-5}], lr=0.01)
+    for head in (
+        {"module": model[4]},
+        {"params": model[4].parameters()},
+        {"params": model[4].weight},
+    ):
+        optimizer = GeoLoRA(
+            [{"module": model[0]}, {"module": model[2]}, {**head, "lr": 1e-5}], lr=0.01
+        )
         assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.01, 1e-5]
     mixed = GeoLoRA([{"module": model, "lr": 0.02}])
     assert [group["lr"] for group in mixed.param_groups] == [0.02, 1e-3]
@@ -77,7 +94,10 @@ def test_the_state_of_a_complex_head_is_loaded() -> None:
     model.register_parameter("phase", phase)
     optimizer = GeoLoRA(model, lr=0.05)
     optimizer.zero_grad()
-    (model(torch.ones(1, 12, dtype=torch.float64)).square().sum() + (phase * torch.tensor(1.0 + 2.0j)).real.sum()).backward()
+    (
+        model(torch.ones(1, 12, dtype=torch.float64)).square().sum()
+        + (phase * torch.tensor(1.0 + 2.0j)).real.sum()
+    ).backward()
     optimizer.step()
     optimizer.load_state_dict(optimizer.state_dict())
 
@@ -85,13 +105,23 @@ def test_the_state_of_a_complex_head_is_loaded() -> None:
 @pytest.mark.parametrize("tau", [None, 0.2])
 def test_a_group_has_its_own_threshold_in_place_of_the_common_one(tau: float | None) -> None:
     model = network()
-    parts: list[dict[str, Any]] = [{"module": model[0], "theta": 0.01}, {"module": model[2], "budget": 3}, {"module": model[4]}]
+    parts: list[dict[str, Any]] = [
+        {"module": model[0], "theta": 0.01},
+        {"module": model[2], "budget": 3},
+        {"module": model[4]},
+    ]
     optimizer = GeoLoRA(parts, tau=tau)
-    found = [tuple(group[name] for name in ("tau", "theta", "budget")) for group in optimizer.param_groups if group["adapters"]]
+    found = [
+        tuple(group[name] for name in ("tau", "theta", "budget"))
+        for group in optimizer.param_groups
+        if group["adapters"]
+    ]
     assert found == [(None, 0.01, None), (None, None, 3)]
     alone = GeoLoRA(model, tau=tau).param_groups[0]
     assert (alone["tau"], alone["share"]) == ((None, 0.7) if tau is None else (tau, None))
-    assert GeoLoRA(network(), tau=tau, update="adam-published").param_groups[0]["tau"] == (tau or 0.35)
+    assert GeoLoRA(network(), tau=tau, update="adam-published").param_groups[0]["tau"] == (
+        tau or 0.35
+    )
     assert Dlrt([{"module": network(), "theta": 0.01}], tau=tau).param_groups[0]["theta"] == 0.01
     with pytest.raises(ValueError, match=r"found \{'tau': 0\.1, 'theta': 0\.2\}$"):
         GeoLoRA([{"module": model, "tau": 0.1, "theta": 0.2}])
@@ -102,7 +132,8 @@ def test_an_adapter_that_is_frozen_in_part_is_refused() -> None:
         model = network()
         getattr(adapters(model)["2"].adapter, name).requires_grad_(False)
         with pytest.raises(
-            ValueError, match=r"^model: expected all factors of an adapter to be trainable or none, found some of 2$"
+            ValueError,
+            match=r"^model: expected all factors of an adapter to be trainable or none, found some of 2$",
         ):
             GeoLoRA(model, lr=0.05)
 
@@ -145,7 +176,9 @@ def test_groups_of_single_layers_have_names() -> None:
 def test_groups_that_come_later_are_refused() -> None:
     optimizer = GeoLoRA(network(), lr=0.05)
     for group in ({"params": [torch.nn.Parameter(torch.ones(2))]}, {"module": network()}):
-        with pytest.raises(ValueError, match=r"^add_param_group: expected all groups in the constructor"):
+        with pytest.raises(
+            ValueError, match=r"^add_param_group: expected all groups in the constructor"
+        ):
             optimizer.add_param_group(group)
     assert len(optimizer.param_groups) == 2
 
@@ -160,26 +193,53 @@ def test_groups_that_come_later_are_refused() -> None:
         ({"betas": (0.9,), "update": "sgd"}, "^betas: expected two numbers"),
         ({"betas": 0.9}, "^betas: expected two numbers"),
         ({"eps": -1e-8}, "^eps: expected a finite number >= 0"),
-        ({"momentum": -0.1, "update": "heavy-ball"}, "^momentum: expected 0 <= momentum < 1, found -0.1"),
+        (
+            {"momentum": -0.1, "update": "heavy-ball"},
+            "^momentum: expected 0 <= momentum < 1, found -0.1",
+        ),
         ({"momentum": 1.0}, "^momentum: expected 0 <= momentum < 1, found 1.0"),
         ({"smoothing": -0.1}, "^smoothing: expected a finite number >= 0, found -0.1"),
         ({"noise": -1.0}, "^noise: expected a finite number >= 0, found -1.0"),
         ({"edge": 1.0}, r"^edge: expected 0 <= edge < 1, found 1\.0"),
         ({"edge": -0.5}, "^edge: expected a finite number >= 0, found -0.5"),
-        ({"edge": 0.5, "update": "adam"}, "^edge: expected update='spectral' or 'normalised', found 'adam'"),
-        ({"noise": 4.0, "update": "sgd"}, "^noise: expected update='spectral', whose weights it lowers, found 'sgd'"),
-        ({"edge": 0.5, "tau": 0.1}, "^tau, theta, share, edge, budget: expected exactly one of them"),
+        (
+            {"edge": 0.5, "update": "adam"},
+            "^edge: expected update='spectral' or 'normalised', found 'adam'",
+        ),
+        (
+            {"noise": 4.0, "update": "sgd"},
+            "^noise: expected update='spectral', whose weights it lowers, found 'sgd'",
+        ),
+        (
+            {"edge": 0.5, "tau": 0.1},
+            "^tau, theta, share, edge, budget: expected exactly one of them",
+        ),
         ({"min_rank": 0}, "^min_rank: expected an integer >= 1, found 0"),
         ({"min_rank": 13}, r"^0: min_rank: expected at most min\(m, n\) = 12, found 13"),
-        ({"min_rank": 9}, "^0: min_rank: expected at most 8, what the adapter's storage allows, found 9"),
+        (
+            {"min_rank": 9},
+            "^0: min_rank: expected at most 8, what the adapter's storage allows, found 9",
+        ),
         ({"max_rank": 2, "min_rank": 3}, "^max_rank: expected at least min_rank = 3, found 2"),
-        ({"budget": 3, "min_rank": 2}, "^budget: expected at least 4 ranks for min_rank = 2 in every adapter, found 3"),
-        ({"budget": 63, "unit": "parameters"}, "^budget: expected at least 64 parameters for min_rank = 1"),
+        (
+            {"budget": 3, "min_rank": 2},
+            "^budget: expected at least 4 ranks for min_rank = 2 in every adapter, found 3",
+        ),
+        (
+            {"budget": 63, "unit": "parameters"},
+            "^budget: expected at least 64 parameters for min_rank = 1",
+        ),
         ({"budget": 2.5}, "^budget: expected an integer >= 1, found 2.5"),
         ({"budget": 20, "unit": "bytes"}, "^unit: expected 'ranks' or 'parameters', found 'bytes'"),
         ({"coefficient_steps": 1.5}, "^coefficient_steps: expected an integer >= 0, found 1.5"),
-        ({"tau": 0.1, "theta": 0.1}, "^tau, theta, share, edge, budget: expected exactly one of them"),
-        ({"tau": 35.0}, r"^tau: expected a share of ‖Ŝ‖ below 1, found 35; every rank would be min_rank$"),
+        (
+            {"tau": 0.1, "theta": 0.1},
+            "^tau, theta, share, edge, budget: expected exactly one of them",
+        ),
+        (
+            {"tau": 35.0},
+            r"^tau: expected a share of ‖Ŝ‖ below 1, found 35; every rank would be min_rank$",
+        ),
         ({"tau": 0.1, "budget": 10}, "expected exactly one of them"),
         (
             {"update": "adamw"},
@@ -229,7 +289,9 @@ def test_what_is_no_model_is_refused(make: Any, found: str, unchecked: None) -> 
         ({"min_rank": True}, "min_rank: expected an integer >= 1, found True"),
     ],
 )
-def test_options_of_a_wrong_kind_are_named(options: dict[str, Any], message: str, unchecked: None) -> None:
+def test_options_of_a_wrong_kind_are_named(
+    options: dict[str, Any], message: str, unchecked: None
+) -> None:
     with pytest.raises(ValueError, match=message):
         GeoLoRA(network(), **options)
 
@@ -248,11 +310,15 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("expected (format, adapters) of each group")):
         optimizer.load_state_dict(GeoLoRA(other).state_dict())
     state = optimizer.state_dict()
-    assert [group["format"] for group in state["param_groups"]] == ["GeoLoRA 4"] * len(state["param_groups"])
+    assert [group["format"] for group in state["param_groups"]] == ["GeoLoRA 4"] * len(
+        state["param_groups"]
+    )
     state["param_groups"][0]["format"] = "GeoLoRA 2"
     with pytest.raises(ValueError, match=re.escape("found [('GeoLoRA 2', ['0', '2'])")):
         optimizer.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"that of an optimizer of adapters, found that of another optimizer$"):
+    with pytest.raises(
+        ValueError, match=r"that of an optimizer of adapters, found that of another optimizer$"
+    ):
         optimizer.load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())
 
 
@@ -264,21 +330,57 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "nothing": (lambda state: state.clear(), r"state_dict\['state'\]: expected a dict"),
     "no groups": (lambda state: state.update(param_groups=3), "param_groups'\\]: expected a list"),
     "groups that are none": (lambda state: state.update(param_groups=[3, 4]), "expected groups"),
-    "no parameters": (lambda state: state["param_groups"][0].pop("params"), "expected 6 parameters in a group, found None"),
-    "a memory that is none": (lambda state: state["state"].update({0: 3}), "expected a dict for each parameter, found int"),
-    "a part is missing": (lambda state: state["state"].pop(1), "expected the memory of U, S and V of each adapter alike"),
+    "no parameters": (
+        lambda state: state["param_groups"][0].pop("params"),
+        "expected 6 parameters in a group, found None",
+    ),
+    "a memory that is none": (
+        lambda state: state["state"].update({0: 3}),
+        "expected a dict for each parameter, found int",
+    ),
+    "a part is missing": (
+        lambda state: state["state"].pop(1),
+        "expected the memory of U, S and V of each adapter alike",
+    ),
     "a moment is missing": (lambda state: state["state"][1].pop("first"), "of each adapter alike"),
     "another age": (lambda state: state["state"][1].update(step=7), "or of another age"),
-    "no age": (lambda state: state["state"][1].update(step="x"), "expected a number of steps, found 'x'"),
-    "a negative age": (lambda state: state["state"][1].update(step=-1), "expected a number of steps, found -1"),
+    "no age": (
+        lambda state: state["state"][1].update(step="x"),
+        "expected a number of steps, found 'x'",
+    ),
+    "a negative age": (
+        lambda state: state["state"][1].update(step=-1),
+        "expected a number of steps, found -1",
+    ),
     "a number": (lambda state: _first(state, 0, 1.0), "found float as 'first'"),
-    "complex": (lambda state: _first(state, 0, state["state"][0]["first"] * 1j), "found torch.complex128"),
-    "sparse": (lambda state: _first(state, 0, state["state"][0]["first"].to_sparse()), "torch.sparse_coo"),
-    "meta": (lambda state: _first(state, 0, state["state"][0]["first"].to("meta")), "on meta as 'first'"),
-    "0-d": (lambda state: _first(state, 0, torch.tensor(1.0)), "expected first moments of one rank"),
-    "another rank": (lambda state: _first(state, 0, torch.zeros(20, 5)), "expected first moments of one rank"),
-    "a head of another shape": (lambda state: state["state"][6].update(exp_avg=torch.zeros(3)), "exp_avg of the shape"),
-    "half a head": (lambda state: state["state"][6].pop("exp_avg_sq"), "expected .'exp_avg', 'exp_avg_sq'. and 'step'"),
+    "complex": (
+        lambda state: _first(state, 0, state["state"][0]["first"] * 1j),
+        "found torch.complex128",
+    ),
+    "sparse": (
+        lambda state: _first(state, 0, state["state"][0]["first"].to_sparse()),
+        "torch.sparse_coo",
+    ),
+    "meta": (
+        lambda state: _first(state, 0, state["state"][0]["first"].to("meta")),
+        "on meta as 'first'",
+    ),
+    "0-d": (
+        lambda state: _first(state, 0, torch.tensor(1.0)),
+        "expected first moments of one rank",
+    ),
+    "another rank": (
+        lambda state: _first(state, 0, torch.zeros(20, 5)),
+        "expected first moments of one rank",
+    ),
+    "a head of another shape": (
+        lambda state: state["state"][6].update(exp_avg=torch.zeros(3)),
+        "exp_avg of the shape",
+    ),
+    "half a head": (
+        lambda state: state["state"][6].pop("exp_avg_sq"),
+        "expected .'exp_avg', 'exp_avg_sq'. and 'step'",
+    ),
 }
 
 
@@ -292,7 +394,9 @@ def test_a_state_that_the_next_step_could_not_read_is_refused(change: Any, messa
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(state)
     assert same(optimizer.state_dict(), before)
-    with pytest.raises(ValueError, match=r"^state_dict: expected what state_dict\(\) returned, found NoneType"):
+    with pytest.raises(
+        ValueError, match=r"^state_dict: expected what state_dict\(\) returned, found NoneType"
+    ):
         optimizer.load_state_dict(None)  # type: ignore[arg-type]
     optimizer.load_state_dict(before)
 
@@ -342,7 +446,9 @@ def test_a_rate_that_is_a_tensor_is_one_of_each_group(part: dict[str, Any]) -> N
 
 def test_a_rate_that_is_a_tensor_stays_that_of_the_caller() -> None:
     model, lr = network(), torch.tensor(0.04)
-    optimizer = GeoLoRA([{"module": model[k]} for k in (0, 2)] + [{"module": model[4], "lr": lr}], lr=lr)
+    optimizer = GeoLoRA(
+        [{"module": model[k]} for k in (0, 2)] + [{"module": model[4], "lr": lr}], lr=lr
+    )
     rates = [group["lr"] for group in optimizer.param_groups]
     assert len({id(rate) for rate in (lr, *rates)}) == 1 + len(rates) == 4
 
@@ -395,7 +501,10 @@ def test_a_memory_of_another_rank_is_refused(method: str) -> None:
     remembered = adapters(model)["0"].adapter.rank
     adapters(model)["0"].adapter.reset(2)
     backward(model)
-    with pytest.raises(RuntimeError, match=f"^0: the optimizer remembers rank {remembered}, the adapter has rank 2; load the "):
+    with pytest.raises(
+        RuntimeError,
+        match=f"^0: the optimizer remembers rank {remembered}, the adapter has rank 2; load the ",
+    ):
         optimizer.step()
 
 
@@ -408,14 +517,18 @@ def test_gradients_of_some_of_the_factors_are_refused(method: str, frozen: tuple
     model = network()
     optimizer = OPTIMIZERS[method](model)
     for name in frozen:
-        getattr(adapters(model)["2"].adapter, {"U": "Ut", "S": "S", "V": "Vt"}[name]).requires_grad_(False)
+        getattr(
+            adapters(model)["2"].adapter, {"U": "Ut", "S": "S", "V": "Vt"}[name]
+        ).requires_grad_(False)
 
     def closure() -> float:
         backward(model)
         return 0.0
 
     before = snapshot(model, optimizer)
-    expected = f"2: gradients: expected those of U, S and V or none, found none of {', '.join(frozen)}"
+    expected = (
+        f"2: gradients: expected those of U, S and V or none, found none of {', '.join(frozen)}"
+    )
     with pytest.raises(ValueError, match=f"^{expected}$"):
         optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
@@ -424,7 +537,9 @@ def test_gradients_of_some_of_the_factors_are_refused(method: str, frozen: tuple
 def test_an_adapter_without_its_layer_is_refused() -> None:
     """AdamW would step its factors one by one."""
     model = network()
-    with pytest.raises(ValueError, match="expected adapters in their layers, found an adapter without its layer"):
+    with pytest.raises(
+        ValueError, match="expected adapters in their layers, found an adapter without its layer"
+    ):
         GeoLoRA([{"module": model[0]}, {"module": adapters(model)["2"].adapter}])
 
 
@@ -447,7 +562,9 @@ def test_a_step_returns_the_loss_of_its_closure_and_none_without_one(make: str) 
 
 @pytest.mark.parametrize("names", [("0", "2"), ("2",)])
 @pytest.mark.parametrize("method", METHODS)
-def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names: tuple[str, ...]) -> None:
+def test_parameters_that_came_without_their_ranks_are_refused(
+    method: Any, names: tuple[str, ...]
+) -> None:
     """Data-parallel training begins with such a broadcast, and one process may have loaded other ranks."""
     here, there = network(rank=2), network(rank=4)
     optimizer = GeoLoRA(here, method=method)
@@ -459,7 +576,8 @@ def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names
     backward(here)
     before = snapshot(here, optimizer)
     with pytest.raises(
-        ValueError, match=r"expected zeros beyond rank 2, found others: .* \(load a state_dict, in every process\), or another"
+        ValueError,
+        match=r"expected zeros beyond rank 2, found others: .* \(load a state_dict, in every process\), or another",
     ):
         optimizer.step()
     assert same(before, snapshot(here, optimizer))
@@ -471,7 +589,9 @@ def test_a_state_of_another_optimizer_is_refused() -> None:
     model = network()
     optimizer = GeoLoRA(model)
     before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match=r"to be \[\('GeoLoRA 4', .*found \[\('SimultaneousDescent 4', "):
+    with pytest.raises(
+        ValueError, match=r"to be \[\('GeoLoRA 4', .*found \[\('SimultaneousDescent 4', "
+    ):
         optimizer.load_state_dict(SimultaneousDescent(model).state_dict())
     assert same(before, snapshot(model, optimizer))
 
@@ -494,19 +614,33 @@ def test_groups_of_tensors_find_their_adapters() -> None:
         tensors = [p for p in models[1].parameters() if p.requires_grad]
         ranks = [
             train(model, GeoLoRA(given, lr=0.05, tau=0.2), 3)
-            for model, given in zip(models, (models[0], [{"params": tensors, "weight_decay": 0.0}]), strict=True)
+            for model, given in zip(
+                models, (models[0], [{"params": tensors, "weight_decay": 0.0}]), strict=True
+            )
         ]
         assert ranks[0] == ranks[1]
         assert same(models[0].state_dict(), models[1].state_dict())
-    every = [GeoLoRA(given).param_groups for given in (models[1].parameters(), [{"params": tensors}])]
-    assert [[group["params"] for group in groups] for groups in every] == [[tensors[:-2], tensors[-2:]]] * 2
+    every = [
+        GeoLoRA(given).param_groups for given in (models[1].parameters(), [{"params": tensors}])
+    ]
+    assert [[group["params"] for group in groups] for groups in every] == [
+        [tensors[:-2], tensors[-2:]]
+    ] * 2
     apart = adapters(models[0])["0"].adapter
-    assert [group["adapters"] for group in GeoLoRA([{"params": apart.parameters()}]).param_groups] == [["adapter 0"]]
+    assert [
+        group["adapters"] for group in GeoLoRA([{"params": apart.parameters()}]).param_groups
+    ] == [["adapter 0"]]
     head = [{"params": models[0][4].parameters(), "lr": 0.1}]
     for given, message in (
-        ([{"params": [apart.Ut]}, {"params": [apart.S, apart.Vt]}], "all factors of an adapter in one group"),
+        (
+            [{"params": [apart.Ut]}, {"params": [apart.S, apart.Vt]}],
+            "all factors of an adapter in one group",
+        ),
         ([{"params": ["weight"]}], "expected tensors, found str"),
-        ([{"params": LowRankAdapter((5, 4), 2, 2).parameters()}], "in their layers, found one without its layer"),
+        (
+            [{"params": LowRankAdapter((5, 4), 2, 2).parameters()}],
+            "in their layers, found one without its layer",
+        ),
         (head, "model: expected one with trainable adapters"),
         ([{"module": models[0], "params": tensors, "rate": 1.0}], r"found \['rate'\]"),
     ):
@@ -567,7 +701,9 @@ def test_a_layer_without_a_memory_is_in_no_stack_with_one_that_has(update: str) 
         optimizer = GeoLoRA(model, method=method, update="sgd", lr=0.1, tau=0.0)
         for layers in ([0], [1], [0, 1]):
             optimizer.zero_grad(set_to_none=True)
-            x = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(layers) + 7))
+            x = torch.randn(
+                8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(layers) + 7)
+            )
             torch.stack([model[i](x).square().sum() for i in layers]).sum().backward()
             optimizer.step()
             optimizer.param_groups[0]["update"] = update
@@ -588,13 +724,17 @@ def test_a_layer_without_a_memory_is_in_no_stack_with_one_that_has(update: str) 
     ],
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_habits_of_other_methods_get_a_word_once(options: dict[str, Any], message: str, method: Any) -> None:
+def test_habits_of_other_methods_get_a_word_once(
+    options: dict[str, Any], message: str, method: Any
+) -> None:
     model = network()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(model, GeoLoRA(model, method=method, **options), 55)
     assert [bool(re.match(message, str(warning.message))) for warning in caught] == [True]
-    assert caught[0].filename == train.__code__.co_filename, "the line that calls step, not the wrappers of torch"
+    assert caught[0].filename == train.__code__.co_filename, (
+        "the line that calls step, not the wrappers of torch"
+    )
 
 
 USUAL: list[dict[str, Any]] = [
@@ -631,7 +771,9 @@ def test_a_rate_in_its_warm_up_is_judged_by_where_it_is_heading(lr: float, *, sa
         for _ in range(55):
             train(model, optimizer, 1)
             schedule.step()
-    assert [str(warning.message).partition(":")[0] for warning in caught] == ["lr = 0.0002 with update='spectral'"] * said
+    assert [str(warning.message).partition(":")[0] for warning in caught] == [
+        "lr = 0.0002 with update='spectral'"
+    ] * said
 
 
 def test_a_schedule_of_whole_rates_is_judged_by_its_steps() -> None:
@@ -663,10 +805,26 @@ def _it_is_frozen_and_steps(model: nn.Module, optimizer: GeoLoRA) -> None:
 
 
 MISUSES: dict[str, tuple[Callable[[nn.Module, GeoLoRA], None], type[Exception], str]] = {
-    "two optimizers": (_another_steps_in_turn, RuntimeError, "remembers .*; another optimizer has stepped since, and an adapter"),
-    "two of one backward pass": (_another_steps_from_the_same_gradients, UserWarning, "^step: another optimizer has used these"),
-    "two steps after one": (_it_steps_again, UserWarning, r"^step: an earlier step has used these gradients and .* \(0, 2\)"),
-    "frozen": (_it_is_frozen_and_steps, UserWarning, r"^step: nothing is stepped, every adapter .* is frozen \(0, 2\)"),
+    "two optimizers": (
+        _another_steps_in_turn,
+        RuntimeError,
+        "remembers .*; another optimizer has stepped since, and an adapter",
+    ),
+    "two of one backward pass": (
+        _another_steps_from_the_same_gradients,
+        UserWarning,
+        "^step: another optimizer has used these",
+    ),
+    "two steps after one": (
+        _it_steps_again,
+        UserWarning,
+        r"^step: an earlier step has used these gradients and .* \(0, 2\)",
+    ),
+    "frozen": (
+        _it_is_frozen_and_steps,
+        UserWarning,
+        r"^step: nothing is stepped, every adapter .* is frozen \(0, 2\)",
+    ),
 }
 
 
@@ -701,9 +859,15 @@ def test_nothing_is_said_of_gradients_that_are_new(set_to_none: bool, method: An
 
 
 WORDS_OF_LORA: dict[str, tuple[dict[str, Any], str]] = {
-    "rank": ({"r": 8}, r"^adapt: expected options of its own, found \{'r': 8\}: r is called rank \(where .*, next to max_rank$"),
+    "rank": (
+        {"r": 8},
+        r"^adapt: expected options of its own, found \{'r': 8\}: r is called rank \(where .*, next to max_rank$",
+    ),
     "heads": ({"modules_to_save": ["4"]}, ": modules_to_save is called train here$"),
-    "start": ({"init_lora_weights": True}, ": init_lora_weights has no counterpart: S = 0 at the start$"),
+    "start": (
+        {"init_lora_weights": True},
+        ": init_lora_weights has no counterpart: S = 0 at the start$",
+    ),
     "no word of LoRA": ({"ranks": 8}, "^adapt: got an unexpected keyword argument 'ranks'$"),
 }
 
@@ -735,11 +899,17 @@ def test_an_option_of_other_optimizers_is_answered_with_ours(option: str, messag
     ("update", "cycled", "said"),
     [("spectral", True, True), ("spectral", False, False), ("adam", True, False)],
 )
-def test_a_schedule_that_cycles_other_averages_gets_a_word_once(update: Any, *, cycled: bool, said: bool) -> None:
+def test_a_schedule_that_cycles_other_averages_gets_a_word_once(
+    update: Any, *, cycled: bool, said: bool
+) -> None:
     model = network()
     optimizer = GeoLoRA(model, update=update)
-    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=9, cycle_momentum=cycled)
+    torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.01, total_steps=9, cycle_momentum=cycled
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(model, optimizer, 3)
-    assert [str(warning.message).partition(":")[0] for warning in caught] == ["max_momentum = 0.95"] * said
+    assert [str(warning.message).partition(":")[0] for warning in caught] == [
+        "max_momentum = 0.95"
+    ] * said

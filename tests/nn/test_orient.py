@@ -45,9 +45,16 @@ def test_the_bases_turn_to_the_leading_singular_vectors_and_W_stays() -> None:
         assert closure() == before
         U, V = layer.adapter.U, layer.adapter.V
         inside = P[:, :RANK].mT @ U
-        tangents.append(float(torch.linalg.matrix_norm((U - P[:, :RANK] @ inside) @ torch.linalg.inv(inside), 2)))
+        tangents.append(
+            float(
+                torch.linalg.matrix_norm((U - P[:, :RANK] @ inside) @ torch.linalg.inv(inside), 2)
+            )
+        )
         for basis in (U, V):
-            assert torch.linalg.matrix_norm(basis.mT @ basis - torch.eye(RANK, dtype=torch.float64)) < 1e-13
+            assert (
+                torch.linalg.matrix_norm(basis.mT @ basis - torch.eye(RANK, dtype=torch.float64))
+                < 1e-13
+            )
     # six updates lie between the two
     assert tangents[1] <= tangents[0] * float(sigma[RANK] / sigma[RANK - 1]) ** 6 * (1.0 + 1e-9)
 

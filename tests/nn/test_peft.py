@@ -30,7 +30,9 @@ from verification.network_defects.models import difference, fill, regression  # 
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT calls transformers so
+    pytest.mark.filterwarnings(
+        "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+    ),  # PEFT calls transformers so
 ]
 
 SHOWN = "base_model.model.{}.geolora_active"
@@ -38,7 +40,12 @@ SHOWN = "base_model.model.{}.geolora_active"
 
 def base_model(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    layers = {"first": nn.Linear(12, 20), "tanh": nn.Tanh(), "second": nn.Linear(20, 10), "head": nn.Linear(10, 4)}
+    layers = {
+        "first": nn.Linear(12, 20),
+        "tanh": nn.Tanh(),
+        "second": nn.Linear(20, 10),
+        "head": nn.Linear(10, 4),
+    }
     model = nn.Sequential()
     for name, layer in layers.items():
         model.add_module(name, layer)
@@ -91,9 +98,13 @@ def test_only_adapters_and_heads_are_trained(capsys: pytest.CaptureFixture[str])
     model = wrapped()
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     factors = {
-        f"base_model.model.{layer}.geolora_adapter.default.{X}" for layer in ("first", "second") for X in ("Ut", "S", "Vt")
+        f"base_model.model.{layer}.geolora_adapter.default.{X}"
+        for layer in ("first", "second")
+        for X in ("Ut", "S", "Vt")
     }
-    assert trainable == factors | {f"base_model.model.head.modules_to_save.default.{X}" for X in ("weight", "bias")}
+    assert trainable == factors | {
+        f"base_model.model.head.modules_to_save.default.{X}" for X in ("weight", "bias")
+    }
     model.print_trainable_parameters()  # the storage, not the ranks in use
     storage = 8 * (12 + 20 + 8) + 8 * (20 + 10 + 8) + 44
     assert f"trainable params: {storage:,}" in capsys.readouterr().out
@@ -116,12 +127,16 @@ def test_the_fused_path_is_a_field_of_the_configuration_that_is_saved(tmp_path: 
     torch.testing.assert_close(loaded(x), models[1](x), rtol=1e-13, atol=1e-13)
 
 
-def test_the_dtype_of_the_factors_is_a_field_of_the_configuration_that_is_saved(tmp_path: Path) -> None:
+def test_the_dtype_of_the_factors_is_a_field_of_the_configuration_that_is_saved(
+    tmp_path: Path,
+) -> None:
     for dtype in ("float32", "float64"):
         model = wrapped(dtype=dtype)
         model.save_pretrained(tmp_path)
         for each in (model, peft.PeftModel.from_pretrained(base_model(), tmp_path)):
-            assert {layer.adapter.S.dtype for layer in adapters(each).values()} == {getattr(torch, dtype)}
+            assert {layer.adapter.S.dtype for layer in adapters(each).values()} == {
+                getattr(torch, dtype)
+            }
 
 
 @pytest.mark.parametrize("low_memory", [False, True])
@@ -131,17 +146,26 @@ def test_saved_and_loaded(tmp_path: Path, low_memory: bool) -> None:
     train(model)
     model.eval()
     model.save_pretrained(tmp_path)
-    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path, low_cpu_mem_usage=low_memory).eval()
+    loaded = peft.PeftModel.from_pretrained(
+        base_model(), tmp_path, low_cpu_mem_usage=low_memory
+    ).eval()
     assert ranks(loaded) == ranks(model) != [3, 3]
     assert torch.equal(loaded(x), model(x))
     assert not [name for name, parameter in loaded.named_parameters() if parameter.requires_grad]
     saved = safetensors_torch.load_file(tmp_path / "adapter_model.safetensors")
-    assert set(saved) == {f"base_model.model.{layer}.geolora_adapter.{X}" for layer in ("first", "second") for X in "USV"} | {
+    assert set(saved) == {
+        f"base_model.model.{layer}.geolora_adapter.{X}"
+        for layer in ("first", "second")
+        for X in "USV"
+    } | {
         "base_model.model.head.weight",
         "base_model.model.head.bias",
     }
     assert saved["base_model.model.first.geolora_adapter.S"].shape == (ranks(model)[0],) * 2
-    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"] == "GEOLORA"
+    assert (
+        json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+        == "GEOLORA"
+    )
 
 
 def test_the_model_card_says_what_loading_needs(tmp_path: Path) -> None:
@@ -151,7 +175,9 @@ def test_the_model_card_says_what_loading_needs(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert card.count("import geolora_ref") == 1
-    lines = re.findall("```python\n(.*?)```", card.partition("## How to Get Started with the Model")[2], re.DOTALL)[0]
+    lines = re.findall(
+        "```python\n(.*?)```", card.partition("## How to Get Started with the Model")[2], re.DOTALL
+    )[0]
     program = f"""
 import peft
 from collections import OrderedDict
@@ -166,12 +192,16 @@ else:
     raise SystemExit("loaded without the import")
 {lines.replace("this folder", ".")}
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("before", ["", "---\nlibrary_name: peft\n---\nMine.\n", "Not of PEFT.\n"])
-def test_a_card_without_the_heading_gets_it_and_others_are_left_alone(before: str, tmp_path: Path) -> None:
+def test_a_card_without_the_heading_gets_it_and_others_are_left_alone(
+    before: str, tmp_path: Path
+) -> None:
     card = tmp_path / "README.md"
     card.write_text(before, encoding="utf-8")
     config().save_pretrained(str(tmp_path / "other"))
@@ -182,7 +212,9 @@ def test_a_card_without_the_heading_gets_it_and_others_are_left_alone(before: st
 
 def test_a_number_of_numpy_is_saved(tmp_path: Path) -> None:
     wrapped(alpha=np.float32(0.5)).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == 0.5
+    assert (
+        json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == 0.5
+    )
 
 
 def test_alpha_by_shape_is_saved_as_a_word_and_loaded_as_numbers(tmp_path: Path) -> None:
@@ -190,10 +222,14 @@ def test_alpha_by_shape_is_saved_as_a_word_and_loaded_as_numbers(tmp_path: Path)
     model = wrapped()
     train(model)
     model.eval().save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == "rms"
+    assert (
+        json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == "rms"
+    )
     loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path).eval()
     scales = [layer.alpha for layer in adapters(loaded).values()]
-    assert scales == [(m / n) ** 0.5 for m, n in (layer.adapter.shape for layer in adapters(model).values())]
+    assert scales == [
+        (m / n) ** 0.5 for m, n in (layer.adapter.shape for layer in adapters(model).values())
+    ]
     assert len(set(scales)) == 2
     assert torch.equal(loaded(x), model(x))
 
@@ -217,8 +253,13 @@ def test_an_adapter_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     model = wrapped()
     model.save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"rank": 1, "max_rank": 2}), encoding="utf-8")
-    with pytest.raises(RuntimeError, match=r"first\.geolora_adapter\.default: expected factors .* of rank 1 to 2"):
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"rank": 1, "max_rank": 2}),
+        encoding="utf-8",
+    )
+    with pytest.raises(
+        RuntimeError, match=r"first\.geolora_adapter\.default: expected factors .* of rank 1 to 2"
+    ):
         peft.PeftModel.from_pretrained(base_model(), tmp_path)
 
 
@@ -253,7 +294,9 @@ def test_the_optimizer_trains_the_active_adapter_alone() -> None:
     model.set_adapter("other")
     train(model, 2)
     changed = {
-        key for key, value in model.state_dict().items() if value.shape != before[key].shape or not value.equal(before[key])
+        key
+        for key, value in model.state_dict().items()
+        if value.shape != before[key].shape or not value.equal(before[key])
     }
     assert changed == {f"base_model.model.second.geolora_adapter.other.{X}" for X in "USV"}
 
@@ -264,7 +307,11 @@ def test_two_active_adapters_are_refused_and_nothing_is_changed() -> None:
     before = model(x)
     with pytest.raises(ValueError, match="expected one active adapter, found default, other"):
         model.base_model.set_adapter(["default", "other"])
-    [layer] = {module for module in model.modules() if isinstance(module, GeoLoraLayer) and len(module.geolora_layers) == 2}
+    [layer] = {
+        module
+        for module in model.modules()
+        if isinstance(module, GeoLoraLayer) and len(module.geolora_layers) == 2
+    }
     with pytest.raises(ValueError, match="expected one active adapter, found default, other"):
         layer.set_adapter(["default", "other"])
     assert torch.equal(model(x), before)
@@ -294,7 +341,9 @@ MERGED: tuple[list[str], ...] = (["default"], ["other"], ["default", "other"])
 
 
 @pytest.mark.parametrize("names", MERGED, ids=" and ".join)
-def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapters_once(names: list[str]) -> None:
+def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapters_once(
+    names: list[str],
+) -> None:
     x, _ = regression()
     model, fresh = two_adapters(), two_adapters()
     expected, weights = model(x), copy.deepcopy(model.state_dict())
@@ -307,7 +356,9 @@ def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapters_once(n
     fresh.merge_adapter(names)
     fresh.load_state_dict(merged)
     assert torch.equal(fresh(x), expected)
-    assert not [layer for layer in fresh.modules() if isinstance(layer, GeoLoraLayer) and layer.merged]
+    assert not [
+        layer for layer in fresh.modules() if isinstance(layer, GeoLoraLayer) and layer.merged
+    ]
 
 
 def test_a_merged_model_that_was_moved_has_a_state_of_where_it_is() -> None:
@@ -324,7 +375,9 @@ def test_a_merged_model_that_was_moved_has_a_state_of_where_it_is() -> None:
     assert all(torch.equal(value, weights[key].float()) for key, value in state.items())
 
 
-@pytest.mark.parametrize(("part", "stays"), [("base_layer", False), ("default", False), ("other", True)])
+@pytest.mark.parametrize(
+    ("part", "stays"), [("base_layer", False), ("default", False), ("other", True)]
+)
 def test_a_part_of_a_state_unmerges_what_it_changes(part: str, *, stays: bool) -> None:
     """Loading another adapter leaves the merged one where it is, as with PEFT's other methods."""
     x, _ = regression()
@@ -356,7 +409,9 @@ def test_an_adapter_for_each_row_is_refused() -> None:
     """PEFT would drop the names and compute all rows with the active adapter."""
     x, _ = regression()
     model = wrapped().eval()
-    with pytest.raises(ValueError, match=r"^adapter_names: expected none .*, found one for each row$"):
+    with pytest.raises(
+        ValueError, match=r"^adapter_names: expected none .*, found one for each row$"
+    ):
         model(x, adapter_names=["default"] * (len(x) - 1) + ["__base__"])
     model(x)
 
@@ -373,7 +428,9 @@ def test_while_another_adapter_is_merged_the_active_one_waits(tmp_path: Path) ->
     assert difference(layer(hidden), hidden @ expected.mT + layer.base_layer.bias) < 1e-14
     with pytest.raises(ValueError, match="expected a base in which no adapter is merged"):
         export_lora(model, tmp_path / "adapter")
-    with pytest.raises(RuntimeError, match=r"step: expected adapters that are not merged, found that .*first"):
+    with pytest.raises(
+        RuntimeError, match=r"step: expected adapters that are not merged, found that .*first"
+    ):
         GeoLoRA(model, lr=0.05).step()
     with model.disable_adapter():
         assert torch.equal(model(x), base_model()(x))
@@ -397,7 +454,9 @@ def test_disabling_reaches_a_merged_layer_whose_weight_is_read() -> None:
     assert difference(plain, adapted) > 1e-3
 
 
-def copied_in_single(tensors: Sequence[Tensor], devices: Sequence[int], detach: bool = False) -> list[list[Tensor]]:
+def copied_in_single(
+    tensors: Sequence[Tensor], devices: Sequence[int], detach: bool = False
+) -> list[list[Tensor]]:
     """The replica that nn.DataParallel sends to each of its devices; here replicas are
     distinguished from the model by their precision.
     """
@@ -405,9 +464,13 @@ def copied_in_single(tensors: Sequence[Tensor], devices: Sequence[int], detach: 
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_replicas_of_data_parallel_use_what_is_theirs(monkeypatch: pytest.MonkeyPatch, *, fused: bool) -> None:
+def test_replicas_of_data_parallel_use_what_is_theirs(
+    monkeypatch: pytest.MonkeyPatch, *, fused: bool
+) -> None:
     """Each half of the batch through a replica, and the gradients of the model from both."""
-    monkeypatch.setattr(sys.modules["torch.nn.parallel.replicate"], "_broadcast_coalesced_reshape", copied_in_single)
+    monkeypatch.setattr(
+        sys.modules["torch.nn.parallel.replicate"], "_broadcast_coalesced_reshape", copied_in_single
+    )
     x, _ = regression()
     model = two_adapters()
     model.set_adapter("other")
@@ -426,7 +489,9 @@ def test_replicas_of_data_parallel_use_what_is_theirs(monkeypatch: pytest.Monkey
         assert found.dtype == torch.float32
         found.square().sum().backward()
     for X, gradient in zip(layer.geolora_adapter["other"].parameters(), gradients, strict=True):
-        assert difference(X.grad, gradient) < 10.0 * torch.finfo(torch.float32).eps  # the replicas compute in single precision
+        assert (
+            difference(X.grad, gradient) < 10.0 * torch.finfo(torch.float32).eps
+        )  # the replicas compute in single precision
     assert layer.weight.dtype == torch.float64
     assert torch.equal(model(x), expected)
 
@@ -489,13 +554,21 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
     """And leaves the layers before them as they are."""
     model = wrapped()
     with torch.no_grad():
-        model.get_submodule("base_model.model.second").geolora_adapter["default"].S[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="The adapter default seems to be broken: expected finite factors"):
+        model.get_submodule("base_model.model.second").geolora_adapter["default"].S[0, 0] = float(
+            "nan"
+        )
+    with pytest.raises(
+        ValueError, match="The adapter default seems to be broken: expected finite factors"
+    ):
         model.merge_adapter(safe_merge=True)
-    with pytest.raises(ValueError, match="The adapter default seems to be broken: expected finite factors"):
+    with pytest.raises(
+        ValueError, match="The adapter default seems to be broken: expected finite factors"
+    ):
         model.merge_and_unload(safe_merge=True)
     assert not model.get_submodule("base_model.model.first").merged
-    with pytest.raises(ValueError, match="The adapter default seems to be broken: expected finite factors"):
+    with pytest.raises(
+        ValueError, match="The adapter default seems to be broken: expected finite factors"
+    ):
         model.get_submodule("base_model.model.second").merge(safe_merge=True)
     model.get_submodule("base_model.model.second").merge()  # without the option for safety
     assert model.get_submodule("base_model.model.second").merged
@@ -514,9 +587,16 @@ def test_merging_is_safe_on_request_only(merge: str) -> None:
 
 def test_disabled_layers_are_merged_all_or_none() -> None:
     model = wrapped(modules_to_save=None, exclude_modules=["head"])
-    model.add_adapter("other", config(rank=2, modules_to_save=None, target_modules=["first", "second"]))
+    model.add_adapter(
+        "other", config(rank=2, modules_to_save=None, target_modules=["first", "second"])
+    )
     layers = [module for module in model.modules() if isinstance(module, GeoLoraLayer)]
-    with disabled(model), pytest.raises(RuntimeError, match="expected an adapter that is enabled, found one that is disabled"):
+    with (
+        disabled(model),
+        pytest.raises(
+            RuntimeError, match="expected an adapter that is enabled, found one that is disabled"
+        ),
+    ):
         model.merge_adapter(["other", "default"])
     assert not any(layer.merged for layer in layers)
 
@@ -540,7 +620,10 @@ def test_a_step_of_the_adapter_that_is_not_active_is_not_silent() -> None:
     optimizer.zero_grad()
     x, target = regression()
     (model(x) - target).square().mean().backward()
-    with pytest.warns(UserWarning, match="every adapter .* is frozen .*: another adapter is active since set_adapter") as caught:
+    with pytest.warns(
+        UserWarning,
+        match="every adapter .* is frozen .*: another adapter is active since set_adapter",
+    ) as caught:
         optimizer.step()
     assert [warning.filename for warning in caught] == [__file__]
     train(model, 2)  # the one that is active: a warning would be an error
@@ -560,7 +643,9 @@ def test_deleting_the_active_adapter_activates_another() -> None:
     ids=["all-linear", "pattern", "names"],
 )
 def test_target_modules(target_modules: str | list[str], expected: list[str]) -> None:
-    assert list(adapters(wrapped(target_modules=target_modules))) == [SHOWN.format(name) for name in expected]
+    assert list(adapters(wrapped(target_modules=target_modules))) == [
+        SHOWN.format(name) for name in expected
+    ]
 
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
@@ -583,8 +668,13 @@ def test_other_layers(tmp_path: Path, kind: str) -> None:
     assert difference(model(x), base(x)) > 1e-3
     model.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True))
-    assert difference(loaded(x), model(x)) < 1e-6  # torch multiplies in another order where no gradient is wanted
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+    assert (
+        difference(loaded(x), model(x)) < 1e-6
+    )  # torch multiplies in another order where no gradient is wanted
     assert difference(copy.deepcopy(model).merge_and_unload()(x), model(x)) < 1e-6
     export_lora(model, tmp_path / "plain")
     assert difference(peft.PeftModel.from_pretrained(base, tmp_path / "plain")(x), model(x)) < 1e-6
@@ -616,7 +706,9 @@ def test_a_copy_is_a_model_of_its_own() -> None:
     assert torch.equal(model(x), before)
     assert not torch.equal(other(x), before)
     other.merge_adapter()
-    assert not [layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and layer.merged]
+    assert not [
+        layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and layer.merged
+    ]
 
 
 def test_a_copy_of_a_layer_on_a_parametrised_base_has_its_adapter() -> None:
@@ -681,7 +773,10 @@ def test_rows_of_an_embedding_that_peft_trains_are_refused(tmp_path: Path) -> No
     model = peft.get_peft_model(base(), tokens)
     model.save_pretrained(tmp_path / "adapter")
     for found in (model, peft.PeftModel.from_pretrained(base(), tmp_path / "adapter")):
-        with pytest.raises(ValueError, match="expected an embedding without rows of its own, found trainable_token_indices"):
+        with pytest.raises(
+            ValueError,
+            match="expected an embedding without rows of its own, found trainable_token_indices",
+        ):
             export_lora(found, tmp_path / "plain")
 
 
@@ -691,7 +786,10 @@ def test_an_adapter_merged_elsewhere_is_not_left_out_of_an_export(tmp_path: Path
     model = peft.get_peft_model(base, GeoLoraConfig(target_modules=["two"]), "active")
     model.add_adapter("merged", GeoLoraConfig(target_modules=["one"], init_weights=False))
     model.base_model.merge_adapter(["merged"])
-    with pytest.raises(ValueError, match="one: expected a base in which no adapter is merged, found merged; unmerge it"):
+    with pytest.raises(
+        ValueError,
+        match="one: expected a base in which no adapter is merged, found merged; unmerge it",
+    ):
         export_lora(model, tmp_path)
     model.base_model.unmerge_adapter()
     export_lora(model, tmp_path)
@@ -704,7 +802,9 @@ def test_a_head_of_several_layers_is_exported(tmp_path: Path) -> None:
 
     def base() -> nn.Module:
         model = base_model()
-        model.set_submodule("head", nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 4)).double())
+        model.set_submodule(
+            "head", nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 4)).double()
+        )
         return model
 
     x, _ = regression()
@@ -722,7 +822,9 @@ def test_factors_of_half_precision_models_are_in_single(tmp_path: Path) -> None:
     model = peft.get_peft_model(copy.deepcopy(base), config())
     model.save_pretrained(tmp_path)
     for low_memory in (False, True):
-        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path, low_cpu_mem_usage=low_memory)
+        loaded = peft.PeftModel.from_pretrained(
+            copy.deepcopy(base), tmp_path, low_cpu_mem_usage=low_memory
+        )
         for layer, saved in zip(adapters(loaded).values(), adapters(model).values(), strict=True):
             assert layer.adapter.Ut.dtype == torch.float32
             assert torch.equal(layer.adapter.Ut, saved.adapter.Ut)  # not rounded on the way either
@@ -734,18 +836,33 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rank in words": ({"rank": "3"}, "rank: expected an integer >= 1, found '3'"),
     "rank that is a truth": ({"rank": True}, "rank: expected an integer >= 1, found True"),
     "max_rank in words": ({"max_rank": "8"}, "max_rank: expected an integer >= 1, found '8'"),
-    "one module to save": ({"modules_to_save": "head"}, "modules_to_save: expected a sequence of names, found the string 'head'"),
+    "one module to save": (
+        {"modules_to_save": "head"},
+        "modules_to_save: expected a sequence of names, found the string 'head'",
+    ),
     "dropout in words": ({"dropout": "0"}, "dropout: expected 0 <= dropout < 1, found '0'"),
     "max_rank": ({"rank": 4, "max_rank": 3}, "found 4, max_rank 3"),
     "dropout": ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1"),
     "alpha, a word": ({"alpha": "RMS"}, "alpha: expected a finite number or 'rms', found 'RMS'"),
     "alpha, nothing": ({"alpha": None}, "alpha: expected a finite number or 'rms', found None"),
     "layers_pattern": ({"layers_pattern": "layers"}, "expected layers_to_transform"),
-    "gradients": ({"gradients": "numerical"}, "first: gradients: expected 'projected' or 'published'"),
-    "an activation": ({"target_modules": ["tanh"]}, "tanh: expected a layer with a weight, found Tanh"),
+    "gradients": (
+        {"gradients": "numerical"},
+        "first: gradients: expected 'projected' or 'published'",
+    ),
+    "an activation": (
+        {"target_modules": ["tanh"]},
+        "tanh: expected a layer with a weight, found Tanh",
+    ),
     "dtype": ({"dtype": "bfloat16"}, "^dtype: expected 'float32' or 'float64', found 'bfloat16'$"),
-    "dtype of torch": ({"dtype": torch.float32}, "^dtype: expected 'float32' or 'float64', found torch.float32$"),
-    "no such module": ({"target_modules": ["query"], "modules_to_save": None}, re.escape("{'query'} not found")),
+    "dtype of torch": (
+        {"dtype": torch.float32},
+        "^dtype: expected 'float32' or 'float64', found torch.float32$",
+    ),
+    "no such module": (
+        {"target_modules": ["query"], "modules_to_save": None},
+        re.escape("{'query'} not found"),
+    ),
 }
 
 
@@ -760,10 +877,14 @@ def test_dropout_that_is_never_called_is_refused() -> None:
     """nn.MultiheadAttention reads the weight of its projection."""
     base = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0))
     dropped = config(target_modules=["out_proj"], modules_to_save=None, dropout=0.5)
-    with pytest.raises(ValueError, match=r"dropout: expected 0 for the projection of nn\.MultiheadAttention"):
+    with pytest.raises(
+        ValueError, match=r"dropout: expected 0 for the projection of nn\.MultiheadAttention"
+    ):
         peft.get_peft_model(base, dropped)
     model = peft.get_peft_model(base, config(target_modules=["out_proj"], modules_to_save=None))
-    with pytest.raises(ValueError, match=r"dropout: expected 0 for the projection of nn\.MultiheadAttention"):
+    with pytest.raises(
+        ValueError, match=r"dropout: expected 0 for the projection of nn\.MultiheadAttention"
+    ):
         model.add_adapter("second", dropped)
 
 
@@ -777,11 +898,14 @@ def test_a_weight_that_another_module_shares_is_refused() -> None:
 
     for name in ("0", "2"):
         with pytest.raises(
-            ValueError, match=rf"{name}: expected a weight of its own, found one that it shares with {2 - int(name)}"
+            ValueError,
+            match=rf"{name}: expected a weight of its own, found one that it shares with {2 - int(name)}",
         ):
             peft.get_peft_model(tied(), GeoLoraConfig(rank=2, target_modules=[name]))
     model = peft.get_peft_model(tied(), GeoLoraConfig(rank=2, target_modules=["1"]))
-    model.add_adapter("second", GeoLoraConfig(rank=3, target_modules=["1"]))  # on the same weight, which is its own
+    model.add_adapter(
+        "second", GeoLoraConfig(rank=3, target_modules=["1"])
+    )  # on the same weight, which is its own
     assert len(adapters(model)) == 1
 
 
@@ -790,7 +914,10 @@ def test_a_layer_at_two_places_is_refused() -> None:
     block = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
     model = nn.Sequential(nn.Linear(5, 5), block, block)
     model.append(model[0])
-    with pytest.raises(ValueError, match=r"^0: expected one place in the model \(PEFT replaces no more\), found 0, 3$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^0: expected one place in the model \(PEFT replaces no more\), found 0, 3$",
+    ):
         peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["0"]))
     tuned = peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["1.0"]))
     tuned.add_adapter("second", GeoLoraConfig(rank=3, target_modules=["1.0"]))
@@ -799,12 +926,16 @@ def test_a_layer_at_two_places_is_refused() -> None:
 
 def test_adapters_are_not_put_into_adapters() -> None:
     with pytest.raises(
-        ValueError, match=r"model: expected one without adapters, found '.*first' \(Linear of PEFT\); merge_and_unl"
+        ValueError,
+        match=r"model: expected one without adapters, found '.*first' \(Linear of PEFT\); merge_and_unl",
     ):
         adapt(peft.get_peft_model(base_model(), peft.LoraConfig(r=2, target_modules=["first"])))
     model = base_model()
     adapt(model, ["first"], rank=2)
-    with pytest.raises(ValueError, match=r"model: expected one without adapters of geolora_ref\.nn.adapt, found 'first'"):
+    with pytest.raises(
+        ValueError,
+        match=r"model: expected one without adapters of geolora_ref\.nn.adapt, found 'first'",
+    ):
         peft.get_peft_model(model, config())
 
 
@@ -825,17 +956,27 @@ def test_a_method_that_cannot_be_put_in_leaves_nothing() -> None:
         peft.get_peft_model(model, GeoLoraConfig(rank=2))
     assert [type(layer) for layer in model.children()] == [nn.Linear] * 3
     again = peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["first"]))
-    assert {name.split(".")[-1] for name, X in again.named_parameters() if X.requires_grad} == {"Ut", "S", "Vt"}
+    assert {name.split(".")[-1] for name, X in again.named_parameters() if X.requires_grad} == {
+        "Ut",
+        "S",
+        "Vt",
+    }
     with pytest.raises(ValueError, match="share"):
         again.add_adapter("other", GeoLoraConfig(rank=1, target_modules=["first", "second"]))
-    assert [type(layer).__name__ for layer in model.children()] == ["GeoLoraLinear", "Linear", "Linear"]
+    assert [type(layer).__name__ for layer in model.children()] == [
+        "GeoLoraLinear",
+        "Linear",
+        "Linear",
+    ]
     assert list(model.get_submodule("first").geolora_layers) == ["default"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("targets", ["all-linear", r".*(first|second)"])
 def test_layers_to_transform_want_names(targets: str) -> None:
     """With an expression PEFT would take all layers."""
-    with pytest.raises(ValueError, match="layers_to_transform: expected target_modules as a list of names with it"):
+    with pytest.raises(
+        ValueError, match="layers_to_transform: expected target_modules as a list of names with it"
+    ):
         GeoLoraConfig(target_modules=targets, layers_to_transform=[1])
     GeoLoraConfig(target_modules=["first"], layers_to_transform=[1])
 
@@ -854,7 +995,10 @@ def test_a_layer_says_its_features_as_those_of_peft_do() -> None:
         }
     )
     found = []
-    for chosen in (GeoLoraConfig(rank=2, target_modules=list(base)), peft.LoraConfig(r=2, target_modules=list(base))):
+    for chosen in (
+        GeoLoraConfig(rank=2, target_modules=list(base)),
+        peft.LoraConfig(r=2, target_modules=list(base)),
+    ):
         model: Any = peft.get_peft_model(copy.deepcopy(base), chosen).base_model.model
         found.append({name: (model[name].in_features, model[name].out_features) for name in base})
     assert found[0] == found[1]
@@ -878,7 +1022,10 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
         r"found \{'r': 8, 'lora_alpha': 16\}: r is called rank .*; lora_alpha is called alpha here",
     ),
     "dropout": ({"rank": 2, "lora_dropout": 0.1}, ": lora_dropout is called dropout here$"),
-    "patterns": ({"rank_pattern": {"fc": 2}}, ": rank_pattern has no counterpart: all layers start with one rank"),
+    "patterns": (
+        {"rank_pattern": {"fc": 2}},
+        ": rank_pattern has no counterpart: all layers start with one rank",
+    ),
     "one alpha": (
         {"alpha_pattern": {"fc": 2}},
         ": alpha_pattern has no counterpart: alpha is 'rms', or one number for all layers$",
@@ -887,7 +1034,10 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
         {"bias": "all", "init_lora_weights": True},
         ": bias has no counterpart: modules_to_save .*; init_lora_weights is called init_weights here$",
     ),
-    "experts": ({"target_parameters": ["experts.w"]}, ": target_parameters has no counterpart: target_modules names layers$"),
+    "experts": (
+        {"target_parameters": ["experts.w"]},
+        ": target_parameters has no counterpart: target_modules names layers$",
+    ),
 }
 
 
@@ -895,7 +1045,9 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
 def test_the_words_of_lora_are_answered_with_ours(case: str) -> None:
     assert GeoLoraConfig().rank == peft.LoraConfig().r
     options, message = WORDS[case]
-    with pytest.raises(TypeError, match=f"^GeoLoraConfig: expected options of its own, .*{message}"):
+    with pytest.raises(
+        TypeError, match=f"^GeoLoraConfig: expected options of its own, .*{message}"
+    ):
         GeoLoraConfig(**options)
 
 
@@ -946,16 +1098,43 @@ def compiled_layer() -> Any:
 
 
 NOT_HERE: dict[str, tuple[Callable[[], Any], str]] = {
-    "a transposed convolution": (lambda: one_layer(nn.ConvTranspose1d(3, 4, 2)), "^0: expected nn.Linear, .* found ConvTransp"),
-    "groups": (lambda: one_layer(nn.Conv1d(4, 4, 2, groups=2)), "^0: expected a convolution with groups = 1, found groups = 2"),
-    "attention itself": (lambda: one_layer(nn.MultiheadAttention(8, 2)), "^0: expected a layer with a weight"),
-    "quantised": (lambda: one_layer(Quantised()), r"^0: expected a weight of floating point, found torch\.uint8"),
+    "a transposed convolution": (
+        lambda: one_layer(nn.ConvTranspose1d(3, 4, 2)),
+        "^0: expected nn.Linear, .* found ConvTransp",
+    ),
+    "groups": (
+        lambda: one_layer(nn.Conv1d(4, 4, 2, groups=2)),
+        "^0: expected a convolution with groups = 1, found groups = 2",
+    ),
+    "attention itself": (
+        lambda: one_layer(nn.MultiheadAttention(8, 2)),
+        "^0: expected a layer with a weight",
+    ),
+    "quantised": (
+        lambda: one_layer(Quantised()),
+        r"^0: expected a weight of floating point, found torch\.uint8",
+    ),
     "compiled": (compiled_layer, "expected a layer that is not compiled by itself"),
-    "a tied embedding": (lambda: one_layer(Tied(), "table"), "^table: expected a weight of its own, .* shares with out"),
-    "a tied output": (lambda: one_layer(Tied(), "out"), "^out: expected a weight of its own, .* shares with table"),
-    "a scaled embedding": (lambda: one_layer(ScaledEmbedding(9, 4)), "^0: expected nn.Embedding itself, .* may scale what"),
-    "a base without values": (on_meta, "^0: expected a weight with values, found one on the meta device; load the model first"),
-    "a weighted sum": (lambda: two_adapters().add_weighted_adapter(["default", "other"], [1.0, 1.0], "sum"), "merge_adapter"),
+    "a tied embedding": (
+        lambda: one_layer(Tied(), "table"),
+        "^table: expected a weight of its own, .* shares with out",
+    ),
+    "a tied output": (
+        lambda: one_layer(Tied(), "out"),
+        "^out: expected a weight of its own, .* shares with table",
+    ),
+    "a scaled embedding": (
+        lambda: one_layer(ScaledEmbedding(9, 4)),
+        "^0: expected nn.Embedding itself, .* may scale what",
+    ),
+    "a base without values": (
+        on_meta,
+        "^0: expected a weight with values, found one on the meta device; load the model first",
+    ),
+    "a weighted sum": (
+        lambda: two_adapters().add_weighted_adapter(["default", "other"], [1.0, 1.0], "sum"),
+        "merge_adapter",
+    ),
     "hot swapping": (hot_swapped, "only supports LORA"),
     "mixed methods": (
         lambda: peft.get_peft_model(base_model(), config(), mixed=True),
@@ -1000,7 +1179,9 @@ PUT_IN: dict[str, Callable[[nn.Module], Any]] = {
 @pytest.mark.parametrize("way", PUT_IN)
 def test_all_linear_says_which_experts_stay(way: str, caplog: pytest.LogCaptureFixture) -> None:
     PUT_IN[way](nn.Sequential(Experts()))
-    assert caplog.messages == ["all-linear: 1 parameters of several matrices each stay as they are: 0.gate_up"]
+    assert caplog.messages == [
+        "all-linear: 1 parameters of several matrices each stay as they are: 0.gate_up"
+    ]
     caplog.clear()
     PUT_IN[way](nn.Sequential(nn.Linear(4, 4), nn.Conv1d(3, 4, 2)))
     assert not caplog.messages
@@ -1010,7 +1191,13 @@ TOKENS = torch.arange(12).view(2, 6)
 
 
 def transformer() -> Any:
-    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    size = {
+        "vocab_size": 20,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
     return transformers.BertModel(transformers.BertConfig(**size))
 
 
@@ -1020,7 +1207,9 @@ def test_layers_and_rows_are_found_as_for_lora() -> None:
     """
     rows = [3, 7]
     lora = peft.get_peft_model(transformer(), peft.LoraConfig(trainable_token_indices=rows))
-    model = peft.get_peft_model(transformer(), GeoLoraConfig(rank=2, target_modules=None, trainable_token_indices=rows))
+    model = peft.get_peft_model(
+        transformer(), GeoLoraConfig(rank=2, target_modules=None, trainable_token_indices=rows)
+    )
     assert model.targeted_module_names == lora.targeted_module_names != []
     words = model.base_model.model.embeddings.word_embeddings
     before = words(torch.arange(20)).detach()
@@ -1036,8 +1225,12 @@ def test_transformers_loads_an_adapter_right_or_refuses(tmp_path: Path) -> None:
     ranks are shapes.
     """
     base = transformer().eval()
-    peft.get_peft_model(copy.deepcopy(base), GeoLoraConfig(rank=2, init_weights=False)).save_pretrained(tmp_path)
-    expected = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)(TOKENS).last_hidden_state
+    peft.get_peft_model(
+        copy.deepcopy(base), GeoLoraConfig(rank=2, init_weights=False)
+    ).save_pretrained(tmp_path)
+    expected = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)(
+        TOKENS
+    ).last_hidden_state
     if int(transformers.__version__.split(".")[0]) >= 5:
         with pytest.raises(ValueError, match=r"PeftModel\.from_pretrained"):
             base.load_adapter(tmp_path)

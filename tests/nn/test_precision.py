@@ -30,7 +30,8 @@ def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 OF_BACKENDS = pytest.mark.skipif(
-    not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch (before 2.9) has no precision of each backend"
+    not hasattr(torch.backends.mkldnn, "matmul"),
+    reason="this torch (before 2.9) has no precision of each backend",
 )
 
 
@@ -93,7 +94,9 @@ def test_a_setting_that_is_inherited_stays_inherited() -> None:
             backend.fp32_precision = precision
 
 
-def test_releases_without_settings_of_backends(allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_releases_without_settings_of_backends(
+    allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(type(torch.backends.mkldnn), "matmul", raising=False)
     monkeypatch.delattr(torch.backends.mkldnn, "matmul", raising=False)
     with whole_products():
@@ -129,4 +132,6 @@ def test_a_step_is_the_same_whatever_is_allowed(allowed: str, method: Any) -> No
             its.grad = None if one.grad is None else one.grad.clone()
         GeoLoRA(expected, lr=0.05, method=method).step()
     GeoLoRA(model, lr=0.05, method=method).step()
-    assert all(torch.equal(X, expected.state_dict()[name]) for name, X in model.state_dict().items())
+    assert all(
+        torch.equal(X, expected.state_dict()[name]) for name, X in model.state_dict().items()
+    )

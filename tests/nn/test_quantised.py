@@ -32,11 +32,17 @@ def decoder(folder: Path, codes: str) -> Any:
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
         config = transformers.LlamaConfig(
-            vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+            vocab_size=64,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
         )
         transformers.LlamaForCausalLM(config).save_pretrained(folder)
     quantised = transformers.BitsAndBytesConfig(**CODES[codes])
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantised, device_map="cpu")
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=quantised, device_map="cpu"
+    )
 
 
 @torch.no_grad()
@@ -46,7 +52,9 @@ def logits(model: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("codes", CODES)
-def test_a_quantised_decoder_trains_and_reloads_to_the_same_logits(tmp_path: Path, codes: str) -> None:
+def test_a_quantised_decoder_trains_and_reloads_to_the_same_logits(
+    tmp_path: Path, codes: str
+) -> None:
     base, saved, plain = (tmp_path / name for name in ("base", "adapter", "lora"))
     untrained = logits(decoder(base, codes))
     model = peft.get_peft_model(decoder(base, codes), GeoLoraConfig(task_type="CAUSAL_LM", rank=4))
@@ -66,11 +74,21 @@ def test_a_quantised_decoder_trains_and_reloads_to_the_same_logits(tmp_path: Pat
     model.save_pretrained(saved)
     assert torch.equal(logits(peft.PeftModel.from_pretrained(decoder(base, codes), saved)), trained)
     export_lora(model, plain)
-    torch.testing.assert_close(logits(peft.PeftModel.from_pretrained(decoder(base, codes), plain)), trained, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        logits(peft.PeftModel.from_pretrained(decoder(base, codes), plain)),
+        trained,
+        rtol=1e-3,
+        atol=1e-3,
+    )
     for refused in (model.merge_adapter, model.merge_and_unload):
-        with pytest.raises(RuntimeError, match=r"merge: .* a tensor of its entries, found a (Int8Params|Params4bit) \("):
+        with pytest.raises(
+            RuntimeError,
+            match=r"merge: .* a tensor of its entries, found a (Int8Params|Params4bit) \(",
+        ):
             refused()
     layer = next(iter(adapters(model).values()))
-    with pytest.raises(RuntimeError, match="weight: expected numbers to add the update to, found codes"):
+    with pytest.raises(
+        RuntimeError, match="weight: expected numbers to add the update to, found codes"
+    ):
         _ = layer.weight
     assert torch.equal(logits(model), trained)

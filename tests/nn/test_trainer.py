@@ -25,7 +25,9 @@ from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig, create_geolora_opt
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT calls transformers so
+    pytest.mark.filterwarnings(
+        "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+    ),  # PEFT calls transformers so
 ]
 
 STEPS, SAVED_AT = 12, 6
@@ -42,7 +44,11 @@ class Sentences(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         tokens = self.tokens[index]
-        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": ((tokens < 31).sum() > 4).long()}
+        return {
+            "input_ids": tokens,
+            "attention_mask": torch.ones_like(tokens),
+            "labels": ((tokens < 31).sum() > 4).long(),
+        }
 
 
 def bert() -> nn.Module:
@@ -67,7 +73,9 @@ def tuned(method: str) -> Any:
     model = bert()
     torch.manual_seed(1)
     if method == "peft":
-        config = GeoLoraConfig(task_type="SEQ_CLS", rank=3, max_rank=6, modules_to_save=["classifier"])
+        config = GeoLoraConfig(
+            task_type="SEQ_CLS", rank=3, max_rank=6, modules_to_save=["classifier"]
+        )
         return peft.get_peft_model(model, config)
     adapt(model, rank=3, max_rank=6, train=["classifier"])
     return model
@@ -90,8 +98,12 @@ def trainer(model: nn.Module, directory: Path, steps: int = STEPS, **options: An
     )
     optimizer = GeoLoRA(model, lr=0.02, tau=0.3)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, 0, STEPS)
-    run = transformers.Trainer(model=model, args=arguments, train_dataset=Sentences(), optimizers=(optimizer, schedule))
-    run.model_accepts_loss_kwargs = False  # divide by the accumulated batches: the loss of BERT does not do it itself
+    run = transformers.Trainer(
+        model=model, args=arguments, train_dataset=Sentences(), optimizers=(optimizer, schedule)
+    )
+    run.model_accepts_loss_kwargs = (
+        False  # divide by the accumulated batches: the loss of BERT does not do it itself
+    )
     return run
 
 
@@ -102,11 +114,15 @@ def ranks(model: nn.Module) -> list[int]:
 def logits(model: nn.Module) -> Tensor:
     data = Sentences()
     with torch.no_grad():
-        result: Tensor = model.eval()(input_ids=data.tokens, attention_mask=torch.ones_like(data.tokens)).logits
+        result: Tensor = model.eval()(
+            input_ids=data.tokens, attention_mask=torch.ones_like(data.tokens)
+        ).logits
     return result
 
 
-def test_what_transformers_saves_of_an_adapted_model_is_loaded_into_an_adapted_one(tmp_path: Path) -> None:
+def test_what_transformers_saves_of_an_adapted_model_is_loaded_into_an_adapted_one(
+    tmp_path: Path,
+) -> None:
     """``from_pretrained`` knows no adapters: the page about PEFT warns of it."""
     model = tuned("adapt")
     trainer(model, tmp_path / "run", 2).train()
@@ -116,7 +132,9 @@ def test_what_transformers_saves_of_an_adapted_model_is_loaded_into_an_adapted_o
     assert adapted <= set(report["missing_keys"])
     assert not torch.equal(logits(read), logits(model))
     again = tuned("adapt")
-    again.load_state_dict(safetensors_torch.load_file(tmp_path / "saved" / "model.safetensors"), strict=False)
+    again.load_state_dict(
+        safetensors_torch.load_file(tmp_path / "saved" / "model.safetensors"), strict=False
+    )
     assert ranks(again) == ranks(model)
     assert torch.equal(logits(again), logits(model))
 
@@ -152,7 +170,9 @@ def test_resumed_from_a_checkpoint(uninterrupted: Any) -> None:
     assert torch.equal(logits(resumed.model), logits(run.model))
 
 
-def test_a_checkpoint_without_the_memory_goes_another_way(uninterrupted: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_without_the_memory_goes_another_way(
+    uninterrupted: Any, tmp_path: Path
+) -> None:
     """The negative control: only the adapter is loaded, the optimizer starts from scratch."""
     run, directory = uninterrupted
     model = tuned("peft")
@@ -168,13 +188,18 @@ def test_the_checkpoint_is_an_adapter_that_peft_loads(uninterrupted: Any) -> Non
     assert torch.equal(logits(loaded), logits(run.model))
 
 
-def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_documentation_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = Path(__file__).parents[2] / "docs" / "peft.md"
-    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    examples = re.findall(
+        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     (first, loading, export, *others), suite = (
-        [text for text in examples if ("runpy" in text or text.startswith("elif")) == is_suite] for is_suite in (False, True)
+        [text for text in examples if ("runpy" in text or text.startswith("elif")) == is_suite]
+        for is_suite in (False, True)
     )
     exec(first, names)
     fresh = partial(names["base"].__class__, names["base"].config)
@@ -188,7 +213,9 @@ def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pyte
     assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora", "saved"}
     launcher, branch = suite
     monkeypatch.setattr(torch.optim, "geolora", None, raising=False)  # removed again after the test
-    (tmp_path / "run.py").write_text('import torch\nassert torch.optim.geolora.__name__ == "GeoLoRA"\nran = True\n', "utf-8")
+    (tmp_path / "run.py").write_text(
+        'import torch\nassert torch.optim.geolora.__name__ == "GeoLoRA"\nran = True\n', "utf-8"
+    )
     launched: dict[str, Any] = {}
     exec(launcher.replace("runpy.run_path", "ran = runpy.run_path"), launched)
     assert launched["ran"]["ran"]
@@ -213,17 +240,25 @@ class Written:
         self.rows.append((tag, value, step))
 
 
-def test_the_recipe_for_logging_ranks_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_for_logging_ranks_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     page = Path(__file__).parents[2] / "docs" / "howto" / "ranks.md"
-    loop, figure, board, callback = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    loop, figure, board, callback = re.findall(
+        r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Written))
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Written)
+    )
     names: dict[str, Any] = {}
     exec(loop, names)
     layers = list(adapters(names["model"]))
     assert [list(found) for found in names["history"]] == [layers] * 50
-    assert names["history"][-1] == {name: report.rank for name, report in names["optimizer"].reports.items()}
+    assert names["history"][-1] == {
+        name: report.rank for name, report in names["optimizer"].reports.items()
+    }
     with matplotlib.rc_context({"backend": "agg"}):
         exec(figure, names)
         assert len(names["plt"].gca().lines) == len(layers)
@@ -234,8 +269,12 @@ def test_the_recipe_for_logging_ranks_runs_as_it_stands(tmp_path: Path, monkeypa
     run = trainer(tuned("peft"), tmp_path, STEPS, logging_strategy="steps", save_strategy="no")
     run.add_callback(names["RankCallback"])
     run.train()
-    logged = [entry for entry in run.state.log_history if any(key.startswith("rank/") for key in entry)]
-    assert logged[-1] == {"step": STEPS} | {f"rank/{name}": layer.adapter.rank for name, layer in adapters(run.model).items()}
+    logged = [
+        entry for entry in run.state.log_history if any(key.startswith("rank/") for key in entry)
+    ]
+    assert logged[-1] == {"step": STEPS} | {
+        f"rank/{name}": layer.adapter.rank for name, layer in adapters(run.model).items()
+    }
 
 
 def test_with_adapters_of_this_package(tmp_path: Path) -> None:
@@ -255,10 +294,14 @@ def test_a_plain_loop_does_the_same(tmp_path: Path, accumulated: int) -> None:
     schedule.
     """
     steps = 4
-    run = trainer(tuned("peft"), tmp_path, steps, gradient_accumulation_steps=accumulated, save_strategy="no")
+    run = trainer(
+        tuned("peft"), tmp_path, steps, gradient_accumulation_steps=accumulated, save_strategy="no"
+    )
     run.train()
     batches: list[Any] = []
-    recorder = trainer(tuned("peft"), tmp_path, steps, gradient_accumulation_steps=accumulated, save_strategy="no")
+    recorder = trainer(
+        tuned("peft"), tmp_path, steps, gradient_accumulation_steps=accumulated, save_strategy="no"
+    )
     original = recorder.training_step
 
     def recorded(model: nn.Module, inputs: Any, *others: Any) -> Any:
@@ -288,15 +331,26 @@ def test_trainer_makes_the_optimizer_from_its_class(tmp_path: Path, method: str)
     with the model, bit for bit.
     """
     options: dict[str, Any] = {"lr": 0.02, "tau": 0.3}
-    run = {"output_dir": str(tmp_path), "max_steps": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True, "seed": 3}
-    arguments = transformers.TrainingArguments(**run, dataloader_pin_memory=False, save_strategy="no")
+    run = {
+        "output_dir": str(tmp_path),
+        "max_steps": 4,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 3,
+    }
+    arguments = transformers.TrainingArguments(
+        **run, dataloader_pin_memory=False, save_strategy="no"
+    )
     found = []
     for by_class in (True, False):
         model = tuned(method)
         ways: dict[str, Any] = {"optimizer_cls_and_kwargs": (GeoLoRA, dict(options))}
         if not by_class:
             ways = {"optimizers": (create_geolora_optimizer(model, **options), None)}
-        trained = transformers.Trainer(model=model, args=arguments, train_dataset=Sentences(), **ways)
+        trained = transformers.Trainer(
+            model=model, args=arguments, train_dataset=Sentences(), **ways
+        )
         trained.train()
         found.append((ranks(model), logits(model), trained.optimizer.optimizer))
     assert found[0][0] == found[1][0]

@@ -20,7 +20,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_model_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
@@ -56,7 +60,9 @@ def tuned(rank: int = 2, seed: int = 0) -> nn.Module:
     """The network as PEFT adapts it."""
     own, base = (network(rank=rank, seed=seed) for _ in range(2))
     base = nn.Sequential(*(getattr(layer, "base", layer) for layer in base))
-    model: nn.Module = peft.get_peft_model(base, GeoLoraConfig(rank=rank, max_rank=8, modules_to_save=["4"]))
+    model: nn.Module = peft.get_peft_model(
+        base, GeoLoraConfig(rank=rank, max_rank=8, modules_to_save=["4"])
+    )
     for theirs, ours in zip(adapters(model).values(), adapters(own).values(), strict=True):
         theirs.adapter.assign(ours.adapter.factors())
     return model
@@ -102,14 +108,21 @@ def train_on_a_share(way: Way, rank: int, world: int, out: Path) -> None:
     torch.set_num_threads(1)
     name = f"{way.__name__}-{world}"
     store = f"file://{out / f'store-{name}'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=PATIENCE)
+    dist.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=world, timeout=PATIENCE
+    )
     model = tuned() if world == 2 else network(rank=2)
     optimizer, parallel, average = prepared(way, model)
     ranks, held = steps(STEPS, optimizer, parallel, average)
     state = whole(model)
     if world == 2 and way is not sharded_alone:
-        state["resumed"] = torch.tensor(resumes(way, optimizer, parallel, average, out / f"checkpoint-{name}"))
-    save_file({**state, "ranks": torch.tensor(ranks), "held": torch.tensor(held)}, out / f"{name}-{rank}.safetensors")
+        state["resumed"] = torch.tensor(
+            resumes(way, optimizer, parallel, average, out / f"checkpoint-{name}")
+        )
+    save_file(
+        {**state, "ranks": torch.tensor(ranks), "held": torch.tensor(held)},
+        out / f"{name}-{rank}.safetensors",
+    )
     dist.destroy_process_group()
 
 
@@ -119,7 +132,9 @@ def prepared(way: Way, model: nn.Module) -> tuple[GeoLoRA, nn.Module, Callable[[
     return GeoLoRA(model, lr=0.02, tau=0.25, update="adam"), parallel, average
 
 
-def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None]) -> tuple[list[list[int]], ...]:
+def steps(
+    count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None]
+) -> tuple[list[list[int]], ...]:
     """Train on the share of this process; the ranks after every step, and what is held of each base
     before and after it.
     """
@@ -138,7 +153,9 @@ def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable
     return ranks, held
 
 
-def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path) -> list[bool]:
+def resumes(
+    way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path
+) -> list[bool]:
     """Return whether other models resume from a distributed checkpoint like this one: with the
     optimizer's memory, and without it.
     """
@@ -154,7 +171,9 @@ def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable
     return found
 
 
-def loaded(way: Way, folder: Path, *, remembers: bool) -> tuple[GeoLoRA, nn.Module, Callable[[], None]]:
+def loaded(
+    way: Way, folder: Path, *, remembers: bool
+) -> tuple[GeoLoRA, nn.Module, Callable[[], None]]:
     """A model at another rank that has loaded a checkpoint."""
     other = tuned(rank=4, seed=3)
     optimizer, parallel, average = prepared(way, other)
@@ -162,7 +181,9 @@ def loaded(way: Way, folder: Path, *, remembers: bool) -> tuple[GeoLoRA, nn.Modu
     state: dict[str, Any] = {"model": model, **({"optimizer": memory} if remembers else {})}
     load(state, checkpoint_id=folder, planner=RankPlanner())
     if remembers:
-        set_state_dict(other, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        set_state_dict(
+            other, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+        )
     else:
         set_model_state_dict(other, state["model"])
     return optimizer, parallel, average
@@ -172,9 +193,14 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the state of a model with all parts of its base, under the names that it has
     without PEFT.
     """
-    state = {key: X.full_tensor() if isinstance(X, DTensor) else X.clone() for key, X in model.state_dict().items()}
+    state = {
+        key: X.full_tensor() if isinstance(X, DTensor) else X.clone()
+        for key, X in model.state_dict().items()
+    }
     for theirs, ours in NAMES.items():
-        state = {key.replace(theirs, ours): X for key, X in state.items() if "original_module" not in key}
+        state = {
+            key.replace(theirs, ours): X for key, X in state.items() if "original_module" not in key
+        }
     return state
 
 
@@ -187,7 +213,9 @@ def main(out: Path) -> int:
     """Exit status 0 if every process came through."""
     context = multiprocessing.get_context("fork")
     processes = [
-        context.Process(target=train_on_a_share, args=(way, rank, world, out)) for way, world in RUNS for rank in range(world)
+        context.Process(target=train_on_a_share, args=(way, rank, world, out))
+        for way, world in RUNS
+        for rank in range(world)
     ]
     for process in processes:
         process.start()

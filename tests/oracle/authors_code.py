@@ -48,11 +48,18 @@ def _load(parameter: Any, X: Matrix, gradient: Matrix | None = None) -> None:
         parameter.grad[:rows, :columns] = torch.tensor(gradient)
 
 
-def _filled(layer: Any, names: tuple[str, str, str, str], arrays: tuple[Matrix, ...], inverse: Inverse) -> None:
+def _filled(
+    layer: Any, names: tuple[str, str, str, str], arrays: tuple[Matrix, ...], inverse: Inverse
+) -> None:
     """The state of a step: the factors with ∇_U = ∇_K Sᵀ, ∇_S, ∇_V = ∇_L S, and the inverse."""
     U, S, V, dK, dL, dS = arrays
     u, s, v, i = (_parameter(layer, name) for name in names)
-    for parameter, X, gradient in ((u, U, dK @ S.T), (s, S, dS), (v, V, dL @ S), (i, _inverse(S, inverse), None)):
+    for parameter, X, gradient in (
+        (u, U, dK @ S.T),
+        (s, S, dS),
+        (v, V, dL @ S),
+        (i, _inverse(S, inverse), None),
+    ):
         _load(parameter, X, gradient)
 
 
@@ -70,14 +77,23 @@ def glue_layer(m: int, n: int, r: int, tau: float, max_rank: int | None) -> Any:
     """The layer of the GLUE experiment, of rank r, in double precision."""
     linear = torch.nn.Linear(m, n, bias=False)
     cap = min(m, n) if max_rank is None else max_rank
-    return authors_module(GLUE).LoRAParallelDLRT(linear, rank=r, tau=tau, alpha=r, max_rank=cap).double()
+    return (
+        authors_module(GLUE)
+        .LoRAParallelDLRT(linear, rank=r, tau=tau, alpha=r, max_rank=cap)
+        .double()
+    )
 
 
 def glue_step(inverse: Inverse = "as the layer has it") -> Callable[..., Factors]:
     """The GLUE experiment's layer as a backend; it has no absolute threshold."""
 
     def step(
-        *arrays: Matrix, learning_rate: float, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+        *arrays: Matrix,
+        learning_rate: float,
+        tau: float | None,
+        theta: float | None,
+        min_rank: int,
+        max_rank: int | None,
     ) -> Factors:
         U, S, V, *_ = arrays
         assert tau is not None
@@ -91,14 +107,23 @@ def glue_step(inverse: Inverse = "as the layer has it") -> Callable[..., Factors
     return step
 
 
-def vision_step(inverse: Inverse = "as the layer has it", *, own_truncation: bool = True) -> Callable[..., Factors]:
+def vision_step(
+    inverse: Inverse = "as the layer has it", *, own_truncation: bool = True
+) -> Callable[..., Factors]:
     """The vision experiment's layer as a backend, with its truncation or the reference's; its own
     knows τ alone, and no cap.
     """
-    pytest.importorskip("peft", reason="peft, which the authors' layer derives from, is not installed")
+    pytest.importorskip(
+        "peft", reason="peft, which the authors' layer derives from, is not installed"
+    )
 
     def step(
-        *arrays: Matrix, learning_rate: float, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+        *arrays: Matrix,
+        learning_rate: float,
+        tau: float | None,
+        theta: float | None,
+        min_rank: int,
+        max_rank: int | None,
     ) -> Factors:
         U, S, V, *_ = arrays
         assert tau is not None
@@ -110,6 +135,8 @@ def vision_step(inverse: Inverse = "as the layer has it", *, own_truncation: boo
             layer.Truncate(tau, adapter_name="dlrt")
             return _read(layer, ("lora_A", "lora_E", "lora_B"), layer.r["dlrt"])
         U_hat, S_hat, V_hat = _read(layer, ("lora_A", "lora_E", "lora_B"), layer.r["dlrt"])
-        return truncate(S_hat, U_hat, V_hat, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)
+        return truncate(
+            S_hat, U_hat, V_hat, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank
+        )
 
     return step

@@ -39,8 +39,26 @@ SHAKES = 24
 SHAPES = ((12, 10, 5), (6, 8, 3), (7, 7, 3), (6, 4, 4), (3, 8, 1))
 CORES = ("dense", "diagonal", "unsorted", "zero")
 GRADIENTS = ("quadratic", "quadratic", "rank one")
-CLIPPINGS = ((1, None), (1, 2), (1, None), (3, None), (1, None), (1, 4), (1, None), (5, None), (1, None))
-TRUNCATIONS = ((0.1, None), (None, 0.3), (0.03, None), (None, 2.0), (0.3, None), (1e-3, None), (None, 0.05))
+CLIPPINGS = (
+    (1, None),
+    (1, 2),
+    (1, None),
+    (3, None),
+    (1, None),
+    (1, 4),
+    (1, None),
+    (5, None),
+    (1, None),
+)
+TRUNCATIONS = (
+    (0.1, None),
+    (None, 0.3),
+    (0.03, None),
+    (None, 2.0),
+    (0.3, None),
+    (1e-3, None),
+    (None, 0.05),
+)
 
 
 def _case(i: int) -> StepCase:
@@ -69,7 +87,15 @@ def _case(i: int) -> StepCase:
 
 STILL = CaseParameters(4, 4, 4, "algebraic", learning_rate=0.0)
 CASES = (
-    *(StepCase.build(p) for p in (STILL, replace(STILL, max_rank=3), replace(STILL, tau=1e-3), replace(STILL, core="unsorted"))),
+    *(
+        StepCase.build(p)
+        for p in (
+            STILL,
+            replace(STILL, max_rank=3),
+            replace(STILL, tau=1e-3),
+            replace(STILL, core="unsorted"),
+        )
+    ),
     *(_case(i) for i in range(36)),
 )
 """Sound questions; first those without a step, and without new columns, which would be those of
@@ -100,12 +126,17 @@ def departure(mutant: Mutant, x: StepInputs, rounding: float = 1.0) -> float:
         U1, S1, V1 = _right(x)
         size = float(np.linalg.norm(x.S) + x.learning_rate * np.linalg.norm(x.dK)) or 1.0
         parts = [
-            np.linalg.norm(_product(U, S, V) - _product(U1, S1, V1)) / size if U.shape[0] == U1.shape[0] else 1.0,
+            np.linalg.norm(_product(U, S, V) - _product(U1, S1, V1)) / size
+            if U.shape[0] == U1.shape[0]
+            else 1.0,
             abs(len(S) - len(S1)),
             *(np.linalg.norm(B.conj().T @ B - np.eye(B.shape[1])) for B in (U, V)),
             np.linalg.norm(S - np.diag(np.sort(np.abs(np.diag(S)))[::-1])) / size,
             any(X is Y for X in (U, S, V) for Y in given),
-            *(np.linalg.norm(X - Y) / (np.linalg.norm(Y) or 1.0) for X, Y in zip(given, x.arrays, strict=True)),
+            *(
+                np.linalg.norm(X - Y) / (np.linalg.norm(Y) or 1.0)
+                for X, Y in zip(given, x.arrays, strict=True)
+            ),
             *(np.linalg.norm(X - Y) / size for X, Y in _coefficients(mutant, x)),
         ]
     least = rounding * np.finfo(x.U.dtype).eps ** 0.75
@@ -122,7 +153,10 @@ def _right(x: StepInputs) -> tuple[Matrix, Matrix, Matrix]:
 def _coefficients(mutant: Mutant, x: StepInputs) -> Iterator[tuple[Matrix, Matrix]]:
     """K_new, L_new, S_new of the mutant and of the reference, if it has stages."""
     if mutant.stages is not None:
-        theirs, ours = (stages.coefficient_update(*x.arrays, x.learning_rate) for stages in (mutant.stages, REFERENCE))
+        theirs, ours = (
+            stages.coefficient_update(*x.arrays, x.learning_rate)
+            for stages in (mutant.stages, REFERENCE)
+        )
         yield from zip(theirs, ours, strict=True)
 
 
@@ -144,7 +178,9 @@ def recorded() -> Mapping[str, Mapping[str, Sequence[float | None]]]:
 def _stable(mutant: Mutant, case: StepCase, dtype: str, rng: np.random.Generator) -> float | None:
     found = departure(mutant, case.inputs(dtype))
     for rounding in np.geomspace(0.5, 20.0, SHAKES):
-        again = departure(mutant, _shaken(case, 8.0 * float(np.finfo(dtype).eps), rng).inputs(dtype), rounding)
+        again = departure(
+            mutant, _shaken(case, 8.0 * float(np.finfo(dtype).eps), rng).inputs(dtype), rounding
+        )
         if again != found and not abs(again - found) <= 0.25 * SAME * found:
             return None
     return float(f"{found:.3g}") if np.isfinite(found) else -1.0
@@ -158,14 +194,22 @@ def _shaken(case: StepCase, size: float, rng: np.random.Generator) -> StepCase:
     rows, columns, gauge = (rng.choice([-1.0, 1.0], length) for length in (len(U), len(V), len(S)))
     if len(U) == len(V):  # so that what depends on exchanged bases still compares the same
         columns = rows
-    U, S, V, G = rows[:, None] * U * gauge, gauge[:, None] * S * gauge, columns[:, None] * V * gauge, rows[:, None] * G * columns
+    U, S, V, G = (
+        rows[:, None] * U * gauge,
+        gauge[:, None] * S * gauge,
+        columns[:, None] * V * gauge,
+        rows[:, None] * G * columns,
+    )
     return replace(case, U=U, S=S, V=V, gradient=lambda _: G)
 
 
 def _all() -> Iterator[tuple[str, dict[str, list[float | None]]]]:
     for name, mutant in MUTANTS.items():
         rng = np.random.default_rng(0)
-        yield name, {dtype: [_stable(mutant, case, dtype, rng) for case in CASES] for dtype in DTYPES}
+        yield (
+            name,
+            {dtype: [_stable(mutant, case, dtype, rng) for case in CASES] for dtype in DTYPES},
+        )
 
 
 if __name__ == "__main__":

@@ -123,7 +123,9 @@ def cholesky_qr(B: Matrix, X: Matrix) -> Matrix:
     try:
         for _ in range(3):
             Q = _off(B, Q)
-            Q = scipy.linalg.solve_triangular(np.linalg.cholesky(Q.conj().T @ Q).conj(), Q.T, lower=True).T
+            Q = scipy.linalg.solve_triangular(
+                np.linalg.cholesky(Q.conj().T @ Q).conj(), Q.T, lower=True
+            ).T
     except (np.linalg.LinAlgError, ValueError):
         return np.asarray(REFERENCE.basis_augmentation(B, X))
     full = np.hstack([B, Q])
@@ -183,7 +185,9 @@ def _svd_from_right_vectors(A: Matrix, Q: Matrix) -> tuple[Matrix, Matrix, Matri
     return (P * phase)[:, falling], sigma[falling], Q[:, order][:, falling]
 
 
-def jacobi_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> ArrayFactors:
+def jacobi_truncation(
+    S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any
+) -> ArrayFactors:
     """One-sided Jacobi: columns are rotated in pairs until all of them are orthogonal."""
     largest = np.max(np.abs(S_hat)) or 1.0
     A = S_hat / largest
@@ -213,7 +217,9 @@ def gram_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: A
     return _truncated_svd(P, largest * sigma, Q, U_hat, V_hat, **parameters)
 
 
-def gesvd_truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> ArrayFactors:
+def gesvd_truncation(
+    S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any
+) -> ArrayFactors:
     """The other LAPACK driver: QR iteration instead of divide and conquer."""
     P, sigma, Qh = scipy.linalg.svd(S_hat, full_matrices=False, lapack_driver="gesvd")
     return _truncated_svd(P, sigma, _H(Qh), U_hat, V_hat, **parameters)
@@ -230,7 +236,11 @@ def random_signs(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any)
     """Each pair of singular vectors times a phase, which cancels."""
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     rng = np.random.default_rng(len(S1))
-    phase = np.exp(2j * np.pi * rng.random(len(S1))) if np.iscomplexobj(U1) else rng.choice([-1.0, 1.0], len(S1))
+    phase = (
+        np.exp(2j * np.pi * rng.random(len(S1)))
+        if np.iscomplexobj(U1)
+        else rng.choice([-1.0, 1.0], len(S1))
+    )
     return U1 * phase, S1, V1 * phase
 
 
@@ -244,52 +254,80 @@ def dense_core(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -
 # --- other steps ----------------------------------------------------------------------------------
 
 
-def from_the_gradient(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
+def from_the_gradient(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> ArrayFactors:
     """The bases are augmented with the gradients, and the blocks are −λŨᴴ∇_K and −λ(Ṽᴴ∇_L)ᴴ: more
     accurate for small λ.
     """
     rate = parameters.pop("learning_rate")
     Ut, Vt = REFERENCE.basis_augmentation(U, dK), REFERENCE.basis_augmentation(V, dL)
     zero = np.zeros((Ut.shape[1], Vt.shape[1]))
-    S_hat = np.block([[S - rate * dS, -rate * (dL.conj().T @ Vt)], [-rate * (Ut.conj().T @ dK), zero]])
+    S_hat = np.block(
+        [[S - rate * dS, -rate * (dL.conj().T @ Vt)], [-rate * (Ut.conj().T @ dK), zero]]
+    )
     return truncate(S_hat, np.hstack([U, Ut]), np.hstack([V, Vt]), **parameters)
 
 
-def transposed(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
+def transposed(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> ArrayFactors:
     """The step of Wᴴ, transposed back."""
     V1, S1, U1 = REFERENCE.step(V, _H(S), U, dL, dK, _H(dS), **parameters)
     return U1, _H(S1), V1
 
 
-def rotated(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
+def rotated(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> ArrayFactors:
     """The step from (U Q₁, Q₁ᴴ S Q₂, V Q₂)."""
     Q1, Q2 = (_orthogonal(len(S), seed) for seed in (3, 4))
-    return REFERENCE.step(U @ Q1, Q1.T @ S @ Q2, V @ Q2, dK @ Q2, dL @ Q1, Q1.T @ dS @ Q2, **parameters)
+    return REFERENCE.step(
+        U @ Q1, Q1.T @ S @ Q2, V @ Q2, dK @ Q2, dL @ Q1, Q1.T @ dS @ Q2, **parameters
+    )
 
 
-def dense_matrix(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
+def dense_matrix(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> ArrayFactors:
     """Ŵ = W − λ(∇_K Vᴴ + U ∇_Lᴴ − U ∇_S Vᴴ) as a dense m x n matrix, and its SVD."""
-    W_hat = U @ S @ _H(V) - parameters.pop("learning_rate") * (dK @ _H(V) + U @ _H(_off(V, dL)) + U @ (dS - _H(U) @ dK) @ _H(V))
+    W_hat = U @ S @ _H(V) - parameters.pop("learning_rate") * (
+        dK @ _H(V) + U @ _H(_off(V, dL)) + U @ (dS - _H(U) @ dK) @ _H(V)
+    )
     P, sigma, Qh = np.linalg.svd(W_hat, full_matrices=False)
     kept = min(2 * len(S), len(sigma))
-    return _truncated_svd(P[:, :kept], sigma[:kept], _H(Qh)[:, :kept], np.eye(len(U)), np.eye(len(V)), **parameters)
+    return _truncated_svd(
+        P[:, :kept], sigma[:kept], _H(Qh)[:, :kept], np.eye(len(U)), np.eye(len(V)), **parameters
+    )
 
 
 def _adjoints(stack: Matrix) -> Matrix:
     return np.asarray(np.conj(np.swapaxes(stack, -1, -2)))
 
 
-def stacked(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> ArrayFactors:
+def stacked(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> ArrayFactors:
     """A stack of three problems, this one in the middle, by products, QR and SVD along the first axis."""
     rate = parameters.pop("learning_rate")
     weight = np.array([0.5, 1.0, 2.0])[:, None, None].astype(S.real.dtype)
     Us, Vs = (np.broadcast_to(B, (3, *B.shape)) for B in (U, V))
-    K_new, L_new = Us @ (weight * S) - rate * weight * dK, Vs @ _adjoints(weight * S) - rate * weight * dL
-    Ut, Vt = (np.linalg.qr(np.concatenate(pair, axis=2)).Q[..., len(S) :] for pair in ((Us, K_new), (Vs, L_new)))
+    K_new, L_new = (
+        Us @ (weight * S) - rate * weight * dK,
+        Vs @ _adjoints(weight * S) - rate * weight * dL,
+    )
+    Ut, Vt = (
+        np.linalg.qr(np.concatenate(pair, axis=2)).Q[..., len(S) :]
+        for pair in ((Us, K_new), (Vs, L_new))
+    )
     zero = np.zeros((3, Ut.shape[2], Vt.shape[2]))
-    S_hat = np.block([[weight * (S - rate * dS), _adjoints(L_new) @ Vt], [_adjoints(Ut) @ K_new, zero]])
+    S_hat = np.block(
+        [[weight * (S - rate * dS), _adjoints(L_new) @ Vt], [_adjoints(Ut) @ K_new, zero]]
+    )
     P, sigma, Qh = (X[1] for X in np.linalg.svd(S_hat, full_matrices=False))
-    return _truncated_svd(P, sigma, _H(Qh), np.hstack([U, Ut[1]]), np.hstack([V, Vt[1]]), **parameters)
+    return _truncated_svd(
+        P, sigma, _H(Qh), np.hstack([U, Ut[1]]), np.hstack([V, Vt[1]]), **parameters
+    )
 
 
 def by_torch(*arrays: Matrix, **parameters: Any) -> ArrayFactors:
@@ -302,7 +340,10 @@ def by_torch(*arrays: Matrix, **parameters: Any) -> ArrayFactors:
 def in_single_precision(*arrays: Matrix, **parameters: Any) -> ArrayFactors:
     """Everything in single precision, the result as it was requested."""
     narrow = np.complex64 if np.iscomplexobj(arrays[0]) else np.float32
-    U1, S1, V1 = (X.astype(arrays[0].dtype) for X in REFERENCE.step(*(X.astype(narrow) for X in arrays), **parameters))
+    U1, S1, V1 = (
+        X.astype(arrays[0].dtype)
+        for X in REFERENCE.step(*(X.astype(narrow) for X in arrays), **parameters)
+    )
     return U1, S1, V1
 
 
@@ -320,35 +361,56 @@ VARIANTS: Mapping[str, Variant] = {
         _replaced(basis_augmentation=cholesky_qr),
     ),
     "pivoted Householder": Variant(
-        "the order of the columns of K_new does not change what they span", _replaced(basis_augmentation=pivoted_householder)
+        "the order of the columns of K_new does not change what they span",
+        _replaced(basis_augmentation=pivoted_householder),
     ),
     "singular directions": Variant(
-        "the left singular vectors of (I − UUᴴ)K_new span its range", _replaced(basis_augmentation=singular_directions)
+        "the left singular vectors of (I − UUᴴ)K_new span its range",
+        _replaced(basis_augmentation=singular_directions),
     ),
     "mixed completion": Variant(
-        "Ŵ depends on the range of Ũ alone, and an orthogonal matrix keeps it", _replaced(basis_augmentation=mixed_completion)
+        "Ŵ depends on the range of Ũ alone, and an orthogonal matrix keeps it",
+        _replaced(basis_augmentation=mixed_completion),
     ),
-    "gesvd": Variant("QR iteration is as stable as divide and conquer", _replaced(truncation=gesvd_truncation)),
-    "Jacobi": Variant("one-sided Jacobi is backward stable, column by column", _replaced(truncation=jacobi_truncation)),
+    "gesvd": Variant(
+        "QR iteration is as stable as divide and conquer", _replaced(truncation=gesvd_truncation)
+    ),
+    "Jacobi": Variant(
+        "one-sided Jacobi is backward stable, column by column",
+        _replaced(truncation=jacobi_truncation),
+    ),
     "Gram eigenvectors": Variant(
         "they leave at most eps(float64)^(1/2)·σ_1 = 1.5e-8·σ_1 off the diagonal, less than eps(float32) = 1.2e-7",
         _replaced(truncation=gram_truncation),
         precision="float32",
     ),
     "Newton-Schulz": Variant(
-        "a basis that is orthonormal to rounding moves by rounding only", _replaced(truncation=newton_schulz)
+        "a basis that is orthonormal to rounding moves by rounding only",
+        _replaced(truncation=newton_schulz),
     ),
-    "random signs": Variant("a phase of a pair of singular vectors cancels in their product", _replaced(truncation=random_signs)),
-    "dense core": Variant("(U Q₁, Q₁ᵀ S Q₂, V Q₂) is the same matrix", _replaced(truncation=dense_core), diagonal=False),
+    "random signs": Variant(
+        "a phase of a pair of singular vectors cancels in their product",
+        _replaced(truncation=random_signs),
+    ),
+    "dense core": Variant(
+        "(U Q₁, Q₁ᵀ S Q₂, V Q₂) is the same matrix",
+        _replaced(truncation=dense_core),
+        diagonal=False,
+    ),
     "augmented with the gradient": Variant(
-        "K_new and ∇_K span the same together with U, and the gradient carries no rounding of U S", from_the_gradient
+        "K_new and ∇_K span the same together with U, and the gradient carries no rounding of U S",
+        from_the_gradient,
     ),
     "transposed": Variant("the step of Wᴴ is the transposed step", transposed),
     "rotated gauge": Variant("the step does not depend on the gauge of (U, S, V)", rotated),
-    "dense matrix": Variant("Ŵ = W − λP(W)G formed as it stands; its rank is at most 2r", dense_matrix),
+    "dense matrix": Variant(
+        "Ŵ = W − λP(W)G formed as it stands; its rank is at most 2r", dense_matrix
+    ),
     "stacked": Variant("each matrix of a stack is decomposed by itself", stacked),
     "torch": Variant("the same lines on another library's QR and SVD", by_torch),
     "single precision": Variant(
-        "each operation is right to eps(float32), which is what is claimed", in_single_precision, precision="float32"
+        "each operation is right to eps(float32), which is what is claimed",
+        in_single_precision,
+        precision="float32",
     ),
 }

@@ -44,7 +44,14 @@ def _core_without_assignment(S_new: Array, K_block: Array, L_block: Array) -> Ar
 
 
 def _decomposed(
-    core: Callable[..., Array], U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, rate: float
+    core: Callable[..., Array],
+    U: Array,
+    S: Array,
+    V: Array,
+    dK: Array,
+    dL: Array,
+    dS: Array,
+    rate: float,
 ) -> tuple[Array, Array, Array, Array]:
     """Ŵ as U₁ diag(σ) V₁ᴴ with all its columns, and the tails (Σ_{i≥j} σ_i²)^{1/2} relative to σ_1."""
     K_new = U @ S - rate * dK
@@ -69,7 +76,11 @@ def _cut(
     threshold = float(tau or 0.0) * tails[0] if theta is None else theta / (float(sigma[0]) or 1.0)
     rank = max(int(np.count_nonzero(tails > threshold)), min_rank)
     rank = min(rank, len(sigma), len(sigma) if max_rank is None else max_rank)
-    return jnp.asarray(U[:, :rank]), jnp.asarray(np.diag(sigma[:rank]).astype(U.dtype)), jnp.asarray(V[:, :rank])
+    return (
+        jnp.asarray(U[:, :rank]),
+        jnp.asarray(np.diag(sigma[:rank]).astype(U.dtype)),
+        jnp.asarray(V[:, :rank]),
+    )
 
 
 _right = jax.jit(partial(_decomposed, _core))

@@ -21,11 +21,15 @@ from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
 from geolora_ref.oracle.diagnosis.diagnosis import diagnose
 from geolora_ref.oracle.judges.criteria import StepInputs, Verdict, judge
 
-pytest.importorskip("torch", reason="torch, which the authors' layers are written in, is not installed")
+pytest.importorskip(
+    "torch", reason="torch, which the authors' layers are written in, is not installed"
+)
 from tests.oracle.authors_code import VARIABLE, Factors, glue_layer, glue_step, vision_step
 
 if VARIABLE not in os.environ:
-    pytest.skip(f"{VARIABLE} does not name a checkout of the authors' code", allow_module_level=True)
+    pytest.skip(
+        f"{VARIABLE} does not name a checkout of the authors' code", allow_module_level=True
+    )
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -33,7 +37,9 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 def _question(core: str = "diagonal", **changes: Any) -> StepInputs:
     """9 x 7 of rank 3, invertible; "symmetric": S dense but Sᵀ = S."""
     given = {"learning_rate": 0.3, "tau": 0.0, "seed": 4, **changes}
-    case = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense" if core == "symmetric" else core, **given))
+    case = StepCase.build(
+        CaseParameters(9, 7, 3, "algebraic", "dense" if core == "symmetric" else core, **given)
+    )
     return (replace(case, S=case.S @ case.S.T) if core == "symmetric" else case).inputs()
 
 
@@ -70,12 +76,38 @@ class Defect:
 
 
 DEFECTS = [
-    Defect("glue", "missing-transpose-inverse", lambda: glue_step("fresh"), _question("dense"), _question("symmetric")),
-    Defect("glue", "stale-inverse", glue_step, _question("symmetric"), _question("symmetric"), lambda: glue_step("fresh")),
-    Defect("glue", "zero-start-inverse", glue_step, _question("zero", tau=1e-6), _question(tau=1e-6)),
-    Defect("glue", "cap-before-truncation", glue_step, _question(max_rank=3), _question(max_rank=6)),
-    Defect("glue", "built-in-minimum", glue_step, _question(tau=1.0), _question(tau=1.0, min_rank=2)),
-    Defect("vision", "swap-truncation-factors", vision_step, _question(), _question(), _right_truncation),
+    Defect(
+        "glue",
+        "missing-transpose-inverse",
+        lambda: glue_step("fresh"),
+        _question("dense"),
+        _question("symmetric"),
+    ),
+    Defect(
+        "glue",
+        "stale-inverse",
+        glue_step,
+        _question("symmetric"),
+        _question("symmetric"),
+        lambda: glue_step("fresh"),
+    ),
+    Defect(
+        "glue", "zero-start-inverse", glue_step, _question("zero", tau=1e-6), _question(tau=1e-6)
+    ),
+    Defect(
+        "glue", "cap-before-truncation", glue_step, _question(max_rank=3), _question(max_rank=6)
+    ),
+    Defect(
+        "glue", "built-in-minimum", glue_step, _question(tau=1.0), _question(tau=1.0, min_rank=2)
+    ),
+    Defect(
+        "vision",
+        "swap-truncation-factors",
+        vision_step,
+        _question(),
+        _question(),
+        _right_truncation,
+    ),
     Defect(
         "vision",
         "stale-inverse",
@@ -84,7 +116,13 @@ DEFECTS = [
         _question("symmetric"),
         lambda: vision_step("fresh", own_truncation=False),
     ),
-    Defect("vision", "zero-start-inverse", _right_truncation, _question("zero", tau=1e-6), _question(tau=1e-6)),
+    Defect(
+        "vision",
+        "zero-start-inverse",
+        _right_truncation,
+        _question("zero", tau=1e-6),
+        _question(tau=1e-6),
+    ),
 ]
 
 
@@ -97,7 +135,12 @@ def test_the_layer_is_right_in_the_neighbouring_case(defect: Defect) -> None:
 @pytest.mark.parametrize(
     "defect",
     [
-        pytest.param(defect, marks=pytest.mark.xfail(reason=f"published code: {MUTANTS[defect.mutant].defect}", strict=True))
+        pytest.param(
+            defect,
+            marks=pytest.mark.xfail(
+                reason=f"published code: {MUTANTS[defect.mutant].defect}", strict=True
+            ),
+        )
         for defect in DEFECTS
     ],
     ids=lambda defect: defect.id,
@@ -113,7 +156,9 @@ def test_the_diagnosis_names_the_defect(defect: Defect) -> None:
     """First of all mutants.  From S = 0 the case is not run again with τ = 0: the layer's "<"
     keeps zero singular values there, which is right, and no mutant does so."""
     step, again = defect.step(), defect.mutant != "zero-start-inverse"
-    diagnosis = diagnose(lambda x: step(*x.arrays, **x.parameters), [defect.shows], [], 2.0**-52, asked_again=again)
+    diagnosis = diagnose(
+        lambda x: step(*x.arrays, **x.parameters), [defect.shows], [], 2.0**-52, asked_again=again
+    )
     named = {mutant.id: share for mutant, share in diagnosis.matches}
     assert named[defect.mutant] == max(named.values()) == 1.0
 
@@ -125,7 +170,9 @@ def test_the_fresh_inverse_of_the_vision_layer_is_transposed_rightly() -> None:
     assert judge(inputs, factors).passed
 
 
-@pytest.mark.xfail(reason="published code: the scaling α/r follows the rank at truncation only", strict=True)
+@pytest.mark.xfail(
+    reason="published code: the scaling α/r follows the rank at truncation only", strict=True
+)
 def test_a_truncation_of_nothing_leaves_the_function_as_it_is() -> None:
     before, after = _outputs_around_a_truncation(2)
     np.testing.assert_allclose(after, before, rtol=1e-9, atol=1e-12)

@@ -71,21 +71,27 @@ def test_a_flag_says_which_dtypes_can_hold_a_case(flag: str, dtypes: set[str]) -
 def test_adding_a_case_changes_no_other() -> None:
     """Seeds come from the ids: these two were fixed when the catalogue was made."""
     seeds = {case.id: case.parameters.seed for case in catalogue()}
-    assert seeds["shape-square-diagonal"] == int.from_bytes(b"shape-square-diagonal", "little") % (2**31 - 1)
+    assert seeds["shape-square-diagonal"] == int.from_bytes(b"shape-square-diagonal", "little") % (
+        2**31 - 1
+    )
     assert len(set(seeds.values())) == len(seeds)
 
 
 # --- right backends -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("array", "dtype"), [("numpy", "complex128"), ("torch", "float32"), ("torch", "float64")])
+@pytest.mark.parametrize(
+    ("array", "dtype"), [("numpy", "complex128"), ("torch", "float32"), ("torch", "float64")]
+)
 def test_reference_conforms(array: str, dtype: str) -> None:
     """In the quick cases; in all of them by night.  By day the fast step answers all
     (``tests/fast/test_update.py``).
     """
     if array == "torch":
         pytest.importorskip("torch", reason="torch is not installed")
-    report = check_step(REFERENCE.step, array=array, dtype=dtype, directions=True, quick=not NIGHTLY)
+    report = check_step(
+        REFERENCE.step, array=array, dtype=dtype, directions=True, quick=not NIGHTLY
+    )
     assert report.passed, report.failures[:3]
     assert len(report.rows) >= (300 if NIGHTLY else 40)
 
@@ -94,13 +100,27 @@ def test_directions_go_to_the_backends_that_take_them() -> None:
     """Directions of an optimizer: dS is neither UᴴdK nor (VᴴdL)ᴴ, from which a step for gradients
     alone may form it.
     """
-    without, with_them = (questions(Harness.of(REFERENCE.step, directions=directions)) for directions in (False, True))
+    without, with_them = (
+        questions(Harness.of(REFERENCE.step, directions=directions)) for directions in (False, True)
+    )
     more = [case.id for case in with_them if case not in without]
-    named = ("dense", "from-zero", "capped", "full-rank", "rank-one", "wide", "theta", "min", "larger")
+    named = (
+        "dense",
+        "from-zero",
+        "capped",
+        "full-rank",
+        "rank-one",
+        "wide",
+        "theta",
+        "min",
+        "larger",
+    )
     assert more == [f"directions-{name}" for name in named]
     for case in (case for case in with_them if case.group in ("shape", "gradient", "directions")):
         U, _, V, dK, dL, dS = StepCase.build(case.parameters).inputs().arrays
-        apart = min(np.linalg.norm(X - dS) / (np.linalg.norm(dK) or 1.0) for X in (U.T @ dK, (V.T @ dL).T))
+        apart = min(
+            np.linalg.norm(X - dS) / (np.linalg.norm(dK) or 1.0) for X in (U.T @ dK, (V.T @ dL).T)
+        )
         assert (apart > 0.01) == (case.id in more)
     step = MUTANTS["core-from-k"].step
     assert check_step(step, select={"group": "shape"}).passed
@@ -117,13 +137,19 @@ def test_legitimate_variant_conforms(name: str) -> None:
     """Another QR, another SVD, another basis, other signs: no false alarm."""
     variant = VARIANTS[name]
     for dtype, group in ASKED_OF_VARIANTS:
-        promised: dict[str, Any] = {"dtype": dtype, "diagonal": variant.diagonal, "precision": variant.precision}
+        promised: dict[str, Any] = {
+            "dtype": dtype,
+            "diagonal": variant.diagonal,
+            "precision": variant.precision,
+        }
         report = check_step(variant.step, select={"group": group}, **promised)
         assert report.passed, report.failures[:3]
 
 
 def test_whole_steps() -> None:
-    def whole(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> tuple[Any, ...]:
+    def whole(
+        U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any
+    ) -> tuple[Any, ...]:
         G = gradients(U @ S @ V.T)
         return REFERENCE.step(U, S, V, G @ V, G.T @ U, U.T @ G @ V, **parameters)
 
@@ -136,18 +162,26 @@ def test_whole_steps() -> None:
     assert not check_step(gradient_at_the_wrong_point, whole=True, select=CORES).passed
 
 
-@pytest.mark.parametrize("claimed", [{"dtype": "float32"}, {"dtype": "float64", "precision": "float32"}])
+@pytest.mark.parametrize(
+    "claimed", [{"dtype": "float32"}, {"dtype": "float64", "precision": "float32"}]
+)
 def test_a_whole_step_rounds_its_own_products(claimed: dict[str, str]) -> None:
     """Where P(W)G = 0 they are nothing but rounding, relative to G; products in half precision are
     not that.
     """
 
     def whole(working: Any) -> Callable[..., Any]:
-        def step(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> tuple[Any, ...]:
+        def step(
+            U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any
+        ) -> tuple[Any, ...]:
             U32, S32, V32 = (X.astype(np.float32) for X in (U, S, V))
-            g, u, v = (X.astype(working) for X in (gradients((U32 @ S32 @ V32.T).astype(U.dtype)), U, V))
+            g, u, v = (
+                X.astype(working) for X in (gradients((U32 @ S32 @ V32.T).astype(U.dtype)), U, V)
+            )
             projected = (X.astype(np.float32) for X in (g @ v, g.T @ u, u.T @ g @ v))
-            return tuple(X.astype(U.dtype) for X in REFERENCE.step(U32, S32, V32, *projected, **parameters))
+            return tuple(
+                X.astype(U.dtype) for X in REFERENCE.step(U32, S32, V32, *projected, **parameters)
+            )
 
         return step
 
@@ -163,8 +197,14 @@ def test_a_whole_step_rounds_its_own_products(claimed: dict[str, str]) -> None:
 def report_of(mutant: Mutant) -> Report:
     """In double precision, and in complex double where real data cannot show the defect."""
     with np.errstate(all="ignore"):
-        report = check_step(mutant.step, directions=mutant.visible_in == "catalogue", quick=not NIGHTLY)
-        return report if not report.passed else check_step(mutant.step, dtype="complex128", quick=not NIGHTLY)
+        report = check_step(
+            mutant.step, directions=mutant.visible_in == "catalogue", quick=not NIGHTLY
+        )
+        return (
+            report
+            if not report.passed
+            else check_step(mutant.step, dtype="complex128", quick=not NIGHTLY)
+        )
 
 
 SEEN = [mutant for mutant in MUTANTS.values() if mutant.visible_in != "stages"]
@@ -173,7 +213,9 @@ LOOKED_AT = SEEN if NIGHTLY else SEEN[::40]
 
 
 @pytest.mark.parametrize("mutant", LOOKED_AT, ids=lambda m: m.id)
-def test_mutant_is_rejected_and_named(mutant: Mutant, record_property: Callable[[str, object], None]) -> None:
+def test_mutant_is_rejected_and_named(
+    mutant: Mutant, record_property: Callable[[str, object], None]
+) -> None:
     report = report_of(mutant)
     assert not report.passed
     if mutant.visible_in == "output":
@@ -184,7 +226,9 @@ def test_mutant_is_rejected_and_named(mutant: Mutant, record_property: Callable[
         record_property("table", f"named first: {named.id} ({share:.0%}) for {mutant.id}")
 
 
-@pytest.mark.parametrize("name", ["s-step-sign", "not-orthogonalised", "upper-right-missing", "vh-for-v"])
+@pytest.mark.parametrize(
+    "name", ["s-step-sign", "not-orthogonalised", "upper-right-missing", "vh-for-v"]
+)
 def test_own_stages_name_the_line(name: str) -> None:
     mutant = MUTANTS[name]
     assert mutant.stages is not None
@@ -207,7 +251,9 @@ def too_many_columns(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parame
         (MUTANTS["global-rng"].step, "global random generator"),
     ],
 )
-def test_ill_mannered_backend_gets_rows_and_the_run_goes_on(backend: Callable[..., Any], what: str) -> None:
+def test_ill_mannered_backend_gets_rows_and_the_run_goes_on(
+    backend: Callable[..., Any], what: str
+) -> None:
     report = check_step(backend, select=CORES)
     assert len(report.rows) == sum(case.group == "shape" for case in catalogue())
     assert any(what in row.error for row in report.failures), report.failures[:3]
@@ -247,12 +293,23 @@ def takes_sixteens(U: Any, *others: Any, **parameters: Any) -> Any:
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        (takes_objects, r"^backend: each of 41 calls raised TypeError: .*; expected a function step\(U, S, V, dK, dL, dS, \*, "),
-        (takes_tensors, r"^backend: .* \(at .*test_check.py:\d+\); .* for torch choose --array torch"),
-        (takes_its_own, r"^backend: each of 41 calls raised AttributeError: 'numpy.ndarray' .*; the arguments are NumPy arrays"),
+        (
+            takes_objects,
+            r"^backend: each of 41 calls raised TypeError: .*; expected a function step\(U, S, V, dK, dL, dS, \*, ",
+        ),
+        (
+            takes_tensors,
+            r"^backend: .* \(at .*test_check.py:\d+\); .* for torch choose --array torch",
+        ),
+        (
+            takes_its_own,
+            r"^backend: each of 41 calls raised AttributeError: 'numpy.ndarray' .*; the arguments are NumPy arrays",
+        ),
     ],
 )
-def test_a_function_that_raises_the_same_in_every_call_is_no_backend(step: Callable[..., Any], said: str) -> None:
+def test_a_function_that_raises_the_same_in_every_call_is_no_backend(
+    step: Callable[..., Any], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         check_step(step)
 
@@ -271,12 +328,22 @@ def test_a_step_for_numpy_is_no_backend_for_tensors() -> None:
 @pytest.mark.parametrize(
     ("stages", "said"),
     [
-        (lambda *arrays, **p: {k: X for k, X in REFERENCE.run(*arrays, **p).items() if k != "S_hat"}, "'S_hat'"),
+        (
+            lambda *arrays, **p: {
+                k: X for k, X in REFERENCE.run(*arrays, **p).items() if k != "S_hat"
+            },
+            "'S_hat'",
+        ),
         (lambda *arrays, **p: None, ", found NoneType"),
-        (lambda U, S, V, **p: None, r"raised TypeError: .*; expected a function stages\(U, S, V, dK, "),
+        (
+            lambda U, S, V, **p: None,
+            r"raised TypeError: .*; expected a function stages\(U, S, V, dK, ",
+        ),
     ],
 )
-def test_stages_without_a_result_are_refused_in_one_sentence(stages: Callable[..., Any], said: str) -> None:
+def test_stages_without_a_result_are_refused_in_one_sentence(
+    stages: Callable[..., Any], said: str
+) -> None:
     with pytest.raises(ValueError, match=rf"^stages: each of \d+ calls.*{said}"):
         check_step(REFERENCE.step, stages=stages, quick=True)
 

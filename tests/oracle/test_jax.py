@@ -25,7 +25,11 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 GROUPS = tuple(dict.fromkeys(case.group for case in catalogue() if case.layout == "rows"))
 
 
-LEAST = {"float64": 300, "float32": 100, "complex128": 15} if NIGHTLY else {"float64": 100, "float32": 10, "complex128": 15}
+LEAST = (
+    {"float64": 300, "float32": 100, "complex128": 15}
+    if NIGHTLY
+    else {"float64": 100, "float32": 10, "complex128": 15}
+)
 """The least number of cases that it must answer, by dtype."""
 
 
@@ -33,9 +37,18 @@ LEAST = {"float64": 300, "float32": 100, "complex128": 15} if NIGHTLY else {"flo
 def test_the_port_conforms(dtype: str, cases: int) -> None:
     """Every shape is compiled again, which takes most of the time: all are for the nightly profile."""
     real = [group for group in GROUPS if group != "complex"]
-    few = {"float64": ["shape", "threshold", "limit", "trap"], "float32": ["trap"], "complex128": ["complex"]}
+    few = {
+        "float64": ["shape", "threshold", "limit", "trap"],
+        "float32": ["trap"],
+        "complex128": ["complex"],
+    }
     groups = real if NIGHTLY and dtype != "complex128" else few[dtype]
-    reports = [check_step(jax_step.step, array="jax", dtype=dtype, directions=True, select={"group": group}) for group in groups]
+    reports = [
+        check_step(
+            jax_step.step, array="jax", dtype=dtype, directions=True, select={"group": group}
+        )
+        for group in groups
+    ]
     assert all(report.passed for report in reports), [report.failures[:3] for report in reports]
     assert sum(len(report.rows) for report in reports) >= cases
 
@@ -87,11 +100,17 @@ def test_the_setting_of_the_caller_stays(enabled: bool) -> None:
     assert {np.dtype(dtype).name for dtype in seen} == {"float64", "float32"}
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"]
+)
 def test_arrays_go_to_jax_and_come_back(dtype: str) -> None:
     """New arrays with the values rounded to the dtype: the caller's array is not theirs."""
     conversion = Conversion("jax", dtype)
-    X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.complex128 if conversion.is_complex else np.float64)
+    X = (
+        np.random.default_rng(0)
+        .standard_normal((5, 4))
+        .astype(np.complex128 if conversion.is_complex else np.float64)
+    )
     there = conversion.to(X)
     assert there.dtype.name == dtype
     back = conversion.back(there)

@@ -17,8 +17,14 @@ def said(*calls: tuple[str, int], library: str = "numpy") -> str:
     ("calls", "words"),
     [
         ([WRONG] * 2, "backend: each of 2 calls raised TypeError: a (at f.py:1)"),
-        ([WRONG] * 36 + [OTHER] * 4, "backend: 36 of 40 calls (the others fail, too) raised TypeError: a (at f.py:1)"),
-        ([OTHER] * 4 + [WRONG] * 36, "backend: 36 of 40 calls (the others fail, too) raised TypeError: a (at f.py:1)"),
+        (
+            [WRONG] * 36 + [OTHER] * 4,
+            "backend: 36 of 40 calls (the others fail, too) raised TypeError: a (at f.py:1)",
+        ),
+        (
+            [OTHER] * 4 + [WRONG] * 36,
+            "backend: 36 of 40 calls (the others fail, too) raised TypeError: a (at f.py:1)",
+        ),
         ([WRONG] * 35 + [OTHER] * 5, ""),
         ([WRONG], ""),
         ([OTHER] * 40, ""),
@@ -34,7 +40,9 @@ def said(*calls: tuple[str, int], library: str = "numpy") -> str:
         ),
     ],
 )
-def test_nearly_all_calls_end_alike_and_none_is_right(calls: list[tuple[str, int]], words: str) -> None:
+def test_nearly_all_calls_end_alike_and_none_is_right(
+    calls: list[tuple[str, int]], words: str
+) -> None:
     assert said(*calls) == words
 
 
@@ -46,7 +54,11 @@ def test_nearly_all_calls_end_alike_and_none_is_right(calls: list[tuple[str, int
             "numpy",
             "; the arguments are arrays of numpy: for torch choose --array torch (array='torch')",
         ),
-        ("TypeError: a jax Array", "torch", "; the arguments are arrays of torch: for jax choose --array jax (array='jax')"),
+        (
+            "TypeError: a jax Array",
+            "torch",
+            "; the arguments are arrays of torch: for jax choose --array jax (array='jax')",
+        ),
         (
             "TypeError: no 'x' in ndarray",
             "numpy",
@@ -68,7 +80,9 @@ def test_nearly_all_calls_end_alike_and_none_is_right(calls: list[tuple[str, int
 )
 def test_the_remedy_is_another_library(message: str, library: str, remedy: str) -> None:
     error = f"raised {message} (at f.py:1)"
-    found = said((error, 0), (error, 0), library=library).removeprefix(f"backend: each of 2 calls {error}")
+    found = said((error, 0), (error, 0), library=library).removeprefix(
+        f"backend: each of 2 calls {error}"
+    )
     assert found.startswith(remedy) if remedy else not found
 
 

@@ -47,7 +47,9 @@ def _rng() -> np.random.Generator:
 
 
 def _failed(problem: MatrixODE) -> set[str]:
-    return {check.name for check in self_test(problem, np.random.default_rng(1)) if not check.passed}
+    return {
+        check.name for check in self_test(problem, np.random.default_rng(1)) if not check.passed
+    }
 
 
 ACTIONS, SOLUTION, START = (
@@ -185,7 +187,9 @@ class NoNormElsewhere(Schroedinger):
 
     def invariants(self, Y: Matrix) -> dict[str, float]:
         self.calls += 1
-        return {name: value if self.calls <= 3 else NAN for name, value in super().invariants(Y).items()}
+        return {
+            name: value if self.calls <= 3 else NAN for name, value in super().invariants(Y).items()
+        }
 
 
 def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
@@ -208,15 +212,24 @@ def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
         (lambda: WrongSkew.random(12, _rng()), {SOLUTION, ACTIONS}),
         (lambda: LeakyVelocity.landau_damping(shape=(16, 24)), {ACTIONS, NORM}),
         (lambda: NoAdjointAction(12, [1.0], _rng()), {ACTIONS}),
-        (lambda: NoFieldLater(12, _rng()), {ACTIONS, ONE_SIDED, NEVER_VIOLATED, ATTAINED, NORM, ENERGY}),
+        (
+            lambda: NoFieldLater(12, _rng()),
+            {ACTIONS, ONE_SIDED, NEVER_VIOLATED, ATTAINED, NORM, ENERGY},
+        ),
         (lambda: NoSolutionAtZero(12, [1.0], _rng()), {SOLUTION}),
         (lambda: NoNormElsewhere(12, _rng()), {NORM, ENERGY}),
         (lambda: _detuned(Schroedinger(12, _rng()), lipschitz=0.5), {NEVER_VIOLATED}),
         (lambda: _detuned(Schroedinger(12, _rng()), lipschitz=2.5), {ATTAINED}),
         (lambda: _detuned(Lyapunov(12, [1.0], _rng()), lipschitz=0.9), {NEVER_VIOLATED}),
         (lambda: _detuned(AllenCahn(12), one_sided_lipschitz=-1.0), {ONE_SIDED}),
-        (lambda: _detuned(Saddle([3.0, 2.0, 1.0, 0.5], 2, _rng()), one_sided_lipschitz=0.9), {ONE_SIDED}),
-        (lambda: _detuned(Saddle([3.0, 2.0, 1.0, 0.5], 2, _rng()), one_sided_lipschitz=2.5), {ONE_SIDED_ATTAINED}),
+        (
+            lambda: _detuned(Saddle([3.0, 2.0, 1.0, 0.5], 2, _rng()), one_sided_lipschitz=0.9),
+            {ONE_SIDED},
+        ),
+        (
+            lambda: _detuned(Saddle([3.0, 2.0, 1.0, 0.5], 2, _rng()), one_sided_lipschitz=2.5),
+            {ONE_SIDED_ATTAINED},
+        ),
     ],
     ids=[
         "unconjugated",
@@ -257,13 +270,18 @@ def test_a_wrong_problem_is_rejected(make: Callable[[], MatrixODE], failed: set[
     ],
     ids=["optimal control", "Riccati", "Riccati with a source", "linear", "Lyapunov", "saddle"],
 )
-def test_the_factored_form_is_the_field_for_complex_states_too(make: Callable[[], FactoredODE]) -> None:
+def test_the_factored_form_is_the_field_for_complex_states_too(
+    make: Callable[[], FactoredODE],
+) -> None:
     """Y = P Qᴴ, so that a transpose for the conjugate one shows: the equations are real, their
     states need not be.
     """
     problem = make()
     (m, n), rng = problem.shape, _rng()
-    P, Q, U, V = (rng.standard_normal(s) + 1j * rng.standard_normal(s) for s in ((m, 3), (n, 3), (m, 2), (n, 2)))
+    P, Q, U, V = (
+        rng.standard_normal(s) + 1j * rng.standard_normal(s)
+        for s in ((m, 3), (n, 3), (m, 2), (n, 2))
+    )
     Y = Product(P, Q)
     F = problem.field(0.3, Y.full())
     assert norm(problem.apply_right(0.3, Y, V) - F @ V) <= 1e-13 * norm(F) * norm(V)
@@ -276,9 +294,15 @@ def test_the_factored_form_is_the_field_for_complex_states_too(make: Callable[[]
 def test_the_rotating_exponential_is_its_matrix_exponentials() -> None:
     problem = RotatingExponential.random(12, _rng(), base=3.0)
     D = np.diag(3.0 ** -np.arange(1.0, 13.0))
-    expected = scipy.linalg.expm(0.7 * problem.Omega1) @ (np.exp(0.7) * D) @ scipy.linalg.expm(0.7 * problem.Omega2.T)
+    expected = (
+        scipy.linalg.expm(0.7 * problem.Omega1)
+        @ (np.exp(0.7) * D)
+        @ scipy.linalg.expm(0.7 * problem.Omega2.T)
+    )
     assert norm(problem.curve(0.7) - expected) <= 1e-13
-    np.testing.assert_allclose(np.linalg.svd(problem.curve(0.7), compute_uv=False), np.exp(0.7) * np.diag(D), rtol=1e-9)
+    np.testing.assert_allclose(
+        np.linalg.svd(problem.curve(0.7), compute_uv=False), np.exp(0.7) * np.diag(D), rtol=1e-9
+    )
 
 
 def test_a_cut_curve_has_the_rank_it_says() -> None:
@@ -292,7 +316,12 @@ def test_a_cut_curve_has_the_rank_it_says() -> None:
 def test_koch_lubich_has_the_stated_matrices() -> None:
     problem = KochLubich(14, 1e-3, _rng())
     assert [problem.T1[1, 0], problem.T1[0, 1]] == [1.0, -1.0]
-    assert [problem.T2[1, 0], problem.T2[0, 1], problem.T2[2, 0], problem.T2[0, 2]] == [0.5, -0.5, 1.0, -1.0]
+    assert [problem.T2[1, 0], problem.T2[0, 1], problem.T2[2, 0], problem.T2[0, 2]] == [
+        0.5,
+        -0.5,
+        1.0,
+        -1.0,
+    ]
     assert norm(problem.T1 + problem.T1.T) == norm(problem.T2 + problem.T2.T) == 0.0
     for A in (problem.A1, problem.A2):
         block, rest = A[:10, :10], A.copy()
@@ -300,7 +329,9 @@ def test_koch_lubich_has_the_stated_matrices() -> None:
         assert np.all((np.diag(block) >= 1.0) & (np.diag(block) <= 1.5 + 1e-3))
         assert 0.0 <= rest.min() <= rest.max() <= 1e-3
     expected = (
-        scipy.linalg.expm(0.4 * problem.T1) @ (problem.A1 + np.exp(0.4) * problem.A2) @ scipy.linalg.expm(0.4 * problem.T2.T)
+        scipy.linalg.expm(0.4 * problem.T1)
+        @ (problem.A1 + np.exp(0.4) * problem.A2)
+        @ scipy.linalg.expm(0.4 * problem.T2.T)
     )
     assert norm(problem.curve(0.4) - expected) <= 1e-12 * norm(expected)
 
@@ -315,14 +346,18 @@ def test_the_hamiltonian_is_the_stated_one() -> None:
     assert norm(problem.hamiltonian(Y) - (D @ Y + Y @ D.T + V @ Y @ V.T)) <= 1e-14 * norm(Y)
     assert norm(problem.field(0.0, Y) + 1j * problem.hamiltonian(Y)) == 0.0
     start = problem.start(4)
-    assert problem.energy(start) == pytest.approx(problem.invariants(start.full())["energy"], rel=1e-13)
+    assert problem.energy(start) == pytest.approx(
+        problem.invariants(start.full())["energy"], rel=1e-13
+    )
 
 
 def test_a_random_initial_value_can_be_stepped_from() -> None:
     """It is of the dtype of the problem, complex here."""
     problem = Schroedinger(8, _rng())
     Y0 = problem.initial([1.0, 0.1], _rng())
-    np.testing.assert_allclose(np.linalg.svd(Y0.full(), compute_uv=False)[:2], [1.0, 0.1], rtol=1e-14)
+    np.testing.assert_allclose(
+        np.linalg.svd(Y0.full(), compute_uv=False)[:2], [1.0, 0.1], rtol=1e-14
+    )
     assert BUG().step(problem, 0.0, Y0, 0.1).Y.S.dtype == Y0.S.dtype == np.complex128
 
 
@@ -374,7 +409,8 @@ def test_the_riccati_equation_has_no_solution_after_its_end() -> None:
     reference = problem.reference(inside, start)
     assert norm(problem.solution(inside, start) - reference) <= 1e-8 * norm(reference)
     with pytest.raises(
-        ValueError, match=r"^t: expected a time up to which there is a solution from this X\(0\), found 0\.000202$"
+        ValueError,
+        match=r"^t: expected a time up to which there is a solution from this X\(0\), found 0\.000202$",
     ):
         problem.solution(outside, start)
     with pytest.raises(RuntimeError, match=r"^Riccati\.reference"), np.errstate(all="ignore"):
@@ -409,7 +445,9 @@ def test_lyapunovs_operator_is_the_second_derivative() -> None:
     """ν times that of sin(kx/2 + kπ/2) is −ν(k/2)² times it, up to (k dx)²/48; ν = 1 unless another
     one is given.
     """
-    once, thrice = (Lyapunov(199, [], _rng(), **given).eigenvalues[:3] for given in ({}, {"diffusion": 3.0}))
+    once, thrice = (
+        Lyapunov(199, [], _rng(), **given).eigenvalues[:3] for given in ({}, {"diffusion": 3.0})
+    )
     k = np.arange(1.0, 4.0)
     assert np.all(np.abs(once / -((k / 2.0) ** 2) - 1.0) <= 1.01 * (k * np.pi / 100.0) ** 2 / 48.0)
     assert np.allclose(thrice, 3.0 * once, rtol=1e-15, atol=0.0)
@@ -419,7 +457,9 @@ def test_the_lipschitz_constant_of_schroedingers_equation_is_what_its_text_says(
     """ℓ = 2‖D‖₂ + ‖V‖₂², an upper bound that is not attained, so that the self-test leaves room."""
     problem = Schroedinger(12, _rng())
     D = np.eye(12) - 0.5 * (np.eye(12, k=1) + np.eye(12, k=-1))
-    assert problem.lipschitz == pytest.approx(2.0 * np.linalg.norm(D, 2) + np.max(problem.potential) ** 2, rel=1e-13)
+    assert problem.lipschitz == pytest.approx(
+        2.0 * np.linalg.norm(D, 2) + np.max(problem.potential) ** 2, rel=1e-13
+    )
 
 
 def test_the_lipschitz_constant_of_the_saddle_is_attained() -> None:
@@ -454,7 +494,9 @@ def test_constant_states_of_allen_cahn() -> None:
 def test_derivatives_of_the_plasma_are_exact_on_waves() -> None:
     problem = VlasovPoisson.landau_damping(shape=(16, 24))
     k = 2.0 * np.pi / (problem.cell[0] * 16)
-    assert norm(problem.D_x @ np.sin(3 * k * problem.x) - 3 * k * np.cos(3 * k * problem.x)) <= 1e-12
+    assert (
+        norm(problem.D_x @ np.sin(3 * k * problem.x) - 3 * k * np.cos(3 * k * problem.x)) <= 1e-12
+    )
     assert norm(problem.D_v + problem.D_v.T) <= 1e-12
     E = problem.electric_field(Product(problem.density[:, None], problem.maxwellian[:, None]))
     charge = 1.0 - problem.density * problem.maxwellian.sum() * problem.cell[1]
@@ -467,7 +509,11 @@ def test_the_plasma_starts_with_waves_and_its_density() -> None:
     """
     problem = VlasovPoisson.landau_damping()
     Y, phase = problem.start(8), 0.5 * problem.x
-    waves = [np.ones(64), *(wave(k * phase) for k in (1, 2, 3) for wave in (np.cos, np.sin)), np.cos(4 * phase)]
+    waves = [
+        np.ones(64),
+        *(wave(k * phase) for k in (1, 2, 3) for wave in (np.cos, np.sin)),
+        np.cos(4 * phase),
+    ]
     powers = [problem.maxwellian * problem.v**k for k in range(8)]
     for B, columns in ((Y.U, np.column_stack(waves)), (Y.V, np.column_stack(powers))):
         assert norm(columns - B @ (B.T @ columns)) <= 1e-13 * norm(columns)
@@ -479,7 +525,14 @@ def test_the_energy_of_the_plasma_is_kept_by_its_full_flow() -> None:
     f1 = problem.reference(2.0, f0)
     before, after = (problem.energy(Product(f, np.eye(48))) for f in (f0, f1))
     assert abs(after / before - 1.0) <= 1e-5
-    assert abs(problem.electric_energy(Product(f1, np.eye(48))) / problem.electric_energy(Product(f0, np.eye(48))) - 1.0) > 0.1
+    assert (
+        abs(
+            problem.electric_energy(Product(f1, np.eye(48)))
+            / problem.electric_energy(Product(f0, np.eye(48)))
+            - 1.0
+        )
+        > 0.1
+    )
 
 
 def test_the_dispersion_relation_gives_the_textbook_numbers() -> None:
@@ -496,7 +549,9 @@ def test_the_saddles_are_stationary_with_the_stated_curvatures() -> None:
 
     def curvature(D: Matrix) -> float:
         h = 1e-4
-        return float(problem.loss(W + h * D) - 2.0 * problem.loss(W) + problem.loss(W - h * D)) / h**2
+        return (
+            float(problem.loss(W + h * D) - 2.0 * problem.loss(W) + problem.loss(W - h * D)) / h**2
+        )
 
     e = np.eye(3)
     assert curvature(np.outer(problem.Q[:, 0], e[2])) == pytest.approx(-3.0, abs=1e-5)
@@ -523,60 +578,138 @@ def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> Non
             lambda: RotatingExponential(np.eye(3), ZERO),
             r"^Omega1: expected a skew 3 x 3 matrix, found ‖Omega1 \+ Omega1ᵀ‖ = 3\.464e\+00$",
         ),
-        (lambda: RotatingExponential(ZERO, ZERO[:2, :2]), "^Omega2: expected a skew 3 x 3 matrix, found shape"),
-        (lambda: RotatingExponential(ZERO, NAN * ZERO), "^Omega2: expected finite entries, found 9 of 9 not finite"),
-        (lambda: RotatingExponential(1j * ZERO, 1j * ZERO), "^Omega1: expected a real matrix, found complex128"),
-        (lambda: RotatingExponential(ZERO, ZERO, base=1.0), "^base: expected a finite number > 1, found 1"),
-        (lambda: RotatingExponential(ZERO, ZERO, base=NAN), "^base: expected a finite number > 1, found nan"),
-        (lambda: RotatingExponential(ZERO, ZERO, base=WORD), "^base: expected a finite number > 1, found '2'$"),
-        (lambda: RotatingExponential(ZERO, ZERO).start(4), r"^rank: expected at most min\(m, n\) = 3, found 4$"),
-        (lambda: RotatingExponential(ZERO, ZERO).start(0), "^rank: expected an integer >= 1, found 0$"),
-        (lambda: RotatingExponential(ZERO, ZERO, rank=2).start(3), "^rank: expected at most 2, the rank of A, found 3$"),
-        (lambda: Schroedinger(4, _rng()).start(5), r"^rank: expected at most min\(m, n\) = 4, found 5$"),
-        (lambda: VlasovPoisson.landau_damping(shape=(4, 6)).start(5), r"^rank: expected at most min\(m, n\) = 4, found 5$"),
-        (lambda: RotatingExponential(ZERO, ZERO, rank=4), "^rank: expected between 1 and n = 3, found 4"),
+        (
+            lambda: RotatingExponential(ZERO, ZERO[:2, :2]),
+            "^Omega2: expected a skew 3 x 3 matrix, found shape",
+        ),
+        (
+            lambda: RotatingExponential(ZERO, NAN * ZERO),
+            "^Omega2: expected finite entries, found 9 of 9 not finite",
+        ),
+        (
+            lambda: RotatingExponential(1j * ZERO, 1j * ZERO),
+            "^Omega1: expected a real matrix, found complex128",
+        ),
+        (
+            lambda: RotatingExponential(ZERO, ZERO, base=1.0),
+            "^base: expected a finite number > 1, found 1",
+        ),
+        (
+            lambda: RotatingExponential(ZERO, ZERO, base=NAN),
+            "^base: expected a finite number > 1, found nan",
+        ),
+        (
+            lambda: RotatingExponential(ZERO, ZERO, base=WORD),
+            "^base: expected a finite number > 1, found '2'$",
+        ),
+        (
+            lambda: RotatingExponential(ZERO, ZERO).start(4),
+            r"^rank: expected at most min\(m, n\) = 3, found 4$",
+        ),
+        (
+            lambda: RotatingExponential(ZERO, ZERO).start(0),
+            "^rank: expected an integer >= 1, found 0$",
+        ),
+        (
+            lambda: RotatingExponential(ZERO, ZERO, rank=2).start(3),
+            "^rank: expected at most 2, the rank of A, found 3$",
+        ),
+        (
+            lambda: Schroedinger(4, _rng()).start(5),
+            r"^rank: expected at most min\(m, n\) = 4, found 5$",
+        ),
+        (
+            lambda: VlasovPoisson.landau_damping(shape=(4, 6)).start(5),
+            r"^rank: expected at most min\(m, n\) = 4, found 5$",
+        ),
+        (
+            lambda: RotatingExponential(ZERO, ZERO, rank=4),
+            "^rank: expected between 1 and n = 3, found 4",
+        ),
         (lambda: KochLubich(9, 0.1, _rng()), "^n: expected an integer >= 10, found 9"),
         (lambda: KochLubich(NUMBER, 0.1, _rng()), r"^n: expected an integer >= 10, found 7\.5"),
         (lambda: KochLubich(10, NAN, _rng()), "^epsilon: expected a finite number >= 0, found nan"),
         (lambda: Schroedinger(7, _rng()), "^n: expected an even number, found 7"),
         (lambda: Schroedinger(0, _rng()), "^n: expected an integer >= 2, found 0"),
         (lambda: Schroedinger(NUMBER, _rng()), r"^n: expected an integer >= 2, found 7\.5"),
-        (lambda: RotatingExponential(ZERO, ZERO, rank=NUMBER), r"^rank: expected an integer >= 1, found 7\.5"),
+        (
+            lambda: RotatingExponential(ZERO, ZERO, rank=NUMBER),
+            r"^rank: expected an integer >= 1, found 7\.5",
+        ),
         (lambda: Lyapunov(NUMBER, [1.0], _rng()), r"^n: expected an integer >= 1, found 7\.5"),
-        (lambda: Lyapunov(6, [1.0] * 3, _rng()), "^source: expected at most n - 4 = 2 values, found 3"),
-        (lambda: Lyapunov(9, [1.0], _rng(), diffusion=0.0), r"^diffusion: expected a finite number > 0, found 0\.0"),
-        (lambda: Lyapunov(9, [1.0], _rng(), diffusion=NAN), "^diffusion: expected a finite number > 0, found nan"),
+        (
+            lambda: Lyapunov(6, [1.0] * 3, _rng()),
+            "^source: expected at most n - 4 = 2 values, found 3",
+        ),
+        (
+            lambda: Lyapunov(9, [1.0], _rng(), diffusion=0.0),
+            r"^diffusion: expected a finite number > 0, found 0\.0",
+        ),
+        (
+            lambda: Lyapunov(9, [1.0], _rng(), diffusion=NAN),
+            "^diffusion: expected a finite number > 0, found nan",
+        ),
         (lambda: Riccati(4), "^m: expected an integer >= 5, found 4"),
         (lambda: Riccati(NUMBER), r"^m: expected an integer >= 5, found 7\.5"),
         (lambda: AllenCahn(NUMBER), r"^n: expected an integer >= 3, found 7\.5"),
         (lambda: AllenCahn(2), "^n: expected an integer >= 3, found 2"),
         (lambda: AllenCahn(4, -1.0), r"^diffusion: expected a finite number >= 0, found -1\.0"),
         (lambda: AllenCahn(4, NAN), "^diffusion: expected a finite number >= 0, found nan"),
-        (lambda: VlasovPoisson.landau_damping(shape=(15, 24)), "^shape: expected even numbers of points"),
+        (
+            lambda: VlasovPoisson.landau_damping(shape=(15, 24)),
+            "^shape: expected even numbers of points",
+        ),
         (
             lambda: VlasovPoisson((4, 6), -1.0, 6.0, 0.1, 2.0 * np.pi, (0.0,)),
             r"^length: expected a finite number > 0, found -1\.0$",
         ),
-        (lambda: VlasovPoisson((4, 0), 1.0, 6.0, 0.1, 2.0 * np.pi, (0.0,)), r"^shape\[1\]: expected an integer >= 2, found 0$"),
-        (lambda: VlasovPoisson((4, 6), 1.0, 0.0, 0.1, 2.0 * np.pi, (0.0,)), r"^v_max: expected a finite number > 0, found 0\.0$"),
-        (lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 2.0 * np.pi, ()), "^beams: expected at least one velocity, found none$"),
+        (
+            lambda: VlasovPoisson((4, 0), 1.0, 6.0, 0.1, 2.0 * np.pi, (0.0,)),
+            r"^shape\[1\]: expected an integer >= 2, found 0$",
+        ),
+        (
+            lambda: VlasovPoisson((4, 6), 1.0, 0.0, 0.1, 2.0 * np.pi, (0.0,)),
+            r"^v_max: expected a finite number > 0, found 0\.0$",
+        ),
+        (
+            lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 2.0 * np.pi, ()),
+            "^beams: expected at least one velocity, found none$",
+        ),
         (
             lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 0.5, (0.0,)),
             "^k: expected a whole number of waves in the length 1, found 0",
         ),
-        (lambda: VlasovPoisson((4, 6), 1.0, 6.0, NAN, 0.5, (0.0,)), "^alpha: expected a finite number, found nan$"),
-        (lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 0.5, (NAN,)), r"^beams\[0\]: expected a finite number, found nan$"),
-        (lambda: VlasovPoisson((0, 6), 1.0, 6.0, 0.1, 0.5, (0.0,)), r"^shape\[0\]: expected an integer >= 2, found 0$"),
+        (
+            lambda: VlasovPoisson((4, 6), 1.0, 6.0, NAN, 0.5, (0.0,)),
+            "^alpha: expected a finite number, found nan$",
+        ),
+        (
+            lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 0.5, (NAN,)),
+            r"^beams\[0\]: expected a finite number, found nan$",
+        ),
+        (
+            lambda: VlasovPoisson((0, 6), 1.0, 6.0, 0.1, 0.5, (0.0,)),
+            r"^shape\[0\]: expected an integer >= 2, found 0$",
+        ),
         (lambda: Saddle([np.inf, 1.0], 1, _rng()), "^b: expected decreasing positive numbers"),
         (lambda: Riccati(5).solution(NAN, np.eye(5)), "^t: expected a finite number, found nan$"),
-        (lambda: Riccati(5).solution(0.1, np.ones((4, 5))), r"^Y0: expected the shape of the problem, \(5, 5\), found \(4, 5\)$"),
-        (lambda: AllenCahn(4).reference(0.1, np.ones(16)), r"^Y0: expected the shape of the problem, \(4, 4\), found \(16,\)$"),
+        (
+            lambda: Riccati(5).solution(0.1, np.ones((4, 5))),
+            r"^Y0: expected the shape of the problem, \(5, 5\), found \(4, 5\)$",
+        ),
+        (
+            lambda: AllenCahn(4).reference(0.1, np.ones(16)),
+            r"^Y0: expected the shape of the problem, \(4, 4\), found \(16,\)$",
+        ),
         (lambda: Saddle([1.0, 2.0], 1, _rng()), "^b: expected decreasing positive numbers"),
         (lambda: Saddle([1.0, 1.0], 1, _rng()), "^b: expected decreasing positive numbers"),
         (lambda: Lyapunov(9, [NAN], _rng()), r"^source: expected finite values, found \[nan\]"),
         (lambda: Saddle([2.0, 1.0], 2, _rng()), "^n: expected between 1 and m - 1 = 1, found 2"),
         (lambda: Saddle([2.0, 1.0], NUMBER, _rng()), r"^n: expected an integer >= 1, found 7\.5"),
-        (lambda: TwoLayerLinear(ZERO, ZERO, NUMBER), r"^hidden: expected an integer >= 1, found 7\.5"),
+        (
+            lambda: TwoLayerLinear(ZERO, ZERO, NUMBER),
+            r"^hidden: expected an integer >= 1, found 7\.5",
+        ),
     ],
 )
 def test_bad_input_is_refused(make: Callable[[], Any], message: str) -> None:

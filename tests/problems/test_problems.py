@@ -32,7 +32,13 @@ from geolora_ref.problems import (
     VlasovPoisson,
 )
 from geolora_ref.problems.problem import Matrix
-from geolora_ref.problems.self_test import Check, check_gradient, check_minimum, check_solution, self_test
+from geolora_ref.problems.self_test import (
+    Check,
+    check_gradient,
+    check_minimum,
+    check_solution,
+    self_test,
+)
 from tests.nightly import NIGHTLY
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -47,7 +53,9 @@ def _samples(rng: np.random.Generator) -> tuple[Matrix, Matrix]:
 
 PROBLEMS: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
     "quadratic": lambda rng: Quadratic.random((7, 5), SPECTRUM, rng),
-    "ill-conditioned quadratic": lambda rng: Quadratic.random((7, 5), SPECTRUM, rng, curvature=(1e-3, 1.0)),
+    "ill-conditioned quadratic": lambda rng: Quadratic.random(
+        (7, 5), SPECTRUM, rng, curvature=(1e-3, 1.0)
+    ),
     "sensing": lambda rng: MatrixSensing.planted((5, 4), SPECTRUM, 60, rng),
     "sensing, too few measurements": lambda rng: MatrixSensing.planted((5, 4), SPECTRUM, 12, rng),
     "completion": lambda rng: MatrixCompletion.planted((7, 5), SPECTRUM, 0.6, rng),
@@ -59,7 +67,9 @@ PROBLEMS: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
     "linear": lambda rng: RankPreservingLinear.random((7, 5), rng),
     "saddle": lambda rng: Saddle([3.0, 2.0, 1.5, 1.0, 0.5, 0.2, 0.1], 5, rng),
     "rotating exponential": lambda rng: RotatingExponential.random(12, rng),
-    "rotating exponential of rank 4": lambda rng: RotatingExponential.random(12, rng, base=10.0, rank=4),
+    "rotating exponential of rank 4": lambda rng: RotatingExponential.random(
+        12, rng, base=10.0, rank=4
+    ),
     "Koch–Lubich": lambda rng: KochLubich(14, 1e-1, rng),
     "Schrödinger": lambda rng: Schroedinger(12, rng),
     "Lyapunov": lambda rng: Lyapunov(12, [1.0, 0.1], rng),
@@ -72,12 +82,16 @@ PROBLEMS: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
 
 def _failed(problem: MatrixODE) -> set[str]:
     """The names of the checks that a problem fails."""
-    return {check.name for check in self_test(problem, np.random.default_rng(1)) if not check.passed}
+    return {
+        check.name for check in self_test(problem, np.random.default_rng(1)) if not check.passed
+    }
 
 
 @pytest.mark.parametrize("make", PROBLEMS.values(), ids=PROBLEMS)
 @pytest.mark.parametrize("seed", [0, 1] if NIGHTLY else [0])
-def test_a_problem_is_what_its_text_says(make: Callable[[np.random.Generator], MatrixODE], seed: int) -> None:
+def test_a_problem_is_what_its_text_says(
+    make: Callable[[np.random.Generator], MatrixODE], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     checks = self_test(make(rng), rng)
     assert all(check.passed for check in checks), checks
@@ -112,7 +126,9 @@ def test_every_check_that_applies_is_run(name: str, count: int) -> None:
 
 def test_a_random_riccati_field_has_the_norms_that_its_text_says() -> None:
     problem = RankPreservingRiccati.random((5, 4), np.random.default_rng(0))
-    norms = [np.linalg.norm(X, 2) for X in (problem.A, problem.B, problem.M)] + [np.linalg.norm(problem.C)]
+    norms = [np.linalg.norm(X, 2) for X in (problem.A, problem.B, problem.M)] + [
+        np.linalg.norm(problem.C)
+    ]
     assert norms == pytest.approx([1.0, 1.0, 0.5, 1.0], rel=1e-14)
 
 
@@ -121,13 +137,17 @@ def test_completion_is_the_mean_over_the_known_entries() -> None:
     problem = MatrixCompletion(np.zeros((2, 2)), np.array([[True, True], [True, False]]))
     W = np.array([[1.0, 2.0], [2.0, 5.0]])
     assert problem.loss(W) == pytest.approx(1.5, rel=1e-15)
-    assert np.allclose(problem.gradient(W), np.array([[1.0, 2.0], [2.0, 0.0]]) / 3.0, rtol=1e-15, atol=0.0)
+    assert np.allclose(
+        problem.gradient(W), np.array([[1.0, 2.0], [2.0, 0.0]]) / 3.0, rtol=1e-15, atol=0.0
+    )
 
 
 def test_as_many_measurements_as_entries_make_sensing_strongly_convex() -> None:
     """Each entry of a 2 x 2 matrix measured once: H = I/4; one less, and one direction is free."""
     measurements = np.eye(4).reshape(4, 2, 2)
-    assert MatrixSensing(measurements, np.zeros(4)).strong_convexity == pytest.approx(0.25, rel=1e-15)
+    assert MatrixSensing(measurements, np.zeros(4)).strong_convexity == pytest.approx(
+        0.25, rel=1e-15
+    )
     assert MatrixSensing(measurements[1:], np.zeros(3)).strong_convexity == 0.0
 
 
@@ -138,7 +158,9 @@ def test_digits_name_the_extra_that_has_them(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_digits_are_what_they_should_be() -> None:
-    pytest.importorskip("sklearn", reason="the digits ship inside scikit-learn, which is not installed")
+    pytest.importorskip(
+        "sklearn", reason="the digits ship inside scikit-learn, which is not installed"
+    )
     digits = SoftmaxRegression.digits()
     assert (digits.shape, digits.count) == ((10, 64), 1797)
     assert _failed(digits) == set()
@@ -225,7 +247,10 @@ def test_a_one_sided_constant_of_any_size_is_tested(slope: float) -> None:
 
 
 def test_what_is_stated_for_every_time_is_not_tested_at_0_alone() -> None:
-    assert _failed(Growing()) == {"one-sided constant: never violated", "Lipschitz constant: never violated"}
+    assert _failed(Growing()) == {
+        "one-sided constant: never violated",
+        "Lipschitz constant: never violated",
+    }
     assert _failed(Leak(5, 4)) == {"invariant: norm", "Lipschitz constant: never violated"}
 
 
@@ -334,17 +359,32 @@ NEVER_VIOLATED, ATTAINED, ONE_SIDED, MINIMUM, REACHED = (
         (lambda: _quadratic(one_sided_lipschitz=2.2), {ONE_SIDED}),
         (lambda: _quadratic(one_sided_lipschitz=0.0), {"one-sided constant: attained"}),
     ],
-    ids=["gradient", "solution", "start", "later", "constant", "initial value", "small ℓ", "loose ℓ", "small μ", "large μ"],
+    ids=[
+        "gradient",
+        "solution",
+        "start",
+        "later",
+        "constant",
+        "initial value",
+        "small ℓ",
+        "loose ℓ",
+        "small μ",
+        "large μ",
+    ],
 )
 def test_a_wrong_problem_is_rejected(problem: Callable[[], Quadratic], failed: set[str]) -> None:
     assert _failed(problem()) >= failed
-    assert _failed(problem()) <= failed | {MINIMUM, REACHED}, "only a wrong step size may spoil the descent as well"
+    assert _failed(problem()) <= failed | {MINIMUM, REACHED}, (
+        "only a wrong step size may spoil the descent as well"
+    )
 
 
 def test_a_gradient_with_a_wrong_factor_is_rejected() -> None:
     """Then the remainder falls like h, not like h²: the slope is 1."""
     for seed in range(10):
-        check = check_gradient(_quadratic(WrongGradient), *np.random.default_rng(seed).standard_normal((2, 5, 5)))
+        check = check_gradient(
+            _quadratic(WrongGradient), *np.random.default_rng(seed).standard_normal((2, 5, 5))
+        )
         assert check.measured > 0.2
         assert not check.passed
 
@@ -358,11 +398,15 @@ def test_a_minimum_that_is_too_high_is_rejected() -> None:
     sensing.minimum *= 1.0 + 1e-6
     assert not all(check.passed for check in check_minimum(sensing, W))
     sensing.minimum *= 0.99
-    assert not all(check.passed for check in check_minimum(sensing, W)), "too low: nothing tends to it"
+    assert not all(check.passed for check in check_minimum(sensing, W)), (
+        "too low: nothing tends to it"
+    )
 
 
 def test_an_unstable_field_violates_its_constants() -> None:
-    assert {NEVER_VIOLATED, ONE_SIDED} <= _failed(WrongCurvature.random((5, 5), np.random.default_rng(0)))
+    assert {NEVER_VIOLATED, ONE_SIDED} <= _failed(
+        WrongCurvature.random((5, 5), np.random.default_rng(0))
+    )
 
 
 def test_a_measurement_that_is_not_a_number_fails() -> None:
@@ -379,13 +423,20 @@ def test_a_gradient_that_is_slightly_off_is_rejected() -> None:
         def loss(self, W: Matrix) -> float:
             return Quadratic.loss(self, W) / 1.01
 
-    checks = [check_gradient(_quadratic(SlightlyWrong), *np.random.default_rng(s).standard_normal((2, 5, 5))) for s in range(10)]
+    checks = [
+        check_gradient(
+            _quadratic(SlightlyWrong), *np.random.default_rng(s).standard_normal((2, 5, 5))
+        )
+        for s in range(10)
+    ]
     assert not any(check.passed for check in checks)
 
 
 def test_a_right_gradient_is_never_rejected() -> None:
     problem = SoftmaxRegression(*_samples(np.random.default_rng(0)))
-    pairs = (np.random.default_rng(seed).standard_normal((2, *problem.shape)) for seed in range(300))
+    pairs = (
+        np.random.default_rng(seed).standard_normal((2, *problem.shape)) for seed in range(300)
+    )
     assert all(check_gradient(problem, W, D).passed for W, D in pairs)
 
 
@@ -427,7 +478,9 @@ def test_the_closed_form_agrees_with_the_integrator(name: str) -> None:
 def test_rank_preserving_flows_keep_the_rank(name: str) -> None:
     rng = np.random.default_rng(0)
     problem = PROBLEMS[name](rng)
-    sigma = np.linalg.svd(problem.solution(1.0, problem.initial([1.0, 0.1], rng).full()), compute_uv=False)
+    sigma = np.linalg.svd(
+        problem.solution(1.0, problem.initial([1.0, 0.1], rng).full()), compute_uv=False
+    )
     assert sigma[1] > 1e-3
     assert sigma[2] <= 1e-13 * sigma[0]
 
@@ -440,13 +493,17 @@ def test_the_source_of_the_riccati_flow_has_full_rank_and_norm_1() -> None:
 
 def test_the_quadratic_has_the_spectrum_and_the_curvature_it_is_given() -> None:
     problem = Quadratic.random((7, 5), SPECTRUM, np.random.default_rng(0), curvature=(0.25, 2.0))
-    np.testing.assert_allclose(np.linalg.svd(problem.A, compute_uv=False), [*SPECTRUM, 0.0, 0.0], atol=1e-14)
+    np.testing.assert_allclose(
+        np.linalg.svd(problem.A, compute_uv=False), [*SPECTRUM, 0.0, 0.0], atol=1e-14
+    )
     assert problem.lipschitz == pytest.approx(4.0, rel=1e-12)
     assert problem.strong_convexity == pytest.approx(0.0625, rel=1e-12)
     assert problem.loss(problem.A) == problem.minimum == 0.0
 
 
-@pytest.mark.parametrize("name", [name for name in PROBLEMS if "softmax" not in name and "completion" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in PROBLEMS if "softmax" not in name and "completion" not in name]
+)
 def test_gradient_flow_constants_agree(name: str) -> None:
     """μ = −(strong convexity), never above ℓ."""
     problem = PROBLEMS[name](np.random.default_rng(0))
@@ -473,9 +530,14 @@ def test_the_lower_bound_of_the_softmax_minimum_is_tight() -> None:
     for _ in range(2000):
         W = W - problem.gradient(W) / problem.lipschitz
     assert problem.minimum <= problem.loss(W) <= problem.minimum + 1e-12
-    assert norm(problem.minimiser - W) <= (norm(problem.gradient(W)) + norm(problem.gradient(problem.minimiser))) / 0.1
+    assert (
+        norm(problem.minimiser - W)
+        <= (norm(problem.gradient(W)) + norm(problem.gradient(problem.minimiser))) / 0.1
+    )
     assert norm(problem.gradient(problem.minimiser)) <= 1e-7
-    with pytest.raises(ValueError, match="minimiser: expected a problem with a ridge ρ > 0, found ρ = 0"):
+    with pytest.raises(
+        ValueError, match="minimiser: expected a problem with a ridge ρ > 0, found ρ = 0"
+    ):
         _ = SoftmaxRegression(X, labels).minimiser
 
 
@@ -488,7 +550,9 @@ def test_batch_variance_by_brute_force() -> None:
     problem = SoftmaxRegression(*_samples(rng), ridge=0.1)
     Y = LowRank.random(problem.shape, [1.0, 0.5], rng)
     W = Y.full()
-    noise = [problem.batch_gradient(W, np.array([i])) - problem.gradient(W) for i in range(problem.count)]
+    noise = [
+        problem.batch_gradient(W, np.array([i])) - problem.gradient(W) for i in range(problem.count)
+    ]
     exact = float(np.mean([norm(tangent_projection(Y, g)) ** 2 for g in noise])) / 8
     assert problem.batch_variance(W, Y.U, Y.V, 8) == pytest.approx(exact, rel=1e-12)
     dense = float(np.mean([norm(g) ** 2 for g in noise])) / 8
@@ -537,7 +601,9 @@ def test_the_gradient_of_the_network_by_taylor() -> None:
     problem, rng = _network()
     W, D = _layers(problem, rng), _layers(problem, rng, 0.1)
     L0, derivative = problem.loss(*W), _inner(problem.gradient(*W), D)
-    assert _slope(lambda h: problem.loss(*_moved(W, D, h)) - L0 - h * derivative) == pytest.approx(2.0, abs=0.1)
+    assert _slope(lambda h: problem.loss(*_moved(W, D, h)) - L0 - h * derivative) == pytest.approx(
+        2.0, abs=0.1
+    )
     assert _slope(lambda h: problem.loss(*_moved(W, D, h)) - L0 - 1.2 * h * derivative) < 1.5
 
 
@@ -575,11 +641,17 @@ def test_the_lipschitz_constant_of_a_segment(size: float, length: float) -> None
         start = _layers(problem, rng, size)
         end = _moved(start, _layers(problem, rng, size), length)
         bound = problem.lipschitz_on(start, end)
-        between = [_moved(start, (end[0] - start[0], end[1] - start[1]), t) for t in (0.0, 0.3, 0.5, 1.0)]
+        between = [
+            _moved(start, (end[0] - start[0], end[1] - start[1]), t) for t in (0.0, 0.3, 0.5, 1.0)
+        ]
         curvature = max(_attained(problem, W, rng) for W in between)
-        change = [b - a for a, b in zip(problem.gradient(*start), problem.gradient(*end), strict=True)]
+        change = [
+            b - a for a, b in zip(problem.gradient(*start), problem.gradient(*end), strict=True)
+        ]
         step = [b - a for a, b in zip(start, end, strict=True)]
-        quotient = math.sqrt(sum(float(np.sum(X**2)) for X in change) / sum(float(np.sum(X**2)) for X in step))
+        quotient = math.sqrt(
+            sum(float(np.sum(X**2)) for X in change) / sum(float(np.sum(X**2)) for X in step)
+        )
         assert max(curvature, quotient) <= bound * (1.0 + 1e-6)
         assert bound <= 10.0 * curvature
 
@@ -589,7 +661,9 @@ def test_the_lipschitz_constant_of_a_segment_between_two_minima() -> None:
     problem = TwoLayerLinear(np.eye(1), np.zeros((1, 1)), 1)
     zero, one = np.zeros((1, 1)), np.ones((1, 1))
     assert problem.lipschitz_on((zero, one), (one, zero)) == 1.0 + 1.0 + 0.25
-    assert problem.lipschitz_on((one, one), (zero, 2.0 * one)) == 1.0 + 4.0 + 1.0 + 0.25, "R₂ = 2, |w₂w₁| = 1 at the start"
+    assert problem.lipschitz_on((one, one), (zero, 2.0 * one)) == 1.0 + 4.0 + 1.0 + 0.25, (
+        "R₂ = 2, |w₂w₁| = 1 at the start"
+    )
 
 
 def test_the_planted_network_has_no_loss() -> None:
@@ -609,62 +683,155 @@ EYE, RNG = np.eye(3), np.random.default_rng(0)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Quadratic(np.ones((3, 2)), np.eye(2), np.eye(2)), "^H1: expected a symmetric 3 x 3 matrix"),
+        (
+            lambda: Quadratic(np.ones((3, 2)), np.eye(2), np.eye(2)),
+            "^H1: expected a symmetric 3 x 3 matrix",
+        ),
         (lambda: Quadratic(np.ones((3, 2)), EYE, EYE), "^H2: expected a symmetric 2 x 2 matrix"),
         (
             lambda: Quadratic(EYE, np.triu(np.ones((3, 3))), EYE),
             r"^H1: .* symmetric 3 x 3 matrix, found ‖H1 − H1ᵀ‖ = 2\.449",
         ),
-        (lambda: Quadratic(EYE, 2.0 * EYE + 0.1 + 1e-9 * np.tri(3), EYE), "^H1: expected a symmetric"),
-        (lambda: Quadratic(EYE, EYE, np.nan * EYE), "^H2: expected finite entries, found 9 of 9 not finite"),
-        (lambda: Quadratic(EYE, EYE, np.diag([1.0, 0.0, 2.0])), "^H2: expected positive eigenvalues, found 0"),
+        (
+            lambda: Quadratic(EYE, 2.0 * EYE + 0.1 + 1e-9 * np.tri(3), EYE),
+            "^H1: expected a symmetric",
+        ),
+        (
+            lambda: Quadratic(EYE, EYE, np.nan * EYE),
+            "^H2: expected finite entries, found 9 of 9 not finite",
+        ),
+        (
+            lambda: Quadratic(EYE, EYE, np.diag([1.0, 0.0, 2.0])),
+            "^H2: expected positive eigenvalues, found 0",
+        ),
         (lambda: Quadratic(EYE, -EYE, EYE), "^H1: expected positive eigenvalues, found -1"),
-        (lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((3, 2)), np.ones((3, 2))), r"^M: expected shape \(2, 3\)"),
-        (lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((2, 3)), EYE), r"^C: expected shape \(3, 2\)"),
-        (lambda: RankPreservingRiccati(np.ones((3, 2)), EYE, EYE, EYE), r"^A: expected shape \(3, 3\)"),
+        (
+            lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((3, 2)), np.ones((3, 2))),
+            r"^M: expected shape \(2, 3\)",
+        ),
+        (
+            lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((2, 3)), EYE),
+            r"^C: expected shape \(3, 2\)",
+        ),
+        (
+            lambda: RankPreservingRiccati(np.ones((3, 2)), EYE, EYE, EYE),
+            r"^A: expected shape \(3, 3\)",
+        ),
         (lambda: RankPreservingLinear(np.ones((3, 2)), EYE), "^A: expected a square matrix"),
-        (lambda: RankPreservingLinear(*[EYE + 0j] * 2), "^A: expected a real matrix, found complex128"),
-        (lambda: RankPreservingRiccati(EYE + 0j, EYE + 0j, EYE + 0j, EYE + 0j), "^A: expected a real matrix, found complex128"),
+        (
+            lambda: RankPreservingLinear(*[EYE + 0j] * 2),
+            "^A: expected a real matrix, found complex128",
+        ),
+        (
+            lambda: RankPreservingRiccati(EYE + 0j, EYE + 0j, EYE + 0j, EYE + 0j),
+            "^A: expected a real matrix, found complex128",
+        ),
         (lambda: Quadratic(*[EYE + 0j] * 3), "^A: expected a real matrix, found complex128"),
-        (lambda: RankPreservingRiccati(np.nan * EYE, EYE, EYE, EYE), "^A: expected finite entries, found 9 of 9 not finite"),
+        (
+            lambda: RankPreservingRiccati(np.nan * EYE, EYE, EYE, EYE),
+            "^A: expected finite entries, found 9 of 9 not finite",
+        ),
         (
             lambda: RankPreservingRiccati(EYE, EYE, EYE, np.full((3, 3), np.inf)),
             "^C: expected finite entries, found 9 of 9 not finite",
         ),
-        (lambda: RankPreservingRiccati(EYE, EYE, EYE, EYE, np.nan), "^epsilon: expected a finite number >= 0, found nan$"),
-        (lambda: RankPreservingLinear(EYE, np.nan * EYE), "^B: expected finite entries, found 9 of 9 not finite"),
-        (lambda: RankPreservingLinear(EYE, np.ones(3)), r"^B: expected a matrix \(2 dimensions\), found shape \(3,\)"),
+        (
+            lambda: RankPreservingRiccati(EYE, EYE, EYE, EYE, np.nan),
+            "^epsilon: expected a finite number >= 0, found nan$",
+        ),
+        (
+            lambda: RankPreservingLinear(EYE, np.nan * EYE),
+            "^B: expected finite entries, found 9 of 9 not finite",
+        ),
+        (
+            lambda: RankPreservingLinear(EYE, np.ones(3)),
+            r"^B: expected a matrix \(2 dimensions\), found shape \(3,\)",
+        ),
         (lambda: MatrixSensing(EYE, np.ones(3)), r"^measurements, b: expected shapes \(N, m, n\)"),
-        (lambda: MatrixSensing(np.ones((4, 3, 3)), np.ones(3)), r"^measurements, b: expected shapes \(N, m, n\)"),
+        (
+            lambda: MatrixSensing(np.ones((4, 3, 3)), np.ones(3)),
+            r"^measurements, b: expected shapes \(N, m, n\)",
+        ),
         (
             lambda: MatrixSensing(np.full((4, 3, 3), np.nan), np.ones(4)),
             "^measurements: expected finite entries, found 36 of 36 not finite",
         ),
-        (lambda: MatrixSensing(np.ones((4, 3, 3)), np.full(4, np.nan)), "^b: expected finite entries, found 4 of 4 not finite"),
-        (lambda: MatrixSensing(np.ones((0, 3, 3)), np.ones(0)), r"^measurements, b: .* at least one, found \(0, 3, 3\)"),
-        (lambda: MatrixSensing.planted((3, 3), SPECTRUM, 0, RNG), "^count: expected an integer >= 1, found 0$"),
-        (lambda: MatrixCompletion(np.nan * EYE, EYE > 0), "^M: expected finite entries, found 9 of 9 not finite"),
-        (lambda: MatrixCompletion.planted((3, 3), SPECTRUM, 2.0, RNG), r"^fraction: expected a number > 0 and <= 1, found 2\.0$"),
-        (lambda: MatrixCompletion.planted((3, 3), SPECTRUM, 0.0, RNG), r"^fraction: expected a number > 0 and <= 1, found 0\.0$"),
-        (lambda: MatrixCompletion(EYE, np.ones((3, 2), dtype=bool)), "^mask: expected a boolean mask"),
+        (
+            lambda: MatrixSensing(np.ones((4, 3, 3)), np.full(4, np.nan)),
+            "^b: expected finite entries, found 4 of 4 not finite",
+        ),
+        (
+            lambda: MatrixSensing(np.ones((0, 3, 3)), np.ones(0)),
+            r"^measurements, b: .* at least one, found \(0, 3, 3\)",
+        ),
+        (
+            lambda: MatrixSensing.planted((3, 3), SPECTRUM, 0, RNG),
+            "^count: expected an integer >= 1, found 0$",
+        ),
+        (
+            lambda: MatrixCompletion(np.nan * EYE, EYE > 0),
+            "^M: expected finite entries, found 9 of 9 not finite",
+        ),
+        (
+            lambda: MatrixCompletion.planted((3, 3), SPECTRUM, 2.0, RNG),
+            r"^fraction: expected a number > 0 and <= 1, found 2\.0$",
+        ),
+        (
+            lambda: MatrixCompletion.planted((3, 3), SPECTRUM, 0.0, RNG),
+            r"^fraction: expected a number > 0 and <= 1, found 0\.0$",
+        ),
+        (
+            lambda: MatrixCompletion(EYE, np.ones((3, 2), dtype=bool)),
+            "^mask: expected a boolean mask",
+        ),
         (lambda: MatrixCompletion(EYE, EYE), "^mask: expected a boolean mask.*float64"),
-        (lambda: MatrixCompletion(EYE, np.zeros((3, 3), dtype=bool)), "^mask: .*with a known entry"),
-        (lambda: SoftmaxRegression(np.ones(3), np.ones(3, dtype=int)), r"^X, labels: expected \(N, features\)"),
-        (lambda: SoftmaxRegression(EYE, np.ones(2, dtype=int)), r"^X, labels: expected \(N, features\)"),
+        (
+            lambda: MatrixCompletion(EYE, np.zeros((3, 3), dtype=bool)),
+            "^mask: .*with a known entry",
+        ),
+        (
+            lambda: SoftmaxRegression(np.ones(3), np.ones(3, dtype=int)),
+            r"^X, labels: expected \(N, features\)",
+        ),
+        (
+            lambda: SoftmaxRegression(EYE, np.ones(2, dtype=int)),
+            r"^X, labels: expected \(N, features\)",
+        ),
         (lambda: SoftmaxRegression(EYE, np.ones(3)), "^X, labels: .*N integer labels.*float64"),
-        (lambda: SoftmaxRegression(EYE, np.arange(3), ridge=-1.0), "^ridge: expected a finite number >= 0, found -1"),
-        (lambda: SoftmaxRegression(EYE, np.arange(3), ridge=np.nan), "^ridge: expected a finite number >= 0, found nan"),
-        (lambda: SoftmaxRegression(EYE, np.arange(3) - 1), "^labels: expected at least one, of classes from 0, found -1"),
+        (
+            lambda: SoftmaxRegression(EYE, np.arange(3), ridge=-1.0),
+            "^ridge: expected a finite number >= 0, found -1",
+        ),
+        (
+            lambda: SoftmaxRegression(EYE, np.arange(3), ridge=np.nan),
+            "^ridge: expected a finite number >= 0, found nan",
+        ),
+        (
+            lambda: SoftmaxRegression(EYE, np.arange(3) - 1),
+            "^labels: expected at least one, of classes from 0, found -1",
+        ),
         (lambda: TwoLayerLinear(EYE, np.ones((2, 4)), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
         (lambda: TwoLayerLinear(EYE, np.ones(3), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
-        (lambda: TwoLayerLinear(np.nan * EYE, EYE, 2), "^X: expected finite entries, found 9 of 9 not finite$"),
-        (lambda: TwoLayerLinear(EYE.astype(int), EYE, 2), "^X: expected a real or complex floating dtype .*, found int64$"),
-        (lambda: MatrixCompletion(EYE + 0j, EYE > 0), "^M: expected a real matrix, found complex128$"),
+        (
+            lambda: TwoLayerLinear(np.nan * EYE, EYE, 2),
+            "^X: expected finite entries, found 9 of 9 not finite$",
+        ),
+        (
+            lambda: TwoLayerLinear(EYE.astype(int), EYE, 2),
+            "^X: expected a real or complex floating dtype .*, found int64$",
+        ),
+        (
+            lambda: MatrixCompletion(EYE + 0j, EYE > 0),
+            "^M: expected a real matrix, found complex128$",
+        ),
         (
             lambda: MatrixSensing(np.ones((2, 3, 3)) + 0j, np.ones(2) + 0j),
             "^measurements: expected a real matrix, found complex128$",
         ),
-        (lambda: SoftmaxRegression(EYE + 0j, np.arange(3)), "^X: expected a real matrix, found complex128$"),
+        (
+            lambda: SoftmaxRegression(EYE + 0j, np.arange(3)),
+            "^X: expected a real matrix, found complex128$",
+        ),
     ],
 )
 def test_bad_input_is_refused(make: Callable[[], Any], message: str) -> None:
@@ -693,8 +860,13 @@ def test_integers_of_NumPy_do_not_overflow(make: Callable[[Any], MatrixODE], n: 
 
 def test_an_integration_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A solution that leaves the range in finite time: Ẏ = Y² blows up at t = 1."""
-    problem = RankPreservingRiccati(np.zeros((1, 1)), np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1)), epsilon=1e-9)
-    with pytest.raises(RuntimeError, match=r"^RankPreservingRiccati\.reference\(t=2\.0\): "), np.errstate(all="ignore"):
+    problem = RankPreservingRiccati(
+        np.zeros((1, 1)), np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1)), epsilon=1e-9
+    )
+    with (
+        pytest.raises(RuntimeError, match=r"^RankPreservingRiccati\.reference\(t=2\.0\): "),
+        np.errstate(all="ignore"),
+    ):
         problem.reference(2.0, np.ones((1, 1)))
 
 
@@ -706,7 +878,10 @@ def test_a_closed_form_does_not_pass_a_blow_up() -> None:
     problem = RankPreservingRiccati(0.0 * one, 0.0 * one, one, one)
     assert problem.solution(0.999, one)[0, 0] == pytest.approx(1000.0, rel=1e-10)
     assert problem.solution(-9.0, one)[0, 0] == pytest.approx(0.1, rel=1e-13)
-    with pytest.raises(ValueError, match=r"^t: expected a time up to which there is a solution, found 2\.0; it ends near 1$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^t: expected a time up to which there is a solution, found 2\.0; it ends near 1$",
+    ):
         problem.solution(2.0, one)
     for speed, end in ((0.01, "100"), (100.0, r"0\.01")):
         with pytest.raises(ValueError, match=rf"it ends near {end}$"):
@@ -746,7 +921,10 @@ def test_problems_keep_no_arrays_of_others() -> None:
     turning, A = RotatingExponential(*skew), np.eye(3)
     turned = turning.field(0.5, A)
     layers: list[Any] = [rng.standard_normal((3, 5)), rng.standard_normal((2, 5))]
-    network, weights = TwoLayerLinear(layers[0], layers[1], 4), (rng.standard_normal((4, 3)), rng.standard_normal((2, 4)))
+    network, weights = (
+        TwoLayerLinear(layers[0], layers[1], 4),
+        (rng.standard_normal((4, 3)), rng.standard_normal((2, 4))),
+    )
     loss = network.loss(*weights)
     values: list[Any] = [np.array([1.0, 0.5]), np.array([3.0, 2.0])]
     heat, saddle, wide = Lyapunov(6, values[0], rng), Saddle(values[1], 1, rng), np.eye(6)
@@ -769,10 +947,15 @@ def test_problems_keep_no_arrays_of_others() -> None:
 
 
 def test_lists_are_arrays() -> None:
-    X, labels, mask, counts = (cast(Any, given) for given in ([[1.0, 0.0], [0.0, 1.0]], [0, 1], [[True, False]], [[1, 0]]))
+    X, labels, mask, counts = (
+        cast(Any, given) for given in ([[1.0, 0.0], [0.0, 1.0]], [0, 1], [[True, False]], [[1, 0]])
+    )
     assert SoftmaxRegression(X, labels).shape == (2, 2)
     assert MatrixCompletion(np.ones((1, 2)), mask).lipschitz == 1.0
-    with pytest.raises(ValueError, match=r"^mask: expected a boolean mask of shape \(1, 2\) with a known entry, found int64"):
+    with pytest.raises(
+        ValueError,
+        match=r"^mask: expected a boolean mask of shape \(1, 2\) with a known entry, found int64",
+    ):
         MatrixCompletion(np.ones((1, 2)), counts)
 
 

@@ -16,7 +16,9 @@ IT_NEEDS = "it needs the extra: pip install 'geolora-ref[{}]'"
 @pytest.mark.parametrize("module", ["geolora_ref.nn", "geolora_ref.fast"])
 def test_a_module_that_lacks_a_library_names_the_extra(module: str) -> None:
     command = f"import sys; sys.modules['torch'] = None; import {module}"
-    done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", command], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 1
     error, note = done.stderr.splitlines()[-2:]
     assert error.startswith("ModuleNotFoundError: ")
@@ -36,7 +38,9 @@ def test_the_adapter_of_peft_names_its_extra_without_it(monkeypatch: pytest.Monk
     assert caught.value.__notes__ == [IT_NEEDS.format("peft")]
 
 
-@pytest.mark.parametrize(("library", "notes"), [("torch.nn", [IT_NEEDS.format("torch")]), ("of_nobody", [])])
+@pytest.mark.parametrize(
+    ("library", "notes"), [("torch.nn", [IT_NEEDS.format("torch")]), ("of_nobody", [])]
+)
 def test_of_an_unknown_library_nothing_is_said(library: str, notes: list[str]) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"^not there") as caught, noting_how_to_install():
         raise ModuleNotFoundError("not there", name=library)

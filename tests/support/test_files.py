@@ -34,14 +34,21 @@ from geolora_ref.support.streams import write_nothing_more
 from tests.forks import in_child, status_of
 
 ROOT = Path(__file__).parent.parent.parent
-DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "inf"}, "none": None, "tuple": (1, 2)}
+DATA: dict[str, Any] = {
+    "format": 1,
+    "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "inf"},
+    "none": None,
+    "tuple": (1, 2),
+}
 
 
 # --- whole or not there ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("contents", ["text with ϑ\n", b"\x00\xff"])
-def test_what_is_written_is_there_and_nothing_next_to_it(tmp_path: Path, contents: str | bytes) -> None:
+def test_what_is_written_is_there_and_nothing_next_to_it(
+    tmp_path: Path, contents: str | bytes
+) -> None:
     path = tmp_path / "new" / "file"
     write_atomically(path, "old")
     write_atomically(path, contents)
@@ -50,7 +57,9 @@ def test_what_is_written_is_there_and_nothing_next_to_it(tmp_path: Path, content
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_failed_write_leaves_the_old_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     path = tmp_path / "file"
     write_atomically(path, "old")
 
@@ -94,7 +103,9 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # who waits for a writer waits for ever if there is none
+    reader = os.open(
+        pipe, os.O_RDONLY | os.O_NONBLOCK
+    )  # who waits for a writer waits for ever if there is none
     try:
         assert status_of(in_child(lambda: write_atomically(pipe, "through"))) == 0
         assert os.read(reader, 99) == b"through"
@@ -121,7 +132,11 @@ def test_the_permissions_of_a_file_stay(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
-    wrong = {tmp_path: tmp_path, tmp_path / "file" / "inside": tmp_path / "file", Path("/proc/1/new"): "/proc/1/new"}
+    wrong = {
+        tmp_path: tmp_path,
+        tmp_path / "file" / "inside": tmp_path / "file",
+        Path("/proc/1/new"): "/proc/1/new",
+    }
     for path, named in wrong.items():
         for call in (require_writable, lambda path: write_atomically(path, "new")):
             with pytest.raises(OSError, match=f"'{named}'$"):
@@ -164,8 +179,12 @@ def test_every_flipped_bit_and_every_cut_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json(path, DATA)
     whole = path.read_bytes()
-    damaged = [whole[:k] for k in range(len(whole) - 1)]  # without its last newline the document is still whole
-    damaged += [bytes([*whole[:k], whole[k] ^ (1 << k % 8), *whole[k + 1 :]]) for k in range(len(whole))]
+    damaged = [
+        whole[:k] for k in range(len(whole) - 1)
+    ]  # without its last newline the document is still whole
+    damaged += [
+        bytes([*whole[:k], whole[k] ^ (1 << k % 8), *whole[k + 1 :]]) for k in range(len(whole))
+    ]
     unnoticed = []
     for contents in damaged:
         path.write_bytes(contents)
@@ -173,10 +192,14 @@ def test_every_flipped_bit_and_every_cut_is_named(tmp_path: Path) -> None:
             unnoticed.append(read_json(path))
         except ValueError as error:
             assert str(path) in str(error)  # noqa: PT017  (what passes is looked at below)
-    assert all(found == json.loads(json.dumps(DATA)) for found in unnoticed)  # white space became other white space
+    assert all(
+        found == json.loads(json.dumps(DATA)) for found in unnoticed
+    )  # white space became other white space
 
 
-@pytest.mark.parametrize("contents", [b"", b"[1, 2]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"sha256": 1}'])
+@pytest.mark.parametrize(
+    "contents", [b"", b"[1, 2]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"sha256": 1}']
+)
 def test_other_files_are_refused_by_name(tmp_path: Path, contents: bytes) -> None:
     (tmp_path / "x.json").write_bytes(contents)
     with pytest.raises(ValueError, match=r"x\.json: expected"):
@@ -240,14 +263,22 @@ def _link(lock: Path) -> None:
     ("plant", "message"),
     [
         (_link, "expected the lock of a run, found a link"),
-        (lambda lock: lock.write_text("precious"), "expected the lock of a run, found other contents"),
-        (lambda lock: lock.write_bytes(b"\xff" * 9), "expected the lock of a run, found other contents"),
+        (
+            lambda lock: lock.write_text("precious"),
+            "expected the lock of a run, found other contents",
+        ),
+        (
+            lambda lock: lock.write_bytes(b"\xff" * 9),
+            "expected the lock of a run, found other contents",
+        ),
         (lambda lock: os.mkfifo(lock), "expected a regular file, found a pipe"),
         (lambda lock: lock.mkdir(), "Is a directory"),
     ],
     ids=["link", "text", "bytes", "pipe", "folder"],
 )
-def test_what_is_no_lock_is_refused_and_left_alone(plant: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+def test_what_is_no_lock_is_refused_and_left_alone(
+    plant: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
     plant(tmp_path / ".lock")
     with pytest.raises(OSError, match=message) as refused, locked(tmp_path):
         pytest.fail("the folder was taken")
@@ -267,16 +298,24 @@ def test_the_lock_of_a_run_that_was_killed_is_taken(contents: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("call", [read_json, require_regular, read_regular])
-def test_what_is_no_regular_file_is_refused_at_once(call: Callable[[Path], object], tmp_path: Path) -> None:
+def test_what_is_no_regular_file_is_refused_at_once(
+    call: Callable[[Path], object], tmp_path: Path
+) -> None:
     """A reader of a pipe waits for a writer, for ever if there is none; a device has no end."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
-    for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "link", "a pipe"), (Path("/dev/zero"), "a device")):
+    for path, kind in (
+        (tmp_path / "pipe", "a pipe"),
+        (tmp_path / "link", "a pipe"),
+        (Path("/dev/zero"), "a device"),
+    ):
         with pytest.raises(OSError, match=f"{path}: expected a regular file, found {kind}"):
             call(path)
 
 
-def test_what_stands_where_a_killed_write_left_its_part_does_not_stop_the_next(tmp_path: Path) -> None:
+def test_what_stands_where_a_killed_write_left_its_part_does_not_stop_the_next(
+    tmp_path: Path,
+) -> None:
     (tmp_path / ".x.1.part").touch()
     (tmp_path / ".x.2.part").mkdir()
     (tmp_path / ".x.2.part" / "mine").touch()
@@ -286,10 +325,26 @@ def test_what_stands_where_a_killed_write_left_its_part_does_not_stop_the_next(t
 
 # --- the tree -------------------------------------------------------------------------------------
 
-UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "jsonpickle"}
+UNSAFE_MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "cloudpickle",
+    "dill",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+}
 UNSAFE_CALLS = {"torch.load", "torch.save", "joblib.load", "joblib.dump", "np.save", "numpy.save"}
 SUSPICIOUS = (*UNSAFE_MODULES, *UNSAFE_CALLS, "allow_pickle")
-WRITERS = {".write_text", ".write_bytes", ".savefig", "os.replace", "os.rename", "tempfile.NamedTemporaryFile"}
+WRITERS = {
+    ".write_text",
+    ".write_bytes",
+    ".savefig",
+    "os.replace",
+    "os.rename",
+    "tempfile.NamedTemporaryFile",
+}
 WRITERS_ALLOWED = {
     "geolora_ref/support/files.py": "the one place",
     "geolora_ref/finetune/pictures.py": "a picture, into memory",
@@ -316,15 +371,25 @@ def unsafe(source: str) -> list[str]:
         found += [name for name in names if name.split(".")[0] in UNSAFE_MODULES]
         if isinstance(node, ast.Call):
             found += [ast.unparse(node.func)] if ast.unparse(node.func) in UNSAFE_CALLS else []
-            found += ["allow_pickle" for k in node.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
+            found += [
+                "allow_pickle"
+                for k in node.keywords
+                if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"
+            ]
     return found
 
 
 def writers(source: str) -> list[str]:
     if not any(word.split(".")[-1] in source for word in WRITERS):
         return []
-    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    return [call for call in calls if call in WRITERS or any(w.startswith(".") and call.endswith(w) for w in WRITERS)]
+    calls = [
+        ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)
+    ]
+    return [
+        call
+        for call in calls
+        if call in WRITERS or any(w.startswith(".") and call.endswith(w) for w in WRITERS)
+    ]
 
 
 def in_tree(search: Callable[[str], list[str]], *folders: str) -> dict[str, list[str]]:

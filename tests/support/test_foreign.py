@@ -21,7 +21,10 @@ class UnreadableError(Exception):
     ("problem", "expected"),
     [
         (ValueError("U: a matrix\nand a stack trace"), "ValueError: U: a matrix"),
-        (ValueError("\x1b[31mred\x07 over\rwritten \ud800 τ"), r"ValueError: \x1b[31mred\x07 over\rwritten \ud800 τ"),
+        (
+            ValueError("\x1b[31mred\x07 over\rwritten \ud800 τ"),
+            r"ValueError: \x1b[31mred\x07 over\rwritten \ud800 τ",
+        ),
         (KeyError("U"), "KeyError: 'U'"),
         (SystemExit(), "SystemExit: "),
         (ValueError("x" * 200), f"ValueError: {'x' * 200}"),

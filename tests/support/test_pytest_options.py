@@ -21,7 +21,9 @@ def test_of_somebody_else():
 def test_a_foreign_run_imports_nothing_and_works_where_numpy_is_missing(tmp_path: Path) -> None:
     (tmp_path / "test_foreign.py").write_text(FOREIGN, encoding="utf-8")
     run = "import sys; sys.modules['numpy'] = None; import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider']))"
-    done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", run], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 

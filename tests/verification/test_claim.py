@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from geolora_ref.oracle.judges.criteria import FAIL
-from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Table, in_units
+from verification.claim import (
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Table,
+    in_units,
+)
 
 
 def measured(value: float, bound: float, rounding: float = 0.0) -> CaseResult:
@@ -28,7 +37,9 @@ def test_negative_measurement_is_no_violation() -> None:
     assert measured(-1.0, 4.0).worst == 0.0
 
 
-@pytest.mark.parametrize(("measured", "ratio"), [(-2.0, 0.0), (-1.0, 0.0), (-0.01, math.inf), (0.5, math.inf)])
+@pytest.mark.parametrize(
+    ("measured", "ratio"), [(-2.0, 0.0), (-1.0, 0.0), (-0.01, math.inf), (0.5, math.inf)]
+)
 def test_a_negative_bound_is_one(measured: float, ratio: float) -> None:
     """One such bound is L(W₁) − L(W) ≤ −λ(1 − βλ/2)‖P∇L‖²."""
     out = Measurements()
@@ -57,14 +68,18 @@ def test_zero_bound_allows_zero_only() -> None:
     assert measured(1e-300, 0.0).worst == math.inf
 
 
-@pytest.mark.parametrize(("error", "unit", "ratio"), [(6.0, 2.0, 3.0), (0.0, 2.0, 0.0), (0.0, 0.0, 0.0), (1e-300, 0.0, math.inf)])
+@pytest.mark.parametrize(
+    ("error", "unit", "ratio"),
+    [(6.0, 2.0, 3.0), (0.0, 2.0, 0.0), (0.0, 0.0, 0.0), (1e-300, 0.0, math.inf)],
+)
 def test_where_the_unit_is_zero_only_zero_is_right(error: float, unit: float, ratio: float) -> None:
     assert in_units(error, unit) == ratio
     assert math.isnan(in_units(error, math.nan))
 
 
 @pytest.mark.parametrize(
-    ("value", "bound"), [(0.0, math.nan), (-1.0, math.nan), (1.0, math.inf), (-1.0, -math.inf), (math.nan, 1.0)]
+    ("value", "bound"),
+    [(0.0, math.nan), (-1.0, math.nan), (1.0, math.inf), (-1.0, -math.inf), (math.nan, 1.0)],
 )
 def test_what_is_not_finite_bounds_nothing(value: float, bound: float) -> None:
     assert measured(value, bound).worst == math.inf
@@ -79,20 +94,30 @@ def test_ratios_are_judged_as_they_are() -> None:
     assert out.result(Case("case", {})).worst > 1.0
 
 
-@pytest.mark.parametrize("ratios", [{}, {"inequality": [math.nan, 0.1]}], ids=["nothing compared", "not a number"])
+@pytest.mark.parametrize(
+    "ratios", [{}, {"inequality": [math.nan, 0.1]}], ids=["nothing compared", "not a number"]
+)
 def test_nothing_and_nan_never_pass(ratios: dict[str, list[float]]) -> None:
     assert CaseResult("case", ratios).worst == math.inf
 
 
-GOOD: Any = Claim("good", "t", "", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "e")
+GOOD: Any = Claim(
+    "good", "t", "", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "e"
+)
 NONE: Any = None
 
 
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: Control("control", " ", GOOD.cases, GOOD.check), "Control: expected a text for why, found ' '"),
-        (lambda: Figure("A title", NONE, lambda axes, results: None), "Figure: expected a text for caption, found None"),
+        (
+            lambda: Control("control", " ", GOOD.cases, GOOD.check),
+            "Control: expected a text for why, found ' '",
+        ),
+        (
+            lambda: Figure("A title", NONE, lambda axes, results: None),
+            "Figure: expected a text for caption, found None",
+        ),
         (lambda: Table(" ", lambda results: []), "Table: expected a text for title, found ' '"),
         (lambda: replace(GOOD, title=""), "Claim: expected a text for title, found ''"),
         (lambda: replace(GOOD, statement=""), "Claim: expected a text for statement, found ''"),

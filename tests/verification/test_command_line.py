@@ -46,8 +46,12 @@ def test_list_names_every_claim_and_control(capsys: pytest.CaptureFixture[str]) 
 def test_a_log_has_lines_of_progress(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
     monkeypatch.setattr(command_line, "SILENCE", 0.0)
     shown = StringIO()
-    with command_line.ProgressBar(Console(file=shown, force_terminal=terminal), what="checked") as bar:
-        bar.update(bar.add_task("starting", total=None), description="descent", completed=3, total=9)
+    with command_line.ProgressBar(
+        Console(file=shown, force_terminal=terminal), what="checked"
+    ) as bar:
+        bar.update(
+            bar.add_task("starting", total=None), description="descent", completed=3, total=9
+        )
     assert ("descent: 3 of 9 checked\n" in shown.getvalue()) is not terminal
 
 
@@ -69,14 +73,22 @@ def test_claims_are_listed_and_a_report_is_written_without_torch(tmp_path: Path)
     """To load it takes most of the time of a short command, and none of the claims needs it before
     it is checked.
     """
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(tmp_path)], cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {*FILES, *PAGES}
 
 
 @pytest.mark.parametrize("there_are", [CLAIMS, {CLAIM: CLAIMS[CLAIM]}], ids=["a part", "all"])
 def test_a_report_of_all_claims_has_pages_next_to_it(
-    there_are: Mapping[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    there_are: Mapping[str, Claim],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The measurements of other commands do not depend on the selection: a claim alone need not
     wait for their pictures.
@@ -94,7 +106,9 @@ def test_a_report_of_all_claims_has_pages_next_to_it(
     assert pages == linked == ({*PAGES} if len(there_are) == 1 else set())
 
 
-def test_one_claim_may_be_listed_a_line_for_each_of_its_texts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_claim_may_be_listed_a_line_for_each_of_its_texts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["--list", "--only", CLAIM]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(CLAIMS[CLAIM].controls)
@@ -104,20 +118,36 @@ def test_one_claim_may_be_listed_a_line_for_each_of_its_texts(capsys: pytest.Cap
 @pytest.mark.parametrize("full", ["--list", "--only"])
 def test_a_full_disk_under_the_output_is_status_2(full: str, tmp_path: Path) -> None:
     """Reported where there is room; the end of the process does not fail on it again."""
-    call = [sys.executable, "-m", "verification", full, *([CLAIM, "--jobs", "1"] if full == "--only" else [])]
+    call = [
+        sys.executable,
+        "-m",
+        "verification",
+        full,
+        *([CLAIM, "--jobs", "1"] if full == "--only" else []),
+    ]
     with Path("/dev/full").open("wb") as stdout:
         done = subprocess.run(
-            [*call, "--output", str(tmp_path)], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+            [*call, "--output", str(tmp_path)],
+            cwd=ROOT,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert "cannot go on: [Errno 28] No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("only", "name"), [*((("--only", CLAIM), name) for name in FILES), *(((), name) for name in (*FILES, *PAGES))]
+    ("only", "name"),
+    [*((("--only", CLAIM), name) for name in FILES), *(((), name) for name in (*FILES, *PAGES))],
 )
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(
-    only: Sequence[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    only: Sequence[str],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / name).mkdir()
     monkeypatch.setattr("verification.command.run", lambda *_, **__: pytest.fail("cases were done"))
@@ -144,7 +174,10 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(f"verification.command.{when}", interrupted)
-    for effort, kept in (("--full", "0 finished cases are kept"), ("--jobs=1", "without --full the next run starts over")):
+    for effort, kept in (
+        ("--full", "0 finished cases are kept"),
+        ("--jobs=1", "without --full the next run starts over"),
+    ):
         if when != "run" and effort == "--full":
             continue
         assert main(["--only", CLAIM, "--jobs", "1", effort, "--output", str(tmp_path)]) == status
@@ -160,16 +193,30 @@ def test_interrupted_and_terminated_have_a_sentence_and_a_status(
         (["--fresh"], "--fresh: expected with --full only, without it every run starts over"),
         (["--list", "--json"], "--json: expected without --list, which has no results"),
         (["--backend", "dask"], "--scheduler: expected with --backend dask and only there"),
-        (["--scheduler", "tcp://host:1"], "--scheduler: expected with --backend dask and only there"),
-        (["--backend", "dask", "--scheduler", "tcp://host:1", "--jobs", "2"], "--jobs: expected with --backend loky only"),
+        (
+            ["--scheduler", "tcp://host:1"],
+            "--scheduler: expected with --backend dask and only there",
+        ),
+        (
+            ["--backend", "dask", "--scheduler", "tcp://host:1", "--jobs", "2"],
+            "--jobs: expected with --backend loky only",
+        ),
         (["--backend", "ray"], "invalid choice"),
         (["--only", "no-such-claim"], "expected one of accumulated-estimate, "),
-        (["--only", CLAIM, "--seed", "-1"], "argument --seed: expected an integer >= 0, found '-1'"),
-        (["--only", CLAIM, "--seed", "one"], "argument --seed: expected an integer >= 0, found 'one'"),
+        (
+            ["--only", CLAIM, "--seed", "-1"],
+            "argument --seed: expected an integer >= 0, found '-1'",
+        ),
+        (
+            ["--only", CLAIM, "--seed", "one"],
+            "argument --seed: expected an integer >= 0, found 'one'",
+        ),
         (["--only", CLAIM, "--jobs", "0"], "argument --jobs: expected an integer >= 1, found '0'"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_mean_nothing_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(options)
     assert stopped.value.code == 2
@@ -181,9 +228,13 @@ def test_names_between_colons_stay(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "/:smile: [x]/report.html" in capsys.readouterr().out
 
 
-def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_success_is_status_0_and_prints_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "[run]"
-    assert main(["--only", CLAIM, "--only", CLAIM, "--jobs", "1", "--output", str(folder)]) == 0  # once
+    assert (
+        main(["--only", CLAIM, "--only", CLAIM, "--jobs", "1", "--output", str(folder)]) == 0
+    )  # once
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"{CLAIM}  " in printed
     assert "4 of 4     holds" in printed
@@ -202,16 +253,24 @@ def test_what_an_earlier_run_had_finished_is_reported(
     monkeypatch.setitem(CLAIMS, CLAIM, replace(claim, cases=lambda plan: own, controls=(few,)))
     monkeypatch.setattr("verification.support.options.known", lambda: [CLAIM, "another"])
     monkeypatch.setitem(CLAIMS, "another", replace(CLAIMS[CLAIM], id="another"))
-    main(["--only", "another", "--full", "--jobs", "1", "--output", str(tmp_path)])  # whose cases are in the same journal
+    main(
+        ["--only", "another", "--full", "--jobs", "1", "--output", str(tmp_path)]
+    )  # whose cases are in the same journal
     assert "earlier run" not in capsys.readouterr().out
     for found in (False, True):
         assert main(["--only", CLAIM, "--full", "--jobs", "1", "--output", str(tmp_path)]) in (0, 1)
-        printed, stored = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+        printed, stored = (
+            capsys.readouterr().out,
+            json.loads((tmp_path / "results.json").read_text(encoding="utf-8")),
+        )
         html = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert stored["all_claims"] == len(CLAIMS)
         assert stored["sources"].keys() == {"geolora_ref", "verification"}
         assert stored["sources"]["verification"] in html
-        said = f"{stored['resumed']} cases are from an earlier run" in printed, "cases from an earlier run" in html
+        said = (
+            f"{stored['resumed']} cases are from an earlier run" in printed,
+            "cases from an earlier run" in html,
+        )
         assert (bool(stored["resumed"]), *said) == (found, found, found)
     assert stored["resumed"] == 3
 
@@ -230,7 +289,10 @@ def test_failure_is_status_1_and_says_why(
 
 @pytest.mark.parametrize("contents", ["{", None], ids=["truncated", "another form"])
 def test_a_damaged_record_is_reported_before_anything_is_done(
-    contents: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    contents: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(record, "LEDGER", ledger := tmp_path / "tightness.json")
     if contents is None:
@@ -273,17 +335,30 @@ def test_the_table_is_whole_on_a_terminal_of_80_columns(columns: int) -> None:
     assert "…" not in printed.getvalue()
     assert max(map(len, lines)) <= columns
     for claim in CLAIMS.values():
-        pattern = rf"{claim.id} +54321  7654321  1\.23e\+120 +{claim.limit:g}  12 of 12 +(holds|does not)"
+        pattern = (
+            rf"{claim.id} +54321  7654321  1\.23e\+120 +{claim.limit:g}  12 of 12 +(holds|does not)"
+        )
         assert sum(bool(re.match(pattern, line)) for line in lines) == 2
 
 
-@pytest.mark.parametrize("text", ["‖[i,j <= r]‖ ≤ 1", "ends with [/", "no [/tag] of that name", "[red]a[/red]"])
-def test_brackets_of_a_text_are_printed(text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "text", ["‖[i,j <= r]‖ ≤ 1", "ends with [/", "no [/tag] of that name", "[red]a[/red]"]
+)
+def test_brackets_of_a_text_are_printed(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """They look like the markup of the table: as such they would vanish, or stop the command."""
     control = replace(CLAIMS[CLAIM].controls[0], why=text)
     claim = replace(CLAIMS[CLAIM], title=text, statement=text, controls=[control])
     outcome: Any = SimpleNamespace(
-        claim=claim, results=[], count=0, worst=2.0, controls=[], holds=False, verdict="does not stand", problems=[text]
+        claim=claim,
+        results=[],
+        count=0,
+        worst=2.0,
+        controls=[],
+        holds=False,
+        verdict="does not stand",
+        problems=[text],
     )
     printed = StringIO()
     print_outcomes([outcome], Console(file=printed, width=200))
@@ -302,13 +377,22 @@ def test_json_is_printed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_stream_without_the_characters_of_the_claims_shows_them_escaped() -> None:
     call = [sys.executable, "-m", "verification", "--list"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "\\u2207" in done.stdout
 
 
 @pytest.mark.parametrize(
-    "module", ["parity.__main__", "certificates.__main__", "certificates.ladder", "trust.long_runs", "trust.faults"]
+    "module",
+    [
+        "parity.__main__",
+        "certificates.__main__",
+        "certificates.ladder",
+        "trust.long_runs",
+        "trust.faults",
+    ],
 )
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str
@@ -318,7 +402,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     with pytest.raises(SystemExit) as stopped:
         command.main(["--output", str(tmp_path / "file" / "folder")])
     assert stopped.value.code == 2
-    assert "argument --output: expected a folder that can be written, found '" in capsys.readouterr().err
+    assert (
+        "argument --output: expected a folder that can be written, found '"
+        in capsys.readouterr().err
+    )
 
 
 WITHOUT_CLAIMS = """
@@ -340,7 +427,9 @@ except SystemExit as stopped:
         (["--jobs", "0"], "--jobs: expected an integer >= 1, found '0'"),
     ],
 )
-def test_wrong_options_are_refused_before_the_claims_are_imported(arguments: Sequence[str], message: str) -> None:
+def test_wrong_options_are_refused_before_the_claims_are_imported(
+    arguments: Sequence[str], message: str
+) -> None:
     call = [sys.executable, "-c", WITHOUT_CLAIMS, *arguments]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

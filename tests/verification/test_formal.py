@@ -37,10 +37,16 @@ NO_COQ = pytest.mark.skipif(shutil.which("coqc") is None, reason=MISSING)
 def test_every_box_of_a_page_says_what_is_machine_checked() -> None:
     """In the order of the pages, by which the boxes are numbered."""
     named = []
-    for stem in re.findall(r"^\w+$", (THEORY / "index.md").read_text(encoding="utf-8").partition("{toctree}")[2], re.MULTILINE):
+    for stem in re.findall(
+        r"^\w+$",
+        (THEORY / "index.md").read_text(encoding="utf-8").partition("{toctree}")[2],
+        re.MULTILINE,
+    ):
         page = THEORY / f"{stem}.md"
         text = page.read_text(encoding="utf-8")
-        for box in re.findall(r"^::::\{admonition\} Statement\n(.*?)^::::$", text, re.MULTILINE | re.DOTALL):
+        for box in re.findall(
+            r"^::::\{admonition\} Statement\n(.*?)^::::$", text, re.MULTILINE | re.DOTALL
+        ):
             (name,) = re.findall(r"^:::\{machine-checked\} (\S+)\n:::$", box, re.MULTILINE)
             assert BOXES[name].page == page.stem
             named.append(name)
@@ -68,7 +74,9 @@ def test_no_file_has_a_hole(file: str) -> None:
     assert len(text.splitlines()) <= 120
     assert max(map(len, text.splitlines())) <= 128
     assert file in SHARED or (theorem_names(file) or file == "projection_norm_attained")
-    assert file in SHARED or any(control_names(other) for other in SOURCES if other == file or file in imports(other))
+    assert file in SHARED or any(
+        control_names(other) for other in SOURCES if other == file or file in imports(other)
+    )
 
 
 def test_every_edit_changes_one_place_of_a_statement() -> None:
@@ -102,12 +110,17 @@ def test_coq_accepts_the_proofs_without_axioms(compiled: Path) -> None:
     found = assumptions(compiled, theorems, COMPILED)
     assert sorted(found) == sorted(theorems)
     assert len(main_theorems()) >= 60
-    assert {name: more for name, answer in found.items() if (more := unexpected(name, answer))} == {}
+    assert {
+        name: more for name, answer in found.items() if (more := unexpected(name, answer))
+    } == {}
 
 
 def test_only_rounding_may_use_the_axioms_of_real_numbers() -> None:
     answer = "Axioms:\nClassical_Prop.classic : forall P : Prop,\n  P \\/ ~ P"
-    assert [file for file in SOURCES if not unexpected(f"{file}.any", answer)] == ["rounded_sums", "rounding"]
+    assert [file for file in SOURCES if not unexpected(f"{file}.any", answer)] == [
+        "rounded_sums",
+        "rounding",
+    ]
     assert unexpected("gauge.any", answer) == {"Classical_Prop.classic"}
     assert unexpected("rounding.any", f"{answer}\nwrong : False") == {"wrong"}
     assert unexpected("gauge.any", CLOSED) == set()

@@ -20,12 +20,18 @@ TEXTS = {
 
 def test_a_release_has_its_version_in_every_file_and_its_date_in_the_changelog() -> None:
     first = released("1.2.3", "2026-01-02", TEXTS)
-    assert first["CHANGELOG.md"] == "# Changelog\n\nRules.\n\n## Unreleased\n\n## 1.2.3 (2026-01-02)\n\n### New\n- This.\n"
+    assert (
+        first["CHANGELOG.md"]
+        == "# Changelog\n\nRules.\n\n## Unreleased\n\n## 1.2.3 (2026-01-02)\n\n### New\n- This.\n"
+    )
     news = first["CHANGELOG.md"].replace("## Unreleased\n", "## Unreleased\n- That.\n")
     second = released("1.10.0", "2026-01-03", first | {"CHANGELOG.md": news})
     assert second["geolora_ref/__init__.py"] == '"""Module."""\n__version__ = "1.10.0"\n'
     assert second["CITATION.cff"] == "cff-version: 1.2.0\nversion: 1.10.0\nlicense: MIT\n"
-    assert "## Unreleased\n\n## 1.10.0 (2026-01-03)\n- That.\n\n## 1.2.3 (2026-01-02)\n" in second["CHANGELOG.md"]
+    assert (
+        "## Unreleased\n\n## 1.10.0 (2026-01-03)\n- That.\n\n## 1.2.3 (2026-01-02)\n"
+        in second["CHANGELOG.md"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,10 +45,16 @@ def test_a_release_has_its_version_in_every_file_and_its_date_in_the_changelog()
             {"CHANGELOG.md": "## Unreleased\n- That.\n\n## 1.2.3 (2026-01-02)\n"},
             "expected one that CHANGELOG.md has not",
         ),
-        ("1.2.4", {"CHANGELOG.md": "## Unreleased\n\n## 1.2.3 (2026-01-02)\n- This.\n"}, "under 'Unreleased', found nothing"),
+        (
+            "1.2.4",
+            {"CHANGELOG.md": "## Unreleased\n\n## 1.2.3 (2026-01-02)\n- This.\n"},
+            "under 'Unreleased', found nothing",
+        ),
     ],
 )
-def test_what_is_no_new_version_is_refused(version: str, changed: dict[str, str], message: str) -> None:
+def test_what_is_no_new_version_is_refused(
+    version: str, changed: dict[str, str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         released(version, "2026-01-03", TEXTS | changed)
 
@@ -52,4 +64,7 @@ def test_the_files_of_this_repository_can_be_released_and_are_built_with_known_m
     after = released("1000.0.0", datetime.now(UTC).strftime("%Y-%m-%d"), texts)
     assert all("1000.0.0" in text for text in after.values())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert {target["core-metadata-version"] for target in project["tool"]["hatch"]["build"]["targets"].values()} == {METADATA}
+    assert {
+        target["core-metadata-version"]
+        for target in project["tool"]["hatch"]["build"]["targets"].values()
+    } == {METADATA}

@@ -42,16 +42,27 @@ class BackendError(RuntimeError):
     """The processes or workers that should run the cases are missing, unfit or dead."""
 
 
-def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Generator[Result]:
+def in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], jobs: int
+) -> Generator[Result]:
     """Run the items in ``jobs`` processes of this machine; in this process alone if ``jobs`` is 1."""
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="4*n_jobs", batch_size=1)
+    parallel = joblib.Parallel(
+        n_jobs=jobs, return_as="generator_unordered", pre_dispatch="4*n_jobs", batch_size=1
+    )
     try:
         with warnings.catch_warnings():
             # loky replaces a worker that has grown by 300 MB, as late imports let it grow; no task is lost
-            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
-            yield from parallel(joblib.delayed(partial(_work_for, os.getpid(), own_fingerprint(), work))(item) for item in items)
+            warnings.filterwarnings(
+                "ignore", "A worker stopped while some jobs were given to the executor", UserWarning
+            )
+            yield from parallel(
+                joblib.delayed(partial(_work_for, os.getpid(), own_fingerprint(), work))(item)
+                for item in items
+            )
     except BrokenProcessPool as error:
-        raise BackendError("a worker process died: it was killed, ran out of memory, or crashed") from error
+        raise BackendError(
+            "a worker process died: it was killed, ran out of memory, or crashed"
+        ) from error
 
 
 @contextmanager
@@ -62,7 +73,11 @@ def quiet_end() -> Iterator[None]:
     before = threading.excepthook
 
     def hook(failure: threading.ExceptHookArgs) -> None:
-        if not (failure.exc_type is KeyError and failure.thread and failure.thread.name == "ExecutorManagerThread"):
+        if not (
+            failure.exc_type is KeyError
+            and failure.thread
+            and failure.thread.name == "ExecutorManagerThread"
+        ):
             before(failure)
 
     threading.excepthook = hook
@@ -78,7 +93,9 @@ def _work_for(master: int, expected: str, work: Callable[[Item], Result], item: 
     """
     _end_with(master)
     if own_fingerprint() != expected:
-        raise BackendError("sources: expected those with which this run began, found changed ones in a new worker process")
+        raise BackendError(
+            "sources: expected those with which this run began, found changed ones in a new worker process"
+        )
     return work(item)
 
 
@@ -95,7 +112,9 @@ def _watch(master: int) -> None:
     os._exit(1)
 
 
-def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: str) -> Generator[Result]:
+def on_dask(
+    work: Callable[[Item], Result], items: Sequence[Item], scheduler: str
+) -> Generator[Result]:
     """Run the items on the Dask cluster whose scheduler has this address; Dask repeats the tasks of
     workers that die.
 
@@ -106,7 +125,9 @@ def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: st
         _refuse_unfit(client)
         finished: Queue[Any] = Queue()
         for task in client.map(partial(_work_if_fit, own_fingerprint(), work), items, pure=False):
-            task.add_done_callback(finished.put)  # the only reference: its worker frees a result that was yielded
+            task.add_done_callback(
+                finished.put
+            )  # the only reference: its worker frees a result that was yielded
         for _ in items:
             yield _next(finished, client)
 
@@ -125,16 +146,22 @@ def _connected(scheduler: str) -> Iterator[Any]:
     try:
         import distributed
     except ImportError as error:
-        raise BackendError("--backend dask: expected the package distributed, it is not installed (extra 'dask')") from error
+        raise BackendError(
+            "--backend dask: expected the package distributed, it is not installed (extra 'dask')"
+        ) from error
     try:
         asyncio.run(_greet(scheduler))
     except (OSError, ValueError) as error:
-        raise BackendError(f"--scheduler: expected the address of a Dask scheduler, found {scheduler!r}: {error}") from error
+        raise BackendError(
+            f"--scheduler: expected the address of a Dask scheduler, found {scheduler!r}: {error}"
+        ) from error
     with distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False) as client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
-            raise BackendError(f"--scheduler: expected a cluster with workers, {scheduler} has none") from error
+            raise BackendError(
+                f"--scheduler: expected a cluster with workers, {scheduler} has none"
+            ) from error
         yield client
 
 
@@ -145,13 +172,17 @@ async def _greet(scheduler: str) -> None:
     from distributed import Security
     from distributed.comm import connect
 
-    await (await connect(scheduler, timeout=PATIENCE, **Security().get_connection_args("client"))).close()
+    await (
+        await connect(scheduler, timeout=PATIENCE, **Security().get_connection_args("client"))
+    ).close()
 
 
 def _refuse_unfit(client: Any) -> None:
     """Raise :class:`BackendError` that says which workers must not work for this process, and why."""
     answers = client.run(_objection, own_fingerprint(), on_error="return")
-    refused = [f"worker {address}: {_sentence(answer)}" for address, answer in answers.items() if answer]
+    refused = [
+        f"worker {address}: {_sentence(answer)}" for address, answer in answers.items() if answer
+    ]
     if refused:
         raise BackendError("; ".join(sorted(refused)))
 
@@ -162,7 +193,9 @@ def _objection(expected: str, dask_worker: Any) -> str:
         return f"expected the sources and libraries of the client (fingerprint {expected}), found {own_fingerprint()}"
     # Checks limit the BLAS threads of the whole process: two checks at once would undo each other's limit.
     threads = dask_worker.state.nthreads
-    return "" if threads == 1 else f"expected one thread (dask worker --nthreads 1), found {threads}"
+    return (
+        "" if threads == 1 else f"expected one thread (dask worker --nthreads 1), found {threads}"
+    )
 
 
 def _work_if_fit(expected: str, work: Callable[[Item], Result], item: Item) -> Result:
@@ -191,13 +224,20 @@ def _next(finished: Queue[Any], client: Any) -> Any:
                 if client.nthreads():
                     patience = time.monotonic() + PATIENCE
                 elif time.monotonic() > patience:
-                    raise BackendError(f"the Dask cluster has had no worker for {PATIENCE:g} s") from None
+                    raise BackendError(
+                        f"the Dask cluster has had no worker for {PATIENCE:g} s"
+                    ) from None
     except BackendError:
         raise
-    except (Exception, CancelledError) as error:  # checks catch their own exceptions: this one is the cluster's
+    except (
+        Exception,
+        CancelledError,
+    ) as error:  # checks catch their own exceptions: this one is the cluster's
         raise BackendError(f"the Dask cluster gave a case up: {_sentence(error)}") from error
 
 
 def _sentence(answer: object) -> str:
     """The answer as text; an exception with its kind before it."""
-    return f"{type(answer).__name__}: {answer}" if isinstance(answer, BaseException) else str(answer)
+    return (
+        f"{type(answer).__name__}: {answer}" if isinstance(answer, BaseException) else str(answer)
+    )

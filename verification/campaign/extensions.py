@@ -59,7 +59,12 @@ def added(extensions: Extensions) -> Iterator[None]:
             claim = _loaded(name, "--claim", Claim)
             _enter(CLAIMS, claim.id, claim, f"--claim {name}")
         for name in extensions.problems:
-            _enter(FLOWS if _has_slope(name) else ZOO, name, load_object(name, "--problem"), f"--problem {name}")
+            _enter(
+                FLOWS if _has_slope(name) else ZOO,
+                name,
+                load_object(name, "--problem"),
+                f"--problem {name}",
+            )
         for name in extensions.integrators:
             member = _loaded(name, "--integrator", Member)
             _refuse_broken(member, name)
@@ -74,7 +79,9 @@ def added(extensions: Extensions) -> Iterator[None]:
 def _loaded(name: str, option: str, kind: type) -> Any:
     found = load_object(name, option)
     if not isinstance(found, kind):
-        raise ValueError(f"{option}: expected a {kind.__module__}.{kind.__name__}, found {type(found).__name__} at {name!r}")
+        raise ValueError(
+            f"{option}: expected a {kind.__module__}.{kind.__name__}, found {type(found).__name__} at {name!r}"
+        )
     return found
 
 
@@ -111,7 +118,11 @@ def _has_slope(name: str) -> bool:
     if not isinstance(problem, MatrixODE):
         raise ValueError(f"{wanted}, {name!r} returned {type(problem).__name__}")
     rank = max(map(len, STARTS.values()))
-    return isinstance(problem, GradientFlow) and bool(np.isfinite(problem.lipschitz)) and min(problem.shape) >= rank
+    return (
+        isinstance(problem, GradientFlow)
+        and bool(np.isfinite(problem.lipschitz))
+        and min(problem.shape) >= rank
+    )
 
 
 def _where(error: BaseException) -> str:
@@ -141,6 +152,12 @@ def foreign_sources(extensions: Extensions) -> Mapping[str, str]:
 def _digest(name: str) -> str:
     top = sys.modules[name.partition(":")[0].partition(".")[0]]
     if folders := [Path(folder) for folder in getattr(top, "__path__", ())]:
-        return digest_of({path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")})
+        return digest_of(
+            {
+                path.relative_to(folder).as_posix(): path
+                for folder in folders
+                for path in folder.rglob("*.py")
+            }
+        )
     file = getattr(top, "__file__", None)
     return digest_of({name: Path(file)}) if file else "unknown"

@@ -45,7 +45,14 @@ class Journal:
     journal: see :func:`geolora_ref.support.files.locked`.
     """
 
-    def __init__(self, folder: Path, plan: Plan, *, fresh: bool, foreign: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        *,
+        fresh: bool,
+        foreign: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"journal-{fingerprint(plan, foreign)}.jsonl"
         if fresh:
@@ -66,7 +73,9 @@ class Journal:
             except ValueError as error:
                 self.damaged.append(str(error))
             except (KeyError, TypeError) as error:
-                self.damaged.append(f"{self.path}, line {number}: expected a unit and its result, found {words(error)}")
+                self.damaged.append(
+                    f"{self.path}, line {number}: expected a unit and its result, found {words(error)}"
+                )
             else:
                 whole.append(line + b"\n")
         if cut_off or self.damaged:

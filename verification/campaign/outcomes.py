@@ -50,12 +50,18 @@ class ControlOutcome:
         """The first case in which a run left every bound, and where; such a case is judged by the
         ratios before that.
         """
-        return next((f"{result.case}, {result.diverged}" for result in self.results if result.diverged), "")
+        return next(
+            (f"{result.case}, {result.diverged}" for result in self.results if result.diverged), ""
+        )
 
     @property
     def share(self) -> float:
         """The share of the cases in which an inequality fails."""
-        return sum(bool(self._failing(result)) for result in self.results) / len(self.results) if self.results else 0.0
+        return (
+            sum(bool(self._failing(result)) for result in self.results) / len(self.results)
+            if self.results
+            else 0.0
+        )
 
     @property
     def failed(self) -> set[str]:
@@ -63,7 +69,9 @@ class ControlOutcome:
         fails in too few cases.
         """
         enough = not self.error and self.share >= self.control.share
-        return {name for result in self.results for name in self._failing(result)} if enough else set()
+        return (
+            {name for result in self.results for name in self._failing(result)} if enough else set()
+        )
 
     @property
     def shortfall(self) -> str:
@@ -106,7 +114,9 @@ class ClaimOutcome:
     def compared(self) -> list[Compared]:
         """Every inequality that was compared at all."""
         return [
-            Compared(name, len(values), float(np.median(values)), CaseResult(name, {name: values}).worst)
+            Compared(
+                name, len(values), float(np.median(values)), CaseResult(name, {name: values}).worst
+            )
             for name, values in self.ratios.items()
             if values
         ]
@@ -137,14 +147,24 @@ class ClaimOutcome:
     @property
     def median(self) -> float:
         """The median ratio."""
-        return float(np.median([value for values in self.ratios.values() for value in values] or [np.nan]))
+        return float(
+            np.median([value for values in self.ratios.values() for value in values] or [np.nan])
+        )
 
     @property
     def problems(self) -> list[str]:
         """Every reason why this claim does not stand; empty if it does."""
-        found = [f"case {result.case} broke: {result.error.splitlines()[0]}" for result in self.results if result.error]
+        found = [
+            f"case {result.case} broke: {result.error.splitlines()[0]}"
+            for result in self.results
+            if result.error
+        ]
         found += [] if self.results else ["it has no cases"]
-        found += [f"case {r.case}: hypothesis violated: {h}" for r in self.results for h in r.violated_hypotheses]
+        found += [
+            f"case {r.case}: hypothesis violated: {h}"
+            for r in self.results
+            for h in r.violated_hypotheses
+        ]
         found += [
             f"case {r.case}: {_told(r)} above {self.claim.limit:g}"
             for r in self.results
@@ -154,14 +174,18 @@ class ClaimOutcome:
             found.append(f"only {self.count} comparisons, at least {self.floor} are needed")
         if self.undecided > self.claim.undecided * (self.count + self.undecided):
             total = self.count + self.undecided
-            found.append(f"{self.undecided} of {total} comparisons decide nothing, a share of {self.claim.undecided:g} may")
+            found.append(
+                f"{self.undecided} of {total} comparisons decide nothing, a share of {self.claim.undecided:g} may"
+            )
         for control in self.controls:
             if control.error:
                 found.append(f"control {control.control.id} broke: {control.error.splitlines()[0]}")
             elif not control.results:
                 found.append(f"control {control.control.id} has no cases")
             elif not control.failed:
-                found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), {control.shortfall}")
+                found.append(
+                    f"control {control.control.id} passed (ratio {control.worst:.3g}), {control.shortfall}"
+                )
         failed = {name for control in self.controls for name in control.failed}
         found += [f"no control fails: {name}" for name in self.ratios if name not in failed]
         found += self.broken
@@ -177,7 +201,13 @@ class ClaimOutcome:
     @property
     def verdict(self) -> str:
         """Return whether the claim stands, and whether the record covers it, in words."""
-        return "does not stand" if not self.holds else "holds" if self.on_record else "holds, not on record"
+        return (
+            "does not stand"
+            if not self.holds
+            else "holds"
+            if self.on_record
+            else "holds, not on record"
+        )
 
 
 def _told(result: CaseResult) -> str:
@@ -185,8 +215,17 @@ def _told(result: CaseResult) -> str:
     if result.diverged:
         return f"diverged ({result.diverged}), which counts as a ratio"
     odd = sorted(
-        {f"{value:g}" for values in result.ratios.values() for value in values if math.isnan(value) or value == -math.inf}
+        {
+            f"{value:g}"
+            for values in result.ratios.values()
+            for value in values
+            if math.isnan(value) or value == -math.inf
+        }
     )
     if odd:
         return f"ratio {' and '.join(odd)}, which counts as one"
-    return f"ratio {result.worst:.3g}" if any(result.ratios.values()) else "nothing was compared, which counts as a ratio"
+    return (
+        f"ratio {result.worst:.3g}"
+        if any(result.ratios.values())
+        else "nothing was compared, which counts as a ratio"
+    )

@@ -25,7 +25,18 @@ from geolora_ref.support.files import digest, read_json
 from verification.campaign.outcomes import ClaimOutcome
 from verification.claim import Results
 
-__all__ = ["ADVICE", "LEDGER", "NOTHING", "SEED", "ClaimRecord", "changes", "condensed", "measured", "recorded", "unequal"]
+__all__ = [
+    "ADVICE",
+    "LEDGER",
+    "NOTHING",
+    "SEED",
+    "ClaimRecord",
+    "changes",
+    "condensed",
+    "measured",
+    "recorded",
+    "unequal",
+]
 
 LEDGER = Path(__file__).with_name("tightness.json")
 ADVICE = "python -m verification.campaign.tightness records it if two runs agree"
@@ -35,7 +46,12 @@ of all bounds.
 """
 SEED = 0
 """The seed of the record."""
-FACTORS = {"bound": (1.05, 5.0), "rounding": (3.85, 10.0), "control": (1.3, 15.0), "control in rounding units": (3.0, 100.0)}
+FACTORS = {
+    "bound": (1.05, 5.0),
+    "rounding": (3.85, 10.0),
+    "control": (1.3, 15.0),
+    "control in rounding units": (3.0, 100.0),
+}
 """Two factors for each kind of ratio, by which it may differ from the record: one with the same
 seed, one with another seed or where the ratio is faint.
 
@@ -75,7 +91,9 @@ NOTHING = ClaimRecord({}, {}, {}, "none", [0, 0], [], [])
 """The record of a claim that is new."""
 
 
-def condensed(results: Results, limit: float, statistic: Callable[[Sequence[float]], Any]) -> Ratios:
+def condensed(
+    results: Results, limit: float, statistic: Callable[[Sequence[float]], Any]
+) -> Ratios:
     """One number for each inequality, in units of the limit; a ratio that is not finite counts as
     ``MOST``.
     """
@@ -95,9 +113,16 @@ def measured(outcome: ClaimOutcome) -> ClaimRecord:
     largest = condensed(outcome.results, limit, max)
     names = "\n".join(result.case for result in outcome.results)
     cases = f"{len(outcome.results)} ({digest(names)[:8]})"
-    entries = [entry for table in outcome.claim.tables for row in table.rows(outcome.results) for entry in row]
+    entries = [
+        entry
+        for table in outcome.claim.tables
+        for row in table.rows(outcome.results)
+        for entry in row
+    ]
     words = [entry for entry in entries if entry and not NUMBER.search(entry)]
-    numbers = [number for entry in entries for number in (NUMBER.findall(entry) if entry else ["0"])]
+    numbers = [
+        number for entry in entries for number in (NUMBER.findall(entry) if entry else ["0"])
+    ]
     shares = {c.control.id: float(f"{c.share:.3g}") for c in outcome.controls}
     comparisons = [outcome.count + outcome.undecided, outcome.undecided]
     return ClaimRecord(medians, largest, shares, cases, comparisons, words, numbers)
@@ -112,7 +137,9 @@ def recorded() -> dict[str, ClaimRecord]:
         return {name: ClaimRecord(**entry) for name, entry in data["claims"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         wanted = f"'claims', each with {', '.join(ClaimRecord._fields)}"
-        raise ValueError(f"{LEDGER}: expected {wanted}; found another form ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{LEDGER}: expected {wanted}; found another form ({type(error).__name__}: {error})"
+        ) from error
 
 
 def changes(outcome: ClaimOutcome, record: ClaimRecord, seed: int) -> list[str]:
@@ -121,7 +148,9 @@ def changes(outcome: ClaimOutcome, record: ClaimRecord, seed: int) -> list[str]:
     """
     found, rounding = measured(outcome), outcome.claim.limit == FAIL
     now, then = _ratios(found), _ratios(record)
-    changes = [f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"]
+    changes = [
+        f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"
+    ]
     if found.cases != record.cases:
         changes.append(f"cases: {found.cases}, on record {record.cases}")
     if seed == SEED:
@@ -131,7 +160,9 @@ def changes(outcome: ClaimOutcome, record: ClaimRecord, seed: int) -> list[str]:
         f"on record {_shown(then.get(key))}"
         for key in sorted(now.keys() | then.keys())
         for who, name, what in [key]
-        if key not in now or key not in then or not _alike(now[key], then[key], rounding, bool(who), seed == SEED)
+        if key not in now
+        or key not in then
+        or not _alike(now[key], then[key], rounding, bool(who), seed == SEED)
     ]
 
 
@@ -148,7 +179,9 @@ def unequal(one: ClaimRecord, two: ClaimRecord) -> list[str]:
 def _entries(record: ClaimRecord) -> Iterator[tuple[str, object]]:
     """The entries of a record, each with its name."""
     yield "cases", record.cases
-    yield from zip(("comparisons", "comparisons that decide nothing"), record.comparisons, strict=True)
+    yield from zip(
+        ("comparisons", "comparisons that decide nothing"), record.comparisons, strict=True
+    )
     for who, share in record.shares.items():
         yield f"control {who}: the share of its cases in which it fails", share
     for (who, name, what), ratio in _ratios(record).items():
@@ -160,7 +193,11 @@ def _entries(record: ClaimRecord) -> Iterator[tuple[str, object]]:
 
 def _ratios(record: ClaimRecord) -> dict[tuple[str, str, str], float]:
     """The ratios of a record, by control (empty for the claim), inequality and statistic."""
-    medians = {(who, name, "median"): value for who, of in record.medians.items() for name, value in of.items()}
+    medians = {
+        (who, name, "median"): value
+        for who, of in record.medians.items()
+        for name, value in of.items()
+    }
     return medians | {("", name, "largest"): value for name, value in record.largest.items()}
 
 
@@ -190,7 +227,8 @@ def _other_numbers(now: Sequence[str], then: Sequence[str]) -> list[str]:
     return [
         f"number {i} of the tables: {a}, on record {b}"
         for i, (a, b) in enumerate(zip(map(Decimal, now), map(Decimal, then), strict=True))
-        if abs(a - b) > max(max(abs(a), abs(b)) / 2, min(_last_digit(a), _last_digit(b)), Decimal("1e-10"))
+        if abs(a - b)
+        > max(max(abs(a), abs(b)) / 2, min(_last_digit(a), _last_digit(b)), Decimal("1e-10"))
     ]
 
 
@@ -203,7 +241,13 @@ def _alike(now: float, then: float, rounding: bool, control: bool, same_seed: bo
     """Return whether the processor, and the seed where it is another one, can explain how two
     ratios differ.
     """
-    kind = ("control in rounding units" if rounding else "control") if control else "rounding" if rounding else "bound"
+    kind = (
+        ("control in rounding units" if rounding else "control")
+        if control
+        else "rounding"
+        if rounding
+        else "bound"
+    )
     clear, loose = FACTORS[kind]
     if not same_seed:
         least = LEAST if rounding else FAINT

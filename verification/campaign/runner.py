@@ -31,7 +31,12 @@ Unit = tuple[str, str, Case]
 def units(claims: Sequence[Claim], plan: Plan) -> list[Unit]:
     """All units of these claims: first the cases of the claims, then those of their controls."""
     own: list[Unit] = [(claim.id, "", case) for claim in claims for case in claim.cases(plan)]
-    return own + [(claim.id, control.id, case) for claim in claims for control in claim.controls for case in control.cases(plan)]
+    return own + [
+        (claim.id, control.id, case)
+        for claim in claims
+        for control in claim.controls
+        for case in control.cases(plan)
+    ]
 
 
 def key(unit: Unit) -> str:
@@ -44,7 +49,11 @@ def work(unit: Unit) -> CaseResult:
     """Do one unit, in whatever process this is; a check that raises gives a result that states the error."""
     claim_id, control_id, case = unit
     claim = CLAIMS[claim_id]
-    check = claim.check if not control_id else next(c for c in claim.controls if c.id == control_id).check
+    check = (
+        claim.check
+        if not control_id
+        else next(c for c in claim.controls if c.id == control_id).check
+    )
     try:
         # One thread: the matrices are small, and processes that share cores by threads slow each
         # other down.  Broken backends overflow: results are judged, not warnings.
@@ -53,7 +62,10 @@ def work(unit: Unit) -> CaseResult:
         if not isinstance(result, CaseResult):
             raise TypeError(f"expected a CaseResult, the check of {claim_id} returned {result!r}")
         return result
-    except (Exception, SystemExit) as error:  # a broken check must not stop the others; it is reported and counts as a failure
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a broken check must not stop the others; it is reported and counts as a failure
         return _broken(case, error)
 
 
@@ -67,7 +79,9 @@ def _thread_pools(modules: int) -> ThreadpoolController:
 
 def _broken(case: Case, error: BaseException) -> CaseResult:
     """The result of a case that broke: what happened and where, then the traceback."""
-    return CaseResult(case.id, {}, error=f"{in_a_line(error)}\n{''.join(traceback.format_exception(error))}")
+    return CaseResult(
+        case.id, {}, error=f"{in_a_line(error)}\n{''.join(traceback.format_exception(error))}"
+    )
 
 
 def in_a_line(error: BaseException) -> str:
@@ -100,13 +114,19 @@ def run(
     wanted = units(claims, plan)
     keys = [key(unit) for unit in wanted]
     if len(set(keys)) != len(keys):
-        raise ValueError(f"expected cases with ids of their own, found twice: {next(x for x in keys if keys.count(x) > 1)}")
+        raise ValueError(
+            f"expected cases with ids of their own, found twice: {next(x for x in keys if keys.count(x) > 1)}"
+        )
     found = dict(journal.done)
     todo = [unit for unit in wanted if key(unit) not in found]
     total = len(wanted)
     progress("resumed" if len(todo) < total else "starting", total - len(todo), total)
     labelled = partial(_labelled, extensions)
-    finished = in_processes(labelled, todo, jobs) if scheduler is None else on_dask(labelled, todo, scheduler)
+    finished = (
+        in_processes(labelled, todo, jobs)
+        if scheduler is None
+        else on_dask(labelled, todo, scheduler)
+    )
     try:
         with closing(finished):
             for done, (unit, result) in enumerate(finished, total - len(todo) + 1):
@@ -135,7 +155,9 @@ def _labelled(extensions: Extensions, unit: Unit) -> tuple[Unit, CaseResult]:
         return unit, work(unit)
 
 
-def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_record: bool = True) -> ClaimOutcome:
+def outcome(
+    claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_record: bool = True
+) -> ClaimOutcome:
     """The outcome of a claim from the results of its units, by their keys; the quick plan is held
     against the record.
 
@@ -145,15 +167,21 @@ def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_rec
     def results(control: str, cases: Sequence[Case]) -> Results:
         return [found[key((claim.id, control, case))] for case in cases]
 
-    controls = [ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls]
+    controls = [
+        ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls
+    ]
     bare = ClaimOutcome(claim, results("", list(claim.cases(plan))), controls, on_record=on_record)
     record = records(plan).get(claim.id) if on_record else None
     if bare.problems or record is None:
         return bare
     try:
-        return replace(bare, changes=[f"{change} ({ADVICE})" for change in changes(bare, record, plan.seed)])
+        return replace(
+            bare, changes=[f"{change} ({ADVICE})" for change in changes(bare, record, plan.seed)]
+        )
     except Exception as error:  # of a table, which the report tries again and reports by its name
-        return replace(bare, broken=[f"what it measured cannot be held against the record: {in_a_line(error)}"])
+        return replace(
+            bare, broken=[f"what it measured cannot be held against the record: {in_a_line(error)}"]
+        )
 
 
 def records(plan: Plan) -> Mapping[str, ClaimRecord]:

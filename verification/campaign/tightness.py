@@ -46,8 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     recorded; 2: the record cannot be read.
     """
     description = "Record how sharp the claims are, if two runs agree."
-    parser = argparse.ArgumentParser(prog="python -m verification.campaign.tightness", description=description)
-    parser.add_argument("--only", action="append", metavar="CLAIM", choices=CLAIMS, help="this claim only (several times: these)")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.campaign.tightness", description=description
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="CLAIM",
+        choices=CLAIMS,
+        help="this claim only (several times: these)",
+    )
     chosen = parser.parse_args(argv).only or CLAIMS
     try:
         old = record.recorded()
@@ -55,20 +63,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     claims = [claim for name, claim in CLAIMS.items() if name in chosen]
     runs = [outcomes_in(surroundings, claims) for surroundings in SURROUNDINGS]
-    broken = [f"{of.claim.id}: {problem}" for of in chain(*runs) for problem in replace(of, changes=()).problems]
+    broken = [
+        f"{of.claim.id}: {problem}"
+        for of in chain(*runs)
+        for problem in replace(of, changes=()).problems
+    ]
     if broken:
         print("\n".join([*dict.fromkeys(broken), "nothing was recorded"]))
         return 1
     first, second = ({of.claim.id: record.measured(of) for of in outcomes} for outcomes in runs)
-    unequal = [f"{name}: two runs differ: {entry}" for name in first for entry in record.unequal(first[name], second[name])]
+    unequal = [
+        f"{name}: two runs differ: {entry}"
+        for name in first
+        for entry in record.unequal(first[name], second[name])
+    ]
     if unequal:
         print("\n".join([*unequal, "nothing was recorded"]))
         return 1
     for outcome in runs[0]:
-        for change in record.changes(outcome, old.get(outcome.claim.id, record.NOTHING), record.SEED):
+        for change in record.changes(
+            outcome, old.get(outcome.claim.id, record.NOTHING), record.SEED
+        ):
             print(f"{outcome.claim.id}: {change}")
     new = old | first
-    write_json(record.LEDGER, {"format": 6, "claims": {name: new[name]._asdict() for name in CLAIMS if name in new}})
+    write_json(
+        record.LEDGER,
+        {"format": 6, "claims": {name: new[name]._asdict() for name in CLAIMS if name in new}},
+    )
     return 0
 
 

@@ -16,7 +16,18 @@ import mpmath
 import numpy as np
 from flint import arb, arb_mat
 
-__all__ = ["DOUBLE", "defect", "dot", "matrix", "norm", "off", "precision", "singular_values", "square", "tail"]
+__all__ = [
+    "DOUBLE",
+    "defect",
+    "dot",
+    "matrix",
+    "norm",
+    "off",
+    "precision",
+    "singular_values",
+    "square",
+    "tail",
+]
 
 DOUBLE = 53
 """With this precision or less the approximate singular vectors come from LAPACK, else from mpmath."""
@@ -57,7 +68,9 @@ def norm(A: Any) -> Any:
 def defect(B: Any) -> Any:
     """‖BᵀB − I‖."""
     k = B.ncols()
-    return norm(B.transpose() * B - arb_mat(k, k, [int(i == j) for i in range(k) for j in range(k)]))
+    return norm(
+        B.transpose() * B - arb_mat(k, k, [int(i == j) for i in range(k) for j in range(k)])
+    )
 
 
 def off(B: Any, Z: Any) -> Any:
@@ -102,7 +115,9 @@ def tail(bounds: Bounds, rank: int) -> Any:
 def _approximate_svd(M: Any, bits: int) -> tuple[Any, Sequence[Any], Any]:
     """Square P and Q, and the diagonal of Σ in descending order, as exact numbers."""
     if bits <= DOUBLE:
-        P, sigma, Qt = np.linalg.svd(np.array([[float(x.mid()) for x in row] for row in M.tolist()]))
+        P, sigma, Qt = np.linalg.svd(
+            np.array([[float(x.mid()) for x in row] for row in M.tolist()])
+        )
         return matrix(P), [arb(float(s)) for s in sigma], matrix(Qt.T)
     with mpmath.mp.workprec(bits):
         middle = mpmath.matrix([[mpmath.mpf(x.mid()) for x in row] for row in M.tolist()])
@@ -110,5 +125,8 @@ def _approximate_svd(M: Any, bits: int) -> tuple[Any, Sequence[Any], Any]:
         P, sigma, Qt = mpmath.mp.svd_r(middle.T if wide else middle, full_matrices=True)
         if wide:
             P, Qt = Qt.T, P.T
-        left, right = (arb_mat([[arb(X[i, j]) for j in range(X.cols)] for i in range(X.rows)]) for X in (P, Qt.T))
+        left, right = (
+            arb_mat([[arb(X[i, j]) for j in range(X.cols)] for i in range(X.rows)])
+            for X in (P, Qt.T)
+        )
         return left, [arb(s) for s in sigma], right

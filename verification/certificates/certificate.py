@@ -32,7 +32,12 @@ def certify(x: Instance, out: Output, bits: Sequence[int] = BITS) -> Certificate
     ``void`` : the statement says nothing about this output (a rank at its limit, r₁ < r in the tail
     bound).
     """
-    certificate: Certificate = {"format": FORMAT, "data": _data(x, out), "statements": {}, "bounds": {}}
+    certificate: Certificate = {
+        "format": FORMAT,
+        "data": _data(x, out),
+        "statements": {},
+        "bounds": {},
+    }
     unusable = _unusable(x, out)
     if unusable:
         certificate["unusable"] = unusable
@@ -43,8 +48,14 @@ def certify(x: Instance, out: Output, bits: Sequence[int] = BITS) -> Certificate
             iteration = Iteration(x, out, level)
             for name in waiting:
                 certificate["statements"][name] = _decide(iteration, name) | {"bits": level}
-            waiting = [name for name in waiting if certificate["statements"][name]["outcome"] == "undecided"]
-            certificate["bounds"] |= {name: [[_exact(e) for e in b] for b in s] for name, s in iteration.bounds.items()}
+            waiting = [
+                name
+                for name in waiting
+                if certificate["statements"][name]["outcome"] == "undecided"
+            ]
+            certificate["bounds"] |= {
+                name: [[_exact(e) for e in b] for b in s] for name, s in iteration.bounds.items()
+            }
         if not waiting:
             break
     return certificate
@@ -54,7 +65,9 @@ def outcomes(certificate: Certificate, outcome: str) -> list[str]:
     """The statements with this outcome; the defect of an unusable output counts as a refuted statement."""
     if "unusable" in certificate:
         return ["output"] if outcome == "refuted" else []
-    return [name for name, found in certificate["statements"].items() if found["outcome"] == outcome]
+    return [
+        name for name, found in certificate["statements"].items() if found["outcome"] == outcome
+    ]
 
 
 def _decide(iteration: Iteration, name: str) -> dict[str, str]:
@@ -84,7 +97,9 @@ def _unusable(x: Instance, out: Output) -> str:
 
 def _data(x: Instance, out: Output) -> dict[str, Any]:
     """Every number of the iteration, doubles in hexadecimal."""
-    named = {f.name: getattr(x, f.name) for f in fields(x)} | {f.name: getattr(out, f.name) for f in fields(out)}
+    named = {f.name: getattr(x, f.name) for f in fields(x)} | {
+        f.name: getattr(out, f.name) for f in fields(out)
+    }
     return {name: _hexadecimal(value) for name, value in (named | {"Z": x.G}).items()}
 
 

@@ -67,12 +67,18 @@ def tail(sigma: Any) -> Any:
     """(Σσ²)^{1/2}, as a ball.  A σ from 0 on has a ball that reaches a little below 0, whose square
     would be no lower bound.
     """
-    return sum((x.lower().max(arb()) ** 2 for x in sigma), arb()).sqrt().union(sum((x.upper() ** 2 for x in sigma), arb()).sqrt())
+    return (
+        sum((x.lower().max(arb()) ** 2 for x in sigma), arb())
+        .sqrt()
+        .union(sum((x.upper() ** 2 for x in sigma), arb()).sqrt())
+    )
 
 
 def statements(d: Any, bounds: Any) -> Any:
     """Name, left and right of every statement that says something about the output."""
-    U, S, V, A, X, U1, S1, V1, Z, Z1 = (array(d[k]) for k in ["U", "S", "V", "A", "X", "U1", "S1", "V1", "Z", "projection"])
+    U, S, V, A, X, U1, S1, V1, Z, Z1 = (
+        array(d[k]) for k in ["U", "S", "V", "A", "X", "U1", "S1", "V1", "Z", "projection"]
+    )
     d1, d2 = array([d["d1"]]).entries(), array([d["d2"]]).entries()
     rate, tau, theta = array([[d[k] or "0" for k in ("learning_rate", "tau", "theta")]]).entries()
     (m, n), r, q = (A.nrows(), A.ncols()), S.nrows(), S1.nrows()
@@ -80,15 +86,26 @@ def statements(d: Any, bounds: Any) -> Any:
     least, cap = min(d["min_rank"], most), min(most, d["max_rank"] or most)
 
     def weighted(M: Any, weight: Any) -> Any:
-        return arb_mat([[weight(a * b) * M[i, j] for j, b in enumerate(d2)] for i, a in enumerate(d1)])
+        return arb_mat(
+            [[weight(a * b) * M[i, j] for j, b in enumerate(d2)] for i, a in enumerate(d1)]
+        )
 
     (PU, NU), (PV, NV) = ((projector(B), eye(B.nrows()) - projector(B)) for B in (U, V))
     W, W1 = U * S * V.transpose(), U1 * S1 * V1.transpose()
     G = weighted(W - A, lambda h: h)
-    hat, normal, scale = W - rate * (G - NU * G * NV), NU * G * NV, unit * (square(W).sqrt() + rate * square(G).sqrt())
-    yield from ((f"orthonormal {k}", square(B.transpose() * B - eye(q)).sqrt(), unit) for k, B in (("U", U1), ("V", V1)))
+    hat, normal, scale = (
+        W - rate * (G - NU * G * NV),
+        NU * G * NV,
+        unit * (square(W).sqrt() + rate * square(G).sqrt()),
+    )
+    yield from (
+        (f"orthonormal {k}", square(B.transpose() * B - eye(q)).sqrt(), unit)
+        for k, B in (("U", U1), ("V", V1))
+    )
     wrong = [S1[i, j] for i in range(q) for j in range(q) if i != j]
-    wrong += [(S1[i + 1, i + 1] - S1[i, i]).max(arb(0)) for i in range(q - 1)] + [(-S1[q - 1, q - 1]).max(arb(0))]
+    wrong += [(S1[i + 1, i + 1] - S1[i, i]).max(arb(0)) for i in range(q - 1)] + [
+        (-S1[q - 1, q - 1]).max(arb(0))
+    ]
     yield "diagonal core", sum((x**2 for x in wrong), arb(0)).sqrt(), scale
     yield "rank in range", arb(max(least - q, q - cap, 0)), arb(0)
     yield "projection", square(Z1 - Z + NU * Z * NV).sqrt(), unit * square(Z).sqrt()
@@ -109,10 +126,21 @@ def statements(d: Any, bounds: Any) -> Any:
     yield "descent", losses[1], losses[0] - rate * (1 - beta * rate / 2) * decrease + price
     local = rate * square(normal).sqrt() + beta * rate**2 * square(G).sqrt() / 2 + lost
     spread = (-min(d1) * min(d2) * rate).exp() * square(X - W).sqrt()
-    yield "error recursion", square(A + weighted(X - A, lambda h: (-rate * h).exp()) - W1).sqrt(), spread + local
+    yield (
+        "error recursion",
+        square(A + weighted(X - A, lambda h: (-rate * h).exp()) - W1).sqrt(),
+        spread + local,
+    )
     if q >= r and most > r:
-        core, cross = values(PU * (W - rate * G) * PV, bounds["core"])[r - 1], values(PU * G * NV, bounds["cross"])[0]
-        yield "tail bound", square(hat - W1).sqrt(), rate**2 * square(NU * G * PV).sqrt() * cross / core + scale
+        core, cross = (
+            values(PU * (W - rate * G) * PV, bounds["core"])[r - 1],
+            values(PU * G * NV, bounds["cross"])[0],
+        )
+        yield (
+            "tail bound",
+            square(hat - W1).sqrt(),
+            rate**2 * square(NU * G * PV).sqrt() * cross / core + scale,
+        )
     D, smallest = hat - W1, values(W1, bounds["W1"])[q - 1]
     N = (eye(m) - projector(U1)) * D * (eye(n) - projector(V1))
     excess = sum(((x - smallest).max(arb(0)) ** 2 for x in values(N, bounds["N"])), arb(0))
@@ -124,22 +152,61 @@ def objections(certificate: Any) -> list[str]:
     d, claims, found = certificate["data"], dict(certificate.get("statements", {})), []
     if "unusable" in certificate:
         m, n, r = len(d["A"]), len(d["A"][0]), len(d["S1"])
-        fits = all((len(d[X]), {*map(len, d[X])}) == (k, {r}) for X, k in (("U1", m), ("S1", r), ("V1", n))) and r <= min(m, n)
-        return ["the output is usable"] if fits and all(x.is_finite() for X in "USV" for x in array(d[X + "1"]).entries()) else []
+        fits = all(
+            (len(d[X]), {*map(len, d[X])}) == (k, {r}) for X, k in (("U1", m), ("S1", r), ("V1", n))
+        ) and r <= min(m, n)
+        return (
+            ["the output is usable"]
+            if fits and all(x.is_finite() for X in "USV" for x in array(d[X + "1"]).entries())
+            else []
+        )
     with ctx.workprec(2000):
         try:
             for name, left, right in statements(d, certificate["bounds"]):
                 claim = claims.pop(name, {"outcome": "missing"})["outcome"]
-                proved = "certified" if left <= right else "refuted" if left > right else "undecided"
-                found += [] if claim in (proved, "undecided") else [f"{name}: claimed {claim}, found {proved}"]
-            return found + [f"{name}: it says nothing" for name, claim in claims.items() if claim["outcome"] != "void"]
+                proved = (
+                    "certified" if left <= right else "refuted" if left > right else "undecided"
+                )
+                found += (
+                    []
+                    if claim in (proved, "undecided")
+                    else [f"{name}: claimed {claim}, found {proved}"]
+                )
+            return found + [
+                f"{name}: it says nothing"
+                for name, claim in claims.items()
+                if claim["outcome"] != "void"
+            ]
         except (ArithmeticError, KeyError) as error:
-            return found + [f"{name}: {error}" for name, claim in claims.items() if claim["outcome"] in ("certified", "refuted")]
+            return found + [
+                f"{name}: {error}"
+                for name, claim in claims.items()
+                if claim["outcome"] in ("certified", "refuted")
+            ]
 
 
 if __name__ == "__main__":
-    files = {path: json.loads(Path(path).read_text("utf-8"))["certificates"] for path in sys.argv[1:]}
-    wrong = [f"{path}: {c['data']['id']}: {line}" for path, some in files.items() for c in some for line in objections(c)]
-    empty = [f"{path}: expected certificates, found none" for path, some in (files or {"FILE...": []}).items() if not some]
-    print("\n".join([*wrong, *empty, f"{sum(map(len, files.values()))} certificates, {len(wrong)} objections"]))
+    files = {
+        path: json.loads(Path(path).read_text("utf-8"))["certificates"] for path in sys.argv[1:]
+    }
+    wrong = [
+        f"{path}: {c['data']['id']}: {line}"
+        for path, some in files.items()
+        for c in some
+        for line in objections(c)
+    ]
+    empty = [
+        f"{path}: expected certificates, found none"
+        for path, some in (files or {"FILE...": []}).items()
+        if not some
+    ]
+    print(
+        "\n".join(
+            [
+                *wrong,
+                *empty,
+                f"{sum(map(len, files.values()))} certificates, {len(wrong)} objections",
+            ]
+        )
+    )
     sys.exit(2 if empty else bool(wrong))

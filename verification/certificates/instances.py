@@ -55,7 +55,10 @@ class Instance:
     @property
     def parameters(self) -> dict[str, Any]:
         """The keyword arguments of a step."""
-        return {name: getattr(self, name) for name in ("learning_rate", "tau", "theta", "min_rank", "max_rank")}
+        return {
+            name: getattr(self, name)
+            for name in ("learning_rate", "tau", "theta", "min_rank", "max_rank")
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +108,17 @@ def draw(count: int, seed: int = 0, largest: int = LARGEST) -> Iterator[Instance
         )
 
 
-def _start(kind: str, shape: tuple[int, int], r: int, magnitude: float, rng: np.random.Generator) -> LowRank:
+def _start(
+    kind: str, shape: tuple[int, int], r: int, magnitude: float, rng: np.random.Generator
+) -> LowRank:
     smallest = {"1e-8": 1e-8, "1e-14": 1e-14}.get(kind)
-    spectrum = np.zeros(r) if kind == "zero" else geometric(r, 0.5) if smallest is None else to_size(r, smallest)
+    spectrum = (
+        np.zeros(r)
+        if kind == "zero"
+        else geometric(r, 0.5)
+        if smallest is None
+        else to_size(r, smallest)
+    )
     Y = LowRank.random(shape, magnitude * spectrum, rng)
     if kind != "dense":
         return Y
@@ -134,7 +145,9 @@ def reference(x: Instance) -> Output:
     """The step and the projection of the reference."""
     Y, G = LowRank(x.U, x.S, x.V), x.G
     step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), **x.parameters)
-    return Output(step.Y.U, step.Y.S, step.Y.V, (step.U_hat, step.S_hat, step.V_hat), Y.tangent_projection(G))
+    return Output(
+        step.Y.U, step.Y.S, step.Y.V, (step.U_hat, step.S_hat, step.V_hat), Y.tangent_projection(G)
+    )
 
 
 def mutant(name: str) -> Callable[[Instance], Output]:
@@ -177,5 +190,9 @@ def leaking(x: Instance) -> Matrix:
     return np.asarray(projected + 1e-11 * (x.G - projected))
 
 
-PROJECTIONS = {"projected-twice": projected_twice, "oblique-by-1e-11": oblique, "leaking-1e-11": leaking}
+PROJECTIONS = {
+    "projected-twice": projected_twice,
+    "oblique-by-1e-11": oblique,
+    "leaking-1e-11": leaking,
+}
 """Broken tangent projections."""

@@ -27,7 +27,16 @@ from numpy.typing import NDArray
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients
 from geolora_ref.algorithm import basis_augmentation, optimizer_step
 from geolora_ref.support.files import write_json
-from verification.certificates.real_steps import RANK, RATE, REAL_STEPS, RealStep, allowed, lossy, missing_bits, question
+from verification.certificates.real_steps import (
+    RANK,
+    RATE,
+    REAL_STEPS,
+    RealStep,
+    allowed,
+    lossy,
+    missing_bits,
+    question,
+)
 from verification.instruments.slopes import slope
 from verification.support.command_line import writable_folder
 from verification.support.machine import provenance
@@ -55,7 +64,9 @@ def _instance(seed: int) -> tuple[Any, ...]:
     return Y.U, Y.S, Y.V, rng.standard_normal((9, 7))
 
 
-def _step(arrays: Sequence[Matrix], bits: int, coarse: int | None = None, rate: float = 0.25) -> dict[str, Any]:
+def _step(
+    arrays: Sequence[Matrix], bits: int, coarse: int | None = None, rate: float = 0.25
+) -> dict[str, Any]:
     """Algorithm 1 with ``bits`` significant bits, truncated to RANK; ``coarse`` bits in line 3 (for
     a control).
     """
@@ -70,13 +81,19 @@ def _step(arrays: Sequence[Matrix], bits: int, coarse: int | None = None, rate: 
         for B, B_hat in ((U, U_hat), (V, V_hat)):  # keep the caller's basis
             B_hat[:, :r] = B
         S_hat = mpmath.zeros(U_hat.cols, V_hat.cols)
-        S_hat[:r, :r], S_hat[r:, :r], S_hat[:r, r:] = S_new, U_hat[:, r:].T * K_new, L_new.T * V_hat[:, r:]
+        S_hat[:r, :r], S_hat[r:, :r], S_hat[:r, r:] = (
+            S_new,
+            U_hat[:, r:].T * K_new,
+            L_new.T * V_hat[:, r:],
+        )
         with mpmath.mp.workprec(bits + GUARD):
             factors = mpmath.mp.svd_r(S_hat)
         P, sigma, Qt = (+X for X in factors)
         W_1 = (U_hat * P[:, :RANK]) * mpmath.diag(sigma[:RANK]) * (Qt[:RANK, :] * V_hat.T)
         values = mpmath.matrix(sigma)
-        return dict(zip(STAGES, (K_new, L_new, S_new, U_hat * S_hat * V_hat.T, values, W_1), strict=True))
+        return dict(
+            zip(STAGES, (K_new, L_new, S_new, U_hat * S_hat * V_hat.T, values, W_1), strict=True)
+        )
 
 
 def _beside(A: Any, B: Any) -> Any:
@@ -102,7 +119,12 @@ def ladder(seeds: int = 3, coarse: int | None = None) -> dict[str, list[float]]:
             exact, rounded = _step(arrays, EXACT), _step(arrays, bits, coarse)
             with mpmath.mp.workprec(EXACT):
                 for stage in STAGES:
-                    size = max(mpmath.norm(exact[stage], 2) if exact[stage].cols == 1 else mpmath.mnorm(exact[stage], "f"), 1)
+                    size = max(
+                        mpmath.norm(exact[stage], 2)
+                        if exact[stage].cols == 1
+                        else mpmath.mnorm(exact[stage], "f"),
+                        1,
+                    )
                     error = mpmath.mnorm(rounded[stage] - exact[stage], "f") / size
                     found[stage] = max(found[stage], float(error))
         for stage in STAGES:
@@ -121,8 +143,16 @@ def real_step(real: RealStep, seeds: int = 3) -> dict[str, Any]:
         exact = _step(arrays, EXACT, rate=RATE)
         with mpmath.mp.workprec(EXACT):
             U, S, V = (mpmath.matrix(X.tolist()) for X in real.take(arrays, real.dtype))
-            error = float(mpmath.mnorm(U * S * V.T - exact["W_1"], "f") / mpmath.mnorm(exact["W_1"], "f"))
-        found.append({"u": u, "error": error, "allowed": allowed(arrays, [float(x) for x in exact["singular values"]], u, eps)})
+            error = float(
+                mpmath.mnorm(U * S * V.T - exact["W_1"], "f") / mpmath.mnorm(exact["W_1"], "f")
+            )
+        found.append(
+            {
+                "u": u,
+                "error": error,
+                "allowed": allowed(arrays, [float(x) for x in exact["singular values"]], u, eps),
+            }
+        )
     worst = max(found, key=lambda one: one["error"] / one["allowed"])
     return worst | {"within": worst["error"] <= worst["allowed"]}
 
@@ -143,7 +173,9 @@ def route_errors(conditions: Sequence[float]) -> dict[str, list[float]]:
     errors: dict[str, list[float]] = {"published": [], "division-free": []}
     for condition in conditions:
         Q1, Q2 = (np.linalg.qr(rng.standard_normal((4, 4))).Q for _ in range(2))
-        Y = LowRank.random((20, 16), np.geomspace(1.0, 1.0 / condition, 4), rng).change_gauge(Q1, Q2)
+        Y = LowRank.random((20, 16), np.geomspace(1.0, 1.0 / condition, 4), rng).change_gauge(
+            Q1, Q2
+        )
         G = rng.standard_normal((20, 16))
         exact = G.astype(np.longdouble) @ Y.V.astype(np.longdouble)
         routes = {
@@ -151,7 +183,12 @@ def route_errors(conditions: Sequence[float]) -> dict[str, list[float]]:
             "division-free": ProjectedGradients.from_dense(Y, G),
         }
         for name, gradients in routes.items():
-            errors[name].append(float(np.linalg.norm((gradients.dK - exact).astype(float)) / np.linalg.norm(exact.astype(float))))
+            errors[name].append(
+                float(
+                    np.linalg.norm((gradients.dK - exact).astype(float))
+                    / np.linalg.norm(exact.astype(float))
+                )
+            )
     return errors
 
 
@@ -167,7 +204,10 @@ def augmentation_errors(sizes: Sequence[float]) -> dict[str, list[float]]:
         dK = G @ Y.V
         rate = size * float(np.linalg.norm(Y.S) / np.linalg.norm(dK))
         wanted = dK - Y.U @ (Y.U.T @ dK)
-        updates = {"augmented with K_new": optimizer_step(Y.U @ Y.S, dK, rate), "augmented with the gradient": dK}
+        updates = {
+            "augmented with K_new": optimizer_step(Y.U @ Y.S, dK, rate),
+            "augmented with the gradient": dK,
+        }
         for name, X in updates.items():
             U_tilde = basis_augmentation(Y.U, X)
             missed = wanted - U_tilde @ (U_tilde.T @ wanted)
@@ -184,7 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     no lossy step is.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m verification.certificates.ladder", description="Error against unit round-off."
+        prog="python -m verification.certificates.ladder",
+        description="Error against unit round-off.",
     )
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
@@ -194,7 +235,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")
     for name, one in found["real steps"].items():
         coarse = found["lossy steps"][name]
-        coarser = f"with {coarse['bits']} bits {coarse['error']:.1e}, allowed {coarse['allowed']:.1e}"
+        coarser = (
+            f"with {coarse['bits']} bits {coarse['error']:.1e}, allowed {coarse['allowed']:.1e}"
+        )
         print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, {coarser}")
     return 0 if found["passed"] else 1
 
@@ -208,7 +251,12 @@ def measure() -> dict[str, Any]:
     predicted = dict.fromkeys(rungs, 1.0)
     for x, errors in ((CONDITIONS, routes), (SIZES, augmented)):
         slopes |= {name: slope(x[2:], values[2:]) for name, values in errors.items()}
-    predicted |= {"published": 1.0, "division-free": 0.0, "augmented with K_new": -1.0, "augmented with the gradient": 0.0}
+    predicted |= {
+        "published": 1.0,
+        "division-free": 0.0,
+        "augmented with K_new": -1.0,
+        "augmented with the gradient": 0.0,
+    }
     within = as_predicted(slopes, predicted)
     points = {name: real_step(real) for name, real in REAL_STEPS.items()}
     controls = {name: control(real) for name, real in REAL_STEPS.items()}
@@ -238,7 +286,9 @@ def as_predicted(slopes: Mapping[str, float], predicted: Mapping[str, float]) ->
 
 def beside_the_line(points: Mapping[str, Any], controls: Mapping[str, Any]) -> bool:
     """Return whether all points are within their allowed errors and no control is."""
-    return all(one["within"] for one in points.values()) and not any(one["within"] for one in controls.values())
+    return all(one["within"] for one in points.values()) and not any(
+        one["within"] for one in controls.values()
+    )
 
 
 if __name__ == "__main__":

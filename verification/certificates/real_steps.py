@@ -65,7 +65,9 @@ def _reference(arrays: Sequence[Matrix], dtype: str) -> StoredFactors:
 
 
 def _fast(arrays: Sequence[Matrix], dtype: str) -> StoredFactors:
-    given = (torch.tensor(X, dtype=getattr(torch, dtype)) for X in (*arrays[:3], *_gradients(arrays)))
+    given = (
+        torch.tensor(X, dtype=getattr(torch, dtype)) for X in (*arrays[:3], *_gradients(arrays))
+    )
     U, S, V = fast_step(*given, learning_rate=RATE, tau=0.0, theta=None, min_rank=1, max_rank=RANK)
     return U.double().numpy(), S.double().numpy(), V.double().numpy()
 
@@ -122,4 +124,6 @@ def allowed(arrays: Sequence[Matrix], sigma: Sequence[float], u: float, eps: flo
     parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS)
     scale = float(np.linalg.norm(S)) + RATE * sum(float(np.linalg.norm(X)) for X in parts)
     unit = unit_of(len(U), len(V), eps) * scale
-    return 3.0 * u + unit * sigma[RANK - 1] / (sigma[RANK - 1] - sigma[RANK]) / float(np.linalg.norm(sigma[:RANK]))
+    return 3.0 * u + unit * sigma[RANK - 1] / (sigma[RANK - 1] - sigma[RANK]) / float(
+        np.linalg.norm(sigma[:RANK])
+    )

@@ -19,7 +19,16 @@ import numpy as np
 from flint import arb, arb_mat
 
 from geolora_ref.oracle.judges.criteria import FAIL
-from verification.certificates.balls import defect, dot, matrix, norm, off, singular_values, square, tail
+from verification.certificates.balls import (
+    defect,
+    dot,
+    matrix,
+    norm,
+    off,
+    singular_values,
+    square,
+    tail,
+)
 from verification.certificates.instances import Instance, Output
 
 __all__ = ["STATEMENTS", "Iteration"]
@@ -56,7 +65,12 @@ class Iteration:
     def gradient(self, W: Any) -> Any:
         """H₁(W − A)H₂."""
         E = W - self.A
-        return arb_mat([[h * e for h, e in zip(*rows, strict=True)] for rows in zip(self.curvature, E.tolist(), strict=True)])
+        return arb_mat(
+            [
+                [h * e for h, e in zip(*rows, strict=True)]
+                for rows in zip(self.curvature, E.tolist(), strict=True)
+            ]
+        )
 
     def loss(self, W: Any) -> Any:
         """½⟨W − A, H₁(W − A)H₂⟩."""
@@ -65,7 +79,10 @@ class Iteration:
     def flow(self, t: Any, W: Any) -> Any:
         """A + e^{−t d₁d₂ᵀ} ∘ (W − A)."""
         E = (W - self.A).tolist()
-        decayed = [[(-t * h).exp() * e for h, e in zip(*rows, strict=True)] for rows in zip(self.curvature, E, strict=True)]
+        decayed = [
+            [(-t * h).exp() * e for h, e in zip(*rows, strict=True)]
+            for rows in zip(self.curvature, E, strict=True)
+        ]
         return self.A + arb_mat(decayed)
 
     def values(self, name: str, M: Any) -> list[tuple[Any, Any]]:
@@ -175,7 +192,9 @@ def tail_bound(it: Iteration) -> Sides | None:
     cross = off(it.V, UG.transpose()).transpose()
     smallest = arb.union(*it.values("core", core)[r - 1])
     largest = arb.union(*it.values("cross", cross)[0])
-    return norm(it.W_hat - it.W1), it.rate**2 * norm(off(it.U, GV)) * largest / smallest + it.unit * it.scale
+    return norm(it.W_hat - it.W1), it.rate**2 * norm(
+        off(it.U, GV)
+    ) * largest / smallest + it.unit * it.scale
 
 
 def tangent_step(it: Iteration) -> Sides | None:
@@ -222,21 +241,35 @@ STATEMENTS: Mapping[str, Statement] = {
     "diagonal core": Statement(CRITERIA, "S₁ diagonal, nonnegative, sorted", diagonal_core),
     "rank in range": Statement(CRITERIA, "min_rank ≤ r₁ ≤ max_rank", rank_in_range),
     "conformance": Statement(
-        "Stationarity and dominance", "W₁ is the best approximation of a matrix within 30·c·eps·s of Ŵ", conformance
+        "Stationarity and dominance",
+        "W₁ is the best approximation of a matrix within 30·c·eps·s of Ŵ",
+        conformance,
     ),
     "rank not too low": Statement(CRITERIA, "tail_{r₁}(Ŵ) ≤ ϑ + 30·c·eps·s", rank_not_too_low),
     "rank not too high": Statement(CRITERIA, "tail_{r₁−1}(Ŵ) ≥ ϑ − 30·c·eps·s", rank_not_too_high),
     "tangent step": Statement(
-        "The untruncated step is the Riemannian gradient step", "‖Û Ŝ V̂ᵀ − (W − λP(W)G)‖ ≤ 30·c·eps·s", tangent_step
+        "The untruncated step is the Riemannian gradient step",
+        "‖Û Ŝ V̂ᵀ − (W − λP(W)G)‖ ≤ 30·c·eps·s",
+        tangent_step,
     ),
     "descent": Statement(
-        "Every step descends, up to its truncation", "L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²", descent
+        "Every step descends, up to its truncation",
+        "L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²",
+        descent,
     ),
-    "error recursion": Statement("The robust error bound", "e₁ ≤ e^{μλ}e₀ + λε + ½ℓλ²B + ϑ₁", error_recursion),
+    "error recursion": Statement(
+        "The robust error bound", "e₁ ≤ e^{μλ}e₀ + λε + ½ℓλ²B + ϑ₁", error_recursion
+    ),
     "tail bound": Statement(
-        "What truncation to a fixed rank costs", "‖Ŵ − W₁‖ ≤ λ²‖(I−Π_U)GΠ_V‖ ‖Π_U G(I−Π_V)‖₂/σ_min + 30·c·eps·s", tail_bound
+        "What truncation to a fixed rank costs",
+        "‖Ŵ − W₁‖ ≤ λ²‖(I−Π_U)GΠ_V‖ ‖Π_U G(I−Π_V)‖₂/σ_min + 30·c·eps·s",
+        tail_bound,
     ),
     "projection": Statement(PROJECTOR, "‖Z₁ − P Z‖ ≤ 30·c·eps·‖Z‖", projection_is_near),
-    "projection idempotent": Statement(PROJECTOR, "‖(I − P) Z₁‖ ≤ 30·c·eps·‖Z‖", projection_is_idempotent),
-    "projection orthogonal": Statement(PROJECTOR, "|⟨Z₁, Z − Z₁⟩| ≤ 30·c·eps·‖Z‖²", projection_is_orthogonal),
+    "projection idempotent": Statement(
+        PROJECTOR, "‖(I − P) Z₁‖ ≤ 30·c·eps·‖Z‖", projection_is_idempotent
+    ),
+    "projection orthogonal": Statement(
+        PROJECTOR, "|⟨Z₁, Z − Z₁⟩| ≤ 30·c·eps·‖Z‖²", projection_is_orthogonal
+    ),
 }

@@ -57,7 +57,11 @@ NAMES = (
 )
 
 PAGES = [*(ROOT / "docs" / "theory").glob("*.md"), ROOT / "docs" / "read" / "line_by_line.md"]
-HEADINGS = {text for page in PAGES for text in re.findall("^##? (.+)$", page.read_text("utf-8"), re.MULTILINE)}
+HEADINGS = {
+    text
+    for page in PAGES
+    for text in re.findall("^##? (.+)$", page.read_text("utf-8"), re.MULTILINE)
+}
 """The headings of the pages that show claims.  A claim may belong to none of them, and is listed as such."""
 
 
@@ -65,8 +69,12 @@ def checked(module: ModuleType) -> Claim:
     """The claim of a module.  Raises ``ValueError`` unless its id is the name of the file."""
     claim: Claim = module.CLAIM
     if claim.id != module.__name__.rpartition(".")[2].replace("_", "-"):
-        raise ValueError(f"{module.__name__}: expected a claim that is named after its file, found {claim.id!r}")
+        raise ValueError(
+            f"{module.__name__}: expected a claim that is named after its file, found {claim.id!r}"
+        )
     return claim
 
 
-CLAIMS: dict[str, Claim] = {claim.id: claim for claim in (checked(import_module(f"{__name__}.{name}")) for name in NAMES)}
+CLAIMS: dict[str, Claim] = {
+    claim.id: claim for claim in (checked(import_module(f"{__name__}.{name}")) for name in NAMES)
+}

@@ -9,7 +9,17 @@ import numpy as np
 
 from geolora_ref.integrators import RK4, Adaptive, Integrator, integrate
 from geolora_ref.problems import RankPreservingRiccati
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.integrator_family import FAMILY, member
 
 SHAPE, RANK, T = (20, 16), 4, 1.0
@@ -49,7 +59,12 @@ def check(case: Case, order: int | None = None) -> CaseResult:
     estimated = sum(record.estimate for record in run.records) / (2.0**p - 1.0)
     out.ratio("error ≤ Σ d_k/(2^p − 1)", error / estimated)
     out.ratio("Σ d_k/(2^p − 1) ≤ 20 · error", estimated / error / LOOSE)
-    out.series = {**case.parameters, "error": error, "estimated": estimated, "steps": len(run.records)}
+    out.series = {
+        **case.parameters,
+        "error": error,
+        "estimated": estimated,
+        "steps": len(run.records),
+    }
     return out.result(case)
 
 
@@ -61,10 +76,23 @@ def one_case(name: str, epsilon: float = 0.0) -> Any:
 
 
 def table(results: Results) -> list[list[str]]:
-    rows = [["integrator", "p", *(f"error / accumulated estimate, rtol = {rtol:g} (steps)" for rtol in TOLERANCES)]]
+    rows = [
+        [
+            "integrator",
+            "p",
+            *(f"error / accumulated estimate, rtol = {rtol:g} (steps)" for rtol in TOLERANCES),
+        ]
+    ]
     for name, promise in FAMILY.items():
-        found = {r.series["rtol"]: r.series for r in results if r.series["integrator"] == name and r.case.endswith("-0")}
-        cells = [f"{found[x]['error'] / found[x]['estimated']:.2f} ({found[x]['steps']})" for x in TOLERANCES]
+        found = {
+            r.series["rtol"]: r.series
+            for r in results
+            if r.series["integrator"] == name and r.case.endswith("-0")
+        }
+        cells = [
+            f"{found[x]['error'] / found[x]['estimated']:.2f} ({found[x]['steps']})"
+            for x in TOLERANCES
+        ]
         rows.append([name, str(promise.tangential), *cells])
     return rows
 
@@ -77,7 +105,10 @@ CLAIM = Claim(
         "on a tangential flow that does not spread errors: error(T) ≤ Σ d_k/(2^p − 1) ≤ 20 error(T), d_k the estimates of step "
         "doubling"
     ),
-    hypotheses=("adaptive steps", "a tangential field: the normal part is no error that step doubling can see"),
+    hypotheses=(
+        "adaptive steps",
+        "a tangential field: the normal part is no error that step doubling can see",
+    ),
     sources=("KL07", "CL22"),
     explanation=(
         "The sum over all accepted steps, not the tolerance, is what a run knows of its own error. It knows nothing of the "

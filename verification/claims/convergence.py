@@ -78,9 +78,18 @@ def check(
     problem = gradient_flows.make(case["problem"], rng)
     beta, rate = 0.0, case["rate"] / gradient_flows.smoothness(problem)
     start = start_of(problem, case["start"], rank, rng)
-    best, total, discarded, squares, B, first = np.inf, 0.0, 0.0, 0.0, 0.0, problem.loss(start.full())
+    best, total, discarded, squares, B, first = (
+        np.inf,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        problem.loss(start.full()),
+    )
     smallest, bounds = [], []
-    for it in trajectory(problem, start, case["steps"], rate, step=step, tau=case["tau"], max_rank=MAX_RANK):
+    for it in trajectory(
+        problem, start, case["steps"], rate, step=step, tau=case["tau"], max_rank=MAX_RANK
+    ):
         B = max(B, float(np.linalg.norm(problem.gradient(it.W_hat))))
         beta = max(beta, gradient_flows.smoothness(problem, it.W, it.W_hat, it.W_next))
         out.require("0 < λ < 2/β", 0.0 < rate < 2.0 / beta)
@@ -95,7 +104,12 @@ def check(
     if isinstance(problem, Saddle):
         reached = 0.25 * float(np.sum(problem.b[RANK:] ** 2))
         rounding = 1e-12 * reached  # the run ends at this very loss
-        out.at_most("saddle: a stationary point, not L*: ¼Σ_{i>4} b_i² ≤ L(W_T)", reached, problem.loss(it.W_next), rounding)
+        out.at_most(
+            "saddle: a stationary point, not L*: ¼Σ_{i>4} b_i² ≤ L(W_T)",
+            reached,
+            problem.loss(it.W_next),
+            rounding,
+        )
     out.series = {
         "problem": case["problem"],
         "start": case["start"],
@@ -112,7 +126,9 @@ def draw_gradient(axes: Any, results: Results) -> None:
         chosen = {"tau": 1e-3, "start": "order one", "rate": 1.9}
         if chosen.items() <= result.series.items() and result.case.endswith("-0"):
             scale = result.series["bound"][0]
-            (line,) = axes.plot(np.array(result.series["smallest"]) / scale, label=result.series["problem"])
+            (line,) = axes.plot(
+                np.array(result.series["smallest"]) / scale, label=result.series["problem"]
+            )
             axes.plot(np.array(result.series["bound"]) / scale, ":", color=line.get_color())
     axes.plot([], [], ":", color="gray", label="bound")
     axes.set(yscale="log", xlabel="T", ylabel="min ‖P∇L‖² / first bound")
@@ -126,17 +142,25 @@ def at_rate(rate: float) -> Callable[[Plan], Iterator[Case]]:
 
     def some(plan: Plan) -> Iterator[Case]:
         wanted = {"rate": rate, "tau": 1e-3, "seed": plan.seed}
-        return (c for c in cases(plan) if c["problem"] in ("quadratic", "sensing") and wanted.items() <= c.parameters.items())
+        return (
+            c
+            for c in cases(plan)
+            if c["problem"] in ("quadratic", "sensing") and wanted.items() <= c.parameters.items()
+        )
 
     return some
 
 
 def minimiser_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["start"] == MINIMISER and case["seed"] == plan.seed)
+    return (
+        case for case in cases(plan) if case["start"] == MINIMISER and case["seed"] == plan.seed
+    )
 
 
 def saddle_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["problem"] == "saddle" and case["seed"] == plan.seed)
+    return (
+        case for case in cases(plan) if case["problem"] == "saddle" and case["seed"] == plan.seed
+    )
 
 
 CLAIM = Claim(

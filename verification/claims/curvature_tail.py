@@ -25,14 +25,21 @@ def cases(plan: Plan) -> Iterator[Case]:
                 for seed in range(plan.pick(2, 20)):
                     yield Case(
                         f"{problem}-{start}-{scaled}-{seed}",
-                        {"problem": problem, "start": start, "rate": scaled, "seed": plan.seed + seed},
+                        {
+                            "problem": problem,
+                            "start": start,
+                            "rate": scaled,
+                            "seed": plan.seed + seed,
+                        },
                     )
     yield from attained_cases(plan)
 
 
 def attained_cases(plan: Plan) -> Iterator[Case]:
     for seed in range(plan.pick(2, 20)):
-        yield Case(f"attained-{seed}", {"problem": "attained", "rate": 0.5, "seed": plan.seed + seed})
+        yield Case(
+            f"attained-{seed}", {"problem": "attained", "rate": 0.5, "seed": plan.seed + seed}
+        )
 
 
 def attained(rng: np.random.Generator) -> tuple[GradientFlow, LowRank]:
@@ -57,11 +64,16 @@ def tail_bound(it: Iterate, order: int | None = None, moved: bool = True) -> flo
     U, S, V = it.Y
     GV, UtG = it.G @ V, U.T @ it.G
     smallest = float(np.linalg.svd(S - moved * it.learning_rate * U.T @ GV, compute_uv=False)[-1])
-    left, right = float(np.linalg.norm(GV - U @ (U.T @ GV), order)), float(np.linalg.norm(UtG - (UtG @ V) @ V.T, 2))
+    left, right = (
+        float(np.linalg.norm(GV - U @ (U.T @ GV), order)),
+        float(np.linalg.norm(UtG - (UtG @ V) @ V.T, 2)),
+    )
     return it.learning_rate**2 * left * right / smallest if smallest > 0.0 else np.inf
 
 
-def check(case: Case, step: Stepper = reference, bound_of: Callable[[Iterate], float] = tail_bound) -> CaseResult:
+def check(
+    case: Case, step: Stepper = reference, bound_of: Callable[[Iterate], float] = tail_bound
+) -> CaseResult:
     rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
     if case["problem"] == "attained":
         (problem, start), steps = attained(rng), 1
@@ -71,7 +83,9 @@ def check(case: Case, step: Stepper = reference, bound_of: Callable[[Iterate], f
     rate = case["rate"] / problem.lipschitz
     for it in trajectory(problem, start, steps, rate, step=step, tau=1e-3, max_rank=6):
         # A tail is a distance, so it moves by no more than Ŵ does: both have rounding errors in this unit.
-        rounding = unit_of(*it.Y.shape, EPS) * float(np.linalg.norm(it.W) + rate * np.linalg.norm(it.G))
+        rounding = unit_of(*it.Y.shape, EPS) * float(
+            np.linalg.norm(it.W) + rate * np.linalg.norm(it.G)
+        )
         bound = bound_of(it)
         if np.isfinite(bound):
             out.at_most("tail_{>r}(Ŝ) ≤ bound", tail(it.outcome.W_hat, it.Y.rank), bound, rounding)
@@ -81,7 +95,9 @@ def check(case: Case, step: Stepper = reference, bound_of: Callable[[Iterate], f
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["problem"] == "quadratic" and case["seed"] == plan.seed)
+    return (
+        case for case in cases(plan) if case["problem"] == "quadratic" and case["seed"] == plan.seed
+    )
 
 
 CLAIM = Claim(

@@ -13,8 +13,25 @@ from geolora_ref import LowRank, ProjectedGradients
 from geolora_ref.optimizers import Bases, Moments, Spectral, Triple
 from geolora_ref.problems import SoftmaxRegression
 from geolora_ref.problems.problem import Matrix
-from geolora_ref.training import DEFAULT_LEARNING_RATE, DEFAULT_SHARE, Layer, Settings, training_step
-from verification.claim import CHOSEN, EQUALITY, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from geolora_ref.training import (
+    DEFAULT_LEARNING_RATE,
+    DEFAULT_SHARE,
+    Layer,
+    Settings,
+    training_step,
+)
+from verification.claim import (
+    CHOSEN,
+    EQUALITY,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.directions import dense, seen
 
 RULE = Spectral(0.9, 0.5)
@@ -38,13 +55,22 @@ TARGETS: Mapping[str, tuple[tuple[int, int], tuple[float, ...]]] = MappingProxyT
 )
 """Shapes and singular values of the minimisers of ½‖W − A‖².  On the first six a relative threshold
 of 0.35 stalls or climbs."""
-PATHS = (("fast", "float32"), ("reference", "float64"), ("fast", "float64"), ("reference", "float32"))
+PATHS = (
+    ("fast", "float32"),
+    ("reference", "float64"),
+    ("fast", "float64"),
+    ("reference", "float32"),
+)
 BATCHES = ("all", "with replacement", "without replacement")
 
 
 def cases(plan: Plan) -> Iterator[Case]:
     for number, name in enumerate(TARGETS):
-        paths = (("step", "complex128"),) if name == "complex" else plan.pick((PATHS[number % 3],), PATHS)
+        paths = (
+            (("step", "complex128"),)
+            if name == "complex"
+            else plan.pick((PATHS[number % 3],), PATHS)
+        )
         for method, dtype in paths:
             yield case_of(name, method, dtype, plan.seed)
     for batches in BATCHES:
@@ -53,11 +79,19 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def case_of(problem: str, method: str, dtype: str, seed: int, steps: int = STEPS) -> Case:
-    parameters = {"problem": problem, "method": method, "dtype": dtype, "steps": steps, "seed": seed}
+    parameters = {
+        "problem": problem,
+        "method": method,
+        "dtype": dtype,
+        "steps": steps,
+        "seed": seed,
+    }
     return Case(f"{problem}-{method}-{dtype}", parameters)
 
 
-def matrix(shape: tuple[int, int], values: Sequence[float], rng: np.random.Generator, dtype: str) -> LowRank:
+def matrix(
+    shape: tuple[int, int], values: Sequence[float], rng: np.random.Generator, dtype: str
+) -> LowRank:
     """U diag(values) Vᴴ in random bases."""
 
     def basis(rows: int) -> Matrix:
@@ -81,8 +115,13 @@ class Problem:
         self.data = None
         if case["problem"] == "digits":
             plain = SoftmaxRegression.digits()
-            self.data = SoftmaxRegression(np.hstack([plain.X, np.ones((plain.count, 1))]), plain.labels, RIDGE)
-            self.shape, self.beta = (self.data.shape[0], self.data.shape[1] - 1), self.data.lipschitz
+            self.data = SoftmaxRegression(
+                np.hstack([plain.X, np.ones((plain.count, 1))]), plain.labels, RIDGE
+            )
+            self.shape, self.beta = (
+                (self.data.shape[0], self.data.shape[1] - 1),
+                self.data.lipschitz,
+            )
             self.minimum = self.data.minimum
             return
         self.shape, values = TARGETS[case["problem"]]
@@ -91,9 +130,15 @@ class Problem:
 
     def loss(self, W: Matrix, head: Matrix) -> float:
         """L(W) over all samples."""
-        return 0.5 * _norm(W - self.A) ** 2 if self.data is None else self.data.loss(np.column_stack([W, head]))
+        return (
+            0.5 * _norm(W - self.A) ** 2
+            if self.data is None
+            else self.data.loss(np.column_stack([W, head]))
+        )
 
-    def gradient(self, W: Matrix, head: Matrix, batch: Matrix | None = None) -> tuple[Matrix, Matrix]:
+    def gradient(
+        self, W: Matrix, head: Matrix, batch: Matrix | None = None
+    ) -> tuple[Matrix, Matrix]:
         """The gradients for W and for the head, over a batch or all samples."""
         if self.data is None:
             return W - self.A, np.zeros(len(W))
@@ -108,7 +153,11 @@ class Problem:
         assert self.data is not None
         while True:
             samples = self.data.count
-            order = rng.permutation(samples) if kind == "without replacement" else rng.integers(samples, size=samples)
+            order = (
+                rng.permutation(samples)
+                if kind == "without replacement"
+                else rng.integers(samples, size=samples)
+            )
             yield from np.split(order[: samples // BATCH * BATCH], samples // BATCH)
 
 
@@ -170,7 +219,11 @@ class WithTorch:
     @property
     def head(self) -> Matrix:
         """The bias, or zeros."""
-        return np.zeros(self.layer.adapter.shape[0]) if self.bias is None else self.bias.detach().double().numpy().copy()
+        return (
+            np.zeros(self.layer.adapter.shape[0])
+            if self.bias is None
+            else self.bias.detach().double().numpy().copy()
+        )
 
     def step(self, gradient: Matrix, of_head: Matrix, rate: float) -> None:
         """The loss is ⟨G, W⟩ + ⟨g, b⟩, which has the gradients of the problem."""
@@ -204,7 +257,11 @@ class StepByStep:
     """`training_step` with the settings of the defaults: for complex matrices, and for controls."""
 
     def __init__(self, case: Case, problem: Problem, wrong: Wrong) -> None:
-        rng, r, (m, n) = np.random.default_rng([case["seed"], 78]), min(8, *problem.shape), problem.shape
+        rng, r, (m, n) = (
+            np.random.default_rng([case["seed"], 78]),
+            min(8, *problem.shape),
+            problem.shape,
+        )
         self.Y = matrix((m, n), [0.0] * r, rng, case["dtype"])
         self.moments, self.head, self.wrong = Moments(), np.zeros(m), wrong
         self.rule = RULE if wrong.transports else Untransported(RULE.momentum, RULE.smoothing)
@@ -212,8 +269,12 @@ class StepByStep:
     def step(self, gradient: Matrix, of_head: Matrix, rate: float) -> None:
         """One step; there is no head."""
         spare = self.wrong.spare and rate > 0.1 * DEFAULT_LEARNING_RATE
-        settings = Settings(learning_rate=rate, share=DEFAULT_SHARE, spare=spare, optimizer=self.rule)
-        layer = Layer(self.Y, ProjectedGradients.from_dense(self.Y, gradient), self.moments, min(self.Y.shape))
+        settings = Settings(
+            learning_rate=rate, share=DEFAULT_SHARE, spare=spare, optimizer=self.rule
+        )
+        layer = Layer(
+            self.Y, ProjectedGradients.from_dense(self.Y, gradient), self.moments, min(self.Y.shape)
+        )
         (step,) = training_step([layer], settings, 0)
         self.Y, self.moments = step.Y, step.moments
 
@@ -223,7 +284,9 @@ def check(case: Case, wrong: Wrong = Wrong()) -> CaseResult:
     out, problem = Measurements(), Problem(case)
     own = case["method"] == "step" or not (wrong.transports and wrong.spare)
     run: Run = (StepByStep if own else WithTorch)(case, problem, wrong)
-    batches = problem.batches(case.parameters.get("batches", "all"), np.random.default_rng([case["seed"], 79]))
+    batches = problem.batches(
+        case.parameters.get("batches", "all"), np.random.default_rng([case["seed"], 79])
+    )
     eps, steps, M = float(np.finfo(case["dtype"]).eps), case["steps"], np.zeros(problem.shape)
     after, guarantees = run.Y, []
     losses, ranks = [problem.loss(after.full(), run.head)], [after.rank]
@@ -240,7 +303,10 @@ def check(case: Case, wrong: Wrong = Wrong()) -> CaseResult:
             guarantees.append(judged(out, step))
             if t < FIRST and case.parameters.get("batches", "all") == "all":
                 # without the correction at least 0.9⁶ = 0.53 of the gradient is missing
-                out.ratio("‖M̄ − P∇L‖ ≤ ½‖P∇L‖ in the first six steps", 2.0 * _norm(step.mean - step.PG) / _norm(step.PG))
+                out.ratio(
+                    "‖M̄ − P∇L‖ ≤ ½‖P∇L‖ in the first six steps",
+                    2.0 * _norm(step.mean - step.PG) / _norm(step.PG),
+                )
         losses.append(problem.loss(after.full(), run.head))
         ranks.append(after.rank)
     if problem.data is not None or steps == STEPS:
@@ -261,10 +327,23 @@ class JudgedStep:
     """A step from ``before`` to ``after``, and what the theorem says of it."""
 
     def __init__(
-        self, problem: Problem, head: Matrix, before: LowRank, after: LowRank, mean: Matrix, rate: float, eps: float
+        self,
+        problem: Problem,
+        head: Matrix,
+        before: LowRank,
+        after: LowRank,
+        mean: Matrix,
+        rate: float,
+        eps: float,
     ) -> None:
         bases = Bases(before.U, before.V)
-        self.W, self.W1, self.mean, self.rate, self.beta = before.full(), after.full(), mean, rate, problem.beta
+        self.W, self.W1, self.mean, self.rate, self.beta = (
+            before.full(),
+            after.full(),
+            mean,
+            rate,
+            problem.beta,
+        )
         self.G, _ = problem.gradient(self.W, head)
         self.PG = dense(seen(self.G, bases), bases)
         memory = Moments(1, Triple(*(X / RULE.momentum for X in seen(mean, bases))))
@@ -279,8 +358,12 @@ class JudgedStep:
         # of Ŵ in its precision; the memory adds up the roundings of 1/(1 − μ) steps, and the smoothing
         # magnifies those of D by 1/0.5 at most
         summed = 1.0 / ((1.0 - RULE.momentum) * RULE.smoothing)
-        self.rounding = 30.0 * max(self.W.shape) * eps * (_norm(self.W_hat) + summed * rate * self.length)
-        self.loss_rounding = 50.0 * eps * (abs(self.before) + abs(self.after)) + _norm(self.G) * self.rounding
+        self.rounding = (
+            30.0 * max(self.W.shape) * eps * (_norm(self.W_hat) + summed * rate * self.length)
+        )
+        self.loss_rounding = (
+            50.0 * eps * (abs(self.before) + abs(self.after)) + _norm(self.G) * self.rounding
+        )
 
     @property
     def guaranteed(self) -> float:
@@ -292,16 +375,31 @@ class JudgedStep:
 def judged(out: Measurements, step: JudgedStep) -> tuple[float, float]:
     """Judge one step; the guaranteed decrease, and the real one."""
     slope, moved = max(_inner(step.mean, step.D), 0.0), step.rate * step.length
-    out.ratio("‖Ŵ − W₁‖ is the least for its rank, up to rounding", (_norm(step.W_hat - step.W1) - step.cut) / step.rounding)
-    out.at_most("‖Ŵ − W₁‖ ≤ γλ⟨M̄, D⟩/‖M̄‖", step.cut, DEFAULT_SHARE * step.rate * slope / _norm(step.mean), step.rounding)
+    out.ratio(
+        "‖Ŵ − W₁‖ is the least for its rank, up to rounding",
+        (_norm(step.W_hat - step.W1) - step.cut) / step.rounding,
+    )
+    out.at_most(
+        "‖Ŵ − W₁‖ ≤ γλ⟨M̄, D⟩/‖M̄‖",
+        step.cut,
+        DEFAULT_SHARE * step.rate * slope / _norm(step.mean),
+        step.rounding,
+    )
     lost = (1.0 + DEFAULT_SHARE) * moved * _norm(step.mean - step.PG) + step.normal
     lost += 0.5 * step.beta * ((1.0 + DEFAULT_SHARE) * moved) ** 2
     change = step.after - step.before + (1.0 - DEFAULT_SHARE) * step.rate * slope
-    out.at_most("L(W₁) − L(W) + (1 − γ)λ⟨M̄, D⟩ ≤ (1 + γ)λ‖E‖‖D‖ + εη + ½β(1 + γ)²λ²‖D‖²", change, lost, step.loss_rounding)
+    out.at_most(
+        "L(W₁) − L(W) + (1 − γ)λ⟨M̄, D⟩ ≤ (1 + γ)λ‖E‖‖D‖ + εη + ½β(1 + γ)²λ²‖D‖²",
+        change,
+        lost,
+        step.loss_rounding,
+    )
     return step.guaranteed, step.before - step.after
 
 
-def arrived(out: Measurements, case: Case, problem: Problem, losses: list[float], ranks: list[int]) -> None:
+def arrived(
+    out: Measurements, case: Case, problem: Problem, losses: list[float], ranks: list[int]
+) -> None:
     """Where a run without noise must end; with mini-batches nothing is promised."""
     if problem.data is not None:
         if case["batches"] == "all":
@@ -309,7 +407,10 @@ def arrived(out: Measurements, case: Case, problem: Problem, losses: list[float]
             out.ratio("digits: L(W_T) − L* ≤ 1e-2 (L(W₀) − L*)", left / (1e-2 * whole))
         return
     out.ratio("L(W_T) ≤ 1e-4 L(W₀)", losses[-1] / (1e-4 * losses[0]))
-    out.ratio("the final rank is the planted one", max(ranks[-1] / problem.planted, problem.planted / ranks[-1]))
+    out.ratio(
+        "the final rank is the planted one",
+        max(ranks[-1] / problem.planted, problem.planted / ranks[-1]),
+    )
     rise = np.max(np.array(losses) - np.minimum.accumulate(losses))
     out.ratio("never above the least loss so far by 1 % of L(W₀)", float(rise) / (1e-2 * losses[0]))
 
@@ -349,7 +450,16 @@ def table(results: Results) -> list[list[str]]:
         planted = str(len(TARGETS[found["problem"]][1])) if found["problem"] in TARGETS else "–"
         name = f"{found['problem']} {found.get('batches', '')}, {found['method']}, {found['dtype']}"
         shares = [f"{found[key]:.0%}" for key in ("descends", "guaranteed")]
-        rows.append([name, planted, str(found["rank"]), f"{found['loss']:.1e}", *shares, f"{found['share']:.2f}"])
+        rows.append(
+            [
+                name,
+                planted,
+                str(found["rank"]),
+                f"{found['loss']:.1e}",
+                *shares,
+                f"{found['share']:.2f}",
+            ]
+        )
     return rows
 
 
@@ -362,7 +472,10 @@ CLAIM = Claim(
         "L(W₁) ≤ L(W) − (1 − γ)λ⟨M̄, D⟩ + (1 + γ)λ‖E‖‖D‖ + εη + ½β(1 + γ)²λ²‖D‖²; "
         "without noise runs end at the minimum, with its rank"
     ),
-    hypotheses=("∇L is β-Lipschitz in W", "for the end of a run: no noise, a rate that falls to 0 over 1500 steps"),
+    hypotheses=(
+        "∇L is β-Lipschitz in W",
+        "for the end of a run: no noise, a rate that falls to 0 over 1500 steps",
+    ),
     sources=("GeoLoRA", "CKL24"),
     explanation=(
         "`GeoLoRA` of torch with nothing chosen, fast path and reference, single and double precision; complex matrices by "
@@ -397,9 +510,24 @@ CLAIM = Claim(
             _of("16 equal", 60),
             lambda case: check(case, Wrong(transports=False)),
         ),
-        Control("no spare direction", "ranks cannot grow", _of("16 equal"), lambda case: check(case, Wrong(spare=False))),
-        Control("no bias correction", "(1 − μ)M for M̄", _of("geometric", 60), lambda case: check(case, Wrong(corrected=False))),
-        Control("a larger share", "0.9 for γ", _of("geometric", 300), lambda case: check(case, Wrong({"share": 0.9}))),
+        Control(
+            "no spare direction",
+            "ranks cannot grow",
+            _of("16 equal"),
+            lambda case: check(case, Wrong(spare=False)),
+        ),
+        Control(
+            "no bias correction",
+            "(1 − μ)M for M̄",
+            _of("geometric", 60),
+            lambda case: check(case, Wrong(corrected=False)),
+        ),
+        Control(
+            "a larger share",
+            "0.9 for γ",
+            _of("geometric", 300),
+            lambda case: check(case, Wrong({"share": 0.9})),
+        ),
     ),
     tables=(Table("Runs with the defaults", table),),
 )

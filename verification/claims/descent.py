@@ -50,9 +50,17 @@ def cases(plan: Plan) -> Iterator[Case]:
     for seed in range(plan.pick(3, 30)):
         yield Case(
             f"two layers-{seed}",
-            {"problem": "two layers", "start": "planted", "steps": plan.pick(60, 300), "seed": plan.seed + seed},
+            {
+                "problem": "two layers",
+                "start": "planted",
+                "steps": plan.pick(60, 300),
+                "seed": plan.seed + seed,
+            },
         )
-    yield Case("two layers-aligned", {"problem": "two layers", "start": ALIGNED, "steps": 60, "seed": plan.seed})
+    yield Case(
+        "two layers-aligned",
+        {"problem": "two layers", "start": ALIGNED, "steps": 60, "seed": plan.seed},
+    )
 
 
 def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> CaseResult:
@@ -138,14 +146,25 @@ class Descent:
         expected = rate * self.tangential2
         rounding = 50.0 * EPS * (abs(L0) + abs(L_hat) + abs(L1) + expected + self.cancelled)
         remainder = 0.5 * beta * rate * expected
-        out.at_most("remainder of the tangent step ≤ βλ²/2 ‖P∇L‖²", L_hat - L0 + expected, remainder, rounding)
+        out.at_most(
+            "remainder of the tangent step ≤ βλ²/2 ‖P∇L‖²",
+            L_hat - L0 + expected,
+            remainder,
+            rounding,
+        )
         guaranteed = self.guaranteed(rate, beta)
         if guaranteed > 10.0 * rounding:
-            out.at_most("guaranteed decrease ≤ decrease", guaranteed, max(L0 - L_hat, 0.0) + rounding)
+            out.at_most(
+                "guaranteed decrease ≤ decrease", guaranteed, max(L0 - L_hat, 0.0) + rounding
+            )
         else:
             out.undecided += 1
-        out.at_most("cost of the truncation ≤ ‖∇L(Ŵ)‖ϑ₁ + β/2 ϑ₁²", L1 - L_hat, self.cost(beta), rounding)
-        out.at_most("its remainder ≤ β/2 ϑ₁²", L1 - L_hat - self.slope, 0.5 * beta * self.lost**2, rounding)
+        out.at_most(
+            "cost of the truncation ≤ ‖∇L(Ŵ)‖ϑ₁ + β/2 ϑ₁²", L1 - L_hat, self.cost(beta), rounding
+        )
+        out.at_most(
+            "its remainder ≤ β/2 ϑ₁²", L1 - L_hat - self.slope, 0.5 * beta * self.lost**2, rounding
+        )
         return out.undecided < before + 4
 
 
@@ -173,7 +192,9 @@ def check_two_layers(case: Case, step: Stepper, understate: float) -> CaseResult
             losses,
             tangential2=sum(float(np.sum(PG**2)) for PG in PGs),
             gradient=float(np.sqrt(sum(np.sum(G**2) for G in G_hat))),
-            slope=sum(float(np.sum(G * (W1 - W))) for G, W1, W in zip(G_hat, after, hats, strict=True)),
+            slope=sum(
+                float(np.sum(G * (W1 - W))) for G, W1, W in zip(G_hat, after, hats, strict=True)
+            ),
             lost=float(np.linalg.norm(tails)),
             # ⟨E, δE⟩ with ‖δE‖ = eps ‖Y‖, E = W₂W₁X − Y
             cancelled=float(np.sqrt(2.0 * max(losses)) * np.linalg.norm(problem.Y)),
@@ -189,16 +210,24 @@ def two_layers_of(case: Case) -> tuple[TwoLayerLinear, tuple[LowRank, ...], floa
     """The network, the start of both layers, and λ."""
     rng = np.random.default_rng([case["seed"], 42])
     if case["start"] == ALIGNED:
-        Ys = tuple(LowRank(np.eye(m, 1), np.array([[2.0]]), np.eye(n, 1)) for m, n in ((12, 10), (8, 12)))
+        Ys = tuple(
+            LowRank(np.eye(m, 1), np.array([[2.0]]), np.eye(n, 1)) for m, n in ((12, 10), (8, 12))
+        )
         return TwoLayerLinear(np.eye(10), np.eye(8, 1) @ np.eye(1, 10), 12), Ys, 0.02
     problem = TwoLayerLinear.planted((10, 12, 8), [2.0, 1.5, 1.0], 40, rng)
     return problem, problem.initial([1.0, 0.5, 0.2], rng), 0.2
 
 
 def draw_loss(axes: Any, results: Results) -> None:
-    shown = [r for r in results if r.series["start"] == "small singular value" and r.series["rate"] == 1.0]
+    shown = [
+        r
+        for r in results
+        if r.series["start"] == "small singular value" and r.series["rate"] == 1.0
+    ]
     for result in {r.series["problem"]: r for r in shown}.values():
-        loss, bound = (np.array(result.series[key]) - result.series["minimum"] for key in ("loss", "bound"))
+        loss, bound = (
+            np.array(result.series[key]) - result.series["minimum"] for key in ("loss", "bound")
+        )
         (line,) = axes.plot(loss / loss[0], label=result.series["problem"])
         axes.plot(np.arange(1, len(bound) + 1), bound / loss[0], ":", color=line.get_color())
     axes.plot([], [], ":", color="gray", label="bound from the step before")
@@ -218,7 +247,9 @@ def control_cases(plan: Plan) -> Iterator[Case]:
     return (
         case
         for case in cases(plan)
-        if case["problem"] in ("quadratic", "digits") and case["seed"] == plan.seed and case.parameters.get("rate") == 1.9
+        if case["problem"] in ("quadratic", "digits")
+        and case["seed"] == plan.seed
+        and case.parameters.get("rate") == 1.9
     )
 
 
@@ -264,7 +295,9 @@ CLAIM = Claim(
             attaining,
             lambda case: check(case, understate=4.0),
         ),
-        mutant_control("unsorted-truncation", two_layers, check, title="two layers: unsorted-truncation"),
+        mutant_control(
+            "unsorted-truncation", two_layers, check, title="two layers: unsorted-truncation"
+        ),
         mutant_control("s-step-sign", two_layers, check, title="two layers: s-step-sign"),
         Control(
             "two layers: understated β",

@@ -31,7 +31,12 @@ def cases(plan: Plan) -> Iterator[Case]:
                 for block in range(plan.pick(1, 12)):
                     yield Case(
                         f"{rule}-{library}-{dtype}-{block}",
-                        {"rule": rule, "library": library, "dtype": dtype, "seed": [plan.seed, block]},
+                        {
+                            "rule": rule,
+                            "library": library,
+                            "dtype": dtype,
+                            "seed": [plan.seed, block],
+                        },
                     )
 
 
@@ -44,10 +49,14 @@ def check(case: Case, broken: str = "") -> CaseResult:
     rng, out = np.random.default_rng([*case["seed"], 54]), Measurements()
     working, complex_data = DTYPES[case["dtype"]], case["dtype"] == "complex128"
     for _ in range(DRAWS):
-        parameters = replace(draw_parameters(rng, largest=16, complex_data=complex_data), magnitude=1.0)
+        parameters = replace(
+            draw_parameters(rng, largest=16, complex_data=complex_data), magnitude=1.0
+        )
         drawn = StepCase.build(parameters)
         U, S, V, G = drawn.state(working if not complex_data else np.float64)
-        G0 = rng.standard_normal(G.shape) + (1j * rng.standard_normal(G.shape) if complex_data else 0.0)
+        G0 = rng.standard_normal(G.shape) + (
+            1j * rng.standard_normal(G.shape) if complex_data else 0.0
+        )
         G0 = (G0 * (np.linalg.norm(G) / np.linalg.norm(G0))).astype(G.dtype)
         question = RuleAtState(rule, (U, S, V), (G0, G), Conversion(case["library"], U.dtype.name))
         question.one_vector(out, parameters.learning_rate)
@@ -60,7 +69,9 @@ def check(case: Case, broken: str = "") -> CaseResult:
 class RuleAtState:
     """A rule at one state: the direction that it gave there, and its memory."""
 
-    def __init__(self, rule: Optimizer, factors: Any, gradients: Any, conversion: Conversion) -> None:
+    def __init__(
+        self, rule: Optimizer, factors: Any, gradients: Any, conversion: Conversion
+    ) -> None:
         self.rule, self.gradients, self.conversion = rule, gradients, conversion
         U, S, V = (conversion.to(X) for X in factors)
         self.Y, self.bases = LowRank(U, S, V), Bases(U, V)
@@ -81,7 +92,9 @@ class RuleAtState:
         the rounding of G.
         """
         M = self.moments.first or seen(self.conversion.to(self.gradients[-1]), self.bases)
-        direction, memory = (max(float(np.linalg.norm(wide(X))) for X in triple[:2]) for triple in (self.D, M))
+        direction, memory = (
+            max(float(np.linalg.norm(wide(X))) for X in triple[:2]) for triple in (self.D, M)
+        )
         return direction * max(1.0, self.size / memory) if memory > 0.0 else 0.0
 
     def one_vector(self, out: Measurements, rate: float) -> None:
@@ -92,7 +105,10 @@ class RuleAtState:
         W_hat = wide(augmented_step(self.Y, ProjectedGradients(*self.D), learning_rate=rate).full())
         W, D = wide(self.Y.full()), K @ H(V) + U @ H(L) - U @ S @ H(V)
         error = float(np.linalg.norm(W_hat - (W - rate * D)))
-        out.ratio("Ŵ = W − λD", in_units(error, self.unit * (float(np.linalg.norm(W)) + rate * self.scale)))
+        out.ratio(
+            "Ŵ = W − λD",
+            in_units(error, self.unit * (float(np.linalg.norm(W)) + rate * self.scale)),
+        )
 
     def memory(self, out: Measurements, rate: float) -> None:
         """Compare P(W₁)M with the memory M as the rule carries it to the state after a step."""
@@ -100,7 +116,10 @@ class RuleAtState:
             return
         step = geolora_step(self.Y, ProjectedGradients(*self.D), learning_rate=rate, tau=0.0)
         new = Bases(step.Y.U, step.Y.V)
-        old, M = Bases(*(wide(X) for X in self.bases)), Triple(*(wide(X) for X in self.moments.first))
+        old, M = (
+            Bases(*(wide(X) for X in self.bases)),
+            Triple(*(wide(X) for X in self.moments.first)),
+        )
         exact = seen(dense(M, old), Bases(*(wide(X) for X in new)))
         found = self.rule.transport(self.bases, self.moments, new).first
         assert found is not None
@@ -120,13 +139,17 @@ class RuleAtState:
             out.undecided += 1
             return
         found = [(self.rule.direction(b, seen(G, b), Moments())[0], b) for b in (self.bases, other)]
-        one, two = (dense(Triple(*(wide(X) for X in D)), Bases(*(wide(X) for X in b))) for D, b in found)
+        one, two = (
+            dense(Triple(*(wide(X) for X in D)), Bases(*(wide(X) for X in b))) for D, b in found
+        )
         magnified = self.unit * condition(self.rule, wide(G), Bases(*(wide(X) for X in self.bases)))
         if FAIL * magnified >= 1.0:  # the whole direction may be rounding
             out.undecided += 1
             return
         error = float(np.linalg.norm(one - two))
-        out.ratio("independent of the gauge", in_units(error, magnified * float(np.linalg.norm(one))))
+        out.ratio(
+            "independent of the gauge", in_units(error, magnified * float(np.linalg.norm(one)))
+        )
 
 
 def condition(rule: Optimizer, G: Any, bases: Bases) -> float:
@@ -141,11 +164,19 @@ def condition(rule: Optimizer, G: Any, bases: Bases) -> float:
         smallest = np.linalg.svd(PG, compute_uv=False)[min(2 * len(g.S), *PG.shape) - 1]
         return float(np.linalg.norm(G) / smallest) if smallest > 0.0 else np.inf
     projection = float(np.linalg.norm(G) / np.linalg.norm(PG))
-    return projection * max(float(np.linalg.cond(X)) ** 2 for X in (g.K, g.L)) if isinstance(rule, Preconditioned) else projection
+    return (
+        projection * max(float(np.linalg.cond(X)) ** 2 for X in (g.K, g.L))
+        if isinstance(rule, Preconditioned)
+        else projection
+    )
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["rule"] == "gradient" and case["library"] == "numpy" and case["seed"][1] == 0)
+    return (
+        case
+        for case in cases(plan)
+        if case["rule"] == "gradient" and case["library"] == "numpy" and case["seed"][1] == 0
+    )
 
 
 def _control(broken: str, why: str) -> Control:
@@ -157,7 +188,10 @@ CLAIM = Claim(
     title="Every direction is one tangent vector",
     section="A direction is a tangent vector",
     statement="UᴴD_K = D_S = (VᴴD_L)ᴴ,   Ŵ = W − λD,   memory at W₁ = P(W₁)M",
-    hypotheses=("orthonormal U and V; S arbitrary", "any rule of geolora_ref.optimizers but the published Adam"),
+    hypotheses=(
+        "orthonormal U and V; S arbitrary",
+        "any rule of geolora_ref.optimizers but the published Adam",
+    ),
     sources=("GeoLoRA", "SKK25"),
     explanation=(
         "Each rule is judged after two gradients, the second with traps (zero, tangent, normal, rank one), in every library and "
@@ -170,7 +204,10 @@ CLAIM = Claim(
     scale="‖D‖‖G‖/‖M‖, for Ŵ times λ and with ‖W‖",
     floor=5000,
     controls=(
-        _control("published Adam", "Adam entry by entry on each of ∇_K, ∇_L and ∇_S: three matrices of no one"),
+        _control(
+            "published Adam",
+            "Adam entry by entry on each of ∇_K, ∇_L and ∇_S: three matrices of no one",
+        ),
         _control("shared core", "the same with the mean of what K and L say as its core"),
         _control("incomplete transport", "M_K ↦ M_K(VᴴV₁) and so on, each matrix by itself"),
         _control("core counted twice", "the projection of M_K Vᴴ + U M_Lᴴ"),

@@ -11,7 +11,16 @@ import numpy as np
 from geolora_ref.optimizers import Bases, Optimizer, Spectral
 from geolora_ref.problems.problem import Matrix
 from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.claims.priced import LENGTH, PLANTED, RATE, TURNED, Moved, cases_of, moved_by, start_of
+from verification.claims.priced import (
+    LENGTH,
+    PLANTED,
+    RATE,
+    TURNED,
+    Moved,
+    cases_of,
+    moved_by,
+    start_of,
+)
 from verification.instruments import gradient_flows
 from verification.instruments.directions import dense, seen
 
@@ -23,7 +32,11 @@ BELOW = EDGE * (1.0 - 1e-9)
 RULES: dict[str, Optimizer] = {"default": Spectral(0.9, 0.5), "noise": Spectral(0.9, 0.5, 4.0)}
 SHARPENED = {
     "spent": (np.diag([1.0, (LENGTH - BELOW) * RATE]), np.diag([0.0, 1.0]), None),
-    "opposed": (np.diag([1.0, -(LENGTH + BELOW) * RATE]), np.diag([0.0, 1.0]), np.diag([0.0, -TURNED])),
+    "opposed": (
+        np.diag([1.0, -(LENGTH + BELOW) * RATE]),
+        np.diag([0.0, 1.0]),
+        np.diag([0.0, -TURNED]),
+    ),
     "curved": (np.diag([1.0, (LENGTH + BELOW) * RATE]), np.diag([0.0, 1e-9]), None),
     "normal": (np.diag([1.0, 0.0]), np.array([[0.0, 1e-4], [1e-4, 1.0]]), None),
 }
@@ -105,7 +118,11 @@ CLAIM = Claim(
     title="A threshold per singular value",
     section="A threshold per singular value",
     statement="σ_i(Ŵ) ≤ cλ is cut: L(W₁) ≤ L(W) − λ⟨M̄, D⟩ + cλ‖M̄‖_{(q)} + λ‖E‖(‖D‖ + c√q) + εη + ½βλ²(‖D‖ + c√q)²",
-    hypotheses=("∇L is β-Lipschitz", "D and M̄ = P∇L + E tangential", "q singular values of Ŵ are cut, each at most cλ"),
+    hypotheses=(
+        "∇L is β-Lipschitz",
+        "D and M̄ = P∇L + E tangential",
+        "q singular values of Ŵ are cut, each at most cλ",
+    ),
     sources=("GeoLoRA", "CKL24"),
     explanation=(
         "The rule is formed here, without the optimizer, with and without weights that know the noise. Single steps attain "
@@ -120,10 +137,32 @@ CLAIM = Claim(
     undecided=0.02,
     floor=1500,
     controls=(
-        Control("0.8 of the edge", "0.8c for c in the bound", _some("spent"), lambda case: check(case, Terms(edge=0.8))),
-        Control("0.8 of the error", "0.8‖E‖", _some("opposed"), lambda case: check(case, Terms(error=0.8))),
-        Control("0.8 of the normal part", "0.8εη", _some("normal"), lambda case: check(case, Terms(normal=0.8))),
-        Control("0.8 of β", "0.8β", _some("curved"), lambda case: check(case, Terms(curvature=0.8))),
-        Control("a larger edge", "what is cut exceeds cλ: 1.25c", _some("two", "equal"), lambda case: check(case, edge=1.25)),
+        Control(
+            "0.8 of the edge",
+            "0.8c for c in the bound",
+            _some("spent"),
+            lambda case: check(case, Terms(edge=0.8)),
+        ),
+        Control(
+            "0.8 of the error",
+            "0.8‖E‖",
+            _some("opposed"),
+            lambda case: check(case, Terms(error=0.8)),
+        ),
+        Control(
+            "0.8 of the normal part",
+            "0.8εη",
+            _some("normal"),
+            lambda case: check(case, Terms(normal=0.8)),
+        ),
+        Control(
+            "0.8 of β", "0.8β", _some("curved"), lambda case: check(case, Terms(curvature=0.8))
+        ),
+        Control(
+            "a larger edge",
+            "what is cut exceeds cλ: 1.25c",
+            _some("two", "equal"),
+            lambda case: check(case, edge=1.25),
+        ),
     ),
 )

@@ -25,7 +25,14 @@ from verification.instruments.trajectory import tail
 
 RANK, STEPS = 4, 6
 SUB_SOLVER = SolveIVP(rtol=1e-9, atol=1e-11)
-PROBLEMS = ("quadratic", "ill-conditioned quadratic", "sensing", "completion", "Allen–Cahn", "saddle")
+PROBLEMS = (
+    "quadratic",
+    "ill-conditioned quadratic",
+    "sensing",
+    "completion",
+    "Allen–Cahn",
+    "saddle",
+)
 SIZES = (0.1, 1.0, 10.0, 100.0)
 """Step sizes h in units of 1/ℓ, or of 1 where no ℓ exists."""
 
@@ -34,7 +41,10 @@ def cases(plan: Plan) -> Iterator[Case]:
     for name in PROBLEMS:
         for size in SIZES:
             for seed in range(plan.pick(1, 5)):
-                yield Case(f"{name}-{size}-{seed}", {"problem": name, "size": size, "seed": plan.seed + seed})
+                yield Case(
+                    f"{name}-{size}-{seed}",
+                    {"problem": name, "size": size, "seed": plan.seed + seed},
+                )
 
 
 def make(name: str, rng: np.random.Generator) -> tuple[GradientFlow, LowRank]:
@@ -62,7 +72,10 @@ def keeps_the_smallest(hat: Factors, h: float) -> Truncation:
 
 
 def check(
-    case: Case, bug_step: BugStep = augmented_bug_step, sign: float = 1.0, rule: Callable[[Factors, float], Truncation] = RULE
+    case: Case,
+    bug_step: BugStep = augmented_bug_step,
+    sign: float = 1.0,
+    rule: Callable[[Factors, float], Truncation] = RULE,
 ) -> CaseResult:
     """L(Ŷ) ≤ L(Y₀) before the truncation; where β is known, a least decrease, and
     L(Y₁) ≤ L(Ŷ) + ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁².
@@ -93,12 +106,22 @@ def check(
             V_hat = reached(Y.V, L_step(SUB_SOLVER, problem, k * h, h, Factors(*Y)))
             g = U_hat.T @ problem.gradient(Y.full()) @ V_hat
             least = -np.expm1(-2.0 * beta * h) / (2.0 * beta) * np.sum(g**2)
-            out.at_most("before the truncation: ‖g‖²(1 − e^{−2βh})/(2β) ≤ L(Y₀) − L(Ŷ)", least, before - above, slack)
+            out.at_most(
+                "before the truncation: ‖g‖²(1 − e^{−2βh})/(2β) ≤ L(Y₀) − L(Ŷ)",
+                least,
+                before - above,
+                slack,
+            )
             G = float(np.linalg.norm(problem.gradient(W_hat)))
             rise = problem.loss(cut.Y.full()) - problem.loss(W_hat)
             theta = tail(W_hat, cut.Y.rank)
             allowed = G * theta + 0.5 * beta * theta**2
-            out.at_most("the truncation: L(Y₁) − L(Ŷ) ≤ ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁²", rise, allowed, 1e-14 * (1.0 + before))
+            out.at_most(
+                "the truncation: L(Y₁) − L(Ŷ) ≤ ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁²",
+                rise,
+                allowed,
+                1e-14 * (1.0 + before),
+            )
         Y = cut.Y
         losses.append(problem.loss(Y.full()))
     out.series = {**case.parameters, "losses": losses, "minimum": problem.minimum}
@@ -138,11 +161,17 @@ def half_a_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors)
 
 def uphill(flow: GradientFlow) -> Acting:
     """The field of opposite sign, whose flow goes uphill (the control)."""
-    return Acting(flow.shape, lambda t, Y, V: -flow.apply_right(t, Y, V), lambda t, Y, U: -flow.apply_left(t, Y, U))
+    return Acting(
+        flow.shape,
+        lambda t, Y, V: -flow.apply_right(t, Y, V),
+        lambda t, Y, U: -flow.apply_left(t, Y, U),
+    )
 
 
 def large_steps(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["size"] == 100.0 and "quadratic" in case["problem"])
+    return (
+        case for case in cases(plan) if case["size"] == 100.0 and "quadratic" in case["problem"]
+    )
 
 
 def small_steps(plan: Plan) -> Iterator[Case]:
@@ -153,7 +182,13 @@ def draw(axes: Any, results: Results) -> None:
     for result in results:
         if result.series["size"] == 1.0 and result.case.endswith("-0"):
             above = np.array(result.series["losses"]) - result.series["minimum"]
-            axes.plot(range(len(above)), above / above[0], "o-", markersize=4, label=result.series["problem"])
+            axes.plot(
+                range(len(above)),
+                above / above[0],
+                "o-",
+                markersize=4,
+                label=result.series["problem"],
+            )
     axes.set(yscale="log", xlabel="step", ylabel="(L(Y) − L*) / (L(Y₀) − L*)")
     axes.legend()
 
@@ -185,8 +220,18 @@ CLAIM = Claim(
     undecided=0.15,
     floor=150,
     controls=(
-        Control("projector splitting, h = 100/β", "a sub-step that goes uphill", large_steps, lambda case: check(case, K_S_L)),
-        Control("half a step", "descent, and less than the equation has", small_steps, lambda case: check(case, half_a_step)),
+        Control(
+            "projector splitting, h = 100/β",
+            "a sub-step that goes uphill",
+            large_steps,
+            lambda case: check(case, K_S_L),
+        ),
+        Control(
+            "half a step",
+            "descent, and less than the equation has",
+            small_steps,
+            lambda case: check(case, half_a_step),
+        ),
         Control(
             "old bases",
             "a Galerkin step without augmentation descends, and by less than the new directions allow",
@@ -201,5 +246,11 @@ CLAIM = Claim(
             lambda case: check(case, rule=keeps_the_smallest),
         ),
     ),
-    figures=(Figure("Loss over the steps", "h = 1/ℓ (h = 1 for Allen–Cahn and the saddle), τ = 1e-4, at most rank 8.", draw),),
+    figures=(
+        Figure(
+            "Loss over the steps",
+            "h = 1/ℓ (h = 1 for Allen–Cahn and the saddle), τ = 1e-4, at most rank 8.",
+            draw,
+        ),
+    ),
 )

@@ -26,15 +26,22 @@ SYMMETRIES = ("gauge", "orthogonal", "transposition", "scaling", "padding")
 def cases(plan: Plan) -> Iterator[Case]:
     for symmetry in SYMMETRIES:
         for block in range(plan.pick(6, 60)):
-            yield Case(f"{symmetry}-{block}", {"symmetry": symmetry, "seed": [plan.seed, block], "complex": block % 2 == 0})
+            yield Case(
+                f"{symmetry}-{block}",
+                {"symmetry": symmetry, "seed": [plan.seed, block], "complex": block % 2 == 0},
+            )
 
 
-def reference(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+def reference(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> Any:
     """GeoLoRA as a backend."""
     return tuple(geolora_step(LowRank(U, S, V), ProjectedGradients(dK, dL, dS), **parameters).Y)
 
 
-def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) -> tuple[Given, Callable[[Matrix], Matrix]]:
+def transformed(
+    symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator
+) -> tuple[Given, Callable[[Matrix], Matrix]]:
     """The question transformed by a symmetry, and the map that transforms its answer.
 
     For complex data unitary matrices stand for orthogonal ones, and conjugate transposes for transposes.
@@ -68,7 +75,9 @@ def check(case: Case, step: Backend = reference) -> CaseResult:
     for _ in range(DRAWS):
         drawn = StepCase.build(draw_parameters(rng, largest=16, complex_data=case["complex"]))
         parameters = drawn.step_parameters()
-        if case["symmetry"] == "scaling" and parameters["theta"] is not None:  # an absolute threshold does not scale along
+        if (
+            case["symmetry"] == "scaling" and parameters["theta"] is not None
+        ):  # an absolute threshold does not scale along
             parameters |= {"tau": 0.1, "theta": None}
         *factors, G = drawn.state()
         Y = LowRank(*factors)
@@ -78,7 +87,11 @@ def check(case: Case, step: Backend = reference) -> CaseResult:
         dense = dense_oracle(Y.U, Y.S, Y.V, G, **parameters)
         sigma = dense.singular_values
         rank = int(np.linalg.matrix_rank(W1)) if np.any(W1) else 0
-        gap = 1.0 - sigma[rank] / sigma[rank - 1] if 0 < rank < sigma.size and sigma[rank - 1] > 0.0 else 1.0
+        gap = (
+            1.0 - sigma[rank] / sigma[rank - 1]
+            if 0 < rank < sigma.size and sigma[rank - 1] > 0.0
+            else 1.0
+        )
         if len(ranks) == 2 and not ranks <= set(dense.ranks):
             out.ratio(case["symmetry"], np.inf)
             continue
@@ -110,7 +123,9 @@ def _product(factors: tuple[Matrix, Matrix, Matrix]) -> Matrix:
     return np.asarray(U @ S @ H(V))
 
 
-def sign_descent(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+def sign_descent(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> Any:
     """GeoLoRA whose coefficients move by the signs of their gradients, entry by entry, as an
     elementwise optimizer does.
     """
@@ -118,7 +133,9 @@ def sign_descent(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Ma
     return tuple(geolora_step(Y, gradients, **parameters).Y)
 
 
-def mean_normalised(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+def mean_normalised(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> Any:
     """GeoLoRA whose step size is divided by the mean square of ∇_K over its m·r entries: padding
     changes the mean.
     """
@@ -126,7 +143,9 @@ def mean_normalised(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS:
     return reference(U, S, V, dK / size, dL / size, dS / size, **parameters)
 
 
-def rank_by_gauge(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+def rank_by_gauge(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> Any:
     """GeoLoRA that drops its last direction where S is not diagonal: the rank depends on how W is
     written.
     """
@@ -135,12 +154,16 @@ def rank_by_gauge(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: M
     return U1[:, :kept], S1[:kept, :kept], V1[:, :kept]
 
 
-def conjugated(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+def conjugated(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> Any:
     """GeoLoRA that takes ∇_L conjugated, which changes nothing for real data."""
     return reference(U, S, V, dK, dL.conj(), dS, **parameters)
 
 
-def threshold_by_entry(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+def threshold_by_entry(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> Any:
     """GeoLoRA that measures an absolute threshold by the last entry of S, which depends on how W is
     written.
     """
@@ -149,7 +172,9 @@ def threshold_by_entry(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, 
     return reference(U, S, V, dK, dL, dS, **parameters)
 
 
-def out_of_nothing(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+def out_of_nothing(
+    U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+) -> Any:
     """GeoLoRA that returns the mean of the first row where there is neither a matrix nor a step:
     W = 0 and λG = 0.
     """
@@ -169,9 +194,15 @@ def _control(
     share: float = 1.0,
 ) -> Control:
     def some(plan: Plan) -> Iterator[Case]:
-        return (case for case in cases(plan) if case["symmetry"] == symmetry and case["seed"][1] in blocks)
+        return (
+            case
+            for case in cases(plan)
+            if case["symmetry"] == symmetry and case["seed"][1] in blocks
+        )
 
-    return Control(f"{symmetry}: {name}", why, some, lambda case: check(case, step), share, infinite)
+    return Control(
+        f"{symmetry}: {name}", why, some, lambda case: check(case, step), share, infinite
+    )
 
 
 CLAIM = Claim(
@@ -195,9 +226,23 @@ CLAIM = Claim(
     undecided=0.1,
     floor=500,
     controls=(
-        _control("gauge", "stale-inverse", MUTANTS["stale-inverse"].defect, MUTANTS["stale-inverse"].step),
-        _control("gauge", "rank-by-gauge", "one direction fewer wherever S is not diagonal", rank_by_gauge, infinite=True),
-        _control("gauge", "conjugated", "∇_L without its conjugation, seen in complex data only", conjugated, blocks=(0, 2, 4)),
+        _control(
+            "gauge", "stale-inverse", MUTANTS["stale-inverse"].defect, MUTANTS["stale-inverse"].step
+        ),
+        _control(
+            "gauge",
+            "rank-by-gauge",
+            "one direction fewer wherever S is not diagonal",
+            rank_by_gauge,
+            infinite=True,
+        ),
+        _control(
+            "gauge",
+            "conjugated",
+            "∇_L without its conjugation, seen in complex data only",
+            conjugated,
+            blocks=(0, 2, 4),
+        ),
         _control(
             "gauge",
             "absolute threshold",
@@ -207,7 +252,12 @@ CLAIM = Claim(
             blocks=range(6),
             share=0.15,  # few draws have an absolute threshold, and fewer depend on it
         ),
-        _control("orthogonal", "sign-descent", "an elementwise optimizer depends on the coordinates", sign_descent),
+        _control(
+            "orthogonal",
+            "sign-descent",
+            "an elementwise optimizer depends on the coordinates",
+            sign_descent,
+        ),
         _control(
             "transposition",
             "learning-rate-twice",
@@ -223,8 +273,18 @@ CLAIM = Claim(
             blocks=range(6),
             share=0.5,  # one draw in twenty is such a question: some cases have none
         ),
-        _control("scaling", "sign-descent", "sign descent moves by λ whatever the scale of the gradient", sign_descent),
-        _control("padding", "mean-normalised", "a mean over m·r entries changes when zero rows are appended", mean_normalised),
+        _control(
+            "scaling",
+            "sign-descent",
+            "sign descent moves by λ whatever the scale of the gradient",
+            sign_descent,
+        ),
+        _control(
+            "padding",
+            "mean-normalised",
+            "a mean over m·r entries changes when zero rows are appended",
+            mean_normalised,
+        ),
     ),
     explanation=(
         "The question is transformed, not the code: the step of the transformed question is compared with the "

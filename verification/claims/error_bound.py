@@ -14,7 +14,18 @@ from geolora_ref import LowRank
 from geolora_ref.oracle.cases.spectra import geometric, to_size
 from geolora_ref.problems import AllenCahn, Quadratic
 from geolora_ref.problems.problem import Matrix
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.steppers import Stepper, mutant_control, naive_factor_euler, reference
 from verification.instruments.trajectory import trajectory
 
@@ -59,11 +70,25 @@ def cases(plan: Plan) -> Iterator[Case]:
                         yield Case(f"{family}-{sigma}-{rate}-{theta}-{seed}", parameters)
     for family, theta in zip(ALONE, (0.0, 1e-2), strict=True):
         for rate in RATES:
-            parameters = {"family": family, "sigma": LARGE, "rate": rate, "theta": theta, "T": 0.2, "seed": plan.seed}
+            parameters = {
+                "family": family,
+                "sigma": LARGE,
+                "rate": rate,
+                "theta": theta,
+                "T": 0.2,
+                "seed": plan.seed,
+            }
             yield Case(f"{family}-{rate}", parameters)
     for rate in RATES:
         for theta in (0.0, 1e-4):
-            parameters = {"family": ALLEN_CAHN, "sigma": 0.0, "rate": rate, "theta": theta, "T": T, "seed": plan.seed}
+            parameters = {
+                "family": ALLEN_CAHN,
+                "sigma": 0.0,
+                "rate": rate,
+                "theta": theta,
+                "T": T,
+                "seed": plan.seed,
+            }
             yield Case(f"{ALLEN_CAHN}-{rate}-{theta}", parameters)
 
 
@@ -106,12 +131,16 @@ def problem_of(case: Case) -> tuple[Quadratic | AllenCahn, LowRank]:
     if case["family"] in ALONE:
         return _alone(case, rng)
     if case["family"] == GROWING:
-        return Growing(np.zeros((24, 20)), 1.2 * np.eye(24), 1.2 * np.eye(20)), LowRank.random((24, 20), spectrum, rng)
+        return Growing(np.zeros((24, 20)), 1.2 * np.eye(24), 1.2 * np.eye(20)), LowRank.random(
+            (24, 20), spectrum, rng
+        )
     if case["family"].startswith("ε"):
         start = LowRank.random((24, 20), spectrum, rng)
         P, Q = (np.eye(len(B)) - B @ B.T for B in (start.U, start.V))
         normal = P @ rng.standard_normal((24, 20)) @ Q
-        A = start.U @ np.diag(geometric(6, 0.1)) @ start.V.T + float(case["family"][4:]) / 1.44 * normal / np.linalg.norm(normal)
+        A = start.U @ np.diag(geometric(6, 0.1)) @ start.V.T + float(
+            case["family"][4:]
+        ) / 1.44 * normal / np.linalg.norm(normal)
         return Quadratic(A, 0.6 * (np.eye(24) + P), 0.6 * (np.eye(20) + Q)), start
     tail = 1.0 if case["family"].endswith("tail 1") else 1e-2
     spectrum_of_A = np.sort(np.concatenate([geometric(6, 0.1), tail * geometric(14, 0.1)]))[::-1]
@@ -127,7 +156,9 @@ def _alone(case: Case, rng: np.random.Generator) -> tuple[Quadratic, LowRank]:
         P, Q = (np.eye(len(B)) - B @ B.T for B in (start.U, start.V))
         normal = P @ rng.standard_normal((24, 20)) @ Q
         return Growing(-normal / np.linalg.norm(normal) / 1.44, H1, H2), start
-    start = LowRank.random((24, 20), [1.0, 1.0, 1.0, 1.0, 1.0, 0.9 * case["theta"] * case["rate"]], rng)
+    start = LowRank.random(
+        (24, 20), [1.0, 1.0, 1.0, 1.0, 1.0, 0.9 * case["theta"] * case["rate"]], rng
+    )
     return Quadratic(start.full(), H1, H2), start
 
 
@@ -165,10 +196,15 @@ def check(
     error, accumulated, largest = apart, delta, np.zeros(3)
     errors, bounds = [], []
     cap = case.parameters.get("cap", Y0.rank if case["family"] in ALONE else MAX_RANK)
-    for it in trajectory(problem, Y0, steps, rate, step=step, theta=case["theta"] * rate, max_rank=cap):
+    for it in trajectory(
+        problem, Y0, steps, rate, step=step, theta=case["theta"] * rate, max_rank=cap
+    ):
         if case["family"] == ALLEN_CAHN:
             out.require("no entry exceeds 1", float(np.max(np.abs(it.W))) <= 1.0)
-        B, normal = math.exp(between * max(mu, 0.0) * rate) * float(np.linalg.norm(it.G)), epsilon * it.normal
+        B, normal = (
+            math.exp(between * max(mu, 0.0) * rate) * float(np.linalg.norm(it.G)),
+            epsilon * it.normal,
+        )
         if it.outcome.Y.rank < cap:
             out.at_most("ϑ_k ≤ ϑ, unless max_rank clips", it.lost, case["theta"] * rate, rounding)
         lost = theta * it.lost
@@ -184,7 +220,9 @@ def check(
     out.at_most("the accumulated recursion is not vacuous: ≤ 20 errors", accumulated, 20.0 * error)
     if case["family"] in ALONE:
         out.at_most(
-            "where ε or ϑ is alone it is attained: accumulated ≤ (1 + 2ℓλ) errors", accumulated, (1.0 + 2.0 * ell * rate) * error
+            "where ε or ϑ is alone it is attained: accumulated ≤ (1 + 2ℓλ) errors",
+            accumulated,
+            (1.0 + 2.0 * ell * rate) * error,
         )
     most_normal, B, most_lost = largest
     phi = rate * sum(math.exp(mu * rate * j) for j in range(steps))
@@ -212,16 +250,29 @@ def control_cases(plan: Plan) -> Iterator[Case]:
     fails, and not the rank.
     """
     for case in cases(plan):
-        if case["family"] == "general" and case["sigma"] <= 1e-8 and case["theta"] == 0.0 and case["seed"] == plan.seed:
+        if (
+            case["family"] == "general"
+            and case["sigma"] <= 1e-8
+            and case["theta"] == 0.0
+            and case["seed"] == plan.seed
+        ):
             yield Case(case.id, {**case.parameters, "T": case["rate"], "cap": 6})
 
 
 def vacuous_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["family"] == "general" and case["sigma"] == LARGE and case["theta"] == 0.0)
+    return (
+        case
+        for case in cases(plan)
+        if case["family"] == "general" and case["sigma"] == LARGE and case["theta"] == 0.0
+    )
 
 
 def growing_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["family"] == GROWING and case["sigma"] == LARGE and case["theta"] == 0.0)
+    return (
+        case
+        for case in cases(plan)
+        if case["family"] == GROWING and case["sigma"] == LARGE and case["theta"] == 0.0
+    )
 
 
 def alone(*families: str) -> Callable[[Plan], Iterator[Case]]:
@@ -232,14 +283,21 @@ def alone(*families: str) -> Callable[[Plan], Iterator[Case]]:
 def truncated_cases(plan: Plan) -> Iterator[Case]:
     """Steps that truncate: the threshold is above what the lower right block of Ŝ adds."""
     for case in cases(plan):
-        if case["family"] == "general" and case["sigma"] == LARGE and case["theta"] == 1e-2 and case["seed"] == plan.seed:
+        if (
+            case["family"] == "general"
+            and case["sigma"] == LARGE
+            and case["theta"] == 1e-2
+            and case["seed"] == plan.seed
+        ):
             yield case
 
 
 def draw_error(axes: Any, results: Results) -> None:
     for sigma in SIGMA_MIN:
         shown = sorted(
-            (r.series["rate"], r.series["error"], r.series["accumulated"]) for r in results if _selected(r.series, sigma=sigma)
+            (r.series["rate"], r.series["error"], r.series["accumulated"])
+            for r in results
+            if _selected(r.series, sigma=sigma)
         )
         rates, errors, bounds = np.transpose(shown)
         (line,) = axes.plot(rates, errors, "o-", label=f"σ_min = {sigma:g}", markersize=4)
@@ -259,7 +317,11 @@ def draw_ratio_in_time(axes: Any, results: Results) -> None:
         for result in results:
             if _selected(result.series, family=family, sigma=1e-8, rate=0.025):
                 time = 0.025 * np.arange(1, len(result.series["errors"]) + 1)
-                (line,) = axes.plot(time, result.series["errors"], label=f"{family}, ε = {result.series['epsilon']:.1e}")
+                (line,) = axes.plot(
+                    time,
+                    result.series["errors"],
+                    label=f"{family}, ε = {result.series['epsilon']:.1e}",
+                )
                 axes.plot(time, result.series["bounds"], ":", color=line.get_color())
                 break
     axes.plot([], [], ":", color="gray", label="bound")
@@ -271,8 +333,17 @@ def ratio_table(results: Results) -> list[list[str]]:
     rows = [["ε dialled by", "ε (median)", *(f"σ_min = {sigma:g}" for sigma in SIGMA_MIN)]]
     for family in FAMILIES:
         mine = [r.series for r in results if r.series["family"] == family]
-        cells = [np.median([s["error"] / s["accumulated"] for s in mine if s["sigma"] == sigma]) for sigma in SIGMA_MIN]
-        rows.append([family, f"{np.median([s['epsilon'] for s in mine]):.1e}", *(f"{cell:.2f}" for cell in cells)])
+        cells = [
+            np.median([s["error"] / s["accumulated"] for s in mine if s["sigma"] == sigma])
+            for sigma in SIGMA_MIN
+        ]
+        rows.append(
+            [
+                family,
+                f"{np.median([s['epsilon'] for s in mine]):.1e}",
+                *(f"{cell:.2f}" for cell in cells),
+            ]
+        )
     return rows
 
 
@@ -359,10 +430,16 @@ CLAIM = Claim(
             lambda case: check(case, epsilon=2.0, theta=2.0),
         ),
         mutant_control(
-            "unsorted-truncation", truncated_cases, check, why="wrong, and ‖Ŵ − W₁‖ is reported truly: only the tail shows it"
+            "unsorted-truncation",
+            truncated_cases,
+            check,
+            why="wrong, and ‖Ŵ − W₁‖ is reported truly: only the tail shows it",
         ),
         mutant_control(
-            "off-by-one-low", truncated_cases, check, why="the recursion cannot blame a step for its rank: ϑ_k ≤ ϑ does"
+            "off-by-one-low",
+            truncated_cases,
+            check,
+            why="the recursion cannot blame a step for its rank: ϑ_k ≤ ϑ does",
         ),
     ),
     figures=(

@@ -11,7 +11,19 @@ import numpy as np
 
 from geolora_ref.integrators import Integrator, SolveIVP, integrate
 from geolora_ref.problems import RotatingExponential
-from verification.claim import CHOSEN, EQUALITY, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    EQUALITY,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.integrator_family import FAMILY, Member, member
 from verification.instruments.time_dependence import Later
 
@@ -39,13 +51,20 @@ def cases(plan: Plan) -> Iterator[Case]:
         for h in (0.2, 0.1):
             for seed in range(plan.pick(2, 10)):
                 for name in promising():
-                    yield Case(f"{name}-{base:g}-{h}-{seed}", parameters(name, plan.seed + seed, base=base, h=h))
+                    yield Case(
+                        f"{name}-{base:g}-{h}-{seed}",
+                        parameters(name, plan.seed + seed, base=base, h=h),
+                    )
     for name, promise in promising().items():
         for spaces in TANGENTIAL:
             for seed in range(plan.pick(1, 5)):
-                yield Case(f"{name}-{spaces}-{seed}", parameters(name, plan.seed + seed, spaces=spaces))
+                yield Case(
+                    f"{name}-{spaces}-{seed}", parameters(name, plan.seed + seed, spaces=spaces)
+                )
         for seed in range(plan.pick(2, 10) if promise.solves else 0):
-            yield Case(f"{name}-fixed spaces-{seed}", parameters(name, plan.seed + seed, spaces="fixed"))
+            yield Case(
+                f"{name}-fixed spaces-{seed}", parameters(name, plan.seed + seed, spaces="fixed")
+            )
 
 
 def promising() -> dict[str, Member]:
@@ -55,7 +74,15 @@ def promising() -> dict[str, Member]:
 
 def parameters(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     """The parameters of a case: defaults but for the ``changes``."""
-    return {"integrator": name, "spaces": "turning", "base": 2.0, "h": 0.2, "rank": RANK, "seed": seed, **changes}
+    return {
+        "integrator": name,
+        "spaces": "turning",
+        "base": 2.0,
+        "h": 0.2,
+        "rank": RANK,
+        "seed": seed,
+        **changes,
+    }
 
 
 def problem_of(case: Case) -> RotatingExponential:
@@ -70,7 +97,9 @@ def problem_of(case: Case) -> RotatingExponential:
             Omega[resting] = Omega[:, resting] = 0.0
         return RotatingExponential(Omega1, Omega2, base=case["base"], rank=case["rank"])
     within = RotatingExponential.random(case["rank"], rng, base=case["base"])
-    Omega1, Omega2 = (np.pad(Omega, (0, N - case["rank"])) for Omega in (within.Omega1, within.Omega2))
+    Omega1, Omega2 = (
+        np.pad(Omega, (0, N - case["rank"])) for Omega in (within.Omega1, within.Omega2)
+    )
     return RotatingExponential(Omega1, Omega2, base=case["base"], rank=case["rank"])
 
 
@@ -86,7 +115,9 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     out, promise = Measurements(), FAMILY[case["integrator"]]
     error = relative_error(case, integrator or member(case["integrator"], RANK, SUB_SOLVER))
     if case["spaces"] == "fixed":
-        out.ratio("in fixed spaces every method with sub-equations: error / ‖A‖ ≤ 1e-10", error / EXACT)
+        out.ratio(
+            "in fixed spaces every method with sub-equations: error / ‖A‖ ≤ 1e-10", error / EXACT
+        )
     elif promise.half_exact and case["spaces"] in TANGENTIAL:
         out.ratio("without a normal part the parallel methods: error / ‖A‖ ≤ 1e-10", error / EXACT)
     elif promise.exact:
@@ -94,7 +125,9 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     elif case["h"] == 0.2:
         out.ratio("not exact: error / ‖A‖ ≥ 1e-8", SEPARATED / error)
     else:
-        out.undecided += 1  # at small steps methods of high order come close to the limit: only shown
+        out.undecided += (
+            1  # at small steps methods of high order come close to the limit: only shown
+        )
     out.series = {**case.parameters, "error": error}
     return out.result(case)
 
@@ -122,12 +155,30 @@ def draw(axes: Any, results: Results) -> None:
 
 
 def table(results: Results) -> list[list[str]]:
-    rows = [["integrator", "exact", "largest error / ‖A‖ at h = 0.2", "at h = 0.1", "without a normal part", "in fixed spaces"]]
+    rows = [
+        [
+            "integrator",
+            "exact",
+            "largest error / ‖A‖ at h = 0.2",
+            "at h = 0.1",
+            "without a normal part",
+            "in fixed spaces",
+        ]
+    ]
     for name, promise in promising().items():
-        worst = [max(s["error"] for s in turning(results) if (s["integrator"], s["h"]) == (name, h)) for h in (0.2, 0.1)]
+        worst = [
+            max(s["error"] for s in turning(results) if (s["integrator"], s["h"]) == (name, h))
+            for h in (0.2, 0.1)
+        ]
         mine = [r.series for r in results if r.series["integrator"] == name]
-        half, fixed = ([s["error"] for s in mine if s["spaces"] in spaces] for spaces in (TANGENTIAL, ("fixed",)))
-        cells = [*(f"{error:.1e}" for error in (*worst, max(half))), f"{max(fixed):.1e}" if fixed else ""]
+        half, fixed = (
+            [s["error"] for s in mine if s["spaces"] in spaces]
+            for spaces in (TANGENTIAL, ("fixed",))
+        )
+        cells = [
+            *(f"{error:.1e}" for error in (*worst, max(half))),
+            f"{max(fixed):.1e}" if fixed else "",
+        ]
         rows.append([name, "yes" if promise.exact else "no", *cells])
     return rows
 
@@ -142,7 +193,10 @@ CLAIM = Claim(
         "no normal part at A(t₀), in general not; every method with sub-equations where both spaces stay, the midpoint methods "
         "in general not otherwise"
     ),
-    hypotheses=("A(t) = e^{tΩ₁} e^t D e^{tΩ₂ᵀ}, D of rank r", "sub-equations by solve_ivp at tolerance 1e-13"),
+    hypotheses=(
+        "A(t) = e^{tΩ₁} e^t D e^{tΩ₂ᵀ}, D of rank r",
+        "sub-equations by solve_ivp at tolerance 1e-13",
+    ),
     sources=("LO14", "CL22", "CKL22", "CKL24"),
     explanation=(
         "The parallel integrator, GeoLoRA's core, is among those that are not: where both spaces turn A(t) needs the block that "

@@ -31,7 +31,9 @@ length √r.
 def cases(plan: Plan) -> Iterator[Case]:
     for rule in RULES:
         for block in range(plan.pick(2, 20)):
-            yield Case(f"{rule}-{block}", {"kind": "angle", "rule": rule, "seed": [plan.seed, block]})
+            yield Case(
+                f"{rule}-{block}", {"kind": "angle", "rule": rule, "seed": [plan.seed, block]}
+            )
         for m in SIZES:
             yield Case(f"{rule}-uphill {m}", {"kind": "uphill", "rule": rule, "m": m})
     for block in range(plan.pick(4, 40)):
@@ -40,7 +42,13 @@ def cases(plan: Plan) -> Iterator[Case]:
     for problem in (ALIGNED, *gradient_flows.FLOWS):
         for start in gradient_flows.STARTS:
             for rate in (0.003, 0.03, 0.3):
-                parameters = {"problem": problem, "start": start, "rate": rate, "seed": plan.seed, "steps": plan.pick(30, 200)}
+                parameters = {
+                    "problem": problem,
+                    "start": start,
+                    "rate": rate,
+                    "seed": plan.seed,
+                    "steps": plan.pick(30, 200),
+                }
                 yield Case(f"{problem}-{start}-{rate}", {"kind": "descent", **parameters})
 
 
@@ -59,7 +67,9 @@ def check(case: Case, broken: str = "", *, kappa: float = KAPPA, rank: float = 1
     else:
         rng = np.random.default_rng([*case["seed"], 55])
         for draw in range(DRAWS):
-            U, _, V, G = StepCase.build(draw_parameters(rng, largest=20, complex_data=bool(draw % 2))).state()
+            U, _, V, G = StepCase.build(
+                draw_parameters(rng, largest=20, complex_data=bool(draw % 2))
+            ).state()
             G = G if draw % 4 else rng.standard_normal(G.shape)
             if case["kind"] == "angle":
                 angle(out, rule, Bases(U, V), G)
@@ -83,7 +93,9 @@ def angle(out: Measurements, rule: Optimizer, bases: Bases, G: Any) -> None:
     """1 − cos ∠(PG, D) is at most 1."""
     PG, D = tangential(bases, G), first(rule, bases, G)
     size = np.linalg.norm(PG) * np.linalg.norm(D)
-    if not (np.isfinite(size) and size > 0.0):  # a normal gradient, or one whose square leaves the range
+    if not (
+        np.isfinite(size) and size > 0.0
+    ):  # a normal gradient, or one whose square leaves the range
         out.undecided += 1
         return
     out.ratio("1 − cos ∠(∇L, D) ≤ 1", 1.0 - float(np.vdot(PG, D).real) / float(size))
@@ -118,11 +130,20 @@ def descent(out: Measurements, case: Case, rule: Optimizer, rank: float) -> None
         bases, W = Bases(Y.U, Y.V), Y.full()
         G = problem.gradient(W)
         PG, D = tangential(bases, G), first(rule, bases, G)
-        W_hat, nuclear, k = W - rate * D, float(np.linalg.norm(PG, "nuc")), int(np.linalg.matrix_rank(PG))
+        W_hat, nuclear, k = (
+            W - rate * D,
+            float(np.linalg.norm(PG, "nuc")),
+            int(np.linalg.matrix_rank(PG)),
+        )
         L0, L_hat = problem.loss(W), problem.loss(W_hat)
         # a loss is right to a few dozen eps: at most some thousand terms, added pairwise
         rounding = 50.0 * EPS * (abs(L0) + abs(L_hat) + rate * nuclear)
-        out.at_most("L(Ŵ) − L(W) + λ‖P∇L‖_* ≤ ½βkλ²", L_hat - L0 + rate * nuclear, 0.5 * beta * k * rank * rate**2, rounding)
+        out.at_most(
+            "L(Ŵ) − L(W) + λ‖P∇L‖_* ≤ ½βkλ²",
+            L_hat - L0 + rate * nuclear,
+            0.5 * beta * k * rank * rate**2,
+            rounding,
+        )
         Y = LowRank.from_dense(W_hat, 6)
 
 
@@ -138,7 +159,11 @@ def of_kind(*kinds: str) -> Any:
     """The cases of the quick plan of some kinds."""
 
     def chosen(plan: Plan) -> Iterator[Case]:
-        return (case for case in cases(plan) if case["kind"] in kinds and case.parameters.get("rule", "gradient") == "gradient")
+        return (
+            case
+            for case in cases(plan)
+            if case["kind"] in kinds and case.parameters.get("rule", "gradient") == "gradient"
+        )
 
     return chosen
 
@@ -200,7 +225,17 @@ CLAIM = Claim(
             of_kind("bounds"),
             lambda case: check(case, "as long as may be"),
         ),
-        Control("1 for κ", "the spectral norm of D is not at most 1", of_kind("attained"), lambda case: check(case, kappa=1.0)),
-        Control("half of k", "½β(k/2)λ² where ‖D‖² = k and β are attained", aligned, lambda case: check(case, rank=0.5)),
+        Control(
+            "1 for κ",
+            "the spectral norm of D is not at most 1",
+            of_kind("attained"),
+            lambda case: check(case, kappa=1.0),
+        ),
+        Control(
+            "half of k",
+            "½β(k/2)λ² where ‖D‖² = k and β are attained",
+            aligned,
+            lambda case: check(case, rank=0.5),
+        ),
     ),
 )

@@ -13,7 +13,10 @@ from verification.claim import Case, CaseResult, Claim, Control, Measurements, P
 
 SHAPE, RANK, RATE = (14, 11), 3, 0.1
 UNIT = 4.0 * np.sqrt(sum(SHAPE)) * float(np.finfo(float).eps)
-SPECTRA = {"geometric": 0.6 ** np.arange(11), "a gap": np.array([3.0, 2.0, 1.5, *np.geomspace(0.1, 0.01, 8)])}
+SPECTRA = {
+    "geometric": 0.6 ** np.arange(11),
+    "a gap": np.array([3.0, 2.0, 1.5, *np.geomspace(0.1, 0.01, 8)]),
+}
 SWEEPS, ROUNDS = 4, 5
 LEAST = 3.0**0.5 / 2.0
 """1/κ, the share of the optimum that one round of "polar, then project" reaches at least."""
@@ -22,10 +25,15 @@ LEAST = 3.0**0.5 / 2.0
 def cases(plan: Plan) -> Iterator[Case]:
     for spectrum in SPECTRA:
         for seed in range(plan.pick(5, 50)):
-            yield Case(f"{spectrum}-{seed}", {"kind": "start", "spectrum": spectrum, "seed": plan.seed + seed})
+            yield Case(
+                f"{spectrum}-{seed}",
+                {"kind": "start", "spectrum": spectrum, "seed": plan.seed + seed},
+            )
     for size in (2, 8, 32):
         for seed in range(plan.pick(3, 30)):
-            yield Case(f"rounds-{size}-{seed}", {"kind": "rounds", "size": size, "seed": plan.seed + seed})
+            yield Case(
+                f"rounds-{size}-{seed}", {"kind": "rounds", "size": size, "seed": plan.seed + seed}
+            )
 
 
 def check(case: Case, wrong: str = "") -> CaseResult:
@@ -48,8 +56,17 @@ def start(case: Case, wrong: str) -> CaseResult:
     V = Q[:, r : 2 * r]
     Y, zero = LowRank(U, np.zeros((r, r)), V), float(np.linalg.norm(G)) * UNIT
     out.ratio("P G = G_2r", float(np.linalg.norm(Y.tangent_projection(G) - leading[1])) / zero)
-    step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=RATE, theta=0.0, min_rank=r, max_rank=r)
-    out.ratio("W₁ = −λG_r", float(np.linalg.norm(step.Y.full() + RATE * leading[0])) / (RATE * zero))
+    step = geolora_step(
+        Y,
+        ProjectedGradients.from_dense(Y, G),
+        learning_rate=RATE,
+        theta=0.0,
+        min_rank=r,
+        max_rank=r,
+    )
+    out.ratio(
+        "W₁ = −λG_r", float(np.linalg.norm(step.Y.full() + RATE * leading[0])) / (RATE * zero)
+    )
     V = np.linalg.qr(rng.standard_normal((SHAPE[1], r))).Q
     tangent, ratio = slope(V, Q[:, :r]), (sigma[r] / sigma[r - 1]) ** (2 if wrong == "eager" else 1)
     for _ in range(SWEEPS):
@@ -57,7 +74,9 @@ def start(case: Case, wrong: str) -> CaseResult:
             V = np.linalg.qr(side @ V).Q
             tangent *= ratio
             found = slope(V, (P if side is G else Q)[:, :r])
-            out.ratio("tan ∠ ≤ (σ_{r+1}/σ_r)^k tan ∠₀, in 30ths", FAIL * found / (tangent + 100.0 * UNIT))
+            out.ratio(
+                "tan ∠ ≤ (σ_{r+1}/σ_r)^k tan ∠₀, in 30ths", FAIL * found / (tangent + 100.0 * UNIT)
+            )
     return out.result(case)
 
 
@@ -102,7 +121,12 @@ def table(results: Results) -> list[list[str]]:
     rows = [["r", *(f"{k + 1} rounds" if k else "1 round" for k in range(ROUNDS))]]
     for size in (2, 8, 32):
         found = [r.series["shares"] for r in results if r.series.get("size") == size]
-        rows.append([str(size), *(f"{np.median([shares[k] for shares in found]):.3f}" for k in range(ROUNDS))])
+        rows.append(
+            [
+                str(size),
+                *(f"{np.median([shares[k] for shares in found]):.3f}" for k in range(ROUNDS)),
+            ]
+        )
     return rows
 
 
@@ -114,7 +138,10 @@ CLAIM = Claim(
         "at S = 0: U = u_1…u_r and V = v_{r+1}…v_{2r} of G give P G = G_2r and a first plain step −λG_r; U ← orth(GV), "
         "V ← orth(GᴴU) is subspace iteration; one round of polar, then project, reaches √3/2 of the optimum, five reach less"
     ),
-    hypotheses=("σ_r > σ_{r+1}", "for the rounds: a core whose S-block is ten times as large as the others"),
+    hypotheses=(
+        "σ_r > σ_{r+1}",
+        "for the rounds: a core whose S-block is ten times as large as the others",
+    ),
     sources=("B25",),
     explanation=(
         "W does not move while S = 0, so the products GV and GᴴU are gradients of two backward passes (`geolora_ref.nn.orient`). "
@@ -127,8 +154,18 @@ CLAIM = Claim(
     limit=FAIL,
     scale="‖G‖, λ‖G‖; the bound for the inequalities in 30ths",
     controls=(
-        Control("random U", "a basis that knows nothing of G", geometric, lambda case: check(case, "random")),
-        Control("two updates at once", "the ratio squared, required of each", geometric, lambda case: check(case, "eager")),
+        Control(
+            "random U",
+            "a basis that knows nothing of G",
+            geometric,
+            lambda case: check(case, "random"),
+        ),
+        Control(
+            "two updates at once",
+            "the ratio squared, required of each",
+            geometric,
+            lambda case: check(case, "eager"),
+        ),
         Control("five rounds", "judged as one", large_core, lambda case: check(case, "late")),
     ),
     tables=(Table("Share of the optimum after rounds of polar, then project (median)", table),),

@@ -13,7 +13,18 @@ from geolora_ref.integrators import RK4, Integrator, RungeKuttaBUG, TruncationRu
 from geolora_ref.integrators.sub_solvers import RK4_TABLEAU, SubSolver
 from geolora_ref.oracle.cases.spectra import to_size
 from geolora_ref.problems import RankPreservingRiccati
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.integrator_family import FAMILY, member
 from verification.instruments.steppers import broken_down
 from verification.instruments.trajectory import tail
@@ -37,11 +48,14 @@ def cases_of(name: str, plan: Plan) -> Iterator[Case]:
         for h in plan.pick((0.1,), (0.1, 0.05, 0.025)):
             for seed in range(plan.pick(1, 5)):
                 yield Case(
-                    f"{name}-{epsilon:g}-{h}-{seed}", {"integrator": name, "epsilon": epsilon, "h": h, "seed": plan.seed + seed}
+                    f"{name}-{epsilon:g}-{h}-{seed}",
+                    {"integrator": name, "epsilon": epsilon, "h": h, "seed": plan.seed + seed},
                 )
 
 
-def check(case: Case, sub_solver: SubSolver = RK4, integrator: Integrator | None = None) -> CaseResult:
+def check(
+    case: Case, sub_solver: SubSolver = RK4, integrator: Integrator | None = None
+) -> CaseResult:
     """Errors against the full flow for every σ_min over the error for σ_min = 0.1, and over the way
     of the solution.
 
@@ -73,23 +87,56 @@ def check(case: Case, sub_solver: SubSolver = RK4, integrator: Integrator | None
 
 
 def draw(axes: Any, results: Results) -> None:
-    shown = [r.series for r in results if r.series["epsilon"] == 1e-2 and r.series["h"] == 0.1 and r.case.endswith("-0")]
+    shown = [
+        r.series
+        for r in results
+        if r.series["epsilon"] == 1e-2 and r.series["h"] == 0.1 and r.case.endswith("-0")
+    ]
     for series in shown:
         axes.plot(SIGMA_MIN, series["errors"], "o-", markersize=3, label=series["integrator"])
-    naive = check(Case("naive", {**{key: shown[0][key] for key in ("epsilon", "h", "seed")}, "integrator": "naive factor Euler"}))
-    axes.plot(SIGMA_MIN, np.minimum(naive.series["errors"], 1e3), "x--", color="black", markersize=5, label="naive factor Euler")
+    naive = check(
+        Case(
+            "naive",
+            {
+                **{key: shown[0][key] for key in ("epsilon", "h", "seed")},
+                "integrator": "naive factor Euler",
+            },
+        )
+    )
+    axes.plot(
+        SIGMA_MIN,
+        np.minimum(naive.series["errors"], 1e3),
+        "x--",
+        color="black",
+        markersize=5,
+        label="naive factor Euler",
+    )
     axes.plot(SIGMA_MIN, shown[0]["best"], ":", color="gray", label=f"best rank-{RANK} error")
-    axes.set(xscale="log", yscale="log", xlabel="σ_min of the start", ylabel="error at T = 1 (cut at 1e3)", ylim=(1e-3, 1e6))
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="σ_min of the start",
+        ylabel="error at T = 1 (cut at 1e3)",
+        ylim=(1e-3, 1e6),
+    )
     axes.invert_xaxis()
     axes.legend(ncols=2)
 
 
 def table(results: Results) -> list[list[str]]:
-    rows = [["integrator", *(f"largest error(σ_min) / error(0.1), ε = {epsilon:g}" for epsilon in EPSILONS)]]
+    rows = [
+        [
+            "integrator",
+            *(f"largest error(σ_min) / error(0.1), ε = {epsilon:g}" for epsilon in EPSILONS),
+        ]
+    ]
     for name, promise in FAMILY.items():
         if promise.robust:
             mine = [r for r in results if r.series["integrator"] == name]
-            worst = (max(max(r.ratios[FLATNESS]) for r in mine if r.series["epsilon"] == e) for e in EPSILONS)
+            worst = (
+                max(max(r.ratios[FLATNESS]) for r in mine if r.series["epsilon"] == e)
+                for e in EPSILONS
+            )
             rows.append([name, *(f"{FLAT * ratio:.2f}" for ratio in worst)])
     return rows
 
@@ -101,8 +148,24 @@ CLAIM = Claim(
     statement=(
         "the error at fixed h for σ_min = 1e-2 … 1e-14 is at most 3 times the error for σ_min = 0.1, and a twentieth of the way"
     ),
-    hypotheses=("the same problem; only the smallest singular value of the start changes", "fixed rank"),
-    sources=("LO14", "KLW16", "CL22", "CKL22", "CKL24", "CEKL24", "K24", "KV19", "R25", "KSW25", "C24", "CKLV25"),
+    hypotheses=(
+        "the same problem; only the smallest singular value of the start changes",
+        "fixed rank",
+    ),
+    sources=(
+        "LO14",
+        "KLW16",
+        "CL22",
+        "CKL22",
+        "CKL24",
+        "CEKL24",
+        "K24",
+        "KV19",
+        "R25",
+        "KSW25",
+        "C24",
+        "CKLV25",
+    ),
     explanation="Explicit Euler on the factor equations divides by S and breaks down as soon as the field has a normal part.",
     slack={
         "error / way of the solution, at most 1/20": CHOSEN,
@@ -129,9 +192,17 @@ CLAIM = Claim(
             "truncated stages",
             "Runge–Kutta BUG by RK4 with stages of rank r: their error grows with 1/σ_min, and shows where ε is small",
             lambda plan: list(cases_of("Runge–Kutta BUG, RK4", plan))[:1],
-            lambda case: check(case, integrator=RungeKuttaBUG(TruncationRule.fixed_rank(RANK), RK4_TABLEAU)),
+            lambda case: check(
+                case, integrator=RungeKuttaBUG(TruncationRule.fixed_rank(RANK), RK4_TABLEAU)
+            ),
         ),
     ),
-    figures=(Figure("Error over σ_min", "ε = 0.01, h = 0.1; dotted: the best rank-4 approximation of the full flow.", draw),),
+    figures=(
+        Figure(
+            "Error over σ_min",
+            "ε = 0.01, h = 0.1; dotted: the best rank-4 approximation of the full flow.",
+            draw,
+        ),
+    ),
     tables=(Table("Robustness factors", table),),
 )

@@ -37,7 +37,12 @@ def cases(plan: Plan) -> Iterator[Case]:
                 for seed in range(plan.pick(4, 40)):
                     yield Case(
                         f"{limit}-{spectrum}-{core}-{seed}",
-                        {"limit": limit, "spectrum": spectrum, "core": core, "seed": plan.seed + seed},
+                        {
+                            "limit": limit,
+                            "spectrum": spectrum,
+                            "core": core,
+                            "seed": plan.seed + seed,
+                        },
                     )
 
 
@@ -46,20 +51,28 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     for m, n, r in SHAPES:
         rank = min(m, n) if case["limit"] == "full rank" else r
         gradient = "normal" if case["limit"] == "fixed point" else "quadratic"
-        drawn = StepCase.build(CaseParameters(m, n, rank, case["spectrum"], case["core"], gradient, seed=case["seed"]))
+        drawn = StepCase.build(
+            CaseParameters(m, n, rank, case["spectrum"], case["core"], gradient, seed=case["seed"])
+        )
         Y, G, W = LowRank(drawn.U, drawn.S, drawn.V), drawn.G, drawn.U @ drawn.S @ drawn.V.T
-        unit = unit_of(m, n, np.finfo(float).eps) * float(np.linalg.norm(W) + 0.1 * np.linalg.norm(G))
+        unit = unit_of(m, n, np.finfo(float).eps) * float(
+            np.linalg.norm(W) + 0.1 * np.linalg.norm(G)
+        )
         out.ratio(*_compare(case["limit"], step, Y, G, W, unit))
     return out.result(case)
 
 
-def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float) -> tuple[str, float]:
+def _compare(
+    limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float
+) -> tuple[str, float]:
     """The name of the limit and the error in rounding units; where the limit is a truncation, ∞ for
     a step of wrong rank.
     """
     if limit == "full rank":
         after = step(deepcopy(Y), G.copy(), learning_rate=0.1, tau=0.0).Y.full()
-        return "r = min(m, n): plain gradient descent", float(np.linalg.norm(after - (W - 0.1 * G))) / unit
+        return "r = min(m, n): plain gradient descent", float(
+            np.linalg.norm(after - (W - 0.1 * G))
+        ) / unit
     if limit == "fixed point":
         after = step(deepcopy(Y), G.copy(), learning_rate=0.1, tau=0.0).Y.full()
         return "P(W)G = 0, τ = 0: a fixed point", float(np.linalg.norm(after - W)) / unit
@@ -69,12 +82,22 @@ def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float)
 
 
 def _control(
-    limit: str, name: str, share: float = 1.0, infinite: bool = False, cores: tuple[str, ...] = ("diagonal", "dense")
+    limit: str,
+    name: str,
+    share: float = 1.0,
+    infinite: bool = False,
+    cores: tuple[str, ...] = ("diagonal", "dense"),
 ) -> Control:
     def some(plan: Plan) -> Iterator[Case]:
-        return (case for case in cases(plan) if (case["limit"], case["seed"]) == (limit, plan.seed) and case["core"] in cores)
+        return (
+            case
+            for case in cases(plan)
+            if (case["limit"], case["seed"]) == (limit, plan.seed) and case["core"] in cores
+        )
 
-    return mutant_control(name, some, check, title=f"{limit}: {name}", share=share, infinite=infinite)
+    return mutant_control(
+        name, some, check, title=f"{limit}: {name}", share=share, infinite=infinite
+    )
 
 
 CLAIM = Claim(

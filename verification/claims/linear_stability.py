@@ -11,7 +11,17 @@ from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, RK4, Integrator, TruncationRule
 from geolora_ref.integrators.sub_solvers import RungeKutta
 from geolora_ref.problems.problem import Matrix
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.acting import Acting
 from verification.instruments.integrator_family import FAMILY
 
@@ -27,14 +37,20 @@ def cases(plan: Plan) -> Iterator[Case]:
     for name, promise in FAMILY.items():
         for solver in SOLVERS if promise.solves else ("Euler",) if promise.alone else ():
             for seed in range(plan.pick(3, 5)):
-                yield Case(f"{name}-{solver}-{seed}", {"integrator": name, "solver": solver, "seed": plan.seed + seed})
+                yield Case(
+                    f"{name}-{solver}-{seed}",
+                    {"integrator": name, "solver": solver, "seed": plan.seed + seed},
+                )
 
 
 def amplification(method: RungeKutta) -> Polynomial:
     """R(z) of an explicit Runge–Kutta method: X₁ = R(z)X₀ for X' = λX, z = hλ."""
     z, slopes = Polynomial([0.0, 1.0]), list[Polynomial]()
     for row in (*method.tableau.a, method.tableau.b):
-        slopes.append(Polynomial([1.0]) + z * sum((a * k for a, k in zip(row, slopes, strict=True)), Polynomial([0.0])))
+        slopes.append(
+            Polynomial([1.0])
+            + z * sum((a * k for a, k in zip(row, slopes, strict=True)), Polynomial([0.0]))
+        )
     return slopes[-1]
 
 
@@ -97,7 +113,9 @@ def check(case: Case, interval: Callable[[str, str], float] = computed) -> CaseR
     E = np.eye(N)[:, [0, N // 2, N - 1]]
     start = LowRank(E, np.eye(RANK) + 0.1 * rng.standard_normal((RANK, RANK)), E)
     expected = interval(case["integrator"], case["solver"])
-    integrator = FAMILY[case["integrator"]].make(TruncationRule.fixed_rank(RANK), SOLVERS[case["solver"]])
+    integrator = FAMILY[case["integrator"]].make(
+        TruncationRule.fixed_rank(RANK), SOLVERS[case["solver"]]
+    )
     found = measured(integrator, start, expected)
     out.ratio("|measured / computed − 1| ≤ 0.01", abs(found / expected - 1.0) / ALLOWED)
     out.series = {**case.parameters, "measured": found, "computed": expected}
@@ -112,8 +130,16 @@ def one_case(plan: Plan) -> Iterator[Case]:
 def table(results: Results) -> list[list[str]]:
     rows = [["integrator", "Euler: measured", "computed", "RK4: measured", "computed"]]
     for name in FAMILY:
-        found = {r.series["solver"]: r.series for r in results if r.series["integrator"] == name and r.case.endswith("-0")}
-        cells = [f"{found[s][key]:.3f}" if s in found else "" for s in SOLVERS for key in ("measured", "computed")]
+        found = {
+            r.series["solver"]: r.series
+            for r in results
+            if r.series["integrator"] == name and r.case.endswith("-0")
+        }
+        cells = [
+            f"{found[s][key]:.3f}" if s in found else ""
+            for s in SOLVERS
+            for key in ("measured", "computed")
+        ]
         rows.append([name, *cells])
     return rows
 

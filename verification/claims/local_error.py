@@ -12,7 +12,17 @@ import numpy as np
 from geolora_ref.integrators import Integrator, SolveIVP, TruncationRule
 from geolora_ref.oracle.cases.spectra import to_size
 from geolora_ref.problems import RankPreservingRiccati
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+)
 from verification.claims.order import WithoutLowerLeft, compare
 from verification.instruments.integrator_family import member
 from verification.instruments.slopes import Slopes
@@ -42,7 +52,12 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     Y0 = problem.initial(to_size(RANK, case["sigma"]), rng)
     integrator = integrator or member("parallel BUG", RANK, SUB_SOLVER)
     errors = [
-        float(np.linalg.norm(integrator.step(problem, 0.0, Y0, h).Y.full() - problem.solution(h, Y0.full()))) for h in SIZES
+        float(
+            np.linalg.norm(
+                integrator.step(problem, 0.0, Y0, h).Y.full() - problem.solution(h, Y0.full())
+            )
+        )
+        for h in SIZES
     ]
     slopes = Slopes(SIZES, errors, 1e-13)
     compare(out, slopes, 2)
@@ -93,7 +108,9 @@ CLAIM = Claim(
     ),
     figures=(
         Figure(
-            "Error of one step", "The slope is 2 for every σ_min. The flow keeps its rank, so the best rank-r error is 0.", draw
+            "Error of one step",
+            "The slope is 2 for every σ_min. The flow keeps its rank, so the best rank-r error is 0.",
+            draw,
         ),
     ),
     explanation=(

@@ -20,7 +20,12 @@ RANK = 6
 RULES = {"default": (0.9, 0.5), "no memory": (0.0, 0.5), "no smoothing": (0.9, 0.0)}
 """Momentum and smoothing."""
 FALLING = "falling from 0.02"
-ATTAINED = {"turned": "no smoothing", "scalar": "default", "one direction": "default", "flat": "default"}
+ATTAINED = {
+    "turned": "no smoothing",
+    "scalar": "default",
+    "one direction": "default",
+    "flat": "default",
+}
 """Single steps that attain an inequality, with their rules.  "turned": a memory that the next
 gradient makes −P∇L/100.  The others begin with an empty memory on ½β‖W − A‖²: numbers, where the
 step ends at the minimiser; a gradient of rank one; a gradient with 2r equal singular values."""
@@ -50,15 +55,29 @@ class Bound:
 
 def cases(plan: Plan) -> Iterator[Case]:
     for name, rule in ATTAINED.items():
-        yield Case(name, {"problem": name, "rule": rule, "rate": 1e-4, "steps": 1, "seed": plan.seed})
+        yield Case(
+            name, {"problem": name, "rule": rule, "rate": 1e-4, "steps": 1, "seed": plan.seed}
+        )
     for number in range(plan.pick(4, 20)):
-        yield Case(f"rotated-{number}", {"problem": "rotated", "rule": "default", "seed": plan.seed + number})
+        yield Case(
+            f"rotated-{number}",
+            {"problem": "rotated", "rule": "default", "seed": plan.seed + number},
+        )
     for problem in gradient_flows.FLOWS:
         for start in gradient_flows.STARTS:
             for rate in (0.003, 0.1, FALLING):
                 for rule in RULES if rate != FALLING else ("default",):
-                    parameters = {"problem": problem, "start": start, "rate": rate, "rule": rule, "seed": plan.seed}
-                    yield Case(f"{problem}-{start}-{rate}-{rule}", parameters | {"steps": plan.pick(30, 300)})
+                    parameters = {
+                        "problem": problem,
+                        "start": start,
+                        "rate": rate,
+                        "rule": rule,
+                        "seed": plan.seed,
+                    }
+                    yield Case(
+                        f"{problem}-{start}-{rate}-{rule}",
+                        parameters | {"steps": plan.pick(30, 300)},
+                    )
 
 
 def weight(momentum: float, t: int) -> float:
@@ -84,7 +103,12 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
     problem, Y, moments = _start(case, rng)
     momentum, smoothing = RULES[case["rule"]]
     rule: Optimizer = Spectral(momentum, smoothing)
-    L, first, sums, before = bound.curvature * gradient_flows.smoothness(problem), problem.loss(Y.full()), np.zeros(2), None
+    L, first, sums, before = (
+        bound.curvature * gradient_flows.smoothness(problem),
+        problem.loss(Y.full()),
+        np.zeros(2),
+        None,
+    )
     shares = []
     for step in range(case["steps"]):
         rate, bases, W = _rate(case, problem, Y, step), Bases(Y.U, Y.V), Y.full()
@@ -93,11 +117,19 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
         triple, moments = rule.direction(bases, seen(G, bases), moments)
         assert moments.first is not None
         D, k = dense(triple, bases), min(2 * Y.rank, *W.shape)
-        mean = (1.0 - momentum) / (1.0 - bound.corrected * momentum**moments.step) * dense(moments.first, bases)
+        mean = (
+            (1.0 - momentum)
+            / (1.0 - bound.corrected * momentum**moments.step)
+            * dense(moments.first, bases)
+        )
         E = mean - PG
         if before is not None and momentum > 0.0:
             remembered(out, before, (bases, W, G, E), weight(momentum, step), bound)
-        slope, share, length = float(np.sum(mean * D)), bound.slope * slope_share(smoothing, k), square_length(smoothing, k)
+        slope, share, length = (
+            float(np.sum(mean * D)),
+            bound.slope * slope_share(smoothing, k),
+            square_length(smoothing, k),
+        )
         relative = rounding_of(G)
         out.at_most("‖M̄‖(1 + s²/k)^{-1/2} ≤ ⟨M̄, D⟩", share * _norm(mean), slope, relative * slope)
         out.at_most("‖D‖² ≤ k/(1 + s²)", _norm(D) ** 2, bound.length * length, relative * length)
@@ -112,18 +144,40 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
             bound.error * rate * nuclear + square,
             rounding,
         )
-        gain, lost = rate * share * _norm(PG), bound.error * rate * (share * _norm(E) + nuclear) + 0.5 * L * rate**2 * length
-        out.at_most("L(Ŵ) − L(W) + λc‖P∇L‖ ≤ λ(c‖E‖ + ‖E‖_*) + ½βλ²k/(1 + s²)", L_hat - L0 + gain, lost, rounding)
+        gain, lost = (
+            rate * share * _norm(PG),
+            bound.error * rate * (share * _norm(E) + nuclear) + 0.5 * L * rate**2 * length,
+        )
+        out.at_most(
+            "L(Ŵ) − L(W) + λc‖P∇L‖ ≤ λ(c‖E‖ + ‖E‖_*) + ½βλ²k/(1 + s²)",
+            L_hat - L0 + gain,
+            lost,
+            rounding,
+        )
         shares.append((rate * (slope - nuclear) - square, L0 - L_hat))
         Y = LowRank.from_dense(W_hat, min(RANK, *W.shape))
         theta = _norm(W_hat - Y.full())
-        sums += gain, bound.floor * lost + theta * _norm(problem.gradient(W_hat)) + 0.5 * L * theta**2
+        sums += (
+            gain,
+            bound.floor * lost + theta * _norm(problem.gradient(W_hat)) + 0.5 * L * theta**2,
+        )
         allowed = first - problem.minimum + sums[1]
-        out.at_most("Σ λc‖P∇L‖ ≤ L(W₀) − L* + Σ […]", sums[0], allowed, 50.0 * EPS * (step + 1) * allowed)
+        out.at_most(
+            "Σ λc‖P∇L‖ ≤ L(W₀) − L* + Σ […]", sums[0], allowed, 50.0 * EPS * (step + 1) * allowed
+        )
         new = Bases(Y.U, Y.V)
-        moments = replace(moments, first=move(moments.first, bases, new)) if move else rule.transport(bases, moments, new)
+        moments = (
+            replace(moments, first=move(moments.first, bases, new))
+            if move
+            else rule.transport(bases, moments, new)
+        )
         before = (bases, W, G, E)
-    out.series = {"rate": case["rate"], "rule": case["rule"], "steps": case["steps"], "decreases": shares}
+    out.series = {
+        "rate": case["rate"],
+        "rule": case["rule"],
+        "steps": case["steps"],
+        "decreases": shares,
+    }
     return out.result(case)
 
 
@@ -134,17 +188,36 @@ def remembered(out: Measurements, before: Any, now: Any, mu: float, bound: Bound
     (old, W0, G0, E0), (bases, W, G, E) = before, now
     normal = G0 - dense(seen(G0, old), old)
     nu, d = _norm(dense(seen(normal, bases), bases)), _norm(G - G0)
-    rounding = rounding_of(G) * (_norm(G) + _norm(G0) + _norm(E0))  # as of any identity between projections
-    out.at_most("‖E_t‖ ≤ μ_t(‖E_{t−1}‖ + d + ν)", _norm(E), mu * (_norm(E0) + bound.drift * d + bound.nu * nu), rounding)
+    rounding = rounding_of(G) * (
+        _norm(G) + _norm(G0) + _norm(E0)
+    )  # as of any identity between projections
+    out.at_most(
+        "‖E_t‖ ≤ μ_t(‖E_{t−1}‖ + d + ν)",
+        _norm(E),
+        mu * (_norm(E0) + bound.drift * d + bound.nu * nu),
+        rounding,
+    )
     _turned(out, nu, _norm(normal), W - W0, W, bases.U.shape[1], bound, rounding)
 
 
-def _turned(out: Measurements, nu: float, normal: float, moved: Any, W: Any, rank: int, bound: Bound, rounding: float) -> None:
+def _turned(
+    out: Measurements,
+    nu: float,
+    normal: float,
+    moved: Any,
+    W: Any,
+    rank: int,
+    bound: Bound,
+    rounding: float,
+) -> None:
     sigma = float(np.linalg.svd(W, compute_uv=False)[0 if bound.largest else rank - 1])
     distance = float(np.linalg.norm(moved, 2))
     x = distance / sigma if distance < sigma else 1.0
     out.at_most(
-        "ν ≤ ε x√(2 − x²), x = min(1, ‖W_t − W_{t−1}‖₂/σ_r)", nu, bound.angle * normal * x * (2.0 - x**2) ** 0.5, rounding
+        "ν ≤ ε x√(2 − x²), x = min(1, ‖W_t − W_{t−1}‖₂/σ_r)",
+        nu,
+        bound.angle * normal * x * (2.0 - x**2) ** 0.5,
+        rounding,
     )
 
 
@@ -155,7 +228,9 @@ def rotated(case: Case, bound: Bound, rng: np.random.Generator) -> CaseResult:
     out, angle = Measurements(), float(rng.uniform(0.05, 1.5))
     Q1, Q2 = (np.linalg.qr(rng.standard_normal((size, 2))).Q for size in (9, 7))
     turn = np.array([[np.cos(angle)], [np.sin(angle)]])
-    W0, W, Z = (Q1 @ core @ Q2.T for core in (np.diag([1.0, 0.0]), turn @ turn.T, np.diag([0.0, 1.0])))
+    W0, W, Z = (
+        Q1 @ core @ Q2.T for core in (np.diag([1.0, 0.0]), turn @ turn.T, np.diag([0.0, 1.0]))
+    )
     bases = Bases(Q1 @ turn, Q2 @ turn)
     _turned(out, _norm(dense(seen(Z, bases), bases)), 1.0, W - W0, W, 1, bound, rounding_of(W))
     return out.result(case)
@@ -186,7 +261,11 @@ def _start(case: Case, rng: np.random.Generator) -> tuple[Any, LowRank, Moments]
         # at step 1000 the weights of the mean sum to 1: 0.9^1000 is below eps
         return problem, Y, Moments(1000, Triple(*(-1.01 / RULES["no smoothing"][0] * X for X in M)))
     if case["problem"] == "scalar":
-        return Quadratic(np.array([[2.0]]), np.array([[1.5]]), np.eye(1)), LowRank(*(np.eye(1),) * 3), Moments()
+        return (
+            Quadratic(np.array([[2.0]]), np.array([[1.5]]), np.eye(1)),
+            LowRank(*(np.eye(1),) * 3),
+            Moments(),
+        )
     r, Q1, Q2 = 3, *(np.linalg.qr(rng.standard_normal((size, 6))).Q for size in (12, 10))
     core = np.zeros((2 * r, 2 * r))
     if case["problem"] == "flat":
@@ -206,20 +285,40 @@ def kept(M: Triple, old: Bases, new: Bases) -> Triple:
 
 def guaranteed(results: Results) -> list[list[str]]:
     """How many steps of the default rule have a guaranteed decrease, and how much of the real one it is."""
-    rows = [["λ", "steps that descend", "steps with a guarantee > 0", "median of guaranteed/real, where it descends"]]
+    rows = [
+        [
+            "λ",
+            "steps that descend",
+            "steps with a guarantee > 0",
+            "median of guaranteed/real, where it descends",
+        ]
+    ]
     for rate in (0.003, FALLING, 0.1):
-        mine = [r.series["decreases"] for r in results if r.series and r.series["rate"] == rate and r.series["rule"] == "default"]
+        mine = [
+            r.series["decreases"]
+            for r in results
+            if r.series and r.series["rate"] == rate and r.series["rule"] == "default"
+        ]
         sure, real = np.concatenate(mine).T
         down = real > 0.0
         rows.append(
-            [str(rate), f"{np.mean(down):.1%}", f"{np.mean(sure > 0.0):.1%}", f"{np.median(sure[down] / real[down]):.2f}"]
+            [
+                str(rate),
+                f"{np.mean(down):.1%}",
+                f"{np.mean(sure > 0.0):.1%}",
+                f"{np.median(sure[down] / real[down]):.2f}",
+            ]
         )
     return rows
 
 
 def _some(**wanted: Any) -> Any:
     """The cases of the quick plan with these parameters."""
-    return lambda plan: (case for case in cases(plan) if wanted.items() <= case.parameters.items() and case["seed"] == plan.seed)
+    return lambda plan: (
+        case
+        for case in cases(plan)
+        if wanted.items() <= case.parameters.items() and case["seed"] == plan.seed
+    )
 
 
 def _eighty(name: str, why: str, some: Any, **changed: Any) -> Control:
@@ -237,7 +336,11 @@ CLAIM = Claim(
         "‖E_t‖ ≤ μ_t(‖E_{t−1}‖ + ‖∇L(W_t) − ∇L(W_{t−1})‖ + ν_t), "
         "ν_t ≤ ε x√(2 − x²), x = min(1, ‖W_t − W_{t−1}‖₂/σ_r(W_t)), E = M̄ − P∇L"
     ),
-    hypotheses=("∇L is β-Lipschitz", "any λ > 0, momentum μ < 1 and relative smoothing s", "exact transport"),
+    hypotheses=(
+        "∇L is β-Lipschitz",
+        "any λ > 0, momentum μ < 1 and relative smoothing s",
+        "exact transport",
+    ),
     sources=("GeoLoRA", "B25"),
     explanation=(
         "The default rule, without its memory, and without smoothing, along trajectories from S = 0 and from small singular "

@@ -31,11 +31,30 @@ def cases(plan: Plan) -> Iterator[Case]:
     one noise grows at the rate μ = ℓ.
     """
     for name in ALONE:
-        yield Case(name, {"family": name, "rate": 0.01, "steps": 20, "theta": 0.0, "runs": plan.pick(64, 512), "seed": plan.seed})
+        yield Case(
+            name,
+            {
+                "family": name,
+                "rate": 0.01,
+                "steps": 20,
+                "theta": 0.0,
+                "runs": plan.pick(64, 512),
+                "seed": plan.seed,
+            },
+        )
     for sigma in (0.5, 1e-4, 1e-12):
         for rate in (0.1, 0.025):
-            parameters = {"family": "mini-batches", "sigma": sigma, "rate": rate, "steps": round(1.0 / rate), "theta": 1e-2}
-            yield Case(f"mini-batches-{sigma}-{rate}", parameters | {"runs": plan.pick(16, 64), "seed": plan.seed})
+            parameters = {
+                "family": "mini-batches",
+                "sigma": sigma,
+                "rate": rate,
+                "steps": round(1.0 / rate),
+                "theta": 1e-2,
+            }
+            yield Case(
+                f"mini-batches-{sigma}-{rate}",
+                parameters | {"runs": plan.pick(16, 64), "seed": plan.seed},
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +78,10 @@ def setting_of(case: Case) -> Setting:
         kind = Quadratic if case["family"] == "noise alone" else Growing
         problem = kind(A.full(), np.eye(m), np.eye(n))
         return Setting(
-            problem, A, lambda W, rng: problem.gradient(W) + NOISE * rng.standard_normal((m, n)), lambda Y: NOISE**2 * m * n
+            problem,
+            A,
+            lambda W, rng: problem.gradient(W) + NOISE * rng.standard_normal((m, n)),
+            lambda Y: NOISE**2 * m * n,
         )
     m, n = 16, 12
     problem = Quadratic.random((m, n), [1.0, 0.8, 0.6, 0.4, 1e-2, 1e-2], rng, curvature=(0.6, 1.2))
@@ -67,17 +89,28 @@ def setting_of(case: Case) -> Setting:
     forces = problem.H1 @ (deviations - np.mean(deviations, axis=0)) @ problem.H2
 
     def variance(Y: LowRank) -> float:
-        return float(np.mean([np.sum(tangent_projection(Y, force) ** 2) for force in forces])) / BATCH
+        return (
+            float(np.mean([np.sum(tangent_projection(Y, force) ** 2) for force in forces])) / BATCH
+        )
 
     return Setting(
         problem,
         problem.initial(to_size(5, case["sigma"]), rng),
-        lambda W, rng: problem.gradient(W) - np.mean(forces[rng.integers(SAMPLES, size=BATCH)], axis=0),
+        lambda W, rng: (
+            problem.gradient(W) - np.mean(forces[rng.integers(SAMPLES, size=BATCH)], axis=0)
+        ),
         variance,
     )
 
 
-def check(case: Case, step: Stepper = reference, *, noise: float = 1.0, mu: float = 1.0, louder: float = 1.0) -> CaseResult:
+def check(
+    case: Case,
+    step: Stepper = reference,
+    *,
+    noise: float = 1.0,
+    mu: float = 1.0,
+    louder: float = 1.0,
+) -> CaseResult:
     """E‖W(kλ) − W_k‖² ≤ (a_k + b_k)² at every k, and the closed form at the end.
 
     ε_k, B_k and ϑ_k enter by their root mean squares over the runs.  Expectations are judged by
@@ -89,10 +122,16 @@ def check(case: Case, step: Stepper = reference, *, noise: float = 1.0, mu: floa
     problem, W0 = setting.problem, setting.start.full()
     ell, grown = problem.lipschitz, math.exp(mu * problem.one_sided_lipschitz * rate)
     exact = [problem.solution((k + 1) * rate, W0) for k in range(case["steps"])]
-    runs = np.array([[*one_run(case, setting, number, step, exact, louder)] for number in range(case["runs"])])
+    runs = np.array(
+        [[*one_run(case, setting, number, step, exact, louder)] for number in range(case["runs"])]
+    )
     steady, errors, normal, field, lost, variance = np.moveaxis(runs, 2, 0)
     count, steps = errors.shape
-    width = stdtrit(count - 1, 1.0 - 0.5e-4 / steps) * np.std(errors - steady, axis=0, ddof=1) / count**0.5
+    width = (
+        stdtrit(count - 1, 1.0 - 0.5e-4 / steps)
+        * np.std(errors - steady, axis=0, ddof=1)
+        / count**0.5
+    )
     for off, most in zip(np.abs(np.mean(errors - steady, axis=0)), width, strict=True):
         out.at_most("E X_k = E e_k²", float(off), float(most))
     squares = np.mean(steady, axis=0) + confidence_width(steady)
@@ -101,12 +140,25 @@ def check(case: Case, step: Stepper = reference, *, noise: float = 1.0, mu: floa
     bias, square = 0.0, 0.0
     local = rate * normal + 0.5 * ell * rate**2 * max(grown, 1.0) * field + lost
     for k, measured in enumerate(squares):
-        bias, square = grown * bias + float(local[k]), grown**2 * square + rate**2 * float(variance[k])
+        bias, square = (
+            grown * bias + float(local[k]),
+            grown**2 * square + rate**2 * float(variance[k]),
+        )
         # the first one of an estimate with constant variance is an equation
-        out.at_most("E e_k² ≤ (a_k + b_k)²", float(measured), (bias + square**0.5) ** 2, 1e-12 * float(measured))
+        out.at_most(
+            "E e_k² ≤ (a_k + b_k)²",
+            float(measured),
+            (bias + square**0.5) ** 2,
+            1e-12 * float(measured),
+        )
     phi, phi2 = (rate * sum(grown ** (times * j) for j in range(steps)) for times in (1, 2))
     closed = phi * float(np.max(local)) / rate + (rate * phi2 * float(np.max(variance))) ** 0.5
-    out.at_most("(E e_k²)^{1/2} ≤ φ_μ(ε + ½ℓBλ + ϑ/λ) + ς(λφ_{2μ})^{1/2}", float(squares[-1]) ** 0.5, closed, 1e-12 * closed)
+    out.at_most(
+        "(E e_k²)^{1/2} ≤ φ_μ(ε + ½ℓBλ + ϑ/λ) + ς(λφ_{2μ})^{1/2}",
+        float(squares[-1]) ** 0.5,
+        closed,
+        1e-12 * closed,
+    )
     return out.result(case)
 
 
@@ -128,10 +180,22 @@ def one_run(
         return G + seen[-1]
 
     it: Iterate
-    for it in trajectory(setting.problem, setting.start, case["steps"], rate, step=step, estimate=estimate, **parameters):
+    for it in trajectory(
+        setting.problem,
+        setting.start,
+        case["steps"],
+        rate,
+        step=step,
+        estimate=estimate,
+        **parameters,
+    ):
         error, variance = float(np.linalg.norm(exact[it.k] - it.W_next)), setting.variance(it.Y)
         before, noise = exact[it.k] - it.W_hat, rate * tangent_projection(it.Y, seen[-1])
-        known = grown * known + float(np.sum(before**2) - np.sum((before - noise) ** 2)) - rate**2 * variance
+        known = (
+            grown * known
+            + float(np.sum(before**2) - np.sum((before - noise) ** 2))
+            - rate**2 * variance
+        )
         yield error**2 - known, error**2, it.normal**2, float(np.sum(it.G**2)), it.lost**2, variance
 
 
@@ -169,8 +233,18 @@ CLAIM = Claim(
     controls=(
         Control("no noise", "b_k = 0", _some(*ALONE), lambda case: check(case, noise=0.0)),
         Control("0.8 of the noise", "0.8ς", _some(*ALONE), lambda case: check(case, noise=0.64)),
-        Control("louder", "errors 1.5 times as large as ς² says", _some(*ALONE), lambda case: check(case, louder=1.5)),
-        Control("no growth", "μ = 0 where noise grows", _some("noise that grows"), lambda case: check(case, mu=0.0)),
+        Control(
+            "louder",
+            "errors 1.5 times as large as ς² says",
+            _some(*ALONE),
+            lambda case: check(case, louder=1.5),
+        ),
+        Control(
+            "no growth",
+            "μ = 0 where noise grows",
+            _some("noise that grows"),
+            lambda case: check(case, mu=0.0),
+        ),
         mutant_control("s-step-sign", _some("mini-batches"), check),
     ),
 )

@@ -9,7 +9,17 @@ import numpy as np
 
 from geolora_ref import LowRank
 from geolora_ref.problems.problem import Matrix
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 
 STEPS, BATCH, RATE = 1500, 100, 0.05
 OPTIONS = {"edge": 0.5, "noise": 4.0}
@@ -24,16 +34,32 @@ def cases(plan: Plan) -> Iterator[Case]:
         for condition in (1.0, 10.0, 30.0):
             for samples in SAMPLES:
                 yield case_of((m, n), rank, condition, samples, plan.seed)
-    for start, rate in ((1, 8.0 * RATE), (30, 2.0 * RATE), *plan.pick((), ((2, RATE), (16, 4.0 * RATE), (30, 8.0 * RATE)))):
+    for start, rate in (
+        (1, 8.0 * RATE),
+        (30, 2.0 * RATE),
+        *plan.pick((), ((2, RATE), (16, 4.0 * RATE), (30, 8.0 * RATE))),
+    ):
         for condition in plan.pick((30.0,), (1.0, 10.0, 30.0)):
             yield case_of((40, 30), 2, condition, SAMPLES[0], plan.seed, start, rate)
 
 
 def case_of(
-    shape: tuple[int, int], rank: int, condition: float, samples: int, seed: int, start: int = 8, rate: float = RATE
+    shape: tuple[int, int],
+    rank: int,
+    condition: float,
+    samples: int,
+    seed: int,
+    start: int = 8,
+    rate: float = RATE,
 ) -> Case:
     """``rank`` is that of the signal, ``start`` the initial one of the adapter."""
-    parameters = {"shape": shape, "rank": rank, "condition": condition, "samples": samples, "seed": seed}
+    parameters = {
+        "shape": shape,
+        "rank": rank,
+        "condition": condition,
+        "samples": samples,
+        "seed": seed,
+    }
     name = f"{shape[0]} x {shape[1]}, rank {rank}, condition {condition:g}, N {samples}, from rank {start} at {rate:g}"
     return Case(name, parameters | {"start": start, "rate": rate})
 
@@ -49,7 +75,11 @@ class Data(NamedTuple):
 
 def data_of(case: Case) -> Data:
     """Gaussian samples and noise; the singular values of W* are geometric down to 1."""
-    (m, n), rank, rng = case["shape"], case["rank"], np.random.default_rng([case["seed"], case["samples"], 82])
+    (m, n), rank, rng = (
+        case["shape"],
+        case["rank"],
+        np.random.default_rng([case["seed"], case["samples"], 82]),
+    )
     W = LowRank.random((m, n), list(np.geomspace(case["condition"], 1.0, rank)), rng).full()
     sigma = SAMPLES[0] ** 0.5 / (DETECTABLE * (m**0.5 + n**0.5))
     x = rng.standard_normal((case["samples"], n))
@@ -106,7 +136,11 @@ def adapted(case: Case, data: Data, options: dict[str, Any]) -> tuple[Matrix, in
     torch.nn.init.zeros_(linear.weight)
     model = torch.nn.Sequential(linear)
     adapt(
-        model, target_modules=["0"], rank=case["start"], max_rank=min(m, n), generator=torch.Generator().manual_seed(case["seed"])
+        model,
+        target_modules=["0"],
+        rank=case["start"],
+        max_rank=min(m, n),
+        generator=torch.Generator().manual_seed(case["seed"]),
     )
     W = trained(case, data, model, GeoLoRA(model, **options), case["rate"])
     (layer,) = adapters(model).values()
@@ -153,7 +187,10 @@ def check(case: Case, options: dict[str, Any] | None = None) -> CaseResult:
     edge = data.sigma * (m**0.5 + n**0.5) / len(data.x) ** 0.5
     out.at_most("‖W − W*‖₂ ≤ 2σ(√m + √n)/√N", float(np.linalg.norm(W - data.target, 2)), 2.0 * edge)
     out.at_most("‖W − W*‖ ≤ 4(r*(m + n)σ²/N)^{1/2}", ours, 4.0 * scale)
-    known = {"least squares": error(least_squares(data)), "least squares of rank r*": error(least_squares(data, rank))}
+    known = {
+        "least squares": error(least_squares(data)),
+        "least squares of rank r*": error(least_squares(data, rank)),
+    }
     for name, of_rank in (("LoRA r*", rank), ("LoRA r = 8", 8)):
         known[name] = min(error(lora(case, data, of_rank, rate)) for rate in LORA_RATES)
     for name in ("LoRA r*", "least squares of rank r*", "least squares"):
@@ -161,14 +198,21 @@ def check(case: Case, options: dict[str, Any] | None = None) -> CaseResult:
     # converged errors are in the ratio (8(m + n − 8)/(r*(m + n − r*)))^{1/2}, which is 1.9 for
     # 40 x 30 and r* = 2, and below 1.3 for 50 x 50 and r* = 5
     if rank == 2:
-        out.ratio("1.3 times the error is at most that of LoRA with r = 8", 1.3 * ours / known["LoRA r = 8"])
+        out.ratio(
+            "1.3 times the error is at most that of LoRA with r = 8",
+            1.3 * ours / known["LoRA r = 8"],
+        )
     size = float(np.linalg.norm(data.target))
-    out.series = {**case.parameters, "found": found, "ours": ours / size} | {name: X / size for name, X in known.items()}
+    out.series = {**case.parameters, "found": found, "ours": ours / size} | {
+        name: X / size for name, X in known.items()
+    }
     return out.result(case)
 
 
 def _some(*conditions: float) -> Callable[[Plan], Iterator[Case]]:
-    return lambda plan: (case_of((40, 30), 2, condition, SAMPLES[0], plan.seed) for condition in conditions)
+    return lambda plan: (
+        case_of((40, 30), 2, condition, SAMPLES[0], plan.seed) for condition in conditions
+    )
 
 
 def _control(**options: Any) -> Callable[[Case], CaseResult]:
@@ -182,7 +226,9 @@ def table(results: Results) -> list[list[str]]:
     rows = [["problem", "final rank", "error", *NAMES]]
     for result in results:
         found = result.series
-        rows.append([result.case, str(found["found"]), *(f"{found[name]:.4f}" for name in ("ours", *NAMES))])
+        rows.append(
+            [result.case, str(found["found"]), *(f"{found[name]:.4f}" for name in ("ours", *NAMES))]
+        )
     return rows
 
 
@@ -195,7 +241,9 @@ CLAIM = Claim(
         "of rank r* trained by Adam at the best of three rates, and of least squares over matrices of rank r* and of full rank; "
         "for r* = 2, 1.3 times the error is at most that of two factors of rank 8"
     ),
-    hypotheses=("the least singular value of W* is at least 4 times the edge of the noise, σ(√m + √n)/√N, for N = 3000",),
+    hypotheses=(
+        "the least singular value of W* is at least 4 times the edge of the noise, σ(√m + √n)/√N, for N = 3000",
+    ),
     sources=("GeoLoRA", "GD14"),
     explanation=(
         "One rate and one start of rank 8 for all problems; other starts and rates end with the same. Labels y = W*x + ε "
@@ -213,10 +261,24 @@ CLAIM = Claim(
     check=check,
     floor=50,
     controls=(
-        Control("rank 8", "a fixed rank fits noise", _some(1.0), _control(**OPTIONS, min_rank=8, max_rank=8)),
-        Control("relative", "τ = 0.35 at condition 30 cuts the second direction", _some(30.0), _control(tau=0.35)),
+        Control(
+            "rank 8",
+            "a fixed rank fits noise",
+            _some(1.0),
+            _control(**OPTIONS, min_rank=8, max_rank=8),
+        ),
+        Control(
+            "relative",
+            "τ = 0.35 at condition 30 cuts the second direction",
+            _some(30.0),
+            _control(tau=0.35),
+        ),
         Control("priced", "the default share keeps directions of noise", _some(1.0), _control()),
         Control("no noise", "weights that do not know the noise", _some(10.0), _control(edge=0.5)),
     ),
-    tables=(Table("Relative errors ‖W − W*‖/‖W*‖, with edge = 0.5 and noise = 4 and of the others", table),),
+    tables=(
+        Table(
+            "Relative errors ‖W − W*‖/‖W*‖, with edge = 0.5 and noise = 4 and of the others", table
+        ),
+    ),
 )

@@ -18,7 +18,13 @@ from verification.instruments.acting import Acting
 from verification.instruments.integrator_family import member
 
 SHAPE, RANK, STEPS = (12, 10), 3, 3
-GALERKIN = ("BUG", "augmented BUG", "midpoint BUG", "midpoint BUG, 3r", "augmented splitting (abc-PSI)")
+GALERKIN = (
+    "BUG",
+    "augmented BUG",
+    "midpoint BUG",
+    "midpoint BUG, 3r",
+    "augmented splitting (abc-PSI)",
+)
 LENGTHS = (0.1, 10.0, 1000.0)
 """h‖A‖, from short steps to steps that go beyond every mode."""
 NAME = "‖Y₁‖ ≤ e^{μh}‖Y₀‖, μ < 0"
@@ -29,7 +35,13 @@ def cases(plan: Plan) -> Iterator[Case]:
         for length in LENGTHS:
             for start in ("random", "slowest"):
                 for seed in range(plan.pick(1, 5)):
-                    parameters = {"integrator": name, "length": length, "start": start, "least": 0.01, "seed": plan.seed + seed}
+                    parameters = {
+                        "integrator": name,
+                        "length": length,
+                        "start": start,
+                        "least": 0.01,
+                        "seed": plan.seed + seed,
+                    }
                     yield Case(f"{name}-{length:g}-{start}-{seed}", parameters)
 
 
@@ -81,7 +93,16 @@ def check(case: Case, integrator: Integrator | None = None, sign: float = 1.0) -
 
 def one_case(length: float) -> Any:
     def of(plan: Plan) -> Iterator[Case]:
-        yield Case("control", {"integrator": "BUG", "length": length, "start": "random", "least": 0.01, "seed": plan.seed})
+        yield Case(
+            "control",
+            {
+                "integrator": "BUG",
+                "length": length,
+                "start": "random",
+                "least": 0.01,
+                "seed": plan.seed,
+            },
+        )
 
     return of
 
@@ -94,7 +115,12 @@ def table(results: Results) -> list[list[str]]:
     rows = [["integrator", *(f"largest ‖Y₁‖/‖Y₀‖ at h‖A‖ = {length:g}" for length in LENGTHS)]]
     for name in GALERKIN:
         mine = [r.series for r in results if r.series["integrator"] == name]
-        rows.append([name, *(f"{max(s['quotient'] for s in mine if s['length'] == x):.2g}" for x in LENGTHS)])
+        rows.append(
+            [
+                name,
+                *(f"{max(s['quotient'] for s in mine if s['length'] == x):.2g}" for x in LENGTHS),
+            ]
+        )
     return rows
 
 
@@ -106,7 +132,10 @@ CLAIM = Claim(
         "for Ẏ = A[Y] with ⟨Y, A[Y]⟩ ≤ μ‖Y‖², μ ≤ 0: ‖Y₁‖ ≤ e^{μh}‖Y₀‖ at every step size h, for BUG, augmented and midpoint BUG "
         "and the augmented splitting"
     ),
-    hypotheses=("sub-equations solved exactly", "the last sub-step is a Galerkin step from a projection of Y₀"),
+    hypotheses=(
+        "sub-equations solved exactly",
+        "the last sub-step is a Galerkin step from a projection of Y₀",
+    ),
     sources=("CL22", "CKL22", "CEKL24", "KSW25"),
     explanation=(
         "The projection is the point, not the step size: Π A Π is dissipative whatever the bases are, and BUG, which projects "
@@ -117,9 +146,18 @@ CLAIM = Claim(
     check=check,
     floor=60,
     controls=(
-        Control("Lie splitting", "its S-step runs backwards", one_case(100.0), asked_of("projector splitting, Lie")),
-        Control("projected Runge–Kutta", "explicit", one_case(100.0), asked_of("projected Runge–Kutta")),
-        Control("another sign", "a flow that grows", one_case(10.0), lambda case: check(case, sign=-1.0)),
+        Control(
+            "Lie splitting",
+            "its S-step runs backwards",
+            one_case(100.0),
+            asked_of("projector splitting, Lie"),
+        ),
+        Control(
+            "projected Runge–Kutta", "explicit", one_case(100.0), asked_of("projected Runge–Kutta")
+        ),
+        Control(
+            "another sign", "a flow that grows", one_case(10.0), lambda case: check(case, sign=-1.0)
+        ),
     ),
     tables=(Table("Norms at every step size", table),),
 )

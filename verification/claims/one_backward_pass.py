@@ -21,13 +21,18 @@ def cases(plan: Plan) -> Iterator[Case]:
     for name in SPECTRA:
         for core in ("diagonal", "dense"):
             for seed in range(plan.pick(10, 100)):
-                yield Case(f"{name}-{core}-{seed}", {"spectrum": name, "core": core, "seed": plan.seed + seed})
+                yield Case(
+                    f"{name}-{core}-{seed}",
+                    {"spectrum": name, "core": core, "seed": plan.seed + seed},
+                )
 
 
 def check(
     case: Case,
     gradients: Callable[[LowRank, np.ndarray], FactorGradients] = FactorGradients.from_dense,
-    projections: Callable[[LowRank, np.ndarray], ProjectedGradients] = ProjectedGradients.from_dense,
+    projections: Callable[
+        [LowRank, np.ndarray], ProjectedGradients
+    ] = ProjectedGradients.from_dense,
 ) -> CaseResult:
     """Every identity against derivatives of L(U S Vᵀ) in random directions; that along (E, 0, 0),
     for one, is ⟨∇_K, E S⟩.
@@ -62,21 +67,33 @@ def check(
             out.ratio("(Vᵀ∇_L)ᵀ = ∇_S", abs(np.sum(projected.dL * (V @ E.T)) - exact) / unit_E)
     condition = np.linalg.cond(S)
     if condition < 1e10:
-        out.ratio("G_U S⁻ᵀ = ∇_K, per cond(S)", np.linalg.norm(g.projected(Y).dK - projected.dK) / (unit * condition))
-        out.ratio("G_V S⁻¹ = ∇_L, per cond(S)", np.linalg.norm(g.projected(Y).dL - projected.dL) / (unit * condition))
+        out.ratio(
+            "G_U S⁻ᵀ = ∇_K, per cond(S)",
+            np.linalg.norm(g.projected(Y).dK - projected.dK) / (unit * condition),
+        )
+        out.ratio(
+            "G_V S⁻¹ = ∇_L, per cond(S)",
+            np.linalg.norm(g.projected(Y).dL - projected.dL) / (unit * condition),
+        )
     else:
-        out.undecided += 2  # an error of cond(S)·eps ‖G‖ leaves nothing to compare, or S is singular
+        out.undecided += (
+            2  # an error of cond(S)·eps ‖G‖ leaves nothing to compare, or S is singular
+        )
     return out.result(case)
 
 
 def without_transpose(Y: LowRank, G: np.ndarray) -> FactorGradients:
     """G_U = G V S instead of G V Sᵀ."""
-    return replace(FactorGradients.from_dense(Y, G), dU=ProjectedGradients.from_dense(Y, G).dK @ Y.S)
+    return replace(
+        FactorGradients.from_dense(Y, G), dU=ProjectedGradients.from_dense(Y, G).dK @ Y.S
+    )
 
 
 def with_transpose(Y: LowRank, G: np.ndarray) -> FactorGradients:
     """G_V = Gᵀ U Sᵀ instead of Gᵀ U S."""
-    return replace(FactorGradients.from_dense(Y, G), dV=ProjectedGradients.from_dense(Y, G).dL @ Y.S.T)
+    return replace(
+        FactorGradients.from_dense(Y, G), dV=ProjectedGradients.from_dense(Y, G).dL @ Y.S.T
+    )
 
 
 def core_transposed(Y: LowRank, G: np.ndarray) -> FactorGradients:
@@ -92,7 +109,9 @@ def with_core(Y: LowRank, G: np.ndarray) -> ProjectedGradients:
 
 
 def dense_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["core"] == "dense" and case["seed"] < plan.seed + 2)
+    return (
+        case for case in cases(plan) if case["core"] == "dense" and case["seed"] < plan.seed + 2
+    )
 
 
 CLAIM = Claim(
@@ -100,7 +119,10 @@ CLAIM = Claim(
     title="One backward pass is enough",
     section="One backward pass is enough",
     statement="∇_U L = ∇_K L · Sᵀ,   ∇_V L = ∇_L L · S,   Uᵀ ∇_K L = ∇_S L = (Vᵀ ∇_L L)ᵀ = Uᵀ G V",
-    hypotheses=("any S for the first four identities", "invertible S for the division; its error is cond(S)·eps"),
+    hypotheses=(
+        "any S for the first four identities",
+        "invertible S for the division; its error is cond(S)·eps",
+    ),
     sources=("GeoLoRA",),
     explanation="The factor gradients are compared with the derivative of L(U S Vᵀ) by complex steps: no formula checks itself.",
     cases=cases,
@@ -116,8 +138,18 @@ CLAIM = Claim(
             dense_cases,
             lambda case: check(case, without_transpose),
         ),
-        Control("needless-transpose", "G_V formed with Sᵀ instead of S", dense_cases, lambda case: check(case, with_transpose)),
-        Control("core-transposed", "G_S of the transposed matrix", dense_cases, lambda case: check(case, core_transposed)),
+        Control(
+            "needless-transpose",
+            "G_V formed with Sᵀ instead of S",
+            dense_cases,
+            lambda case: check(case, with_transpose),
+        ),
+        Control(
+            "core-transposed",
+            "G_S of the transposed matrix",
+            dense_cases,
+            lambda case: check(case, core_transposed),
+        ),
         Control(
             "core-in-K",
             "G_U and G_V taken for ∇_K and ∇_L",

@@ -19,9 +19,26 @@ from geolora_ref.oracle.judges.dense import DenseOracle, dense_oracle
 from geolora_ref.oracle.trial.choice import questions
 from geolora_ref.oracle.trial.conversion import Conversion
 from geolora_ref.oracle.trial.harness import Harness
-from verification.claim import YES_OR_NO, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from verification.claim import (
+    YES_OR_NO,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 
-MATRIX_CRITERIA = ("stationarity", "dominance", "optimality", "rank clipping", "rank not too low", "rank not too high")
+MATRIX_CRITERIA = (
+    "stationarity",
+    "dominance",
+    "optimality",
+    "rank clipping",
+    "rank not too low",
+    "rank not too high",
+)
 """The criteria about W₁ and its rank, which the dense oracle judges as well."""
 
 
@@ -74,7 +91,10 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
         output = step(*(X.copy() for X in inputs.arrays), **inputs.parameters)
         verdict = judge(inputs, output)
         rejected.update(_rejections(mutant, inputs, output, verdict))
-        if not verdict.error and max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) <= FAIL:
+        if (
+            not verdict.error
+            and max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) <= FAIL
+        ):
             _compare(dense, inputs, output, out)
         else:
             out.undecided += 1  # the hypothesis: orthonormal factors
@@ -104,15 +124,21 @@ def _compare(dense: DenseOracle, inputs: StepInputs, output: Any, out: Measureme
         out.ratio("both oracles agree", np.inf if low <= FAIL < high else 0.0)
 
 
-def _rejections(mutant: Mutant | None, inputs: StepInputs, output: Any, verdict: Verdict) -> list[str]:
+def _rejections(
+    mutant: Mutant | None, inputs: StepInputs, output: Any, verdict: Verdict
+) -> list[str]:
     """The criteria that fail; for a mutant that only its stages can show, the first line that fails."""
     if mutant is not None and mutant.visible_in == "kit":
-        outcome = Harness(mutant.step, Conversion("numpy", str(inputs.S.dtype))).call(inputs, lambda W: W)
+        outcome = Harness(mutant.step, Conversion("numpy", str(inputs.S.dtype))).call(
+            inputs, lambda W: W
+        )
         return ["manners"] if outcome.error else []
     if mutant is None or mutant.stages is None or mutant.visible_in == "output":
         return list(verdict.failed_criteria)
     run = mutant.stages.run(*inputs.arrays, **inputs.parameters)
-    verdicts = judge_stages(inputs, {name: value for name, value in run.items() if name != "output"}, output)
+    verdicts = judge_stages(
+        inputs, {name: value for name, value in run.items() if name != "output"}, output
+    )
     return [line for line, stage in verdicts.items() if not stage.passed][:1]
 
 
@@ -137,7 +163,14 @@ def kill_table(results: Results) -> list[list[str]]:
     for name, counter in counts.items():
         mutant = MUTANTS[name]
         mark = " (found in public code)" if mutant.published else ""
-        rows.append([name, str(mutant.line), mutant.defect + mark, *(str(counter[criterion] or "") for criterion in criteria)])
+        rows.append(
+            [
+                name,
+                str(mutant.line),
+                mutant.defect + mark,
+                *(str(counter[criterion] or "") for criterion in criteria),
+            ]
+        )
     return rows
 
 
@@ -153,7 +186,13 @@ def one_case(backend: str) -> Callable[[Plan], Iterator[Case]]:
 def _harmless(name: str) -> Control:
     visible = MUTANTS[name].visible_in
     why = f"the right step under the name of a mutant that is seen in its {visible}: nothing may reject it"
-    return Control(f"{name}, mended", why, one_case(name), lambda case: check(case, stages=Stages()), infinite=True)
+    return Control(
+        f"{name}, mended",
+        why,
+        one_case(name),
+        lambda case: check(case, stages=Stages()),
+        infinite=True,
+    )
 
 
 CLAIM = Claim(
@@ -187,7 +226,10 @@ CLAIM = Claim(
             lambda case: check(case, dense_tau=2.0),
             infinite=True,
         ),
-        *map(_harmless, ("off-by-one-low", "core-updated-first", "global-rng", "squares-out-of-range")),
+        *map(
+            _harmless,
+            ("off-by-one-low", "core-updated-first", "global-rng", "squares-out-of-range"),
+        ),
         Control(
             "a wrong reference",
             MUTANTS["off-by-one-low"].defect,
@@ -195,5 +237,7 @@ CLAIM = Claim(
             lambda case: check(case, stages=MUTANTS["off-by-one-low"].stages),
         ),
     ),
-    tables=(Table("Kill table: on how many drawn steps each criterion rejects each mutant", kill_table),),
+    tables=(
+        Table("Kill table: on how many drawn steps each criterion rejects each mutant", kill_table),
+    ),
 )

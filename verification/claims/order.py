@@ -17,7 +17,18 @@ from geolora_ref.integrators.sub_solvers import EXPLICIT_EULER, RK4
 from geolora_ref.problems import RankPreservingRiccati
 from geolora_ref.problems.field import Field
 from geolora_ref.problems.problem import Matrix
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.integrator_family import FAMILY, member, projected_flow
 from verification.instruments.slopes import Slopes
 from verification.instruments.time_dependence import AtOneTime, TurningFrame
@@ -50,9 +61,14 @@ def cases(plan: Plan) -> Iterator[Case]:
                 + ["dial"] * promise.dial
                 + ["tolerance"] * promise.adaptive
             )
-            kinds += plan.pick(["small σ"] * (name == "augmented BUG"), ["small σ"] * promise.robust)
+            kinds += plan.pick(
+                ["small σ"] * (name == "augmented BUG"), ["small σ"] * promise.robust
+            )
             for kind in kinds:
-                yield Case(f"{name}-{kind}-{seed}", {"integrator": name, "kind": kind, "seed": plan.seed + seed})
+                yield Case(
+                    f"{name}-{kind}-{seed}",
+                    {"integrator": name, "kind": kind, "seed": plan.seed + seed},
+                )
 
 
 @lru_cache(maxsize=16)
@@ -72,7 +88,9 @@ def best_error(seed: int, epsilon: float) -> float:
 
 def error_of(integrator: Integrator, seed: int, epsilon: float, steps: int) -> float:
     problem, Y0, reference, _ = problem_of(seed, epsilon)
-    return float(np.linalg.norm(integrate(integrator, problem, Y0, (0.0, T), T / steps).Y.full() - reference))
+    return float(
+        np.linalg.norm(integrate(integrator, problem, Y0, (0.0, T), T / steps).Y.full() - reference)
+    )
 
 
 def steps_of(name: str) -> list[int]:
@@ -89,7 +107,11 @@ def check_order(case: Case, integrator: Integrator | None) -> CaseResult:
     """The order against the projected flow, tangential (ε = 0) or general (ε = 0.3)."""
     out, name, seed = Measurements(), case["integrator"], case["seed"]
     integrator, steps = integrator or member(name, RANK), steps_of(name)
-    epsilon, expected = (0.0, FAMILY[name].tangential) if case["kind"] == "tangential" else (GENERAL, FAMILY[name].general)
+    epsilon, expected = (
+        (0.0, FAMILY[name].tangential)
+        if case["kind"] == "tangential"
+        else (GENERAL, FAMILY[name].general)
+    )
     errors = [error_of(integrator, seed, epsilon, number) for number in steps]
     slopes = Slopes([T / number for number in steps], errors, FLOOR if epsilon else CLOSED)
     compare(out, slopes, expected)
@@ -113,8 +135,14 @@ def check_time(case: Case, integrator: Integrator | None) -> CaseResult:
     out, name = Measurements(), case["integrator"]
     problem, Y0, *_ = problem_of(case["seed"], 0.0)
     integrator, field = integrator or member(name, RANK), TurningFrame(problem)
-    end, sizes = field.seen(SHORT, problem.solution(SHORT, Y0.full())), [T / number for number in steps_of(name)]
-    errors = [float(np.linalg.norm(integrate(integrator, field, Y0, (0.0, SHORT), h).Y.full() - end)) for h in sizes]
+    end, sizes = (
+        field.seen(SHORT, problem.solution(SHORT, Y0.full())),
+        [T / number for number in steps_of(name)],
+    )
+    errors = [
+        float(np.linalg.norm(integrate(integrator, field, Y0, (0.0, SHORT), h).Y.full() - end))
+        for h in sizes
+    ]
     slopes = Slopes(sizes, errors, FLOOR)
     compare(out, slopes, FAMILY[name].tangential)
     out.series = {**case.parameters, **as_data(slopes)}
@@ -129,8 +157,13 @@ def check_dial(case: Case, integrator: Integrator | None) -> CaseResult:
     integrator = integrator or member(case["integrator"], RANK)
     errors = [error_of(integrator, seed, epsilon, DIAL_STEPS) for epsilon in EPSILONS]
     rest, slopes = error_of(integrator, seed, 0.0, DIAL_STEPS), Slopes(EPSILONS, errors, FLOOR)
-    out.ratio("at fixed h the error falls linearly in ε: |slope − 1| + confidence ≤ 0.1", slopes.off(1.0) / ALLOWED)
-    out.at_most("the rest is small: error at ε = 0 ≤ 1/100 of the error at ε = 0.32", rest, 0.01 * errors[0])
+    out.ratio(
+        "at fixed h the error falls linearly in ε: |slope − 1| + confidence ≤ 0.1",
+        slopes.off(1.0) / ALLOWED,
+    )
+    out.at_most(
+        "the rest is small: error at ε = 0 ≤ 1/100 of the error at ε = 0.32", rest, 0.01 * errors[0]
+    )
     out.series = {**case.parameters, **as_data(slopes)}
     return out.result(case)
 
@@ -146,14 +179,30 @@ def check_tolerance(case: Case, integrator: Integrator | None) -> CaseResult:
     out, (problem, Y0, _, full) = Measurements(), problem_of(case["seed"], GENERAL)
     integrator = integrator or FAMILY[case["integrator"]].make(TOLERANCE, RK4)
     runs = [integrate(integrator, problem, Y0, (0.0, T), T / steps) for steps in TOLERANCE_STEPS]
-    slopes = Slopes([T / n for n in TOLERANCE_STEPS], [float(np.linalg.norm(run.Y.full() - full)) for run in runs], FLOOR)
+    slopes = Slopes(
+        [T / n for n in TOLERANCE_STEPS],
+        [float(np.linalg.norm(run.Y.full() - full)) for run in runs],
+        FLOOR,
+    )
     best = best_error(case["seed"], GENERAL)
     if FAMILY[case["integrator"]].stalls:
         last = runs[-1].ranks[-1]
-        out.ratio("tolerance, stalling methods: at the smallest h the rank is that of the start", max(last / RANK, RANK / last))
+        out.ratio(
+            "tolerance, stalling methods: at the smallest h the rank is that of the start",
+            max(last / RANK, RANK / last),
+        )
     else:
-        out.at_most("tolerance: the error is below half of the best error of the first rank", slopes.errors[-1], 0.5 * best)
-    out.series = {**case.parameters, **as_data(slopes), "best": best, "ranks": [run.ranks[-1] for run in runs]}
+        out.at_most(
+            "tolerance: the error is below half of the best error of the first rank",
+            slopes.errors[-1],
+            0.5 * best,
+        )
+    out.series = {
+        **case.parameters,
+        **as_data(slopes),
+        "best": best,
+        "ranks": [run.ranks[-1] for run in runs],
+    }
     return out.result(case)
 
 
@@ -169,8 +218,13 @@ def check_small(case: Case, integrator: Integrator | None) -> CaseResult:
     growth = 2.0 ** (2.0 / max(FAMILY[name].tangential, 2))
     steps = [round(max(32, 2 * FAMILY[name].coarsest) * growth**k) for k in range(LEVELS)]
     runs = [integrate(integrator, problem, Y0, (0.0, T), T / number) for number in steps]
-    slopes = Slopes([T / n for n in steps], [float(np.linalg.norm(run.Y.full() - end)) for run in runs], CLOSED)
-    out.ratio("σ_min = 1e-8: |order − expected| + confidence ≤ 0.5", slopes.off(FAMILY[name].tangential) / 0.5)
+    slopes = Slopes(
+        [T / n for n in steps], [float(np.linalg.norm(run.Y.full() - end)) for run in runs], CLOSED
+    )
+    out.ratio(
+        "σ_min = 1e-8: |order − expected| + confidence ≤ 0.5",
+        slopes.off(FAMILY[name].tangential) / 0.5,
+    )
     out.series = {**case.parameters, **as_data(slopes)}
     return out.result(case)
 
@@ -211,7 +265,11 @@ def one_case(name: str, *kinds: str) -> Any:
 
 def first_seed(results: Results, kind: str) -> dict[str, Any]:
     """The series of this kind, by integrator."""
-    return {r.series["integrator"]: r.series for r in results if r.series["kind"] == kind and r.case.endswith("-0")}
+    return {
+        r.series["integrator"]: r.series
+        for r in results
+        if r.series["kind"] == kind and r.case.endswith("-0")
+    }
 
 
 def draw(kind: str) -> Any:
@@ -219,12 +277,18 @@ def draw(kind: str) -> Any:
         shown = first_seed(results, kind)
         for name, series in shown.items():
             steps = TOLERANCE_STEPS if kind == "tolerance" else steps_of(name)
-            axes.plot([T / number for number in steps], series["errors"], "o-", markersize=3, label=name)
+            axes.plot(
+                [T / number for number in steps], series["errors"], "o-", markersize=3, label=name
+            )
         if kind != "tangential":
             best = next(iter(shown.values()))["best"]
-            axes.axhline(best, linestyle=":", color="gray", label=f"best rank-{RANK} error of the full flow")
+            axes.axhline(
+                best, linestyle=":", color="gray", label=f"best rank-{RANK} error of the full flow"
+            )
         reference = "full" if kind == "tolerance" else "projected"
-        axes.set(xscale="log", yscale="log", xlabel="h", ylabel=f"error against the {reference} flow")
+        axes.set(
+            xscale="log", yscale="log", xlabel="h", ylabel=f"error against the {reference} flow"
+        )
         axes.set_ylim(bottom=axes.get_ylim()[0] / 1e3)
         axes.legend(ncols=2, loc="lower right")
 
@@ -239,13 +303,23 @@ def draw_dial(axes: Any, results: Results) -> None:
 
 
 def order_table(results: Results) -> list[list[str]]:
-    head = ["integrator", "tangential (ε = 0)", "general (ε = 0.3)", "time-dependent (ε = 0)", "slope in ε"]
+    head = [
+        "integrator",
+        "tangential (ε = 0)",
+        "general (ε = 0.3)",
+        "time-dependent (ε = 0)",
+        "slope in ε",
+    ]
     rows = [[*head, f"error at h = 1/{SHOWN}: ε = 0", "ε = 0.3"]]
-    kinds = [first_seed(results, kind) for kind in ("tangential", "general", "time-dependent", "dial")]
+    kinds = [
+        first_seed(results, kind) for kind in ("tangential", "general", "time-dependent", "dial")
+    ]
     for name in FAMILY:
         shown = steps_of(name).index(SHOWN)
         words = [series[name]["words"] if name in series else "" for series in kinds]
-        rows.append([name, *words, *(f"{series[name]['errors'][shown]:.1e}" for series in kinds[:2])])
+        rows.append(
+            [name, *words, *(f"{series[name]['errors'][shown]:.1e}" for series in kinds[:2])]
+        )
     return rows
 
 
@@ -260,7 +334,15 @@ def tolerance_table(results: Results) -> list[list[str]]:
         ]
     ]
     for name, s in first_seed(results, "tolerance").items():
-        rows.append([name, s["words"], str(s["ranks"][0]), str(s["ranks"][-1]), f"{s['errors'][-1] / s['best']:.3f}"])
+        rows.append(
+            [
+                name,
+                s["words"],
+                str(s["ranks"][0]),
+                str(s["ranks"][-1]),
+                f"{s['errors'][-1] / s['best']:.3f}",
+            ]
+        )
     return rows
 
 
@@ -269,8 +351,23 @@ CLAIM = Claim(
     title="Orders of the integrators",
     section="Integrators: what was measured",
     statement="the error against the projected flow falls like h^p with the p of the table; with the dial it is O(h²) + O(εh)",
-    hypotheses=("fixed rank, S well conditioned", "RK4 for the sub-equations, far more accurate than the splitting"),
-    sources=("LO14", "CL22", "CKL22", "CKL24", "CEKL24", "K24", "KV19", "R25", "KSW25", "C24", "CKLV25"),
+    hypotheses=(
+        "fixed rank, S well conditioned",
+        "RK4 for the sub-equations, far more accurate than the splitting",
+    ),
+    sources=(
+        "LO14",
+        "CL22",
+        "CKL22",
+        "CKL24",
+        "CEKL24",
+        "K24",
+        "KV19",
+        "R25",
+        "KSW25",
+        "C24",
+        "CKLV25",
+    ),
     explanation=(
         "Read on Ẏ = AY + YBᵀ + YMY + εC, tangential for ε = 0, and, where F is to depend on time, on the same in a turning "
         "frame. The reference is the projected flow Ẏ = P(Y)F: against the full flow a slope would measure the modelling error "
@@ -325,7 +422,9 @@ CLAIM = Claim(
             "collapse",
             "the parallel step with rank 1, expected to stay at 4",
             one_case("parallel BUG", "tolerance"),
-            lambda case: check(case, FAMILY["parallel BUG"].make(replace(TOLERANCE, max_rank=1), RK4)),
+            lambda case: check(
+                case, FAMILY["parallel BUG"].make(replace(TOLERANCE, max_rank=1), RK4)
+            ),
         ),
         Control(
             "a block forgotten",
@@ -341,15 +440,25 @@ CLAIM = Claim(
         ),
     ),
     figures=(
-        Figure("Tangential flow", "ε = 0: order 1 and order 2. The best rank-4 error of the full flow is 0.", draw("tangential")),
-        Figure("General flow", "ε = 0.3: only Strang splitting and projected Runge–Kutta stay of order 2.", draw("general")),
+        Figure(
+            "Tangential flow",
+            "ε = 0: order 1 and order 2. The best rank-4 error of the full flow is 0.",
+            draw("tangential"),
+        ),
+        Figure(
+            "General flow",
+            "ε = 0.3: only Strang splitting and projected Runge–Kutta stay of order 2.",
+            draw("general"),
+        ),
         Figure(
             "With a tolerance",
             "ε = 0.3, ϑ = 0.01 h, against the full flow: the rank grows and the error falls, except where the rank stalls.",
             draw("tolerance"),
         ),
         Figure(
-            "The ε-dial", "Against the projected flow, whose own distance to the best rank-4 error does not enter.", draw_dial
+            "The ε-dial",
+            "Against the projected flow, whose own distance to the best rank-4 error does not enter.",
+            draw_dial,
         ),
     ),
     tables=(

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
-from geolora_ref.integrators import EXPLICIT_EULER, HEUN, AugmentedBUG, Integrator, ParallelBUG, TruncationRule
+from geolora_ref.integrators import (
+    EXPLICIT_EULER,
+    HEUN,
+    AugmentedBUG,
+    Integrator,
+    ParallelBUG,
+    TruncationRule,
+)
 from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, judge
 from geolora_ref.problems import AllenCahn, Product, TwoLayerLinear
 from geolora_ref.problems.field import Field
@@ -60,7 +67,12 @@ def cases(plan: Plan) -> Iterator[Case]:
         for start in gradient_flows.STARTS:
             for truncation in TRUNCATIONS:
                 for seed in range(plan.pick(1, 10)):
-                    parameters = {"problem": name, "start": start, "truncation": truncation, "seed": plan.seed + seed}
+                    parameters = {
+                        "problem": name,
+                        "start": start,
+                        "truncation": truncation,
+                        "seed": plan.seed + seed,
+                    }
                     yield Case(f"{name}-{start}-{truncation}-{seed}", parameters)
 
 
@@ -70,7 +82,9 @@ def problem_of(case: Case) -> tuple[Any, LowRank]:
     if name.startswith("two layers"):
         network = TwoLayerLinear.planted((12, 10, 9), [1.0, 0.5], 20, rng)
         layer = 0 if name.endswith("first") else 1
-        flow: Any = OneLayer(network, layer, LowRank.random(network.shapes[1 - layer], [1.0, 0.7, 0.4], rng).full())
+        flow: Any = OneLayer(
+            network, layer, LowRank.random(network.shapes[1 - layer], [1.0, 0.7, 0.4], rng).full()
+        )
     elif name == "Allen–Cahn":
         flow = AllenCahn(24)
     else:
@@ -90,9 +104,14 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     field: Field = flow
     for k in range(STEPS):
         gradients = ProjectedGradients.from_dense(Y, flow.gradient(Y.full()))
-        inputs = StepInputs(Y.U, Y.S, Y.V, gradients.dK, gradients.dL, gradients.dS, learning_rate=h, **options)
+        inputs = StepInputs(
+            Y.U, Y.S, Y.V, gradients.dK, gradients.dL, gradients.dS, learning_rate=h, **options
+        )
         step = integrator.step(field, k * h, Y, h)
-        out.ratio("the worst criterion of the oracle", judge(inputs, (step.Y.U, step.Y.S, step.Y.V)).worst_ratio)
+        out.ratio(
+            "the worst criterion of the oracle",
+            judge(inputs, (step.Y.U, step.Y.S, step.Y.V)).worst_ratio,
+        )
         same = step.Y.rank == geolora_step(Y, gradients, learning_rate=h, **options).Y.rank
         out.ratio("the same rank", 0.0 if same else 2.0 * FAIL)
         Y = step.Y
@@ -104,7 +123,11 @@ def quadratic(truncation: str) -> Any:
 
     def of(plan: Plan) -> Iterator[Case]:
         for case in cases(plan):
-            if (case["problem"], case["start"], case["truncation"]) == ("quadratic", "order one", truncation):
+            if (case["problem"], case["start"], case["truncation"]) == (
+                "quadratic",
+                "order one",
+                truncation,
+            ):
                 yield case
 
     return of

@@ -13,10 +13,28 @@ import scipy.optimize
 import scipy.special
 from numpy.typing import NDArray
 
-from geolora_ref.integrators import RK4, Progress, ProjectorSplitting, StrangSplitting, TruncationRule, integrate
+from geolora_ref.integrators import (
+    RK4,
+    Progress,
+    ProjectorSplitting,
+    StrangSplitting,
+    TruncationRule,
+    integrate,
+)
 from geolora_ref.integrators.sub_solvers import Derivative
 from geolora_ref.problems import Product, VlasovPoisson
-from verification.claim import CHOSEN, EQUALITY, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
+from verification.claim import (
+    CHOSEN,
+    EQUALITY,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+)
 from verification.instruments.integrator_family import FAMILY
 
 ALLOWED = 0.02
@@ -24,8 +42,22 @@ RANK = 8
 ROUNDING = 10.0 * float(np.finfo(float).eps)
 """The rounding error of one step, of a dozen products, as a share of ‖f‖²."""
 SETTINGS: dict[str, dict[str, Any]] = {
-    "landau": {"k": 0.5, "beams": (0.0,), "T": 20.0, "alpha": 1e-2, "guess": 1.4 - 0.15j, "h": 0.025},
-    "two-stream": {"k": 0.2, "beams": (-2.4, 2.4), "T": 42.0, "alpha": 1e-5, "guess": 0.3j, "h": 0.05},
+    "landau": {
+        "k": 0.5,
+        "beams": (0.0,),
+        "T": 20.0,
+        "alpha": 1e-2,
+        "guess": 1.4 - 0.15j,
+        "h": 0.025,
+    },
+    "two-stream": {
+        "k": 0.2,
+        "beams": (-2.4, 2.4),
+        "T": 42.0,
+        "alpha": 1e-5,
+        "guess": 0.3j,
+        "h": 0.05,
+    },
 }
 MAKE = {"landau": VlasovPoisson.landau_damping, "two-stream": VlasovPoisson.two_stream}
 INTEGRATORS = ("projector splitting, Lie", "augmented BUG")
@@ -41,7 +73,9 @@ def dispersion_root(k: float, beams: tuple[float, ...], guess: complex) -> compl
 
     def residual(parts: Any) -> tuple[float, float]:
         zetas = [((parts[0] + 1j * parts[1]) / k - beam) / np.sqrt(2.0) for beam in beams]
-        value = 1.0 + sum(1.0 + zeta * 1j * np.sqrt(np.pi) * scipy.special.wofz(zeta) for zeta in zetas) / (k**2 * len(beams))
+        value = 1.0 + sum(
+            1.0 + zeta * 1j * np.sqrt(np.pi) * scipy.special.wofz(zeta) for zeta in zetas
+        ) / (k**2 * len(beams))
         return value.real, value.imag
 
     root = scipy.optimize.root(residual, (guess.real, guess.imag), tol=1e-12)
@@ -78,7 +112,10 @@ class BalancedRK4:
 
 def cases(plan: Plan) -> Iterator[Case]:
     for setting in SETTINGS:
-        for name in plan.pick(INTEGRATORS, (*INTEGRATORS, "projector splitting, Strang", "midpoint BUG, 3r", "parallel BUG")):
+        for name in plan.pick(
+            INTEGRATORS,
+            (*INTEGRATORS, "projector splitting, Strang", "midpoint BUG, 3r", "parallel BUG"),
+        ):
             # The others are of order 2.  With h/4 the parallel BUG has the rates, but overflowed
             # before the end (at t = 39.5).
             h = SETTINGS[setting]["h"] / (8.0 if name == "parallel BUG" else 1.0)
@@ -116,12 +153,18 @@ def check(
         energies.append(problem.electric_energy(Product(progress.Y.U @ progress.Y.S, progress.Y.V)))
         norms.append(progress.Y.norm())
         of_RK4 = sum(sub_solver.taken if splitting else sub_solver.taken[-1:])
-        taken.append((left_out != "discarded") * progress.record.discarded**2 + (left_out != "RK4") * of_RK4)
+        taken.append(
+            (left_out != "discarded") * progress.record.discarded**2 + (left_out != "RK4") * of_RK4
+        )
         sub_solver.taken.clear()
 
-    method = FAMILY[integrator or case["integrator"]].make(TruncationRule.fixed_rank(rank), sub_solver)
+    method = FAMILY[integrator or case["integrator"]].make(
+        TruncationRule.fixed_rank(rank), sub_solver
+    )
     splitting = isinstance(method, ProjectorSplitting | StrangSplitting)
-    run = integrate(method, problem, problem.start(rank), (0.0, setting["T"]), case["h"], callback=watch)
+    run = integrate(
+        method, problem, problem.start(rank), (0.0, setting["T"]), case["h"], callback=watch
+    )
     if run.stopped is not None:
         raise run.stopped
     t, log_E, N = np.array(times), 0.5 * np.log(energies), np.array(norms)
@@ -130,22 +173,40 @@ def check(
         peaks = np.flatnonzero((log_E[inner] > log_E[:-2]) & (log_E[inner] > log_E[2:])) + 1
         rate = float(np.polyfit(t[peaks], log_E[peaks], 1)[0])
         period = float(np.mean(np.diff(t[peaks])))
-        out.ratio("distance of the maxima: π/ω within 2 %", abs(period * omega.real / np.pi - 1.0) / ALLOWED)
+        out.ratio(
+            "distance of the maxima: π/ω within 2 %",
+            abs(period * omega.real / np.pi - 1.0) / ALLOWED,
+        )
     else:
         linear = (t >= LINEAR_PHASE[0]) & (t <= LINEAR_PHASE[1])
         rate = float(np.polyfit(t[linear], log_E[linear], 1)[0])
-    out.ratio("rate within 2 % of the dispersion relation", abs(rate / (rate_factor * omega.imag) - 1.0) / ALLOWED)
+    out.ratio(
+        "rate within 2 % of the dispersion relation",
+        abs(rate / (rate_factor * omega.imag) - 1.0) / ALLOWED,
+    )
     if FAMILY[case["integrator"]].conservative:
         start = problem.start(rank).norm()
         balance = np.abs(N**2 + np.cumsum(taken) - start**2) / start**2
         for k in range(0, len(N), 10):
-            out.at_most("norm of f: |N² + Σ(d² + q) − N₀²| ≤ 10 eps a step of N₀²", balance[k], ROUNDING * (k + 1))
-    out.series = {**case.parameters, "t": times[::4], "energy": energies[::4], "rate": rate, "theory": omega.imag}
+            out.at_most(
+                "norm of f: |N² + Σ(d² + q) − N₀²| ≤ 10 eps a step of N₀²",
+                balance[k],
+                ROUNDING * (k + 1),
+            )
+    out.series = {
+        **case.parameters,
+        "t": times[::4],
+        "energy": energies[::4],
+        "rate": rate,
+        "theory": omega.imag,
+    }
     return out.result(case)
 
 
 def landau(plan: Plan) -> Iterator[Case]:
-    yield Case("control", {"setting": "landau", "integrator": "projector splitting, Lie", "h": 0.05})
+    yield Case(
+        "control", {"setting": "landau", "integrator": "projector splitting, Lie", "h": 0.05}
+    )
 
 
 def truncated(plan: Plan) -> Iterator[Case]:
@@ -153,21 +214,31 @@ def truncated(plan: Plan) -> Iterator[Case]:
 
 
 def two_streams(plan: Plan) -> Iterator[Case]:
-    yield Case("control", {"setting": "two-stream", "integrator": "projector splitting, Lie", "h": 0.05})
+    yield Case(
+        "control", {"setting": "two-stream", "integrator": "projector splitting, Lie", "h": 0.05}
+    )
 
 
 def draw(axes: Any, results: Results) -> None:
     for result in results:
         series = result.series
         (line,) = axes.plot(
-            series["t"], series["energy"], label=f"{series['setting']}, {series['integrator']}: {series['rate']:.4f}"
+            series["t"],
+            series["energy"],
+            label=f"{series['setting']}, {series['integrator']}: {series['rate']:.4f}",
         )
         if series["integrator"] == INTEGRATORS[0]:
             t = np.array(series["t"])
             anchor = 5 * len(t) // 6
             level = np.max(series["energy"][anchor - 8 : anchor + 8])
             label = f"e^(2γt), γ = {series['theory']:.4f}"
-            axes.plot(t, level * np.exp(2.0 * series["theory"] * (t - t[anchor])), ":", color=line.get_color(), label=label)
+            axes.plot(
+                t,
+                level * np.exp(2.0 * series["theory"] * (t - t[anchor])),
+                ":",
+                color=line.get_color(),
+                label=label,
+            )
     axes.set(yscale="log", xlabel="t", ylabel="electric energy", ylim=(1e-12, 1.0))
     axes.legend()
 
@@ -192,17 +263,39 @@ CLAIM = Claim(
     check=check,
     floor=100,
     controls=(
-        Control("4 % off", "a theory with a rate that is 4 % larger", landau, lambda case: check(case, rate_factor=1.04)),
-        Control("wrong velocities", "v scaled by 1.1: another plasma", landau, lambda case: check(case, speed=1.1)),
-        Control("BUG", "does not keep the norm of f", landau, lambda case: check(case, integrator="BUG")),
-        Control("RK4 exact", "what RK4 takes is left out of the balance", landau, lambda case: check(case, left_out="RK4")),
+        Control(
+            "4 % off",
+            "a theory with a rate that is 4 % larger",
+            landau,
+            lambda case: check(case, rate_factor=1.04),
+        ),
+        Control(
+            "wrong velocities",
+            "v scaled by 1.1: another plasma",
+            landau,
+            lambda case: check(case, speed=1.1),
+        ),
+        Control(
+            "BUG", "does not keep the norm of f", landau, lambda case: check(case, integrator="BUG")
+        ),
+        Control(
+            "RK4 exact",
+            "what RK4 takes is left out of the balance",
+            landau,
+            lambda case: check(case, left_out="RK4"),
+        ),
         Control(
             "nothing discarded",
             "at rank 4 what is discarded is left out of the balance",
             truncated,
             lambda case: check(case, rank=4, left_out="discarded"),
         ),
-        Control("BUG, two streams", "does not keep it there", two_streams, lambda case: check(case, integrator="BUG")),
+        Control(
+            "BUG, two streams",
+            "does not keep it there",
+            two_streams,
+            lambda case: check(case, integrator="BUG"),
+        ),
     ),
     figures=(Figure("Electric energy", "Rates as measured; dotted: the theory.", draw),),
 )

@@ -20,7 +20,11 @@ from verification.instruments.directions import dense, rounding_of, seen
 EPS = float(np.finfo(float).eps)
 SHARE = 0.7
 """γ, the share of the decrease that the truncation may spend."""
-RULES: dict[str, Optimizer] = {"gradient": Sgd(), "no memory": Spectral(0.0, 0.5), "default": Spectral(0.9, 0.5)}
+RULES: dict[str, Optimizer] = {
+    "gradient": Sgd(),
+    "no memory": Spectral(0.0, 0.5),
+    "default": Spectral(0.9, 0.5),
+}
 LENGTH = slope_share(0.5, 4)
 """The singular value of D for a memory of rank one at a state of rank 2."""
 TURNED, RATE = 1e-6, 1e-2
@@ -29,7 +33,11 @@ SPENT = SHARE * (1.0 - 1e-9)
 PLANTED = {"two": (1.0, 0.36), "equal": (0.3,) * 6}
 SHARPENED = {
     "spent": (np.diag([1.0, (1.0 - SPENT) * RATE * LENGTH]), np.diag([0.0, 1.0]), None),
-    "opposed": (np.diag([1.0, -(1.0 + SPENT) * RATE * LENGTH]), np.diag([0.0, 1.0]), np.diag([0.0, -TURNED])),
+    "opposed": (
+        np.diag([1.0, -(1.0 + SPENT) * RATE * LENGTH]),
+        np.diag([0.0, 1.0]),
+        np.diag([0.0, -TURNED]),
+    ),
     "curved": (np.diag([1.0, (1.0 + SPENT) * RATE * LENGTH]), np.diag([0.0, 1e-9]), None),
     "normal": (np.diag([1.0, 0.0]), np.array([[0.0, 1e-2], [1e-2, 1.0]]), None),
 }
@@ -55,26 +63,51 @@ def cases(plan: Plan) -> Iterator[Case]:
     return cases_of(plan, SHARPENED, RULES, ("no memory", "default"))
 
 
-def cases_of(plan: Plan, sharpened: Iterable[str], rules: Iterable[str], arriving: Iterable[str]) -> Iterator[Case]:
+def cases_of(
+    plan: Plan, sharpened: Iterable[str], rules: Iterable[str], arriving: Iterable[str]
+) -> Iterator[Case]:
     """Single steps, runs to planted targets by the rules ``arriving``, and runs on the gradient flows."""
     for name in sharpened:
         curvature = 1.0 if name == "curved" else 1e-6
         yield Case(
-            name, {"problem": name, "rule": "default", "rate": RATE, "steps": 1, "curvature": curvature, "seed": plan.seed}
+            name,
+            {
+                "problem": name,
+                "rule": "default",
+                "rate": RATE,
+                "steps": 1,
+                "curvature": curvature,
+                "seed": plan.seed,
+            },
         )
     for name in PLANTED:
         for rule in arriving:
-            parameters = {"problem": name, "rule": rule, "rate": 0.02, "steps": 400, "seed": plan.seed}
+            parameters = {
+                "problem": name,
+                "rule": rule,
+                "rate": 0.02,
+                "steps": 400,
+                "seed": plan.seed,
+            }
             yield Case(f"{name}-{rule}", parameters)
     for problem in gradient_flows.FLOWS:
         for start in gradient_flows.STARTS:
             for rule in rules:
                 rate = (
-                    0.3 / gradient_flows.smoothness(gradient_flows.make(problem, np.random.default_rng(0)))
+                    0.3
+                    / gradient_flows.smoothness(
+                        gradient_flows.make(problem, np.random.default_rng(0))
+                    )
                     if rule == "gradient"
                     else 0.01
                 )
-                parameters = {"problem": problem, "start": start, "rule": rule, "rate": rate, "steps": plan.pick(20, 200)}
+                parameters = {
+                    "problem": problem,
+                    "start": start,
+                    "rule": rule,
+                    "rate": rate,
+                    "steps": plan.pick(20, 200),
+                }
                 yield Case(f"{problem}-{start}-{rule}", parameters | {"seed": plan.seed})
 
 
@@ -109,7 +142,11 @@ class Moved:
     def second_order(self) -> float:
         """λ²‖D_K⊥‖‖D_L⊥‖₂."""
         (U, V), core = (self.Y.U, self.Y.V), self.Y.U.T @ self.D @ self.Y.V
-        return self.rate**2 * _norm(self.D @ V - U @ core) * float(np.linalg.norm(self.D.T @ U - V @ core.T, 2))
+        return (
+            self.rate**2
+            * _norm(self.D @ V - U @ core)
+            * float(np.linalg.norm(self.D.T @ U - V @ core.T, 2))
+        )
 
     def cut(self, rank: int) -> tuple[Matrix, float]:
         """W₁ of this rank, and ‖Ŵ − W₁‖."""
@@ -120,7 +157,11 @@ class Moved:
         """W₁ of this rank in bases of one direction more, whose singular value is 0."""
         u, sigma, vh = self.decomposition
         columns = min(rank + 1, len(sigma))
-        return LowRank(u[:, :columns], np.diag(np.where(np.arange(columns) < rank, sigma[:columns], 0.0)), vh[:columns].T)
+        return LowRank(
+            u[:, :columns],
+            np.diag(np.where(np.arange(columns) < rank, sigma[:columns], 0.0)),
+            vh[:columns].T,
+        )
 
 
 def check(case: Case, bound: Bound = Bound(), tau: float = 0.0) -> CaseResult:
@@ -148,7 +189,9 @@ def check(case: Case, bound: Bound = Bound(), tau: float = 0.0) -> CaseResult:
     return out.result(case)
 
 
-def moved_by(rule: Optimizer, problem: Any, Y: LowRank, moments: Moments, rate: float, tau: float = 0.0) -> tuple[Moved, Moments]:
+def moved_by(
+    rule: Optimizer, problem: Any, Y: LowRank, moments: Moments, rate: float, tau: float = 0.0
+) -> tuple[Moved, Moments]:
     """The step of a rule with its ϑ, or with a relative ``tau`` > 0; and the new memory."""
     bases, W = Bases(Y.U, Y.V), Y.full()
     G = problem.gradient(W)
@@ -168,24 +211,40 @@ def _cuts(out: Measurements, problem: Any, moved: Moved, kept: int, bound: Bound
     """
     moving = False
     W, sigma = moved.Y.full(), moved.decomposition[1]
-    L0, beta, step = problem.loss(W), bound.curvature * gradient_flows.smoothness(problem), moved.rate * _norm(moved.D)
+    L0, beta, step = (
+        problem.loss(W),
+        bound.curvature * gradient_flows.smoothness(problem),
+        moved.rate * _norm(moved.D),
+    )
     for rank in range(1, min(2 * moved.Y.rank, *W.shape) + 1):
         if sigma[rank - 1] <= 1e-9 * sigma[0]:
             break  # below rounding of Ŵ: the singular vectors are arbitrary
         W1, lost = moved.cut(rank)
         eta = bound.eta * moved.second_order / float(sigma[rank - 1])
-        outside = _norm(W1 - dense(seen(W1, Bases(moved.Y.U, moved.Y.V)), Bases(moved.Y.U, moved.Y.V)))
+        outside = _norm(
+            W1 - dense(seen(W1, Bases(moved.Y.U, moved.Y.V)), Bases(moved.Y.U, moved.Y.V))
+        )
         before = out.undecided
-        out.at_most("‖(I − P)W₁‖ ≤ λ²‖D_K⊥‖‖D_L⊥‖₂/σ_{r₁}(Ŵ)", outside, eta, rounding_of(W) * _norm(moved.W_hat))
+        out.at_most(
+            "‖(I − P)W₁‖ ≤ λ²‖D_K⊥‖‖D_L⊥‖₂/σ_{r₁}(Ŵ)",
+            outside,
+            eta,
+            rounding_of(W) * _norm(moved.W_hat),
+        )
         moving |= out.undecided == before
-        normal, change = bound.normal * _norm(moved.G - moved.PG) * min(lost, eta), problem.loss(W1) - L0
+        normal, change = (
+            bound.normal * _norm(moved.G - moved.PG) * min(lost, eta),
+            problem.loss(W1) - L0,
+        )
         # of the losses, and of W₁, along a gradient of at most ‖∇L(W)‖ + β‖W₁ − W‖
         steepest = _norm(moved.G) + beta * (step + lost)
         rounding = 50.0 * EPS * (abs(L0) + abs(L0 + change) + (step + lost) * _norm(moved.G))
         rounding += 10.0 * EPS * (_norm(W) + _norm(moved.W_hat)) * steepest
         terms = _norm(moved.PG) * lost + normal + 0.5 * beta * (step + lost) ** 2
         remainder = change + moved.rate * float(np.sum(moved.G * moved.D))
-        out.at_most("L(W₁) − L(W) + λ⟨∇L, D⟩ ≤ ‖P∇L‖ϑ₁ + εη + ½β(λ‖D‖ + ϑ₁)²", remainder, terms, rounding)
+        out.at_most(
+            "L(W₁) − L(W) + λ⟨∇L, D⟩ ≤ ‖P∇L‖ϑ₁ + εη + ½β(λ‖D‖ + ϑ₁)²", remainder, terms, rounding
+        )
         if rank == kept:
             gain = (1.0 - bound.price * SHARE) * moved.rate * moved.slope
             terms = bound.error * (1.0 + SHARE) * _norm(moved.M - moved.PG) * step + normal
@@ -200,7 +259,9 @@ def _mean(rule: Optimizer, moments: Moments, bases: Bases) -> Matrix:
     assert moments.first is not None
     assert isinstance(rule, HeavyBall)
     momentum = rule.momentum
-    return np.asarray((1.0 - momentum) / (1.0 - momentum**moments.step) * dense(moments.first, bases))
+    return np.asarray(
+        (1.0 - momentum) / (1.0 - momentum**moments.step) * dense(moments.first, bases)
+    )
 
 
 def _norm(X: Any) -> float:
@@ -208,7 +269,9 @@ def _norm(X: Any) -> float:
 
 
 def start_of(
-    case: Case, rng: np.random.Generator, sharpened: Mapping[str, tuple[Matrix, Matrix, Matrix | None]]
+    case: Case,
+    rng: np.random.Generator,
+    sharpened: Mapping[str, tuple[Matrix, Matrix, Matrix | None]],
 ) -> tuple[Any, LowRank, Moments]:
     """The problem, the state and the memory of a case; those of ``sharpened`` are W, ∇L and a
     memory in two planes.
@@ -216,7 +279,11 @@ def start_of(
     name = case["problem"]
     if name in PLANTED:
         A = LowRank.random((12, 10), PLANTED[name], rng).full()
-        return Quadratic(A, np.eye(12), np.eye(10)), LowRank.random((12, 10), [1e-3, 1e-3], rng), Moments()
+        return (
+            Quadratic(A, np.eye(12), np.eye(10)),
+            LowRank.random((12, 10), [1e-3, 1e-3], rng),
+            Moments(),
+        )
     if name not in sharpened:
         problem = gradient_flows.make(name, rng)
         return problem, gradient_flows.start(problem, case["start"], rng), Moments()
@@ -235,7 +302,9 @@ def start_of(
 
 def _some(*names: str, **wanted: Any) -> Any:
     """The cases of these problems with these parameters."""
-    return lambda plan: (c for c in cases(plan) if c["problem"] in names and wanted.items() <= c.parameters.items())
+    return lambda plan: (
+        c for c in cases(plan) if c["problem"] in names and wanted.items() <= c.parameters.items()
+    )
 
 
 CLAIM = Claim(
@@ -262,11 +331,33 @@ CLAIM = Claim(
     undecided=0.02,
     floor=25_000,
     controls=(
-        Control("0.8 of the price", "0.8γ for γ in the guarantee", _some("spent"), lambda case: check(case, Bound(price=0.8))),
-        Control("0.8 of the error", "0.8‖E‖", _some("opposed"), lambda case: check(case, Bound(error=0.8))),
-        Control("0.8 of the normal part", "0.8εη", _some("normal"), lambda case: check(case, Bound(normal=0.8))),
-        Control("0.8 of η", "0.8 of the bound of ‖(I − P)W₁‖", _some("normal"), lambda case: check(case, Bound(eta=0.8))),
-        Control("0.8 of β", "0.8β", _some("curved"), lambda case: check(case, Bound(curvature=0.8))),
+        Control(
+            "0.8 of the price",
+            "0.8γ for γ in the guarantee",
+            _some("spent"),
+            lambda case: check(case, Bound(price=0.8)),
+        ),
+        Control(
+            "0.8 of the error",
+            "0.8‖E‖",
+            _some("opposed"),
+            lambda case: check(case, Bound(error=0.8)),
+        ),
+        Control(
+            "0.8 of the normal part",
+            "0.8εη",
+            _some("normal"),
+            lambda case: check(case, Bound(normal=0.8)),
+        ),
+        Control(
+            "0.8 of η",
+            "0.8 of the bound of ‖(I − P)W₁‖",
+            _some("normal"),
+            lambda case: check(case, Bound(eta=0.8)),
+        ),
+        Control(
+            "0.8 of β", "0.8β", _some("curved"), lambda case: check(case, Bound(curvature=0.8))
+        ),
         Control(
             "a relative threshold",
             "τ = 0.35: the second direction is cut whatever that costs",

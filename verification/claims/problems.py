@@ -27,7 +27,17 @@ from geolora_ref.problems import (
 )
 from geolora_ref.problems.problem import Matrix
 from geolora_ref.problems.self_test import self_test
-from verification.claim import CHOSEN, EQUALITY, YES_OR_NO, Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.claim import (
+    CHOSEN,
+    EQUALITY,
+    YES_OR_NO,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+)
 from verification.instruments import gradient_flows
 
 
@@ -64,7 +74,9 @@ ZOO: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
     "Riccati, general": lambda rng: RankPreservingRiccati.random((12, 10), rng, epsilon=0.3),
     "linear": lambda rng: RankPreservingLinear.random((12, 10), rng),
     "rotating exponential": lambda rng: RotatingExponential.random(100, rng),
-    "rotating exponential, base 10": lambda rng: RotatingExponential.random(100, rng, base=10.0, rank=8),
+    "rotating exponential, base 10": lambda rng: RotatingExponential.random(
+        100, rng, base=10.0, rank=8
+    ),
     "Koch–Lubich": lambda rng: KochLubich(100, 1e-1, rng),
     "Koch–Lubich, ε = 1e-3": lambda rng: KochLubich(100, 1e-3, rng),
     "Schrödinger": lambda rng: Schroedinger(100, rng),
@@ -232,26 +244,53 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "wrong solution": ("a solution that runs 1 % too fast", lambda: quadratic(WrongSolution)),
     "wrong action": ("the adjoint action with the wrong sign", lambda: quadratic(WrongAction)),
     "no action": ("an adjoint action that is NaN", lambda: quadratic(NoAdjointAction)),
-    "no field later": ("a field that is NaN for t > 0, dense and factored", lambda: NoFieldLater(20, np.random.default_rng(5))),
-    "wrong initial value": ("initial values that are too large by 1e-9", lambda: quadratic(WrongInitial)),
-    "real initial value": ("initial values of a complex equation in float64", lambda: RealInitial(20, np.random.default_rng(5))),
+    "no field later": (
+        "a field that is NaN for t > 0, dense and factored",
+        lambda: NoFieldLater(20, np.random.default_rng(5)),
+    ),
+    "wrong initial value": (
+        "initial values that are too large by 1e-9",
+        lambda: quadratic(WrongInitial),
+    ),
+    "real initial value": (
+        "initial values of a complex equation in float64",
+        lambda: RealInitial(20, np.random.default_rng(5)),
+    ),
     "understated constant": ("half of the Lipschitz constant", lambda: quadratic(lipschitz=0.5)),
-    "overstated constant": ("three times the Lipschitz constant, which nothing attains", lambda: quadratic(lipschitz=3.0)),
-    "understated growth": ("a one-sided constant that is too low by 0.1", lambda: quadratic(one_sided=-0.1)),
+    "overstated constant": (
+        "three times the Lipschitz constant, which nothing attains",
+        lambda: quadratic(lipschitz=3.0),
+    ),
+    "understated growth": (
+        "a one-sided constant that is too low by 0.1",
+        lambda: quadratic(one_sided=-0.1),
+    ),
     "understated growth, not normal": (
         "a one-sided constant that is too low by 5 %, of a derivative that is not normal",
         lambda: linear(one_sided=0.95),
     ),
-    "overstated growth": ("a one-sided constant that is too large by 0.3, where it is −0.25", lambda: quadratic(one_sided=0.3)),
+    "overstated growth": (
+        "a one-sided constant that is too large by 0.3, where it is −0.25",
+        lambda: quadratic(one_sided=0.3),
+    ),
     "understated minimum": ("a minimum that is too low by 1e-3", lambda: quadratic(minimum=-1e-3)),
     "overstated minimum": ("a minimum that descent undercuts", lambda: quadratic(minimum=1e-3)),
     "understated segment": (
         "the constant of a segment of half the size",
         lambda: Stiffer(np.linspace(3.0, 0.1, 9), 6, np.random.default_rng(5)),
     ),
-    "wrong start": ("a start that is too large by 1e-9", lambda: WrongStart(20, np.random.default_rng(5))),
-    "damped": ("a Hamiltonian flow that loses norm and energy", lambda: Damped(20, np.random.default_rng(5))),
-    "damped later": ("one that does so for t > 0 only", lambda: DampedLater(20, np.random.default_rng(5))),
+    "wrong start": (
+        "a start that is too large by 1e-9",
+        lambda: WrongStart(20, np.random.default_rng(5)),
+    ),
+    "damped": (
+        "a Hamiltonian flow that loses norm and energy",
+        lambda: Damped(20, np.random.default_rng(5)),
+    ),
+    "damped later": (
+        "one that does so for t > 0 only",
+        lambda: DampedLater(20, np.random.default_rng(5)),
+    ),
     "leaking": ("a transport that loses mass", Leaking.landau_damping),
 }
 """Problems that are not what they say, by name: what is wrong, and how to make one."""
@@ -265,7 +304,13 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 def _control(name: str) -> Control:
     why, make_broken = BROKEN[name]
-    return Control(name, why, control_cases, lambda case: check(case, make_broken()), infinite=name in UNBOUNDED)
+    return Control(
+        name,
+        why,
+        control_cases,
+        lambda case: check(case, make_broken()),
+        infinite=name in UNBOUNDED,
+    )
 
 
 CLAIM = Claim(

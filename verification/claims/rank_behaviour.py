@@ -8,10 +8,28 @@ from typing import Any
 import numpy as np
 
 from geolora_ref import LowRank
-from geolora_ref.integrators import EXPLICIT_EULER, Integrator, ParallelBUG, TruncationRule, integrate
+from geolora_ref.integrators import (
+    EXPLICIT_EULER,
+    Integrator,
+    ParallelBUG,
+    TruncationRule,
+    integrate,
+)
 from geolora_ref.oracle.cases.spectra import geometric
 from geolora_ref.problems import Quadratic
-from verification.claim import CHOSEN, YES_OR_NO, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    YES_OR_NO,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.integrator_family import FAMILY
 from verification.instruments.trajectory import tail
 
@@ -56,7 +74,9 @@ def integrator_of(name: str, cap: int = CAP) -> Integrator:
 
 
 def check(
-    case: Case, integrator: Integrator | None = None, factor_of: Callable[[float], float] = lambda factor: factor
+    case: Case,
+    integrator: Integrator | None = None,
+    factor_of: Callable[[float], float] = lambda factor: factor,
 ) -> CaseResult:
     """A quadratic with 20 relevant directions from a start of rank 5 with singular values of order
     one, ϑ = 1e-3 h.
@@ -71,7 +91,13 @@ def check(
     rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
     problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)
     Y0 = problem.initial(np.linspace(1.0, 0.6, RANK), rng)
-    run = integrate(integrator or integrator_of(case["integrator"]), problem, Y0, (0.0, T), step_size(case["integrator"]))
+    run = integrate(
+        integrator or integrator_of(case["integrator"]),
+        problem,
+        Y0,
+        (0.0, T),
+        step_size(case["integrator"]),
+    )
     end = problem.solution(T, Y0.full())
     best = tail(end, CAP)
     error = float(np.linalg.norm(run.Y.full() - end))
@@ -81,15 +107,21 @@ def check(
     else:
         out.ratio("the rank reaches its cap", CAP / run.ranks[-1])
         if case["integrator"] == FULL:
-            out.ratio("where nothing is truncated the rank more than doubles in a step", (2 * RANK + 1) / run.ranks[1])
+            out.ratio(
+                "where nothing is truncated the rank more than doubles in a step",
+                (2 * RANK + 1) / run.ranks[1],
+            )
         if case["integrator"] == REJECTING:
             critical = missing_block(problem, Y0) / THETA  # hη = cϑ with ϑ = 1e-3 h
-            below, above = (rejections(problem, Y0, factor_of(share * critical)) for share in (1.01, 0.99))
+            below, above = (
+                rejections(problem, Y0, factor_of(share * critical)) for share in (1.01, 0.99)
+            )
             out.ratio("hη below cϑ: no rejection", 2.0 * below)
             out.ratio("hη above cϑ: one rejection at least", 1.0 / (0.5 + above))
         out.at_most("best rank-12 error ≤ error", best, error)
         out.ratio(
-            "error ≤ 3 best rank-12 errors + first-order error", error / (3.0 * best + first_order_error(problem, Y0.full()))
+            "error ≤ 3 best rank-12 errors + first-order error",
+            error / (3.0 * best + first_order_error(problem, Y0.full())),
         )
     out.series = {
         **case.parameters,
@@ -106,7 +138,9 @@ def missing_block(problem: Quadratic, Y: LowRank) -> float:
     outside of U and V.
     """
     F = problem.field(0.0, Y.full())
-    U_tilde, V_tilde = (np.linalg.qr(X - B @ (B.T @ X)).Q for B, X in ((Y.U, F @ Y.V), (Y.V, F.T @ Y.U)))
+    U_tilde, V_tilde = (
+        np.linalg.qr(X - B @ (B.T @ X)).Q for B, X in ((Y.U, F @ Y.V), (Y.V, F.T @ Y.U))
+    )
     return float(np.linalg.norm(U_tilde.T @ F @ V_tilde))
 
 
@@ -146,20 +180,33 @@ def draw(axes: Any, results: Results) -> None:
     for result in results:
         if result.case.endswith("-0") and kind_of(result.series["integrator"]) != "fixed":
             ranks = np.array(result.series["ranks"][:33]) + offset
-            axes.plot(step_size(result.series["integrator"]) * np.arange(len(ranks)), ranks, label=result.series["integrator"])
+            axes.plot(
+                step_size(result.series["integrator"]) * np.arange(len(ranks)),
+                ranks,
+                label=result.series["integrator"],
+            )
             offset += 0.06
     axes.set(xlabel="t", ylabel="rank (curves slightly shifted)", ylim=(0, CAP + 1))
     axes.legend()
 
 
 def table(results: Results) -> list[list[str]]:
-    rows = [["integrator", "rank", "final rank", "error at T", "best error of rank 12", "rejections"]]
+    rows = [
+        ["integrator", "rank", "final rank", "error at T", "best error of rank 12", "rejections"]
+    ]
     for result in results:
         if result.case.endswith("-0"):
             s = result.series
             kind = kind_of(s["integrator"])
             rows.append(
-                [s["integrator"], kind, str(s["ranks"][-1]), f"{s['error']:.2e}", f"{s['best']:.2e}", str(s["rejections"])]
+                [
+                    s["integrator"],
+                    kind,
+                    str(s["ranks"][-1]),
+                    f"{s['error']:.2e}",
+                    f"{s['best']:.2e}",
+                    str(s["rejections"]),
+                ]
             )
     return rows
 
@@ -215,7 +262,9 @@ CLAIM = Claim(
             "no rejection where nothing was truncated",
             "the same step as it is: its rank doubles, no more",
             full,
-            lambda case: check(case, ParallelBUG(TruncationRule(theta=TINY, max_rank=CAP), EXPLICIT_EULER)),
+            lambda case: check(
+                case, ParallelBUG(TruncationRule(theta=TINY, max_rank=CAP), EXPLICIT_EULER)
+            ),
         ),
         Control(
             "η without h",

@@ -16,7 +16,16 @@ from geolora_ref.budget import Unit, cost, truncate_to_budget
 from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
 from geolora_ref.oracle.judges.criteria import FAIL, unit_of
 from geolora_ref.problems import TwoLayerLinear
-from verification.claim import EQUALITY, Case, CaseResult, Claim, Control, Measurements, Plan, in_units
+from verification.claim import (
+    EQUALITY,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+    in_units,
+)
 
 EPS = float(np.finfo(float).eps)
 DRAWS = 10
@@ -72,17 +81,30 @@ class Sharing:
 
     def costs(self, ranks: Sequence[int]) -> list[int]:
         """The cost of each layer at these ranks."""
-        return [cost(rank, layer.W_hat.shape, self.unit) for rank, layer in zip(ranks, self.layers, strict=True)]
+        return [
+            cost(rank, layer.W_hat.shape, self.unit)
+            for rank, layer in zip(ranks, self.layers, strict=True)
+        ]
 
     def offers(self, ranks: Sequence[int]) -> dict[int, tuple[float, int]]:
         """σ² and cost of the next singular value, for every layer that may have a rank more than here."""
         now, after = self.costs(ranks), self.costs([rank + 1 for rank in ranks])
-        more = [layer for layer, (rank, high) in enumerate(zip(ranks, self.most, strict=True)) if rank < high]
-        return {layer: (float(self.layers[layer].sigma[ranks[layer]]) ** 2, after[layer] - now[layer]) for layer in more}
+        more = [
+            layer
+            for layer, (rank, high) in enumerate(zip(ranks, self.most, strict=True))
+            if rank < high
+        ]
+        return {
+            layer: (float(self.layers[layer].sigma[ranks[layer]]) ** 2, after[layer] - now[layer])
+            for layer in more
+        }
 
     def discarded(self, ranks: Sequence[int]) -> float:
         """Σ σ² of the singular values that are not kept."""
-        return math.fsum(math.fsum(layer.sigma[rank:] ** 2) for layer, rank in zip(self.layers, ranks, strict=True))
+        return math.fsum(
+            math.fsum(layer.sigma[rank:] ** 2)
+            for layer, rank in zip(self.layers, ranks, strict=True)
+        )
 
     def least_discarded(self) -> float:
         """The smallest Σ σ² that ranks within the budget can leave out, by dynamic programming over
@@ -93,7 +115,9 @@ class Sharing:
             before, best = best, np.full_like(best, np.inf)
             for rank in range(low, high + 1):
                 price = cost(rank, layer.W_hat.shape, self.unit)
-                left_out = before[: max(self.budget + 1 - price, 0)] + np.sum(layer.sigma[rank:] ** 2)
+                left_out = before[: max(self.budget + 1 - price, 0)] + np.sum(
+                    layer.sigma[rank:] ** 2
+                )
                 best[price:] = np.minimum(best[price:], left_out)
         return float(best[-1])
 
@@ -109,7 +133,9 @@ def drawn_question(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator
     columns = [len(layer.sigma) for layer in layers]
     least = min(int(rng.integers(1, 4)), *(min(layer.W_hat.shape) for layer in layers))
     cap = least + int(rng.integers(0, max(columns))) if rng.random() < 0.3 else max(columns)
-    question = Sharing(layers, 0, unit, [min(least, k) for k in columns], [min(cap, k) for k in columns])
+    question = Sharing(
+        layers, 0, unit, [min(least, k) for k in columns], [min(cap, k) for k in columns]
+    )
     low, high = sum(question.costs(question.least)), sum(question.costs(question.most))
     return replace(question, budget=int(rng.integers(low, high + 1)))
 
@@ -119,26 +145,42 @@ def by_budget(question: Sharing) -> list[Truncation]:
     steps = [layer.step for layer in question.layers]
     least = max(question.least)  # a layer with fewer columns keeps all of them
     most = [max(least, high) for high in question.most]
-    return truncate_to_budget(steps, question.budget, unit=question.unit, min_rank=least, max_rank=most)
+    return truncate_to_budget(
+        steps, question.budget, unit=question.unit, min_rank=least, max_rank=most
+    )
 
 
 def at_ranks(question: Sharing, ranks: Sequence[int]) -> list[Truncation]:
     """Every layer truncated to its rank."""
     steps = zip((layer.step for layer in question.layers), ranks, strict=True)
-    return [truncation(s.S_hat, s.U_hat, s.V_hat, theta=0.0, min_rank=rank, max_rank=rank) for s, rank in steps]
+    return [
+        truncation(s.S_hat, s.U_hat, s.V_hat, theta=0.0, min_rank=rank, max_rank=rank)
+        for s, rank in steps
+    ]
 
 
 def cases(plan: Plan) -> Iterator[Case]:
     for unit in UNITS:
         for block in range(plan.pick(6, 100)):
-            parameters = {"kind": "drawn", "unit": unit, "seed": [plan.seed, block], "largest": plan.pick(16, 40)}
+            parameters = {
+                "kind": "drawn",
+                "unit": unit,
+                "seed": [plan.seed, block],
+                "largest": plan.pick(16, 40),
+            }
             yield Case(f"{unit}-{block}", parameters)
             if unit == "parameters" and block == 0:
                 yield from (
-                    Case(f"constructed-{name}", {"kind": "constructed", "unit": unit, "name": name}) for name in CONSTRUCTED
+                    Case(f"constructed-{name}", {"kind": "constructed", "unit": unit, "name": name})
+                    for name in CONSTRUCTED
                 )
         for seed in range(plan.pick(2, 20)):
-            parameters = {"kind": "two layers", "unit": unit, "seed": [plan.seed, seed], "steps": plan.pick(30, 200)}
+            parameters = {
+                "kind": "two layers",
+                "unit": unit,
+                "seed": [plan.seed, seed],
+                "steps": plan.pick(30, 200),
+            }
             yield Case(f"two layers-{unit}-{seed}", parameters)
 
 
@@ -172,7 +214,9 @@ def drawn(case: Case, truncate: Truncate) -> Iterator[Decision]:
         layers = []
         for _ in range(int(rng.integers(2, 6))):
             parameters = draw_parameters(rng, largest=case["largest"], complex_data=bool(draw % 2))
-            step_case = StepCase.build(parameters if draw % 4 == 3 else replace(parameters, magnitude=1.0))
+            step_case = StepCase.build(
+                parameters if draw % 4 == 3 else replace(parameters, magnitude=1.0)
+            )
             U, S, V, G = step_case.state()
             layers.append(Layer.of(LowRank(U, S, V), G, parameters.learning_rate))
         question = drawn_question(layers, case["unit"], rng)
@@ -190,35 +234,58 @@ def trained(case: Case, truncate: Truncate) -> Iterator[Decision]:
     for _ in range(case["steps"]):
         Gs = problem.gradient(*(Y.full() for Y in Ys))
         layers = [Layer.of(Y, G, 0.1) for Y, G in zip(Ys, Gs, strict=True)]
-        question = Sharing(layers, budget, case["unit"], [1, 1], [min(8, len(layer.sigma)) for layer in layers])
+        question = Sharing(
+            layers, budget, case["unit"], [1, 1], [min(8, len(layer.sigma)) for layer in layers]
+        )
         cuts = truncate(question)
         yield question, cuts
         Ys = [cut.Y for cut in cuts]
 
 
-def judge(out: Measurements, question: Sharing, cuts: Sequence[Truncation], slack: float = 1.0) -> None:
+def judge(
+    out: Measurements, question: Sharing, cuts: Sequence[Truncation], slack: float = 1.0
+) -> None:
     """Record the inequalities of one decision."""
     layers, ranks = question.layers, [cut.Y.rank for cut in cuts]
     allowed = zip(ranks, question.least, question.most, strict=True)
-    out.ratio("r_min ≤ r₁ ≤ r_max", max(max(low / rank, rank / high) for rank, low, high in allowed))
+    out.ratio(
+        "r_min ≤ r₁ ≤ r_max", max(max(low / rank, rank / high) for rank, low, high in allowed)
+    )
     left = question.budget - sum(question.costs(ranks))
     out.ratio("cost ≤ budget", (question.budget - left) / question.budget)
     # directions of a singular value that is 0, here rounding, are arbitrary: a budget is not spent on them
-    offers = [price for layer, (square, price) in question.offers(ranks).items() if square > layers[layer].rounding ** 2]
+    offers = [
+        price
+        for layer, (square, price) in question.offers(ranks).items()
+        if square > layers[layer].rounding ** 2
+    ]
     if offers:
         out.ratio("nothing more fits", (left + 1) / min(offers))
     rounding = math.hypot(*(layer.rounding for layer in layers))
-    each = [np.linalg.norm(layer.W_hat - cut.Y.full()) for layer, cut in zip(layers, cuts, strict=True)]
+    each = [
+        np.linalg.norm(layer.W_hat - cut.Y.full()) for layer, cut in zip(layers, cuts, strict=True)
+    ]
     distance, discarded = math.hypot(*each), math.hypot(*(cut.discarded for cut in cuts))
     out.ratio("‖Ŵ − W₁‖ over all layers = discarded", in_units(abs(distance - discarded), rounding))
     least = question.least_discarded()
     if question.unit == "ranks":
-        out.at_most("in ranks: discarded ≤ the least possible", distance, math.sqrt(least), 2.0 * rounding)
+        out.at_most(
+            "in ranks: discarded ≤ the least possible", distance, math.sqrt(least), 2.0 * rounding
+        )
     else:
-        known = 4.0 * rounding * (math.hypot(*(float(np.linalg.norm(layer.sigma)) for layer in layers)) + rounding)
+        known = (
+            4.0
+            * rounding
+            * (math.hypot(*(float(np.linalg.norm(layer.sigma)) for layer in layers)) + rounding)
+        )
         excess = question.discarded(ranks) - least
         allowed_excess = slack * first_refused(question)
-        out.at_most("in parameters: discarded² − least² ≤ (a/c)σ² of the first refused", excess, allowed_excess, known)
+        out.at_most(
+            "in parameters: discarded² − least² ≤ (a/c)σ² of the first refused",
+            excess,
+            allowed_excess,
+            known,
+        )
 
 
 def first_refused(question: Sharing) -> float:
@@ -239,17 +306,25 @@ def equal_ranks(question: Sharing) -> list[Truncation]:
         [min(max(rank, low), high) for low, high in zip(question.least, question.most, strict=True)]
         for rank in range(1, max(question.most) + 1)
     ]
-    return at_ranks(question, [ranks for ranks in equal if sum(question.costs(ranks)) <= question.budget][-1])
+    return at_ranks(
+        question, [ranks for ranks in equal if sum(question.costs(ranks)) <= question.budget][-1]
+    )
 
 
-def greedy(question: Sharing, worth: Callable[[float, int], float], stop: bool = False) -> list[Truncation]:
+def greedy(
+    question: Sharing, worth: Callable[[float, int], float], stop: bool = False
+) -> list[Truncation]:
     """Keep singular values in the order of their ``worth(σ², cost)``; ``stop`` : end at the first
     that does not fit.
     """
     ranks = list(question.least)
     while True:
         left = question.budget - sum(question.costs(ranks))
-        offers = {layer: worth(*offer) for layer, offer in question.offers(ranks).items() if stop or offer[1] <= left}
+        offers = {
+            layer: worth(*offer)
+            for layer, offer in question.offers(ranks).items()
+            if stop or offer[1] <= left
+        }
         best = max(offers, key=offers.__getitem__, default=None)
         if best is None or question.offers(ranks)[best][1] > left:
             return at_ranks(question, ranks)
@@ -275,7 +350,9 @@ def _constructed(name: str) -> Callable[[Plan], Iterator[Case]]:
 
 def _worth(name: str, case_name: str, worth: Callable[[float, int], float]) -> Control:
     why = f"the largest {name} first, in place of σ²/c"
-    return Control(name, why, _constructed(case_name), lambda case: check(case, partial(greedy, worth=worth)))
+    return Control(
+        name, why, _constructed(case_name), lambda case: check(case, partial(greedy, worth=worth))
+    )
 
 
 CLAIM = Claim(
@@ -286,7 +363,10 @@ CLAIM = Claim(
         "Σ ‖Ŵ − W₁‖² over all layers is the least possible within R ranks, "
         "at most (a/c)σ² of the first refused above it within R parameters"
     ),
-    hypotheses=("r_min ≤ r₁ ≤ r_max in every layer", "the budget is at least what the least ranks cost"),
+    hypotheses=(
+        "r_min ≤ r₁ ≤ r_max in every layer",
+        "the budget is at least what the least ranks cost",
+    ),
     sources=("GeoLoRA", "Zh23"),
     explanation=(
         "Against the best of all choices, found by dynamic programming on the singular values of W − λP(W)G, for drawn layers "
@@ -326,14 +406,25 @@ CLAIM = Claim(
         _worth("σ²", "cheap", lambda square, price: square),
         _worth("σ²/√c", "cheap", lambda square, price: square / math.sqrt(price)),
         _worth("σ/c", "dear", lambda square, price: math.sqrt(square) / price),
-        Control("0.8 of the bound", "0.8(a/c)σ²", _constructed("attained"), lambda case: check(case, slack=0.8)),
+        Control(
+            "0.8 of the bound",
+            "0.8(a/c)σ²",
+            _constructed("attained"),
+            lambda case: check(case, slack=0.8),
+        ),
         _control(
             "overdrawn",
             "one more than the budget is spent",
             "ranks",
             lambda question: by_budget(replace(question, budget=question.budget + 1)),
         ),
-        _control("limits", "the least and the largest ranks are forgotten", "ranks", without_limits, share=0.5),
+        _control(
+            "limits",
+            "the least and the largest ranks are forgotten",
+            "ranks",
+            without_limits,
+            share=0.5,
+        ),
         _control(
             "untold",
             "the truncations say that they discarded nothing",

@@ -27,9 +27,13 @@ UNIT = 4.0 * np.sqrt(sum(SHAPE)) * np.finfo(float).eps * float(np.linalg.norm(SP
 def cases(plan: Plan) -> Iterator[Case]:
     for problem in ("quadratic", "sensing"):
         for seed in range(plan.pick(3, 20)):
-            yield Case(f"{problem}-{seed}", {"problem": problem, "seed": plan.seed + seed, "rate": 1.0})
+            yield Case(
+                f"{problem}-{seed}", {"problem": problem, "seed": plan.seed + seed, "rate": 1.0}
+            )
         for rate in (0.3, 1.9):
-            yield Case(f"{problem}-rate {rate}", {"problem": problem, "seed": plan.seed, "rate": rate})
+            yield Case(
+                f"{problem}-rate {rate}", {"problem": problem, "seed": plan.seed, "rate": rate}
+            )
 
 
 def make(name: str, rng: np.random.Generator) -> GradientFlow:
@@ -44,7 +48,9 @@ def contraction(q: float, of_gradient_descent: float) -> float:
     return 1.0 - of_gradient_descent * q**2
 
 
-def check(case: Case, step: Stepper = reference, factor: Callable[[float, float], float] = contraction) -> CaseResult:
+def check(
+    case: Case, step: Stepper = reference, factor: Callable[[float, float], float] = contraction
+) -> CaseResult:
     """Every initial rank ends at the planted one, and at a loss of rounding errors; on the way each
     step contracts.
 
@@ -70,9 +76,17 @@ def check(case: Case, step: Stepper = reference, factor: Callable[[float, float]
             if settled:
                 continue
             before, q = out.undecided, max(1.0 - it.normal / (m * SPECTRUM[-1]), 0.0)
-            cost = float(np.linalg.norm(problem.gradient(it.W_hat))) * it.lost + 0.5 * beta * it.lost**2
+            cost = (
+                float(np.linalg.norm(problem.gradient(it.W_hat))) * it.lost
+                + 0.5 * beta * it.lost**2
+            )
             bound = max(factor(q, slow), 0.0) * problem.loss(it.W) + cost
-            out.at_most("one step of the recursion, √L", np.sqrt(problem.loss(it.W_next)), np.sqrt(bound), rounding)
+            out.at_most(
+                "one step of the recursion, √L",
+                np.sqrt(problem.loss(it.W_next)),
+                np.sqrt(bound),
+                rounding,
+            )
             settled = out.undecided > before
         histories[rank] = ranks
         out.ratio("final rank / planted rank", max(ranks[-1] / PLANTED, PLANTED / ranks[-1]))
@@ -92,9 +106,16 @@ def draw(axes: Any, results: Results) -> None:
         if result.case in ("quadratic-0", "sensing-0"):
             style = "-" if result.series["problem"] == "quadratic" else "--"
             for index, (rank, history) in enumerate(result.series["ranks"].items()):
-                axes.plot(history, style, color=f"C{index}", label=f"{result.series['problem']}, initial rank {rank}")
+                axes.plot(
+                    history,
+                    style,
+                    color=f"C{index}",
+                    label=f"{result.series['problem']}, initial rank {rank}",
+                )
     axes.axhline(PLANTED, color="black", linestyle=":", label="planted rank")
-    axes.set(xlabel=f"step (the ranks stay so until step {STEPS[1.0]})", ylabel="rank", xlim=(0, 40))
+    axes.set(
+        xlabel=f"step (the ranks stay so until step {STEPS[1.0]})", ylabel="rank", xlim=(0, 40)
+    )
     axes.legend(ncols=2)
 
 
@@ -158,5 +179,7 @@ CLAIM = Claim(
         ),
     ),
     figures=(Figure("Rank over time", "From below and from above to the planted rank.", draw),),
-    explanation=("No rank is prescribed: it is what the threshold leaves, whether the start had too few directions or too many."),
+    explanation=(
+        "No rank is prescribed: it is what the threshold leaves, whether the start had too few directions or too many."
+    ),
 )

@@ -24,7 +24,10 @@ def cases(plan: Plan) -> Iterator[Case]:
     for start in STARTS:
         for rate in (0.05, 0.025, 0.0125, 0.00625, 0.003125):
             for seed in range(plan.pick(3, 10)):
-                yield Case(f"{start}-{rate}-{seed}", {"start": start, "rate": rate, "seed": plan.seed + seed})
+                yield Case(
+                    f"{start}-{rate}-{seed}",
+                    {"start": start, "rate": rate, "seed": plan.seed + seed},
+                )
 
 
 def check(case: Case, step: Stepper = reference) -> CaseResult:
@@ -35,14 +38,19 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)
     start, rate = problem.initial(STARTS[case["start"]], rng), case["rate"]
     ranks = [RANK]
-    for it in trajectory(problem, start, round(T / rate), rate, step=step, theta=THETA * rate, max_rank=CAP):
+    for it in trajectory(
+        problem, start, round(T / rate), rate, step=step, theta=THETA * rate, max_rank=CAP
+    ):
         ranks.append(it.outcome.Y.rank)
         if it.Y.rank < CAP and tail_bound(it) <= THETA * rate:  # at the cap no step can add a rank
             out.ratio("tail bound ≤ ϑ: no new rank", ranks[-1] / it.Y.rank)
     if case["start"] == "zero":
         out.ratio("from S = 0 the rank reaches its cap", CAP / ranks[-1])
     elif rate == 0.003125:
-        out.ratio("from order one at the smallest λ the rank stalls", max(ranks[-1] / RANK, RANK / ranks[-1]))
+        out.ratio(
+            "from order one at the smallest λ the rank stalls",
+            max(ranks[-1] / RANK, RANK / ranks[-1]),
+        )
     elif not out.ratios:
         out.undecided += 1  # the tail bound always exceeded ϑ, so nothing is stated
     error = float(np.linalg.norm(it.W_next - problem.solution(T, start.full())))
@@ -53,29 +61,57 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
 
 def draw_ranks(axes: Any, results: Results) -> None:
     for result in results:
-        if result.case.endswith("-0") and result.series["rate"] in (0.025, 0.0125, 0.00625, 0.003125):
+        if result.case.endswith("-0") and result.series["rate"] in (
+            0.025,
+            0.0125,
+            0.00625,
+            0.003125,
+        ):
             style = "-" if result.series["start"] == "order one" else ":"
             time = result.series["rate"] * np.arange(len(result.series["ranks"]))
-            axes.plot(time, result.series["ranks"], style, label=f"{result.series['start']}, λ = {result.series['rate']}")
-    axes.set(xlabel="t (the ranks stay so until t = 2)", ylabel="rank", xlim=(0.0, 0.4), ylim=(0, CAP + 1))
+            axes.plot(
+                time,
+                result.series["ranks"],
+                style,
+                label=f"{result.series['start']}, λ = {result.series['rate']}",
+            )
+    axes.set(
+        xlabel="t (the ranks stay so until t = 2)",
+        ylabel="rank",
+        xlim=(0.0, 0.4),
+        ylim=(0, CAP + 1),
+    )
     axes.legend(ncols=2)
 
 
 def draw_error(axes: Any, results: Results) -> None:
     for start, marker in (("order one", "o-"), ("zero", "s--")):
         shown = sorted(
-            (r.series["rate"], r.series["error"]) for r in results if r.series["start"] == start and r.case.endswith("-0")
+            (r.series["rate"], r.series["error"])
+            for r in results
+            if r.series["start"] == start and r.case.endswith("-0")
         )
         axes.plot(*np.transpose(shown), marker, label=f"start: {start}")
-        best = next(r.series["best"] for r in results if r.series["start"] == start and r.case.endswith("-0"))
-        axes.axhline(best, linestyle=":", color=axes.lines[-1].get_color(), label=f"best rank-{CAP} error ({start})")
+        best = next(
+            r.series["best"]
+            for r in results
+            if r.series["start"] == start and r.case.endswith("-0")
+        )
+        axes.axhline(
+            best,
+            linestyle=":",
+            color=axes.lines[-1].get_color(),
+            label=f"best rank-{CAP} error ({start})",
+        )
     axes.set(xscale="log", yscale="log", xlabel="λ", ylabel="error at T = 2")
     axes.legend()
 
 
 def smallest_rate(start: str) -> Any:
     """The cases from this start with the smallest λ, for controls."""
-    return lambda plan: (case for case in cases(plan) if case["start"] == start and case["rate"] == 0.003125)
+    return lambda plan: (
+        case for case in cases(plan) if case["start"] == start and case["rate"] == 0.003125
+    )
 
 
 def capped(cap: int) -> Stepper:
@@ -91,7 +127,10 @@ CLAIM = Claim(
         "if λ² ‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new) ≤ ϑ, the step adds no rank; with ϑ ∝ λ, ‖G‖ bounded and "
         "σ_min(S_new) bounded below that is so for all small λ"
     ),
-    hypotheses=("absolute threshold ϑ = 1e-3·λ, r_min ≤ r", "S_new invertible for the stall; S = 0 for the growth"),
+    hypotheses=(
+        "absolute threshold ϑ = 1e-3·λ, r_min ≤ r",
+        "S_new invertible for the stall; S = 0 for the growth",
+    ),
     sources=("CKL22", "CKL24"),
     explanation=(
         "A limitation of the published algorithm, not of the bound: ε is large while the rank stalls. A new direction enters "
@@ -120,7 +159,12 @@ CLAIM = Claim(
             smallest_rate("order one"),
             lambda case: check(case, capped(1)),
         ),
-        Control("capped", "max_rank is the rank of the start", smallest_rate("zero"), lambda case: check(case, capped(RANK))),
+        Control(
+            "capped",
+            "max_rank is the rank of the start",
+            smallest_rate("zero"),
+            lambda case: check(case, capped(RANK)),
+        ),
     ),
     figures=(
         Figure(
@@ -128,6 +172,10 @@ CLAIM = Claim(
             "Solid: start of order one; dotted: from S = 0. The smaller λ, the surer the stall.",
             draw_ranks,
         ),
-        Figure("Error over λ", "From order one the error jumps up where the rank stalls, although λ falls.", draw_error),
+        Figure(
+            "Error over λ",
+            "From order one the error jumps up where the rank stalls, although λ falls.",
+            draw_error,
+        ),
     ),
 )

@@ -7,9 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+)
 from verification.claims.error_bound import LARGE, problem_of
-from verification.instruments.steppers import Stepper, broken_down, naive_factor_euler, reference, standing_still
+from verification.instruments.steppers import (
+    Stepper,
+    broken_down,
+    naive_factor_euler,
+    reference,
+    standing_still,
+)
 from verification.instruments.trajectory import trajectory
 
 SIGMA_MIN = (LARGE, *(10.0**-k for k in range(2, 15, 2)))
@@ -23,7 +39,10 @@ def cases(plan: Plan) -> Iterator[Case]:
     for family in ("general", "general, tail 1", "ε = 1e-1"):
         for rate in (0.1, 0.05, 0.025):
             for seed in range(plan.pick(2, 20)):
-                yield Case(f"{family}-{rate}-{seed}", {"family": family, "rate": rate, "seed": plan.seed + seed})
+                yield Case(
+                    f"{family}-{rate}-{seed}",
+                    {"family": family, "rate": rate, "seed": plan.seed + seed},
+                )
 
 
 def errors(case: Case, step: Stepper) -> tuple[list[float], list[float]]:
@@ -60,7 +79,10 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     for error, way in zip(found, ways, strict=True):
         out.ratio("error / way of the solution, at most ½", error / way / FOLLOWED)
     for error in found[1:]:
-        out.ratio("error(σ_min) / error(σ_min = ½), at most 3", max(error / found[0], found[0] / error) / FLAT)
+        out.ratio(
+            "error(σ_min) / error(σ_min = ½), at most 3",
+            max(error / found[0], found[0] / error) / FLAT,
+        )
     out.series = {**case.parameters, "errors": found}
     return out.result(case)
 
@@ -69,9 +91,15 @@ def draw(axes: Any, results: Results) -> None:
     for result in results:
         if result.series["family"] == "general" and result.case.endswith("-0"):
             (line,) = axes.plot(
-                SIGMA_MIN, result.series["errors"], "o-", markersize=4, label=f"GeoLoRA, λ = {result.series['rate']}"
+                SIGMA_MIN,
+                result.series["errors"],
+                "o-",
+                markersize=4,
+                label=f"GeoLoRA, λ = {result.series['rate']}",
             )
-            case = Case(result.case, {key: result.series[key] for key in ("family", "rate", "seed")})
+            case = Case(
+                result.case, {key: result.series[key] for key in ("family", "rate", "seed")}
+            )
             naive, _ = errors(case, naive_factor_euler)
             axes.plot(
                 SIGMA_MIN,
@@ -81,13 +109,21 @@ def draw(axes: Any, results: Results) -> None:
                 color=line.get_color(),
                 label=f"naive, λ = {result.series['rate']}",
             )
-    axes.set(xscale="log", yscale="log", xlabel="σ_min of the start", ylabel="error at T = 1 (cut at 1e8)", ylim=(1e-3, 3e10))
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="σ_min of the start",
+        ylabel="error at T = 1 (cut at 1e8)",
+        ylim=(1e-3, 3e10),
+    )
     axes.invert_xaxis()
     axes.legend(ncols=3)
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["family"] == "general" and case["seed"] == plan.seed)
+    return (
+        case for case in cases(plan) if case["family"] == "general" and case["seed"] == plan.seed
+    )
 
 
 CLAIM = Claim(
@@ -117,7 +153,12 @@ CLAIM = Claim(
             lambda case: check(case, naive_factor_euler),
             infinite=True,
         ),
-        Control("standing still", "its error is flat too", control_cases, lambda case: check(case, standing_still)),
+        Control(
+            "standing still",
+            "its error is flat too",
+            control_cases,
+            lambda case: check(case, standing_still),
+        ),
     ),
     figures=(
         Figure(

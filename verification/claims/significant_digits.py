@@ -12,7 +12,17 @@ from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.oracle.cases import spectra
 from geolora_ref.oracle.judges.criteria import WARN, StepInputs, judge_stages, unit_of
 from geolora_ref.problems.problem import Matrix
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.random_rounding import Rounded, digits, random_rounding
 
 M, N, RANK = 9, 8, 3
@@ -36,7 +46,12 @@ def cases(plan: Plan) -> Iterator[Case]:
         for spectrum in SPECTRA:
             for rate in RATES:
                 for seed in range(plan.pick(1, 5)):
-                    parameters = {"dtype": dtype, "spectrum": spectrum, "rate": rate, "seed": plan.seed + seed}
+                    parameters = {
+                        "dtype": dtype,
+                        "spectrum": spectrum,
+                        "rate": rate,
+                        "seed": plan.seed + seed,
+                    }
                     yield Case(f"{dtype}-{spectrum}-{rate:g}-{seed}", parameters)
         for lost in CANCELLED:
             yield Case(f"{dtype}-cancel {lost}", {"dtype": dtype, "lost": lost, "seed": plan.seed})
@@ -53,12 +68,26 @@ def inputs_of(case: Case) -> StepInputs:
     return StepInputs(**stored, learning_rate=case["rate"], tau=1e-2)
 
 
-def sampled(inputs: StepInputs, seed: int, spoil: Any = None) -> tuple[dict[str, Matrix], Mapping[str, Any]]:
+def sampled(
+    inputs: StepInputs, seed: int, spoil: Any = None
+) -> tuple[dict[str, Matrix], Mapping[str, Any]]:
     """The outputs of one randomly rounded step, free of gauge, and the oracle's verdict on each line."""
     with random_rounding(seed):
         U, S, V, dK, dL, dS = (X.view(Rounded) for X in inputs.arrays)
-        step = geolora_step(LowRank(U, S, V), ProjectedGradients(dK=dK, dL=dL, dS=dS), **inputs.parameters)
-    names = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat", "U_hat", "V_hat", "singular_values")
+        step = geolora_step(
+            LowRank(U, S, V), ProjectedGradients(dK=dK, dL=dL, dS=dS), **inputs.parameters
+        )
+    names = (
+        "K_new",
+        "L_new",
+        "S_new",
+        "U_tilde",
+        "V_tilde",
+        "S_hat",
+        "U_hat",
+        "V_hat",
+        "singular_values",
+    )
     s = {name: np.asarray(getattr(step, name)) for name in names}
     if spoil is not None:
         s = spoil(s, seed)
@@ -99,7 +128,9 @@ def check(case: Case, spoil: Any = None, factor: float = 1.0) -> CaseResult:
         allowed = 2.0 * unit_of(M, N, eps) * condition(name, inputs)
         out.ratio("spread / (2 c·eps κ) ≤ 1", 10.0**-value / min(allowed, 1.5))
     for line, value in worst.items():
-        out.ratio(f"oracle, {line}: ratio under random rounding ≤ WARN/4", value / (WARN / GREATEST))
+        out.ratio(
+            f"oracle, {line}: ratio under random rounding ≤ WARN/4", value / (WARN / GREATEST)
+        )
     out.series = {**case.parameters, "digits": kept, "worst": dict(worst)}
     return out.result(case)
 
@@ -117,7 +148,11 @@ def condition(name: str, inputs: StepInputs) -> float:
 
 def cancelling(case: Case, factor: float = 1.0) -> CaseResult:
     """((1 + x) − 1)/x loses k digits of x = 10^{-k}, no more and no fewer: what is lost must be seen."""
-    out, dtype, rng = Measurements(), np.dtype(case["dtype"]), np.random.default_rng([case["seed"], 68])
+    out, dtype, rng = (
+        Measurements(),
+        np.dtype(case["dtype"]),
+        np.random.default_rng([case["seed"], 68]),
+    )
     x = (10.0 ** -case["lost"] * rng.uniform(0.5, 1.0, (1, 64))).astype(dtype)
     results = []
     for sample in range(16):
@@ -133,11 +168,16 @@ def cancelling(case: Case, factor: float = 1.0) -> CaseResult:
 def noisy(s: dict[str, Matrix], seed: int) -> dict[str, Matrix]:
     """Outputs that differ from sample to sample by a thousand units in the last place (the control)."""
     rng = np.random.default_rng([seed, 69])
-    return {name: X * (1.0 + 1e3 * np.finfo(X.dtype).eps * rng.standard_normal(X.shape)).astype(X.dtype) for name, X in s.items()}
+    return {
+        name: X * (1.0 + 1e3 * np.finfo(X.dtype).eps * rng.standard_normal(X.shape)).astype(X.dtype)
+        for name, X in s.items()
+    }
 
 
 def one_case(plan: Plan) -> Iterator[Case]:
-    yield Case("control", {"dtype": "float64", "spectrum": "algebraic", "rate": 0.1, "seed": plan.seed})
+    yield Case(
+        "control", {"dtype": "float64", "spectrum": "algebraic", "rate": 0.1, "seed": plan.seed}
+    )
 
 
 def one_cancelling(plan: Plan) -> Iterator[Case]:
@@ -152,7 +192,11 @@ def table(results: Results) -> list[list[str]]:
             cells = []
             for dtype in DTYPES:
                 for rate in RATES:
-                    mine = [r.series for r in results if (r.series["dtype"], r.series.get("rate")) == (dtype, rate)]
+                    mine = [
+                        r.series
+                        for r in results
+                        if (r.series["dtype"], r.series.get("rate")) == (dtype, rate)
+                    ]
                     found = [series["digits"][name] for series in mine]
                     cells.append(f"{min(found):.1f} ({np.median(found):.1f})")
             rows.append([line, name, *cells])
@@ -195,7 +239,12 @@ CLAIM = Claim(
     check=check,
     floor=200,
     controls=(
-        Control("three digits fewer", "outputs that differ in the thirteenth digit", one_case, lambda case: check(case, noisy)),
+        Control(
+            "three digits fewer",
+            "outputs that differ in the thirteenth digit",
+            one_case,
+            lambda case: check(case, noisy),
+        ),
         Control(
             "no cancellation",
             "a formula that cancels, expected to have twice the digits that it has",
@@ -203,5 +252,8 @@ CLAIM = Claim(
             lambda case: check(case, factor=2.0),
         ),
     ),
-    tables=(Table("Digits under random rounding", table), Table("The oracle's constants", constants)),
+    tables=(
+        Table("Digits under random rounding", table),
+        Table("The oracle's constants", constants),
+    ),
 )

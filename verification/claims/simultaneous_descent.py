@@ -31,7 +31,10 @@ def cases(plan: Plan) -> Iterator[Case]:
     for part in ("form", "null space", "stuck", "rates", "largest step"):
         for spectrum in SPECTRA:
             for seed in range(plan.pick(5, 50)):
-                yield Case(f"{part}-{spectrum}-{seed}", {"part": part, "spectrum": spectrum, "seed": plan.seed + seed})
+                yield Case(
+                    f"{part}-{spectrum}-{seed}",
+                    {"part": part, "spectrum": spectrum, "seed": plan.seed + seed},
+                )
 
 
 def factor_operator(Y: LowRank, Z: Matrix) -> Matrix:
@@ -50,7 +53,9 @@ def tangent_operator(Y: LowRank, Z: Matrix) -> Matrix:
 def mixed_operator(Y: LowRank, Z: Matrix) -> Matrix:
     """P̂(W)Z whose first term takes the columns of V in two orders."""
     U, S, V = Y
-    return np.asarray(Z @ V @ S.T @ S @ V[:, ::-1].T + U @ (U.T @ Z @ V) @ V.T + U @ S @ S.T @ U.T @ Z)
+    return np.asarray(
+        Z @ V @ S.T @ S @ V[:, ::-1].T + U @ (U.T @ Z @ V) @ V.T + U @ S @ S.T @ U.T @ Z
+    )
 
 
 def two_factor_operator(B: Matrix, A: Matrix, Z: Matrix) -> Matrix:
@@ -97,24 +102,41 @@ def _unit(Y: LowRank, Z: Matrix) -> float:
     return unit_of(*Y.shape, EPS) * (1.0 + 2.0 * float(np.max(Y.S)) ** 2) * float(np.linalg.norm(Z))
 
 
-def _form(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, two_factors: Any) -> None:
+def _form(
+    Y: LowRank,
+    sigma: Matrix,
+    operator: Any,
+    rng: np.random.Generator,
+    out: Measurements,
+    two_factors: Any,
+) -> None:
     """(a) ⟨P̂Z, Z⟩ is a sum of squares, P̂ is self-adjoint, and it is what the factors' descent
     does to first order.
     """
     U, S, V = Y
     X, Z = rng.standard_normal((2, *SHAPE))
-    squares = np.linalg.norm(Z @ V @ S.T) ** 2 + np.linalg.norm(U.T @ Z @ V) ** 2 + np.linalg.norm(S.T @ U.T @ Z) ** 2
+    squares = (
+        np.linalg.norm(Z @ V @ S.T) ** 2
+        + np.linalg.norm(U.T @ Z @ V) ** 2
+        + np.linalg.norm(S.T @ U.T @ Z) ** 2
+    )
     out.ratio(
-        "⟨P̂Z,Z⟩ = ‖ZVSᵀ‖² + ‖UᵀZV‖² + ‖SᵀUᵀZ‖²", abs(np.sum(operator(Y, Z) * Z) - squares) / (_unit(Y, Z) * np.linalg.norm(Z))
+        "⟨P̂Z,Z⟩ = ‖ZVSᵀ‖² + ‖UᵀZV‖² + ‖SᵀUᵀZ‖²",
+        abs(np.sum(operator(Y, Z) * Z) - squares) / (_unit(Y, Z) * np.linalg.norm(Z)),
     )
     symmetry = np.sum(operator(Y, X) * Z) - np.sum(X * operator(Y, Z))
     out.ratio("P̂ is self-adjoint", abs(symmetry) / (_unit(Y, Z) * np.linalg.norm(X)))
-    W1, W2 = (_after(Y, Z, rate) for rate in (1e-3, -1e-3))  # the even terms of the cubic in λ cancel, the cubic remains
+    W1, W2 = (
+        _after(Y, Z, rate) for rate in (1e-3, -1e-3)
+    )  # the even terms of the cubic in λ cancel, the cubic remains
     cubic = Z @ V @ S.T @ (U.T @ Z @ V) @ (Z.T @ U @ S).T
     derivative = (W2 - W1) / 2e-3 - 1e-6 * cubic
     error = float(np.linalg.norm(derivative - operator(Y, Z)))
     out.ratio("P̂G is the descent of the factors", error / (_unit(Y, Z) / 1e-3))
-    B, A = U @ S, V.T  # their descent moves BA by −λ(ZAᵀA + BBᵀZ) + λ²ZAᵀBᵀZ; the central difference drops the term in λ²
+    B, A = (
+        U @ S,
+        V.T,
+    )  # their descent moves BA by −λ(ZAᵀA + BBᵀZ) + λ²ZAᵀBᵀZ; the central difference drops the term in λ²
     W1, W2 = ((B - rate * Z @ A.T) @ (A - rate * B.T @ Z) for rate in (1e-3, -1e-3))
     error = float(np.linalg.norm((W2 - W1) / 2e-3 - two_factors(B, A, Z)))
     out.ratio("G AᵀA + BBᵀG is the descent of two factors", error / (_unit(Y, Z) / 1e-3))
@@ -125,7 +147,9 @@ def _after(Y: LowRank, Z: Matrix, rate: float) -> Matrix:
     return np.asarray(U @ S @ V.T)
 
 
-def _null_space(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements) -> None:
+def _null_space(
+    Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements
+) -> None:
     """(b, d) In the singular bases P̂ is diagonal: σ_i² + σ_j² + 1, σ_j², σ_i² or 0.
 
     So null(P̂) = null(P) iff S is invertible (r < max(m, n)).
@@ -137,10 +161,20 @@ def _null_space(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generat
     rows, columns = (np.minimum(np.arange(k), RANK) for k in SHAPE)
     inside = (rows[:, None] < RANK) & (columns[None, :] < RANK)
     expected = np.sort((s[rows][:, None] + s[columns][None, :] + inside).ravel())
-    out.ratio("eigenvalues of P̂ are σ_i² + σ_j² + [i,j ≤ r]", float(np.max(np.abs(found - expected))) / (_unit(Y, np.eye(1))))
+    out.ratio(
+        "eigenvalues of P̂ are σ_i² + σ_j² + [i,j ≤ r]",
+        float(np.max(np.abs(found - expected))) / (_unit(Y, np.eye(1))),
+    )
 
 
-def _stuck(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, rate: float) -> None:
+def _stuck(
+    Y: LowRank,
+    sigma: Matrix,
+    operator: Any,
+    rng: np.random.Generator,
+    out: Measurements,
+    rate: float,
+) -> None:
     """(c) S = 0 and UᵀGV = 0: stationary for the factors, not for GeoLoRA, which descends from
     there by λ(1 − βλ/2)‖PG‖².
     """
@@ -154,10 +188,15 @@ def _stuck(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, o
     projected = float(np.linalg.norm(Y.tangent_projection(G)))
     decrease = problem.loss(Y.full()) - problem.loss(step.full())
     expected = RATE * (1.0 - 0.5 * BETA * RATE) * projected**2
-    out.ratio("… and GeoLoRA descends by λ(1 − βλ/2)‖PG‖²", abs(decrease - expected) / (_unit(Y, G) * projected))
+    out.ratio(
+        "… and GeoLoRA descends by λ(1 − βλ/2)‖PG‖²",
+        abs(decrease - expected) / (_unit(Y, G) * projected),
+    )
 
 
-def _rates(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements) -> None:
+def _rates(
+    Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements
+) -> None:
     """(d) Along u vⱼᵀ with u ⟂ U the factor flow moves by σ_j² times what GeoLoRA moves."""
     U, _, V = Y
     u = rng.standard_normal(SHAPE[0])
@@ -195,11 +234,16 @@ def _largest_step(
         factors = (U, start, V)
         for _ in range(60):
             P, T, Q = factors
-            factors = simultaneous_descent(P, T, Q, beta * (P @ T @ Q.T - W_star), share * limit(size, beta))
+            factors = simultaneous_descent(
+                P, T, Q, beta * (P @ T @ Q.T - W_star), share * limit(size, beta)
+            )
         P, T, Q = factors
         grown = float(np.linalg.norm(P @ T @ Q.T - W_star)) / 1e-6
         if share < 1.0:
-            out.ratio("λ = 0.95 of the largest stable step: the error falls below 0.9⁵⁸", FAIL * grown / 0.9**58)
+            out.ratio(
+                "λ = 0.95 of the largest stable step: the error falls below 0.9⁵⁸",
+                FAIL * grown / 0.9**58,
+            )
         else:
             out.ratio("λ = 1.05 of it: the error grows above 1.1⁵⁸", FAIL * 1.1**58 / grown)
 
@@ -221,7 +265,9 @@ def losses(size: float, factors: bool) -> list[float]:
             U, S, V = simultaneous_descent(U, S, V, G, 0.2)
         else:
             Y = LowRank(U, S, V)
-            U, S, V = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=0.2, tau=0.0, max_rank=RANK).Y
+            U, S, V = geolora_step(
+                Y, ProjectedGradients.from_dense(Y, G), learning_rate=0.2, tau=0.0, max_rank=RANK
+            ).Y
         found.append(problem.loss(U @ S @ V.T))
     return found
 
@@ -229,7 +275,9 @@ def losses(size: float, factors: bool) -> list[float]:
 def draw(axes: Any, results: Results) -> None:
     for size, style in ((1e-1, "-"), (1e-3, "--"), (0.0, ":")):
         axes.plot(losses(size, factors=False), style, color="C0", label=f"GeoLoRA, S = {size:g}·I")
-        axes.plot(losses(size, factors=True), style, color="C1", label=f"U, S, V at once, S = {size:g}·I")
+        axes.plot(
+            losses(size, factors=True), style, color="C1", label=f"U, S, V at once, S = {size:g}·I"
+        )
     axes.set(yscale="log", xlabel="step", ylabel="loss", ylim=(1e-14, 3.0))
     axes.legend(ncols=2)
 
@@ -239,7 +287,11 @@ def of_parts(*parts: str) -> Callable[[Plan], Iterator[Case]]:
 
     def some(plan: Plan) -> Iterator[Case]:
         wanted = {"seed": plan.seed, "spectrum": "geometric"}
-        return (case for case in cases(plan) if case["part"] in parts and wanted.items() <= case.parameters.items())
+        return (
+            case
+            for case in cases(plan)
+            if case["part"] in parts and wanted.items() <= case.parameters.items()
+        )
 
     return some
 
@@ -272,9 +324,17 @@ CLAIM = Claim(
             of_parts("form", "null space", "stuck", "rates"),
             lambda case: check(case, tangent_operator),
         ),
-        Control("mixed", "the columns of V in two orders", of_parts("form", "rates"), lambda case: check(case, mixed_operator)),
         Control(
-            "a shorter step", "0.9 of λ, which descends by less", of_parts("stuck"), lambda case: check(case, rate=0.9 * RATE)
+            "mixed",
+            "the columns of V in two orders",
+            of_parts("form", "rates"),
+            lambda case: check(case, mixed_operator),
+        ),
+        Control(
+            "a shorter step",
+            "0.9 of λ, which descends by less",
+            of_parts("stuck"),
+            lambda case: check(case, rate=0.9 * RATE),
         ),
         Control(
             "one factor",
@@ -286,25 +346,33 @@ CLAIM = Claim(
             "a larger limit",
             "λ beyond the largest stable step by 1.2: it diverges",
             of_parts("largest step"),
-            lambda case: check(case, limit=lambda sigma_max, beta: 1.2 * largest_stable_step(sigma_max, beta)),
+            lambda case: check(
+                case, limit=lambda sigma_max, beta: 1.2 * largest_stable_step(sigma_max, beta)
+            ),
         ),
         Control(
             "a smaller limit",
             "λ below the largest stable step by 1.2: it does not diverge",
             of_parts("largest step"),
-            lambda case: check(case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max, beta) / 1.2),
+            lambda case: check(
+                case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max, beta) / 1.2
+            ),
         ),
         Control(
             "σ_max not squared",
             "2/(β(1 + 2σ_max)): the same where σ_max = 1",
             of_parts("largest step"),
-            lambda case: check(case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max**0.5, beta)),
+            lambda case: check(
+                case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max**0.5, beta)
+            ),
         ),
         Control(
             "β left out",
             "2/(1 + 2σ_max²): the same where β = 1",
             of_parts("largest step"),
-            lambda case: check(case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max, 1.0)),
+            lambda case: check(
+                case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max, 1.0)
+            ),
         ),
     ),
     figures=(

@@ -10,7 +10,17 @@ from geolora_ref.integrators import RK4, AugmentedBUG, SoftThreshold, Truncation
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.problems import Lyapunov
 from geolora_ref.problems.problem import Matrix
-from verification.claim import EQUALITY, Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+from verification.claim import (
+    EQUALITY,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.trajectory import tail
 
 SHAPE, ALPHA = (14, 11), 0.3
@@ -54,7 +64,9 @@ def check(case: Case, rule: TruncationRule = SOFT) -> CaseResult:
     for size in (1.0, 1e-2, 1e-4):
         Z = X + size * rng.standard_normal(SHAPE)
         moved = float(np.linalg.norm(Y - dense(Z, rule)))
-        out.at_most("nonexpansive: ‖R(X) − R(Z)‖ ≤ ‖X − Z‖", moved, float(np.linalg.norm(X - Z)), ROUNDING)
+        out.at_most(
+            "nonexpansive: ‖R(X) − R(Z)‖ ≤ ‖X − Z‖", moved, float(np.linalg.norm(X - Z)), ROUNDING
+        )
     rank = int(np.linalg.matrix_rank(Y, tol=1e-12)) if np.any(Y) else 0
     least = min(s + (tail(X, s) / ALPHA) ** 2 for s in range(12))
     out.at_most("rank ≤ min_s s + (tail_s/ϑ)²", rank, least, 1e-9)
@@ -74,9 +86,19 @@ def flow(case: Case, out: Measurements, rng: np.random.Generator) -> CaseResult:
     end, rows = problem.solution(1.0, Y0.full()), []
     for theta in (1e-1, 1e-2, 1e-3):
         for kind in (TruncationRule, SoftThreshold):
-            run = integrate(AugmentedBUG(kind(theta=theta, per_time=True), RK4), problem, Y0, (0.0, 1.0), 0.05)
+            run = integrate(
+                AugmentedBUG(kind(theta=theta, per_time=True), RK4), problem, Y0, (0.0, 1.0), 0.05
+            )
             error = float(np.linalg.norm(run.Y.full() - end))
-            rows.append([kind.__name__, f"{theta:g}", str(run.ranks[-1]), f"{error:.1e}", f"{run.discarded:.1e}"])
+            rows.append(
+                [
+                    kind.__name__,
+                    f"{theta:g}",
+                    str(run.ranks[-1]),
+                    f"{error:.1e}",
+                    f"{run.discarded:.1e}",
+                ]
+            )
     out.series, out.undecided = {"rows": rows}, 1
     return out.result(case)
 
@@ -121,8 +143,18 @@ CLAIM = Claim(
     floor=60,
     undecided=0.1,
     controls=(
-        Control("truncation expands", "hard truncation near equal singular values", kinked, lambda case: check(case, HARD)),
-        Control("truncation keeps more", "by its tail it keeps what is below ϑ", below, lambda case: check(case, HARD)),
+        Control(
+            "truncation expands",
+            "hard truncation near equal singular values",
+            kinked,
+            lambda case: check(case, HARD),
+        ),
+        Control(
+            "truncation keeps more",
+            "by its tail it keeps what is below ϑ",
+            below,
+            lambda case: check(case, HARD),
+        ),
         Control(
             "one and a half thresholds",
             "is not the minimiser for ϑ",

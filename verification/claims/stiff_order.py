@@ -23,7 +23,19 @@ from geolora_ref.integrators import (
 from geolora_ref.oracle.cases.spectra import to_size
 from geolora_ref.problems import AllenCahn, Field, Lyapunov, MatrixODE, Riccati
 from geolora_ref.problems.problem import Matrix
-from verification.claim import CHOSEN, EQUALITY, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    EQUALITY,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.slopes import Slopes
 from verification.instruments.trajectory import tail
 
@@ -40,8 +52,13 @@ def cases(plan: Plan) -> Iterator[Case]:
         for problem in ("Riccati", "Allen–Cahn"):
             yield Case(f"{problem}-{name}", {"problem": problem, "method": name, "seed": plan.seed})
         for seed in range(plan.pick(4, 8)):
-            yield Case(f"Lyapunov-{name}-{seed}", {"problem": "Lyapunov", "method": name, "seed": plan.seed + seed})
-            yield Case(f"σ-{name}-{seed}", {"problem": "σ", "method": name, "seed": plan.seed + seed})
+            yield Case(
+                f"Lyapunov-{name}-{seed}",
+                {"problem": "Lyapunov", "method": name, "seed": plan.seed + seed},
+            )
+            yield Case(
+                f"σ-{name}-{seed}", {"problem": "σ", "method": name, "seed": plan.seed + seed}
+            )
 
 
 @lru_cache(maxsize=8)
@@ -55,12 +72,19 @@ def problem_of(name: str, seed: int) -> tuple[MatrixODE, Matrix, LowRank, float]
     rng = np.random.default_rng([seed, 61])
     if name == "Riccati":
         riccati = Riccati(24)
-        early = riccati.solution(0.005, LowRank.random((24, 24), 100.0 * 0.5 ** np.arange(12), rng).full())
+        early = riccati.solution(
+            0.005, LowRank.random((24, 24), 100.0 * 0.5 ** np.arange(12), rng).full()
+        )
         return riccati, riccati.A.T.copy(), LowRank.from_dense(early, 16), 0.1
     if name == "Allen–Cahn":
         allen_cahn, n = AllenCahn(24, 1.0), 24
         ring = np.roll(np.eye(n), 1, 0)
-        return allen_cahn, (ring + ring.T - 2.0 * np.eye(n)) / allen_cahn.x[1] ** 2, allen_cahn.start(6), 2.0
+        return (
+            allen_cahn,
+            (ring + ring.T - 2.0 * np.eye(n)) / allen_cahn.x[1] ** 2,
+            allen_cahn.start(6),
+            2.0,
+        )
     lyapunov = Lyapunov(24, 0.5 ** np.arange(4), rng)
     return lyapunov, lyapunov.A(np.eye(24)), lyapunov.smooth_initial(0.5 ** np.arange(8), rng), 1.0
 
@@ -101,7 +125,9 @@ def first_order(name: str, A: Matrix, rank: int) -> Integrator:
     return method("exponential Euler", A, rank)
 
 
-def error_of(integrator: Integrator, problem: MatrixODE, Y0: LowRank, end: Matrix, T: float, steps: int) -> float:
+def error_of(
+    integrator: Integrator, problem: MatrixODE, Y0: LowRank, end: Matrix, T: float, steps: int
+) -> float:
     """The error at T; infinite where the run broke down."""
     with np.errstate(all="ignore"):
         run = integrate(integrator, problem, Y0, (0.0, T), T / steps)
@@ -117,20 +143,28 @@ def check(case: Case, make: Any = method) -> CaseResult:
     against the closed form at one h.
     """
     out, name = Measurements(), case["method"]
-    problem, A, Y0, T = problem_of("Riccati" if case["problem"] == "σ" else case["problem"], case["seed"])
+    problem, A, Y0, T = problem_of(
+        "Riccati" if case["problem"] == "σ" else case["problem"], case["seed"]
+    )
     integrator = make(name, A, Y0.rank)
     if case["problem"] == "Lyapunov":
         end = problem.solution(T, Y0.full())
         for number in FEW:
             error = error_of(integrator, problem, Y0, end, T, number)
-            out.ratio("Lyapunov: exact for every h, error / ‖Y(T)‖ ≤ 1e-12", error / float(np.linalg.norm(end)) / 1e-12)
+            out.ratio(
+                "Lyapunov: exact for every h, error / ‖Y(T)‖ ≤ 1e-12",
+                error / float(np.linalg.norm(end)) / 1e-12,
+            )
         return out.result(case)
     if case["problem"] == "σ":
         return robust(case, out, problem, integrator, T)
     end = problem.solution(T, Y0.full())
     started = time.process_time()
     errors = [error_of(integrator, problem, Y0, end, T, number) for number in STEPS]
-    seconds, slopes = time.process_time() - started, Slopes([T / number for number in STEPS], errors, FLOOR)
+    seconds, slopes = (
+        time.process_time() - started,
+        Slopes([T / number for number in STEPS], errors, FLOOR),
+    )
     out.ratio("stiff: |order − stages| + confidence ≤ 0.15", slopes.off(STAGES[name]) / ALLOWED)
     lengths = [2.0 * T / number * float(np.linalg.norm(A, 2)) for number in STEPS]
     out.series = {
@@ -144,12 +178,16 @@ def check(case: Case, make: Any = method) -> CaseResult:
     return out.result(case)
 
 
-def robust(case: Case, out: Measurements, problem: MatrixODE, integrator: Integrator, T: float) -> CaseResult:
+def robust(
+    case: Case, out: Measurements, problem: MatrixODE, integrator: Integrator, T: float
+) -> CaseResult:
     errors = []
     for sigma in SIGMA_MIN:
         rng = np.random.default_rng([case["seed"], 62])
         Y0 = LowRank.random(problem.shape, to_size(12, sigma), rng)
-        errors.append(error_of(integrator, problem, Y0, problem.solution(T, Y0.full()), T, STEPS[0]))
+        errors.append(
+            error_of(integrator, problem, Y0, problem.solution(T, Y0.full()), T, STEPS[0])
+        )
     for error in errors[1:]:
         out.ratio("error(σ_min) / error(σ_min = 0.1), at most 3", error / errors[0] / FLAT)
     out.at_most("error at σ_min = 0.1 ≤ 1/20, ‖Y(0)‖ ≈ 1", errors[0], 0.05)
@@ -170,16 +208,38 @@ def ordered(results: Results) -> list[dict[str, Any]]:
 
 def draw(axes: Any, results: Results) -> None:
     for series in ordered(results):
-        axes.plot(series["lengths"], series["errors"], "o-", markersize=4, label=f"{series['problem']}, {series['method']}")
+        axes.plot(
+            series["lengths"],
+            series["errors"],
+            "o-",
+            markersize=4,
+            label=f"{series['problem']}, {series['method']}",
+        )
     axes.set(xscale="log", yscale="log", xlabel="h‖L‖", ylabel="error at the end of time")
     axes.legend()
 
 
 def table(results: Results) -> list[list[str]]:
-    rows = [["problem", "method", "order ± confidence (window in h)", "largest h‖L‖", "error there", "best error of the rank"]]
+    rows = [
+        [
+            "problem",
+            "method",
+            "order ± confidence (window in h)",
+            "largest h‖L‖",
+            "error there",
+            "best error of the rank",
+        ]
+    ]
     for s in ordered(results):
         rows.append(
-            [s["problem"], s["method"], s["words"], f"{s['lengths'][0]:.0f}", f"{s['errors'][0]:.1e}", f"{s['best']:.1e}"]
+            [
+                s["problem"],
+                s["method"],
+                s["words"],
+                f"{s['lengths'][0]:.0f}",
+                f"{s['errors'][0]:.1e}",
+                f"{s['best']:.1e}",
+            ]
         )
     return rows
 
@@ -192,7 +252,11 @@ CLAIM = Claim(
         "for F = AY + YB + G(Y): projected exponential Euler has order 1 and Runge order 2 for h‖L‖ ≫ 2, they are exact for a "
         "constant tangential G, and the error at σ_min = 1e-14 is at most 3 times the error at σ_min = 0.1"
     ),
-    hypotheses=("A and B Hermitian", "a rank at which the best error does not show", "a start that the flow has smoothed"),
+    hypotheses=(
+        "A and B Hermitian",
+        "a rank at which the best error does not show",
+        "a start that the flow has smoothed",
+    ),
     sources=("CV24",),
     explanation=(
         "Riccati, Allen–Cahn with ε = 1, and the heat equation with a source. No explicit method is stable at the longest of "
@@ -213,7 +277,9 @@ CLAIM = Claim(
             "explicit",
             "projected Heun, explicit in the stiff part too, breaks down",
             lambda plan: (
-                case for problem in ("Allen–Cahn", "Lyapunov") for case in one_case(problem, "exponential Runge")(plan)
+                case
+                for problem in ("Allen–Cahn", "Lyapunov")
+                for case in one_case(problem, "exponential Runge")(plan)
             ),
             lambda case: check(case, explicit),
             infinite=True,
@@ -238,6 +304,12 @@ CLAIM = Claim(
             infinite=True,
         ),
     ),
-    figures=(Figure("Error over h‖L‖", "Slopes 1 and 2 at steps beyond every explicit stability limit.", draw),),
+    figures=(
+        Figure(
+            "Error over h‖L‖",
+            "Slopes 1 and 2 at steps beyond every explicit stability limit.",
+            draw,
+        ),
+    ),
     tables=(Table("Orders at long steps", table),),
 )

@@ -48,11 +48,20 @@ def noise_alone(plan: Plan) -> Iterator[Case]:
     is 3.1 σ/√N above their mean.  For N = 256 that is 1.8 %, and to the bound remain 5 σ/√N.
     """
     for seed in range(plan.pick(1, 5)):
-        yield Case(f"noise alone-{seed}", {"tau": 0.0, "seeds": 256, "steps": 3, "seed": plan.seed + seed})
+        yield Case(
+            f"noise alone-{seed}", {"tau": 0.0, "seeds": 256, "steps": 3, "seed": plan.seed + seed}
+        )
 
 
 def case_of(ridge: float, tau: float, batch: int, steps: int, plan: Plan) -> Case:
-    parameters = {"ridge": ridge, "tau": tau, "batch": batch, "seeds": plan.pick(12, 32), "steps": steps, "seed": plan.seed}
+    parameters = {
+        "ridge": ridge,
+        "tau": tau,
+        "batch": batch,
+        "seeds": plan.pick(12, 32),
+        "steps": steps,
+        "seed": plan.seed,
+    }
     return Case(f"digits-ridge {ridge}-tau {tau}-batch {batch}", parameters)
 
 
@@ -77,7 +86,11 @@ def digits(case: Case, wrong_labels: bool) -> Noisy:
     approximation of the minimiser.
     """
     problem, batch = gradient_flows.digits(case["ridge"]), case["batch"]
-    source = SoftmaxRegression(problem.X, np.roll(problem.labels, 1), case["ridge"]) if wrong_labels else problem
+    source = (
+        SoftmaxRegression(problem.X, np.roll(problem.labels, 1), case["ridge"])
+        if wrong_labels
+        else problem
+    )
     if batch == NOISY:
         start = LowRank.from_dense(problem.minimiser, 6)
     else:
@@ -109,7 +122,9 @@ def gaussian(case: Case) -> Noisy:
     )
 
 
-def check(case: Case, step: Stepper = reference, wrong_labels: bool = False, counted: float = 1.0) -> CaseResult:
+def check(
+    case: Case, step: Stepper = reference, wrong_labels: bool = False, counted: float = 1.0
+) -> CaseResult:
     """Σ_{t<T} λ_t(1 − βλ_t/2) E‖P∇L‖² + E L(W_T) − L* ≤ L(W₀) − L* + E Σ_{t<T}
     [(β/2)λ_t²ς_t² + truncation terms].
 
@@ -125,16 +140,23 @@ def check(case: Case, step: Stepper = reference, wrong_labels: bool = False, cou
 
     ``wrong_labels`` : the estimates come from other data, ``counted`` : a factor of ς_t² (for controls).
     """
-    out, noisy = Measurements(), digits(case, wrong_labels) if "batch" in case.parameters else gaussian(case)
+    out, noisy = (
+        Measurements(),
+        digits(case, wrong_labels) if "batch" in case.parameters else gaussian(case),
+    )
     runs = [[*one_run(case, noisy, number, step, counted, out)] for number in range(case["seeds"])]
     gained, allowed, losses, norms = np.moveaxis(np.array(runs), 2, 0)
     available = noisy.problem.loss(noisy.start.full()) - noisy.problem.minimum
     left, right = gained + losses - noisy.problem.minimum, available + np.mean(allowed, axis=0)
     sharp = (np.mean(left, axis=0) + confidence_width(left - allowed)) / right
     for ratio in sharp:
-        out.ratio("E[Σ λ(1 − βλ/2)‖P∇L‖² + L(W_T) − L*] ≤ L(W₀) − L* + E Σ [(β/2)λ²ς² + …]", float(ratio))
+        out.ratio(
+            "E[Σ λ(1 − βλ/2)‖P∇L‖² + L(W_T) − L*] ≤ L(W₀) − L* + E Σ [(β/2)λ²ς² + …]", float(ratio)
+        )
     out.series = {
-        "label": f"ρ = {case['ridge']}, τ = {case['tau']}, batches of {case['batch']}" if "batch" in case.parameters else "",
+        "label": f"ρ = {case['ridge']}, τ = {case['tau']}, batches of {case['batch']}"
+        if "batch" in case.parameters
+        else "",
         "weak": ((np.mean(gained, axis=0) + confidence_width(gained - allowed)) / right).tolist(),
         "sharp": sharp.tolist(),
         "norm": np.mean(norms, axis=0).tolist(),
@@ -153,19 +175,27 @@ def one_run(
     def estimate(W: Matrix, t: int) -> Matrix:
         return noisy.estimate(W, rng)
 
-    for it in trajectory(problem, noisy.start, case["steps"], noisy.rate, step=step, estimate=estimate, **truncation):
+    for it in trajectory(
+        problem, noisy.start, case["steps"], noisy.rate, step=step, estimate=estimate, **truncation
+    ):
         out.require("0 < λ_t < 2/β", 0.0 < it.learning_rate < 2.0 / beta)
         rate, theta = it.learning_rate, it.lost
         gained += rate * (1.0 - 0.5 * beta * rate) * it.tangential**2
         allowed += counted * 0.5 * beta * rate**2 * noisy.variance(it)
         if theta > 0.0:
-            allowed += float(np.linalg.norm(problem.gradient(it.W_hat))) * theta + 0.5 * beta * theta**2
+            allowed += (
+                float(np.linalg.norm(problem.gradient(it.W_hat))) * theta + 0.5 * beta * theta**2
+            )
         yield gained, allowed, problem.loss(it.W_next), it.tangential
 
 
 def confidence_width(runs: Any) -> Any:
     """The distance of the upper confidence limit from the mean over the runs (rows), at every t."""
-    return scipy.special.stdtrit(len(runs) - 1, CONFIDENCE) * np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
+    return (
+        scipy.special.stdtrit(len(runs) - 1, CONFIDENCE)
+        * np.std(runs, axis=0, ddof=1)
+        / np.sqrt(len(runs))
+    )
 
 
 def shown(results: Results) -> Results:
@@ -202,13 +232,21 @@ def control_cases(plan: Plan) -> Iterator[Case]:
     """Large batches without truncation; the quick plan leaves out the ridge, with which every
     control fails alike.
     """
-    some = (case for case in large_batches(plan) if case["tau"] == 0.0 and case["ridge"] <= plan.pick(0.0, 1e-2))
+    some = (
+        case
+        for case in large_batches(plan)
+        if case["tau"] == 0.0 and case["ridge"] <= plan.pick(0.0, 1e-2)
+    )
     return (Case(case.id, {**case.parameters, "seeds": 6}) for case in some)
 
 
 def truncated_cases(plan: Plan) -> Iterator[Case]:
     """Large batches with truncation, and the ridge as in :func:`control_cases`."""
-    some = (case for case in large_batches(plan) if case["tau"] > 0.0 and case["ridge"] <= plan.pick(0.0, 1e-2))
+    some = (
+        case
+        for case in large_batches(plan)
+        if case["tau"] > 0.0 and case["ridge"] <= plan.pick(0.0, 1e-2)
+    )
     return (Case(case.id, {**case.parameters, "seeds": 6}) for case in some)
 
 
@@ -237,8 +275,18 @@ CLAIM = Claim(
             control_cases,
             lambda case: check(case, wrong_labels=True),
         ),
-        Control("no noise", "the bound without ς_t², near the minimiser", noisy_cases, lambda case: check(case, counted=0.0)),
-        Control("half the noise", "ς_t²/2, where nothing else moves", noise_alone, lambda case: check(case, counted=0.5)),
+        Control(
+            "no noise",
+            "the bound without ς_t², near the minimiser",
+            noisy_cases,
+            lambda case: check(case, counted=0.0),
+        ),
+        Control(
+            "half the noise",
+            "ς_t²/2, where nothing else moves",
+            noise_alone,
+            lambda case: check(case, counted=0.5),
+        ),
     ),
     figures=(
         Figure(
@@ -246,6 +294,10 @@ CLAIM = Claim(
             "Upper confidence limits over the runs. Dotted: without E L(W_T) − L* on the left.",
             draw_bound,
         ),
-        Figure("Projected gradient", "Mean over the runs: it falls with Robbins–Monro rates.", draw_norm),
+        Figure(
+            "Projected gradient",
+            "Mean over the runs: it falls with Robbins–Monro rates.",
+            draw_norm,
+        ),
     ),
 )

@@ -15,7 +15,17 @@ from geolora_ref import LowRank
 from geolora_ref.optimizers import Bases, Moments, Spectral
 from geolora_ref.problems import Quadratic
 from geolora_ref.problems.problem import GradientFlow, Matrix
-from verification.claim import STATISTICAL, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
+from verification.claim import (
+    STATISTICAL,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+)
 from verification.claims.memory import EPS, RANK, kept, slope_share, square_length, weight
 from verification.claims.stochastic import confidence_width
 from verification.instruments import gradient_flows
@@ -33,7 +43,12 @@ def cases(plan: Plan) -> Iterator[Case]:
     for name in ("from the minimiser", "small singular value", "digits"):
         for smoothing in plan.pick((0.5,), (0.0, 0.5)):
             for momentum in plan.pick((0.9,), (0.5, 0.9, 0.98)):
-                parameters = {"start": name, "momentum": momentum, "smoothing": smoothing, "seed": plan.seed}
+                parameters = {
+                    "start": name,
+                    "momentum": momentum,
+                    "smoothing": smoothing,
+                    "seed": plan.seed,
+                }
                 yield Case(f"{name}-{momentum}-{smoothing}", parameters | _size(name, plan))
     yield from coins(plan)
 
@@ -45,7 +60,14 @@ def coins(plan: Plan) -> Iterator[Case]:
     No unbiased estimate of a number needs more.  If it has the wrong sign with probability p and is
     0 then, (E E²)^{1/2} is at least |∇L|(p/(1 − p))^{1/2}, and 2p|∇L| is at most half of twice that.
     """
-    parameters = {"start": "coin", "momentum": 0.0, "smoothing": 0.0, "runs": 64, "steps": 20, "seed": plan.seed}
+    parameters = {
+        "start": "coin",
+        "momentum": 0.0,
+        "smoothing": 0.0,
+        "runs": 64,
+        "steps": 20,
+        "seed": plan.seed,
+    }
     yield Case("coin", parameters)
 
 
@@ -108,7 +130,11 @@ def noisy(case: Case) -> Noisy:
     m, n = 24, 20
     problem = Quadratic.random((m, n), np.linspace(1.0, 0.6, RANK), rng, curvature=(0.5, 1.5))
     away = case["start"] == "small singular value"
-    start = problem.initial([1.0, 0.1, 1e-3, 1e-6, 1e-9, 1e-12], rng) if away else LowRank.from_dense(problem.A, RANK)
+    start = (
+        problem.initial([1.0, 0.1, 1e-3, 1e-6, 1e-9, 1e-12], rng)
+        if away
+        else LowRank.from_dense(problem.A, RANK)
+    )
     return Noisy(
         problem,
         start,
@@ -128,26 +154,47 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
     cases.
     """
     out, setting = Measurements(), noisy(case)
-    runs = np.array([[*one_run(case, setting, number, bound, move, out)] for number in range(case["runs"])])
+    runs = np.array(
+        [[*one_run(case, setting, number, bound, move, out)] for number in range(case["runs"])]
+    )
     errors, square_errors, turned, variance, gained, lost, losses = np.moveaxis(runs, 2, 0)
     count, steps = errors.shape
-    width = stdtrit(count - 1, 1.0 - 0.5e-4 / steps) * np.std(square_errors - errors, axis=0, ddof=1) / count**0.5
+    width = (
+        stdtrit(count - 1, 1.0 - 0.5e-4 / steps)
+        * np.std(square_errors - errors, axis=0, ddof=1)
+        / count**0.5
+    )
     for off, most in zip(np.abs(np.mean(square_errors - errors, axis=0)), width, strict=True):
         out.at_most("E X_t = E‖M̄_t − P∇L‖²", float(off), float(most))
-    bias, spread = standard(case, np.sqrt(np.mean(turned, axis=0)), bound.noise * np.mean(variance, axis=0), bound)
+    bias, spread = standard(
+        case, np.sqrt(np.mean(turned, axis=0)), bound.noise * np.mean(variance, axis=0), bound
+    )
     allowed = (bias + spread) ** 2
     squares = np.mean(errors, axis=0) + confidence_width(errors)
-    for square, most in zip(squares[1:], allowed[1:], strict=True):  # the first one, ς_0² = b_0², is an equation
+    for square, most in zip(
+        squares[1:], allowed[1:], strict=True
+    ):  # the first one, ς_0² = b_0², is an equation
         # without a memory X_t is ς_t² itself
-        out.at_most("E‖M̄_t − P∇L‖² ≤ (a_t + b_t)²", float(square), float(most), 10.0 * EPS * float(most))
+        out.at_most(
+            "E‖M̄_t − P∇L‖² ≤ (a_t + b_t)²", float(square), float(most), 10.0 * EPS * float(most)
+        )
     problem, k = setting.problem, min(2 * RANK, *setting.start.shape)
     rates = setting.rate * _fall(np.arange(case["steps"]))
-    noise = bound.floor * np.cumsum(rates * (1.0 + square_length(case["smoothing"], k) ** 0.5) * (bias + spread))
+    noise = bound.floor * np.cumsum(
+        rates * (1.0 + square_length(case["smoothing"], k) ** 0.5) * (bias + spread)
+    )
     left = gained + losses - problem.loss(setting.start.full())
     sums = (np.mean(left, axis=0) + confidence_width(left - lost)) / (np.mean(lost, axis=0) + noise)
     for ratio in sums:
-        out.ratio("E[Σ λc‖P∇L‖ + L(W_T)] − L(W₀) ≤ Σ E[λ(1 + ℓ)(a + b) + ½βℓ²λ² + …]", max(float(ratio), 0.0))
-    out.series = {"label": case.id, "error": np.sqrt(np.mean(errors, axis=0)).tolist(), "bound": (bias + spread).tolist()}
+        out.ratio(
+            "E[Σ λc‖P∇L‖ + L(W_T)] − L(W₀) ≤ Σ E[λ(1 + ℓ)(a + b) + ½βℓ²λ² + …]",
+            max(float(ratio), 0.0),
+        )
+    out.series = {
+        "label": case.id,
+        "error": np.sqrt(np.mean(errors, axis=0)).tolist(),
+        "bound": (bias + spread).tolist(),
+    }
     return out.result(case)
 
 
@@ -162,7 +209,9 @@ def standard(case: Case, turned: Any, variance: Any, bound: Bound) -> tuple[Any,
     return np.array(bias), np.sqrt(square)
 
 
-def one_run(case: Case, setting: Noisy, number: int, bound: Bound, move: Any, out: Measurements) -> Iterator[tuple[float, ...]]:
+def one_run(
+    case: Case, setting: Noisy, number: int, bound: Bound, move: Any, out: Measurements
+) -> Iterator[tuple[float, ...]]:
     """At every t: X_t, ‖E_t‖², (d + ν)², ς², Σ λc‖P∇L‖, the terms of curvature and truncation, and
     L(W_{t+1}).
 
@@ -170,7 +219,11 @@ def one_run(case: Case, setting: Noisy, number: int, bound: Bound, move: Any, ou
     A_t = P(M̄_{t−1} − ∇L).  Given state and memory ‖E_t‖² has the mean μ_t²‖A_t‖² + (1 − μ_t)²ς_t².
     So E Z_t = 0 and E X_t = E‖E_t‖², and X_t varies with the bias alone.
     """
-    rng, problem, Y = np.random.default_rng([case["seed"], number, 60]), setting.problem, setting.start
+    rng, problem, Y = (
+        np.random.default_rng([case["seed"], number, 60]),
+        setting.problem,
+        setting.start,
+    )
     rule, moments = Spectral(case["momentum"], case["smoothing"]), Moments()
     L, gained, lost, known, before = gradient_flows.smoothness(problem), 0.0, 0.0, 0.0, None
     mu0 = case["momentum"]
@@ -189,11 +242,18 @@ def one_run(case: Case, setting: Noisy, number: int, bound: Bound, move: Any, ou
         if before is not None:
             old, G0, E0 = before
             normal = G0 - dense(seen(G0, old), old)
-            d, nu = float(np.linalg.norm(G - G0)), float(np.linalg.norm(dense(seen(normal, bases), bases)))
+            d, nu = (
+                float(np.linalg.norm(G - G0)),
+                float(np.linalg.norm(dense(seen(normal, bases), bases))),
+            )
             turned = d + bound.nu * nu
             A = moved - PG
-            rounding = rounding_of(G) * float(np.linalg.norm(G) + np.linalg.norm(G0) + np.linalg.norm(g) + np.linalg.norm(E0))
-            out.at_most("‖P_t(M̄_{t−1} − ∇L)‖ ≤ ‖E_{t−1}‖ + d + ν", _norm(A), _norm(E0) + turned, rounding)
+            rounding = rounding_of(G) * float(
+                np.linalg.norm(G) + np.linalg.norm(G0) + np.linalg.norm(g) + np.linalg.norm(E0)
+            )
+            out.at_most(
+                "‖P_t(M̄_{t−1} − ∇L)‖ ≤ ‖E_{t−1}‖ + d + ν", _norm(A), _norm(E0) + turned, rounding
+            )
             square += mu**2 * (_norm(A) ** 2 - _norm(E0) ** 2 + known)
         W_hat = W - rate * dense(D, bases)
         k = min(2 * Y.rank, *W.shape)
@@ -204,7 +264,11 @@ def one_run(case: Case, setting: Noisy, number: int, bound: Bound, move: Any, ou
         lost += theta * _norm(problem.gradient(W_hat)) + 0.5 * L * theta**2
         yield square, _norm(E) ** 2, turned**2, variance, gained, lost, problem.loss(Y1.full())
         new, before, known = Bases(Y1.U, Y1.V), (bases, G, E), square
-        moments = replace(moments, first=move(moments.first, bases, new)) if move else rule.transport(bases, moments, new)
+        moments = (
+            replace(moments, first=move(moments.first, bases, new))
+            if move
+            else rule.transport(bases, moments, new)
+        )
         Y = Y1
 
 
@@ -285,8 +349,18 @@ CLAIM = Claim(
             some(start="from the minimiser"),
             lambda case: check(case, Bound(louder=1.5)),
         ),
-        Control("no noise", "b_t = 0", some(start="from the minimiser"), lambda case: check(case, Bound(noise=0.0))),
-        Control("0.8 of the noise", "0.8ς_t", some(start="from the minimiser"), lambda case: check(case, Bound(noise=0.64))),
+        Control(
+            "no noise",
+            "b_t = 0",
+            some(start="from the minimiser"),
+            lambda case: check(case, Bound(noise=0.0)),
+        ),
+        Control(
+            "0.8 of the noise",
+            "0.8ς_t",
+            some(start="from the minimiser"),
+            lambda case: check(case, Bound(noise=0.64)),
+        ),
         Control(
             "never forgets",
             "weights 1/(t + 1), as of a mean of all gradients",
@@ -306,7 +380,10 @@ CLAIM = Claim(
             lambda case: check(case, Bound(floor=0.0)),
         ),
         Control(
-            "half of the floor", "(1 + ℓ)(a_t + b_t)/2, where half is needed", coins, lambda case: check(case, Bound(floor=0.5))
+            "half of the floor",
+            "(1 + ℓ)(a_t + b_t)/2, where half is needed",
+            coins,
+            lambda case: check(case, Bound(floor=0.5)),
         ),
     ),
     figures=(Figure("Error of the memory", "Solid: measured. Dashed: the bound.", draw),),

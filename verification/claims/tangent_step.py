@@ -16,7 +16,17 @@ from geolora_ref.oracle.cases.step_case import StepCase, draw_parameters
 from geolora_ref.oracle.judges.criteria import FAIL
 from geolora_ref.oracle.judges.dense import dense_oracle
 from geolora_ref.oracle.trial.conversion import Conversion
-from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, in_units
+from verification.claim import (
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+    in_units,
+)
 from verification.instruments.steppers import mutant
 
 DRAWS = 50  # drawn steps in a case
@@ -32,13 +42,20 @@ def cases(plan: Plan) -> Iterator[Case]:
             for block in range(plan.pick(40 if dtype != "complex128" else 10, 400)):
                 yield Case(
                     f"{library}-{dtype}-{block}",
-                    {"library": library, "dtype": dtype, "seed": [plan.seed, block], "largest": plan.pick(24, 60)},
+                    {
+                        "library": library,
+                        "dtype": dtype,
+                        "seed": [plan.seed, block],
+                        "largest": plan.pick(24, 60),
+                    },
                 )
 
 
 def geolora(Y: LowRank, G: Any, learning_rate: float) -> Any:
     """Ŵ of the reference."""
-    return augmented_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=learning_rate).full()
+    return augmented_step(
+        Y, ProjectedGradients.from_dense(Y, G), learning_rate=learning_rate
+    ).full()
 
 
 def mutated(name: str) -> Untruncated:
@@ -55,7 +72,9 @@ def check(case: Case, untruncated: Untruncated = geolora) -> CaseResult:
     dtype = DTYPES[case["dtype"]]
     ratios = []
     for draw in range(DRAWS):
-        parameters = draw_parameters(rng, largest=case["largest"], complex_data=case["dtype"] == "complex128")
+        parameters = draw_parameters(
+            rng, largest=case["largest"], complex_data=case["dtype"] == "complex128"
+        )
         if draw % 2:  # every other gradient depends on the state
             parameters = replace(parameters, gradient="quadratic")
         if draw % 10 == 9:
@@ -101,7 +120,9 @@ def draw_histogram(axes: Any, results: Results) -> None:
 
 
 def _control(name: str) -> Control:
-    return Control(name, MUTANTS[name].defect, control_cases, lambda case: check(case, mutated(name)))
+    return Control(
+        name, MUTANTS[name].defect, control_cases, lambda case: check(case, mutated(name))
+    )
 
 
 CLAIM = Claim(
@@ -120,7 +141,10 @@ CLAIM = Claim(
     limit=FAIL,
     scale="‖W‖ + λ‖G‖",
     floor=8000,
-    controls=tuple(_control(name) for name in ("s-step-sign", "missing-lower-block", "lower-left-sign", "augmented-with-old")),
+    controls=tuple(
+        _control(name)
+        for name in ("s-step-sign", "missing-lower-block", "lower-left-sign", "augmented-with-old")
+    ),
     figures=(
         Figure(
             "Error of Ŵ over all drawn steps",

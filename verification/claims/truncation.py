@@ -40,10 +40,16 @@ def drawn(case: Case) -> Iterator[StepCase]:
     """The steps of a case."""
     rng = np.random.default_rng([*case["seed"], 33])
     for _ in range(DRAWS):
-        yield StepCase.build(draw_parameters(rng, largest=case["largest"], complex_data=case["complex"]))
+        yield StepCase.build(
+            draw_parameters(rng, largest=case["largest"], complex_data=case["complex"])
+        )
 
 
-def check(case: Case, report: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: step, factor: float = 1.0) -> CaseResult:
+def check(
+    case: Case,
+    report: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: step,
+    factor: float = 1.0,
+) -> CaseResult:
     """Check the criteria of the oracle (stationarity and dominance concern the truncation), and
     what the step reports.
 
@@ -57,22 +63,45 @@ def check(case: Case, report: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step
         convert = Conversion(case["library"], inputs.S.dtype.name).to
         U, S, V, *gradients = map(convert, inputs.arrays)
         dense = dense_oracle(*step_case.state(np.dtype(case["dtype"])), **inputs.parameters)
-        thresholds = {name: value and factor * value for name, value in (("tau", inputs.tau), ("theta", inputs.theta))}
-        step = report(geolora_step(LowRank(U, S, V), ProjectedGradients(*gradients), **inputs.parameters | thresholds))
+        thresholds = {
+            name: value and factor * value
+            for name, value in (("tau", inputs.tau), ("theta", inputs.theta))
+        }
+        step = report(
+            geolora_step(
+                LowRank(U, S, V), ProjectedGradients(*gradients), **inputs.parameters | thresholds
+            )
+        )
         U1, S1, V1, sigma = map(to_numpy, (*step.Y, step.singular_values))
         precision = np.finfo(S1.dtype).dtype.name
         out.require(f"the step is one of {case['dtype']}", precision == case["dtype"])
         out.ratio(CRITERIA, judge(inputs, (U1, S1, V1)).worst_ratio)
-        size = float(np.linalg.norm(sigma.astype(float)))  # in single precision the squares of small values are 0
+        size = float(
+            np.linalg.norm(sigma.astype(float))
+        )  # in single precision the squares of small values are 0
         unit = unit_of(*step.Y.shape, float(np.finfo(precision).eps)) * size
-        distance = float(np.linalg.norm(to_numpy(step.full()).astype(complex) - to_numpy(step.Y.full())))
+        distance = float(
+            np.linalg.norm(to_numpy(step.full()).astype(complex) - to_numpy(step.Y.full()))
+        )
         out.ratio("‖Ŵ − W₁‖ = discarded", in_units(abs(distance - step.discarded), unit))
         unit = (1.0 + (inputs.tau or 0.0)) * dense.unit
-        out.ratio("the threshold that the step tells is ϑ", in_units(abs(step.theta - dense.theta), unit))
-        clipped = 0.0 if inputs.max_rank is None else float(dense.tails[min(inputs.max_rank, len(dense.tails) - 1)])
+        out.ratio(
+            "the threshold that the step tells is ϑ", in_units(abs(step.theta - dense.theta), unit)
+        )
+        clipped = (
+            0.0
+            if inputs.max_rank is None
+            else float(dense.tails[min(inputs.max_rank, len(dense.tails) - 1)])
+        )
         excess = step.discarded - max(dense.theta, clipped)
-        out.ratio("discarded ≤ ϑ, or the tail behind max_rank where that clips", in_units(max(excess, 0.0), unit))
-        rules = {rule_of(inputs, dense, dense.theta + slack) for slack in (-FAIL * unit, 0.0, FAIL * unit)}
+        out.ratio(
+            "discarded ≤ ϑ, or the tail behind max_rank where that clips",
+            in_units(max(excess, 0.0), unit),
+        )
+        rules = {
+            rule_of(inputs, dense, dense.theta + slack)
+            for slack in (-FAIL * unit, 0.0, FAIL * unit)
+        }
         if len(rules) > 1:  # where a tail lies on the threshold either rank is right
             out.undecided += 1
         else:
@@ -103,11 +132,15 @@ def check_mutant(name: str, case: Case) -> CaseResult:
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case.id in {f"numpy-float64-{block}" for block in range(8)})
+    return (
+        case for case in cases(plan) if case.id in {f"numpy-float64-{block}" for block in range(8)}
+    )
 
 
 def _control(name: str, share: float = 1.0) -> Control:
-    return Control(name, MUTANTS[name].defect, control_cases, lambda case: check_mutant(name, case), share)
+    return Control(
+        name, MUTANTS[name].defect, control_cases, lambda case: check_mutant(name, case), share
+    )
 
 
 NAMES: Any = (
@@ -139,7 +172,9 @@ CLAIM = Claim(
     undecided=0.06,  # a quarter of the drawn steps have a threshold on a tail
     controls=(
         *(_control(name) for name in NAMES),
-        _control("relative-per-sigma", share=0.25),  # on many spectra both thresholds leave the same rank
+        _control(
+            "relative-per-sigma", share=0.25
+        ),  # on many spectra both thresholds leave the same rank
         Control(
             "untold",
             "the step says that it discarded nothing",

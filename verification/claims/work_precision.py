@@ -17,7 +17,18 @@ from geolora_ref.integrators import Integrator, Step, integrate
 from geolora_ref.problems import AllenCahn, Field, KochLubich, RotatingExponential, Schroedinger
 from geolora_ref.problems.curve import Curve
 from geolora_ref.problems.problem import Matrix, StartedODE
-from verification.claim import CHOSEN, Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.claim import (
+    CHOSEN,
+    Case,
+    CaseResult,
+    Claim,
+    Control,
+    Figure,
+    Measurements,
+    Plan,
+    Results,
+    Table,
+)
 from verification.instruments.integrator_family import FAMILY, member
 from verification.instruments.trajectory import tail
 
@@ -34,7 +45,10 @@ Allen–Cahn has a gap at its rank.
 """
 STEPS = (4, 8, 16, 32, 64)
 REACHED = 2.0
-WORK = (("seconds", "wall time", "seconds"), ("evaluations", "field evaluations", "actions F V and Fᴴ U"))
+WORK = (
+    ("seconds", "wall time", "seconds"),
+    ("evaluations", "field evaluations", "actions F V and Fᴴ U"),
+)
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -42,7 +56,10 @@ def cases(plan: Plan) -> Iterator[Case]:
         for name, promise in FAMILY.items():
             for seed in range(3 if plan.effort == "full" and problem in RANKS else 1):
                 if promise.robust:
-                    yield Case(f"{problem}-{name}-{seed}", {"problem": problem, "integrator": name, "seed": plan.seed + seed})
+                    yield Case(
+                        f"{problem}-{name}-{seed}",
+                        {"problem": problem, "integrator": name, "seed": plan.seed + seed},
+                    )
 
 
 @lru_cache(maxsize=4)
@@ -90,7 +107,10 @@ def check(case: Case, integrator: Integrator | None = None, rank: int | None = N
         evaluations.append(run.evaluations.calls)
         out.at_most("best error of the rank ≤ error", best, errors[-1], 1e-13)
     settled = REACHED * (best + max(errors[-2] - errors[-1], 0.0))
-    out.ratio("at the smallest step: error ≤ 2 (best error + what the last halving of h gained)", errors[-1] / settled)
+    out.ratio(
+        "at the smallest step: error ≤ 2 (best error + what the last halving of h gained)",
+        errors[-1] / settled,
+    )
     per_step = evaluations[-1] / STEPS[-1]
     out.series = {
         **case.parameters,
@@ -118,15 +138,24 @@ class Growing(Integrator):
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    yield Case("control", {"problem": "rotating exponential", "integrator": "augmented BUG", "seed": plan.seed})
+    yield Case(
+        "control",
+        {"problem": "rotating exponential", "integrator": "augmented BUG", "seed": plan.seed},
+    )
 
 
 def draw(problem: str, against: str, label: str) -> Any:
     def on(axes: Any, results: Results) -> None:
-        mine = [r.series for r in results if r.series["problem"] == problem and r.case.endswith("-0")]
+        mine = [
+            r.series for r in results if r.series["problem"] == problem and r.case.endswith("-0")
+        ]
         for series in mine:
-            axes.plot(series[against], series["errors"], "o-", markersize=3, label=series["integrator"])
-        axes.axhline(mine[0]["best"], linestyle=":", color="gray", label=f"best rank-{RANKS[problem]} error")
+            axes.plot(
+                series[against], series["errors"], "o-", markersize=3, label=series["integrator"]
+            )
+        axes.axhline(
+            mine[0]["best"], linestyle=":", color="gray", label=f"best rank-{RANKS[problem]} error"
+        )
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="error against the full solution")
         axes.legend(ncols=2)
 
@@ -134,11 +163,23 @@ def draw(problem: str, against: str, label: str) -> Any:
 
 
 def table(results: Results) -> list[list[str]]:
-    rows = [["integrator", "field evaluations a step (RK4)", *(f"{problem}: error / best at h = 1/64" for problem in RANKS)]]
+    rows = [
+        [
+            "integrator",
+            "field evaluations a step (RK4)",
+            *(f"{problem}: error / best at h = 1/64" for problem in RANKS),
+        ]
+    ]
     for name in FAMILY:
-        mine = {r.series["problem"]: r.series for r in results if r.series["integrator"] == name and r.case.endswith("-0")}
+        mine = {
+            r.series["problem"]: r.series
+            for r in results
+            if r.series["integrator"] == name and r.case.endswith("-0")
+        }
         if mine:
-            quotients = [f"{mine[problem]['errors'][-1] / mine[problem]['best']:.3f}" for problem in RANKS]
+            quotients = [
+                f"{mine[problem]['errors'][-1] / mine[problem]['best']:.3f}" for problem in RANKS
+            ]
             rows.append([name, f"{next(iter(mine.values()))['per step']:g}", *quotients])
     return rows
 
@@ -164,8 +205,18 @@ CLAIM = Claim(
     check=check,
     floor=100,
     controls=(
-        Control("a higher rank", "rank 14 is closer than the best of rank 10", control_cases, lambda case: check(case, rank=14)),
-        Control("a lower rank", "what rank 7 lacks no halving of h gains", control_cases, lambda case: check(case, rank=7)),
+        Control(
+            "a higher rank",
+            "rank 14 is closer than the best of rank 10",
+            control_cases,
+            lambda case: check(case, rank=14),
+        ),
+        Control(
+            "a lower rank",
+            "what rank 7 lacks no halving of h gains",
+            control_cases,
+            lambda case: check(case, rank=7),
+        ),
         Control(
             "growing",
             "1.1 times too large after every step: the error grows as h falls",
@@ -174,7 +225,11 @@ CLAIM = Claim(
         ),
     ),
     figures=tuple(
-        Figure(f"{problem}: error against {words}", "Dotted: no matrix of this rank is closer.", draw(problem, against, label))
+        Figure(
+            f"{problem}: error against {words}",
+            "Dotted: no matrix of this rank is closer.",
+            draw(problem, against, label),
+        )
         for problem in RANKS
         for against, words, label in WORK
     ),

@@ -11,7 +11,16 @@ import time
 from collections.abc import Sequence
 
 from geolora_ref.support.files import write_json
-from verification.formal.compiling import ACCEPTED, CLOSED, MISSING, assumptions, compile_all, digests, main_theorems, unexpected
+from verification.formal.compiling import (
+    ACCEPTED,
+    CLOSED,
+    MISSING,
+    assumptions,
+    compile_all,
+    digests,
+    main_theorems,
+    unexpected,
+)
 from verification.formal.theorems import BOXES, SOURCES
 from verification.support.machine import ROOT
 
@@ -24,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every file compiles and no theorem rests on an unexpected axiom, or there is
     no Coq, which is said; 1: otherwise.
     """
-    parser = argparse.ArgumentParser(prog="python -m verification.formal", description="Compile the machine-checked proofs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.formal", description="Compile the machine-checked proofs."
+    )
     parser.parse_args(argv)
     if shutil.which("coqc") is None:
         print(MISSING)
@@ -44,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name} rests on: {', '.join(sorted(more))}", file=sys.stderr)
     classical = sum(answer != CLOSED for answer in found.values()) - len(open_ones)
     checked = sum(bool(box.theorems) for box in BOXES.values())
-    print(f"{len(found)} theorems and controls, {classical} over Coq's real numbers, {len(open_ones)} with other axioms")
+    print(
+        f"{len(found)} theorems and controls, {classical} over Coq's real numbers, {len(open_ones)} with other axioms"
+    )
     print(f"{time.monotonic() - started:.0f} s")
     print(f"{checked} of {len(BOXES)} boxes of the theory pages are machine-checked")
     if open_ones:

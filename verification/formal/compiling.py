@@ -53,7 +53,11 @@ MISSING = (
 
 def imports(file: str) -> set[str]:
     """The files that a file imports."""
-    lines = re.findall(r"^From GeoLoRA Require Import (.*)\.$", SOURCES[file].read_text(encoding="utf-8"), re.MULTILINE)
+    lines = re.findall(
+        r"^From GeoLoRA Require Import (.*)\.$",
+        SOURCES[file].read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
     return {name for line in lines for name in line.split()}
 
 
@@ -63,7 +67,11 @@ def coqc(name: str, folder: Path) -> tuple[float, str]:
     """
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603
-        [shutil.which("coqc") or "coqc", *OPTIONS, f"{name}.v"], cwd=folder, capture_output=True, text=True, check=False
+        [shutil.which("coqc") or "coqc", *OPTIONS, f"{name}.v"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{name}.v does not compile:\n{done.stdout}{done.stderr}")
@@ -104,10 +112,14 @@ def compile_all(folder: Path, files: Collection[str] = tuple(SOURCES)) -> dict[s
 
 def main_theorems(files: Iterable[str] = SOURCES) -> list[str]:
     """Every theorem, corollary and control of the files as file.name."""
-    return [f"{file}.{name}" for file in files for name in (*theorem_names(file), *control_names(file))]
+    return [
+        f"{file}.{name}" for file in files for name in (*theorem_names(file), *control_names(file))
+    ]
 
 
-def assumptions(folder: Path, theorems: Iterable[str], files: Iterable[str] = SOURCES) -> dict[str, str]:
+def assumptions(
+    folder: Path, theorems: Iterable[str], files: Iterable[str] = SOURCES
+) -> dict[str, str]:
     """The axioms of each theorem, in Coq's words; all files must be compiled in ``folder``."""
     asked = list(theorems)
     marks = [f'Goal True. idtac "<{name}>". Abort. Print Assumptions {name}.' for name in asked]
@@ -124,6 +136,8 @@ def unexpected(theorem: str, answer: str) -> set[str]:
     if answer == CLOSED:
         return set()
     file = theorem.partition(".")[0]
-    real = file in SOURCES and "\nFrom Flocq Require Import " in SOURCES[file].read_text(encoding="utf-8")
+    real = file in SOURCES and "\nFrom Flocq Require Import " in SOURCES[file].read_text(
+        encoding="utf-8"
+    )
     named = {line.split()[0] for line in answer.splitlines() if line[:1].strip()}
     return (named or {"no answer"}) - ({"Axioms:"} | CLASSICAL if real else {"Axioms:"})

@@ -44,7 +44,10 @@ class Edit:
 
 def edits() -> list[Edit]:
     """The edits of ``mutation.toml``."""
-    return [Edit(**entry) for entry in tomllib.loads((FOLDER / "mutation.toml").read_text(encoding="utf-8"))["edit"]]
+    return [
+        Edit(**entry)
+        for entry in tomllib.loads((FOLDER / "mutation.toml").read_text(encoding="utf-8"))["edit"]
+    ]
 
 
 def edited(edit: Edit) -> str:
@@ -61,7 +64,10 @@ def survivors(file: str, texts: Sequence[str], folder: Path) -> list[bool]:
 
     Raises ``RuntimeError`` unless Coq gives one answer for each text.
     """
-    commands = [*IMPORT.findall(SOURCES[file].read_text(encoding="utf-8")), f"Set Default Timeout {SECONDS}.\n"]
+    commands = [
+        *IMPORT.findall(SOURCES[file].read_text(encoding="utf-8")),
+        f"Set Default Timeout {SECONDS}.\n",
+    ]
     for number, text in enumerate(texts):
         path = (folder / f"{file}_{number}.v").resolve()
         write_atomically(path, IMPORT.sub("", text))
@@ -72,7 +78,9 @@ def survivors(file: str, texts: Sequence[str], folder: Path) -> list[bool]:
     ).stdout  # fmt: skip
     answers = re.findall("The command has (indeed failed|not failed)", said)
     if len(answers) != len(texts):
-        raise RuntimeError(f"{file}.v: expected {len(texts)} answers of coqtop, found {len(answers)}:\n{said[-2000:]}")
+        raise RuntimeError(
+            f"{file}.v: expected {len(texts)} answers of coqtop, found {len(answers)}:\n{said[-2000:]}"
+        )
     return [answer == "not failed" for answer in answers]
 
 
@@ -81,15 +89,21 @@ def _judged(chosen: Sequence[Edit], file: str) -> list[tuple[Edit, bool]]:
     compile.
     """
     mine = [edit for edit in chosen if edit.file == file]
-    unedited, *found = survivors(file, [SOURCES[file].read_text(encoding="utf-8"), *map(edited, mine)], BUILD)
+    unedited, *found = survivors(
+        file, [SOURCES[file].read_text(encoding="utf-8"), *map(edited, mine)], BUILD
+    )
     if not unedited:
-        raise RuntimeError(f"{file}.v: expected a file that compiles without an edit, found one that does not")
+        raise RuntimeError(
+            f"{file}.v: expected a file that compiles without an edit, found one that does not"
+        )
     return list(zip(mine, found, strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: exactly the edits with a reason survived, or there is no Coq; 1: otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m verification.formal.mutation", description="Edit the statements.")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.formal.mutation", description="Edit the statements."
+    )
     parser.parse_args(argv)
     if shutil.which("coqtop") is None:
         print(MISSING)
@@ -98,13 +112,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     judged: list[tuple[Edit, bool]] = []
     compile_all(BUILD)
     with ThreadPoolExecutor() as pool:
-        for pairs in pool.map(partial(_judged, chosen), dict.fromkeys(edit.file for edit in chosen)):
+        for pairs in pool.map(
+            partial(_judged, chosen), dict.fromkeys(edit.file for edit in chosen)
+        ):
             for edit, survived in pairs:
-                verdict = ("compiles: " + (edit.reason or "NOT EXPLAINED")) if survived else "does not compile"
+                verdict = (
+                    ("compiles: " + (edit.reason or "NOT EXPLAINED"))
+                    if survived
+                    else "does not compile"
+                )
                 print(f"{edit.file}.v  {edit.old!r} => {edit.new!r}: {verdict}", flush=True)
             judged += pairs
     wrong = [edit for edit, survived in judged if survived != bool(edit.reason)]
-    print(f"{len(judged)} edits, {sum(not survived for _, survived in judged)} do not compile, {len(wrong)} not as explained")
+    print(
+        f"{len(judged)} edits, {sum(not survived for _, survived in judged)} do not compile, {len(wrong)} not as explained"
+    )
     return 1 if wrong else 0
 
 

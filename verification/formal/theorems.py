@@ -68,7 +68,13 @@ BOXES = {
         claim="tangent-step",
         broken="steps",
     ),
-    "truncation": Box("step", "The truncation is optimal", certificate=True, claim="truncation", broken="truncations"),
+    "truncation": Box(
+        "step",
+        "The truncation is optimal",
+        certificate=True,
+        claim="truncation",
+        broken="truncations",
+    ),
     "equivariance": Box(
         "step",
         "Gauge independence and symmetries",
@@ -80,7 +86,11 @@ BOXES = {
     "limits": Box(
         "step",
         "Limit cases",
-        ("exact_tangent_step.full_rank_step", "exact_tangent_step.full_rank_step_right", "exact_tangent_step.fixed_point"),
+        (
+            "exact_tangent_step.full_rank_step",
+            "exact_tangent_step.full_rank_step_right",
+            "exact_tangent_step.fixed_point",
+        ),
         "what the truncation keeps, and the limit λ → 0",
         claim="limits",
         broken="steps",
@@ -88,7 +98,11 @@ BOXES = {
     "descent": Box(
         "descent",
         "Every step descends, up to its truncation",
-        ("descent.descent_of_gradient_step", "descent.truncation_adds", "descent.descent_of_matrices"),
+        (
+            "descent.descent_of_gradient_step",
+            "descent.truncation_adds",
+            "descent.descent_of_matrices",
+        ),
         "the descent lemma of Lipschitz gradients",
         certificate=True,
         claim="descent",
@@ -124,14 +138,31 @@ BOXES = {
     "noisy-error-bound": Box(
         "error_bound",
         "The error bound with mini-batches",
-        ("noise.bias_and_noise", "noise.noise_in_closed_form", "error_recursion.constant_closed_form"),
+        (
+            "noise.bias_and_noise",
+            "noise.noise_in_closed_form",
+            "error_recursion.constant_closed_form",
+        ),
         "the expectation and the local error of one step, which the first theorem assumes",
         claim="noisy-error-bound",
         broken="steps",
     ),
-    "curvature": Box("rank", "What truncation to a fixed rank costs", certificate=True, claim="curvature-tail", broken="steps"),
-    "stall": Box("rank", "When the rank can grow, and when it stalls", claim="rank-stall", broken="integrators"),
-    "recovery": Box("rank", "The rank is found from both sides", claim="rank-recovery", broken="steps"),
+    "curvature": Box(
+        "rank",
+        "What truncation to a fixed rank costs",
+        certificate=True,
+        claim="curvature-tail",
+        broken="steps",
+    ),
+    "stall": Box(
+        "rank",
+        "When the rank can grow, and when it stalls",
+        claim="rank-stall",
+        broken="integrators",
+    ),
+    "recovery": Box(
+        "rank", "The rank is found from both sides", claim="rank-recovery", broken="steps"
+    ),
     "budget": Box(
         "rank",
         "One rank budget for many layers",
@@ -176,7 +207,12 @@ BOXES = {
         "the last sentence",
     ),
     "edge": Box("noise", "A threshold per singular value", claim="edge", broken="steps"),
-    "simultaneous": Box("factors", "Descending in all factors at once", claim="simultaneous-descent", broken="operators"),
+    "simultaneous": Box(
+        "factors",
+        "Descending in all factors at once",
+        claim="simultaneous-descent",
+        broken="operators",
+    ),
     "directions": Box(
         "directions",
         "A direction is a tangent vector",
@@ -244,14 +280,28 @@ BOXES = {
     "moments": Box(
         "directions",
         "Memory in moving bases",
-        ("transport.transport_is_the_projection", "transport.projection_is_closest", "gauge.triples_turn_along"),
+        (
+            "transport.transport_is_the_projection",
+            "transport.projection_is_closest",
+            "gauge.triples_turn_along",
+        ),
         "that the rules for directions commute with changes of the gauge",
         claim="directions",
         broken="transports",
     ),
-    "acceptance": Box("acceptance", "Stationarity and dominance", certificate=True, claim="oracles", broken="backends"),
-    "acceptance-norm": Box("acceptance", "The distance to the tail", claim="oracles", broken="backends"),
-    "acceptance-forward": Box("acceptance", "The weighted forward error", claim="oracles", broken="backends"),
+    "acceptance": Box(
+        "acceptance",
+        "Stationarity and dominance",
+        certificate=True,
+        claim="oracles",
+        broken="backends",
+    ),
+    "acceptance-norm": Box(
+        "acceptance", "The distance to the tail", claim="oracles", broken="backends"
+    ),
+    "acceptance-forward": Box(
+        "acceptance", "The weighted forward error", claim="oracles", broken="backends"
+    ),
 }
 """The boxes of the theory pages, in their order on each page.  Without theorems a box is proved on
 paper.
@@ -270,7 +320,9 @@ def theorem_names(file: str) -> tuple[str, ...]:
 
 def control_names(file: str) -> tuple[str, ...]:
     """The lemmas that refute a variant of a statement, or show that its constant is attained."""
-    return tuple(re.findall(r"^Lemma (\w+(?:_wrong|_attained|_gauge|_descend))\b", _text(file), re.MULTILINE))
+    return tuple(
+        re.findall(r"^Lemma (\w+(?:_wrong|_attained|_gauge|_descend))\b", _text(file), re.MULTILINE)
+    )
 
 
 def statement(theorem: str) -> str:
@@ -279,5 +331,7 @@ def statement(theorem: str) -> str:
     pattern = rf"^(?:Theorem|Corollary|Lemma) {name}\b.*?(?=\s*^Proof)"
     found = re.search(pattern, _text(file), re.MULTILINE | re.DOTALL) if file in SOURCES else None
     if found is None:
-        raise ValueError(f"expected a theorem of verification/formal as file.name, found {theorem!r}")
+        raise ValueError(
+            f"expected a theorem of verification/formal as file.name, found {theorem!r}"
+        )
     return found[0]

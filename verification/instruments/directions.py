@@ -91,7 +91,9 @@ class Altered:
     change: Callable[[Bases, Triple], Triple] | None = None
     move: Callable[[Triple, Bases, Bases], Triple] | None = None
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """The direction of the rule, changed by ``change`` if given."""
         D, moments = self.rule.direction(bases, gradients, moments)
         return (self.change(bases, D) if self.change else D), moments
@@ -129,19 +131,25 @@ def _polar(X: Array) -> Array:
 class BlockwisePolar(Sgd):
     """The polar factor of each block of the core by itself: its spectral norm is up to the golden ratio."""
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """The direction made of the polar factors of the three blocks."""
         (U, V), r = bases, gradients.S.shape[-1]
         U_tilde, V_tilde = basis_augmentation(U, gradients.K), basis_augmentation(V, gradients.L)
         C = assemble(gradients.S, gradients.K, gradients.L, U_tilde, V_tilde)
         C11, C12, C21 = _polar(C[:r, :r]), _polar(C[:r, r:]), _polar(C[r:, :r])
-        return Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11), Moments(moments.step + 1)
+        return Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11), Moments(
+            moments.step + 1
+        )
 
 
 class HalvesPolar(Sgd):
     """½(polar(MV)Vᴴ + U polar(UᴴM)): of size one as well, with half of the descent at worst."""
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """The triple of this matrix."""
         U, V = bases
         D = 0.5 * (_polar(gradients.K) @ H(V) + U @ H(_polar(gradients.L)))
@@ -151,11 +159,15 @@ class HalvesPolar(Sgd):
 class LongPolar(Spectral):
     """The direction times the largest factor with ‖D‖₂ ≤ 2/√3 and ‖D‖² ≤ k, k the rank of the gradient."""
 
-    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: Triple, moments: Moments
+    ) -> tuple[Triple, Moments]:
         """The longer direction."""
         D, moments = super().direction(bases, gradients, moments)
         X, k = dense(D, bases), np.linalg.matrix_rank(dense(gradients, bases))
-        factor = min(2.0 / 3.0**0.5 / np.linalg.norm(X, 2), k**0.5 / np.linalg.norm(X)) if k else 1.0
+        factor = (
+            min(2.0 / 3.0**0.5 / np.linalg.norm(X, 2), k**0.5 / np.linalg.norm(X)) if k else 1.0
+        )
         return Triple(*(factor * part for part in D)), moments
 
 

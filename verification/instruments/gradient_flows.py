@@ -14,7 +14,13 @@ import numpy as np
 
 from geolora_ref import LowRank, checks
 from geolora_ref.oracle.cases.spectra import geometric
-from geolora_ref.problems import MatrixCompletion, MatrixSensing, Quadratic, Saddle, SoftmaxRegression
+from geolora_ref.problems import (
+    MatrixCompletion,
+    MatrixSensing,
+    Quadratic,
+    Saddle,
+    SoftmaxRegression,
+)
 from geolora_ref.problems.problem import GradientFlow, Matrix
 
 __all__ = ["FLOWS", "STARTS", "digits", "make", "smoothness", "start"]
@@ -34,8 +40,12 @@ def digits(ridge: float = 0.0) -> SoftmaxRegression:
 
 
 FLOWS: dict[str, Callable[[np.random.Generator], GradientFlow]] = {
-    "quadratic": lambda rng: Quadratic.random((24, 20), geometric(20, 1e-4), rng, curvature=(0.5, 1.5)),
-    "ill-conditioned quadratic": lambda rng: Quadratic.random((24, 20), geometric(20, 1e-4), rng, curvature=(1e-2, 1.5)),
+    "quadratic": lambda rng: Quadratic.random(
+        (24, 20), geometric(20, 1e-4), rng, curvature=(0.5, 1.5)
+    ),
+    "ill-conditioned quadratic": lambda rng: Quadratic.random(
+        (24, 20), geometric(20, 1e-4), rng, curvature=(1e-2, 1.5)
+    ),
     "sensing": lambda rng: MatrixSensing.planted((14, 12), [1.0, 0.8, 0.6], 150, rng),
     "completion": lambda rng: MatrixCompletion.planted((20, 16), [1.0, 0.8, 0.6], 0.6, rng),
     "digits": lambda rng: digits(),

@@ -111,13 +111,44 @@ FAMILY = {
         Member("parallel BUG", ParallelBUG, 1, 1, half_exact=True, stalls=True),
         # 4r columns are so rich that coarse steps superconverge: the order shows later
         Member("midpoint BUG", MidpointBUG, 2, 1, dial=True, conservative=True, coarsest=32),
-        Member("midpoint BUG, 3r", lambda rule, s: MidpointBUG(rule, s, wide=False), 2, 1, dial=True, conservative=True),
+        Member(
+            "midpoint BUG, 3r",
+            lambda rule, s: MidpointBUG(rule, s, wide=False),
+            2,
+            1,
+            dial=True,
+            conservative=True,
+        ),
         Member("second-order parallel", SecondOrderParallel, 2, 1, dial=True, half_exact=True),
-        Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2, stalls=True, solves=False, alone=HEUN),
-        Member("augmented splitting (abc-PSI)", AugmentedSplitting, 2, 1, dial=True, exact=True, conservative=True),
+        Member(
+            "projected Runge–Kutta",
+            lambda rule, _: ProjectedRK(rule),
+            2,
+            2,
+            stalls=True,
+            solves=False,
+            alone=HEUN,
+        ),
+        Member(
+            "augmented splitting (abc-PSI)",
+            AugmentedSplitting,
+            2,
+            1,
+            dial=True,
+            exact=True,
+            conservative=True,
+        ),
         # the slope of h⁴ is that of RK4: the splitting itself shows no error on a tangential field
         Member("generalised Nyström", GeneralisedNystroem, 4, 1, dial=True, exact=True, coarsest=8),
-        Member("Runge–Kutta BUG, Heun", lambda rule, _: RungeKuttaBUG(rule), 2, 1, solves=False, coarsest=32, alone=HEUN),
+        Member(
+            "Runge–Kutta BUG, Heun",
+            lambda rule, _: RungeKuttaBUG(rule),
+            2,
+            1,
+            solves=False,
+            coarsest=32,
+            alone=HEUN,
+        ),
         Member(
             "Runge–Kutta BUG, RK4",
             lambda rule, _: RungeKuttaBUG(rule, RK4_TABLEAU, wide=True),
@@ -128,7 +159,16 @@ FAMILY = {
             coarsest=8,
             alone=RK4,
         ),
-        Member("oblique Runge–Kutta", lambda rule, _: ObliqueRK(rule), 2, 0, dial=True, stalls=True, solves=False, alone=HEUN),
+        Member(
+            "oblique Runge–Kutta",
+            lambda rule, _: ObliqueRK(rule),
+            2,
+            0,
+            dial=True,
+            stalls=True,
+            solves=False,
+            alone=HEUN,
+        ),
         Member(
             "naive factor Euler",
             lambda *_: NaiveFactorEuler(),
@@ -166,7 +206,10 @@ def projected_flow(problem: MatrixODE, Y0: LowRank, t: float) -> Matrix:
         at = Product(U @ S, V)
         FV, FhU = problem.apply_right(s, at, V), problem.apply_left(s, at, U)
         dS = H(U) @ FV
-        dU, dV = np.linalg.solve(S.T, (FV - U @ dS).T).T, np.linalg.solve(S.conj(), (FhU - V @ H(dS)).T).T
+        dU, dV = (
+            np.linalg.solve(S.T, (FV - U @ dS).T).T,
+            np.linalg.solve(S.conj(), (FhU - V @ H(dS)).T).T,
+        )
         return np.concatenate([dU.ravel(), dS.ravel(), dV.ravel()])
 
     y0 = np.concatenate([Y0.U.ravel(), Y0.S.ravel(), Y0.V.ravel()])

@@ -36,11 +36,19 @@ class Rounded(np.ndarray[Any, Any]):
             return _sum(plain[0], options.get("axis", 0), options.get("keepdims", False))
         if options.pop("out", None) is not None:
             raise TypeError("random rounding: expected no array to write into")
-        if ufunc in ROUNDED and method == "__call__" and np.issubdtype(np.result_type(*plain), np.floating):
+        if (
+            ufunc in ROUNDED
+            and method == "__call__"
+            and np.issubdtype(np.result_type(*plain), np.floating)
+        ):
             wide = WIDER[self.dtype]
             return _rounded(ufunc(*(np.asarray(x, dtype=wide) for x in plain)), self.dtype)
         result = getattr(ufunc, method)(*plain, **options)
-        return result.view(Rounded) if isinstance(result, np.ndarray) and result.dtype == self.dtype else result
+        return (
+            result.view(Rounded)
+            if isinstance(result, np.ndarray) and result.dtype == self.dtype
+            else result
+        )
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
         if function is np.linalg.qr:
@@ -49,8 +57,14 @@ class Rounded(np.ndarray[Any, Any]):
             return _svd(args[0])
         if function in (np.linalg.norm, np.linalg.vector_norm):
             return np.sqrt(np.sum(args[0] * args[0]))
-        result = super().__array_function__(function, types, args, options)  # joined arrays come back as plain ones
-        return result.view(Rounded) if isinstance(result, np.ndarray) and result.dtype in WIDER else result
+        result = super().__array_function__(
+            function, types, args, options
+        )  # joined arrays come back as plain ones
+        return (
+            result.view(Rounded)
+            if isinstance(result, np.ndarray) and result.dtype in WIDER
+            else result
+        )
 
 
 @contextmanager
@@ -76,7 +90,9 @@ def digits(samples: list[NDArray[Any]]) -> float:
 def _rounded(exact: NDArray[Any], dtype: np.dtype[Any]) -> Any:
     """One of the two numbers around each entry, at random; an exact one stays."""
     if Rounded.rng is None:
-        raise RuntimeError("random rounding: expected a block `with random_rounding(seed)`, found none")
+        raise RuntimeError(
+            "random rounding: expected a block `with random_rounding(seed)`, found none"
+        )
     near = np.asarray(exact).astype(dtype)
     towards = np.where(exact > near, np.inf, -np.inf).astype(dtype)
     other = np.where(exact == near, near, np.nextafter(near, towards))
@@ -123,7 +139,11 @@ def _svd(A: Rounded) -> tuple[Rounded, Rounded, Rounded]:
     if A.shape[0] < A.shape[1]:
         Q, sigma, Pt = _svd(A.T)
         return Pt.T, sigma, Q.T
-    X, Q, enough = A.copy(), np.eye(A.shape[1], dtype=A.dtype).view(Rounded), 4.0 * A.shape[0] * np.finfo(A.dtype).eps
+    X, Q, enough = (
+        A.copy(),
+        np.eye(A.shape[1], dtype=A.dtype).view(Rounded),
+        4.0 * A.shape[0] * np.finfo(A.dtype).eps,
+    )
     for _ in range(SWEEPS):
         rotated = False
         for i in range(X.shape[1] - 1):
@@ -132,13 +152,21 @@ def _svd(A: Rounded) -> tuple[Rounded, Rounded, Rounded]:
                 a, b, c = (x.T @ x)[0, 0], (y.T @ y)[0, 0], (x.T @ y)[0, 0]
                 if abs(float(c)) <= enough * float(np.sqrt(float(a) * float(b))):
                     continue
-                rotated, a, b, c = True, *(np.array([z], dtype=A.dtype).view(Rounded) for z in (a, b, c))
+                rotated, a, b, c = (
+                    True,
+                    *(np.array([z], dtype=A.dtype).view(Rounded) for z in (a, b, c)),
+                )
                 zeta = (b - a) / (2.0 * c)
-                t = np.where(zeta >= 0.0, 1.0, -1.0).astype(A.dtype) / (np.abs(zeta) + np.sqrt(1.0 + zeta * zeta))
+                t = np.where(zeta >= 0.0, 1.0, -1.0).astype(A.dtype) / (
+                    np.abs(zeta) + np.sqrt(1.0 + zeta * zeta)
+                )
                 cosine = 1.0 / np.sqrt(1.0 + t * t)
                 sine = cosine * t
                 for Z in (X, Q):
-                    left, right = Z[:, i] * cosine - Z[:, j] * sine, Z[:, i] * sine + Z[:, j] * cosine
+                    left, right = (
+                        Z[:, i] * cosine - Z[:, j] * sine,
+                        Z[:, i] * sine + Z[:, j] * cosine,
+                    )
                     Z[:, i], Z[:, j] = left, right
         if not rotated:
             break

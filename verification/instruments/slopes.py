@@ -30,7 +30,9 @@ class Slopes:
 
     def __post_init__(self) -> None:
         if len(self.parameter) < 5 or len(self.parameter) != len(self.errors):
-            raise ValueError(f"levels: expected at least 5, one error each, found {len(self.parameter)} and {len(self.errors)}")
+            raise ValueError(
+                f"levels: expected at least 5, one error each, found {len(self.parameter)} and {len(self.errors)}"
+            )
         if not np.all(np.diff(self.parameter) < 0.0):
             raise ValueError(f"parameter: expected falling values, found {list(self.parameter)}")
 
@@ -48,7 +50,9 @@ class Slopes:
         """
         above = [i for i, error in enumerate(self.errors) if error > 100.0 * self.floor]
         first = last = above[-1] if above else 0
-        while first - 1 in above and last - first < 3:  # no level of the window may be below the floor
+        while (
+            first - 1 in above and last - first < 3
+        ):  # no level of the window may be below the floor
             first -= 1
         return first, last
 
@@ -70,7 +74,9 @@ class Slopes:
             return float("inf")
         first, last = self.window
         ratio = float(np.log(self.parameter[first] / self.parameter[last])) / (last - first)
-        return 0.5 * (max(self.judged) - min(self.judged)) + 2.0 * self.floor / (self.errors[last] * ratio)
+        return 0.5 * (max(self.judged) - min(self.judged)) + 2.0 * self.floor / (
+            self.errors[last] * ratio
+        )
 
     def off(self, expected: float) -> float:
         """The largest distance of ``order`` from the expected one that the confidence leaves possible.

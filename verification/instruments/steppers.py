@@ -56,7 +56,9 @@ def mutant(name: str) -> Stepper:
     """A deliberately broken step of the oracle's catalogue."""
     stages = MUTANTS[name].stages
     if stages is None:
-        raise ValueError(f"expected a mutant of a step that is taken apart, found {name!r}, which has no stages")
+        raise ValueError(
+            f"expected a mutant of a step that is taken apart, found {name!r}, which has no stages"
+        )
 
     def step(Y: LowRank, G: Matrix, **parameters: Any) -> Outcome:
         g = ProjectedGradients.from_dense(Y, G)
@@ -78,7 +80,14 @@ def mutant_control(
     infinite: bool = False,
 ) -> Control:
     """A negative control: the check of a claim, run on a mutant in place of the reference."""
-    return Control(title or name, why or MUTANTS[name].defect, cases, lambda case: check(case, mutant(name)), share, infinite)
+    return Control(
+        title or name,
+        why or MUTANTS[name].defect,
+        cases,
+        lambda case: check(case, mutant(name)),
+        share,
+        infinite,
+    )
 
 
 def still(G: Matrix) -> Acting:
@@ -118,7 +127,9 @@ def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: 
     return Outcome(hat.product().full(), truncation(hat.S, hat.U, hat.V, **parameters).Y)
 
 
-def simultaneous_descent(U: Matrix, S: Matrix, V: Matrix, G: Matrix, learning_rate: float) -> tuple[Matrix, Matrix, Matrix]:
+def simultaneous_descent(
+    U: Matrix, S: Matrix, V: Matrix, G: Matrix, learning_rate: float
+) -> tuple[Matrix, Matrix, Matrix]:
     """Plain gradient descent in U, S and V at once, the bases not kept orthonormal."""
     return (
         U - learning_rate * G @ V @ S.T,

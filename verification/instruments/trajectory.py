@@ -84,7 +84,9 @@ def trajectory(
         W = Y.full()
         G = problem.gradient(W)
         seen = G if estimate is None else estimate(W, k)
-        outcome: object = step(deepcopy(Y), seen.copy(), learning_rate=rate, **truncation)  # of anybody
+        outcome: object = step(
+            deepcopy(Y), seen.copy(), learning_rate=rate, **truncation
+        )  # of anybody
         if not isinstance(outcome, Outcome):
             wanted = "step: expected an Outcome(W_hat, Y) of verification.instruments.steppers"
             raise TypeError(f"{wanted}, found {type(outcome).__name__}")

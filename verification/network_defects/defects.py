@@ -31,22 +31,34 @@ class Defect:
     identity: Callable[..., bool]
 
 
-LAYER, ADAPTER = "geolora_ref.nn.layers.adapted.AdaptedLayer", "geolora_ref.nn.layers.adapter.LowRankAdapter"
+LAYER, ADAPTER = (
+    "geolora_ref.nn.layers.adapted.AdaptedLayer",
+    "geolora_ref.nn.layers.adapter.LowRankAdapter",
+)
 OPTIMIZER = "geolora_ref.nn.optim.adapter_optimizer.AdapterOptimizer"
 update, heads = AdaptedLayer.update, AdapterOptimizer.heads
 
 _alpha_over_rank = property(
-    lambda layer: vars(layer)["alpha"] / layer.adapter.rank, lambda layer, value: vars(layer).update(alpha=value)
+    lambda layer: vars(layer)["alpha"] / layer.adapter.rank,
+    lambda layer, value: vars(layer).update(alpha=value),
 )
 
 
 def _update_with_bias(layer: AdaptedLayer, x: Tensor) -> Tensor:
     y = update(layer, x)
-    return y + layer.base.bias if isinstance(layer.base, nn.Linear) and layer.base.bias is not None else y
+    return (
+        y + layer.base.bias
+        if isinstance(layer.base, nn.Linear) and layer.base.bias is not None
+        else y
+    )
 
 
 def _weight_without_alpha(layer: AdaptedLayer) -> Tensor:
-    return layer.base_weight if layer.merged else layer.base_weight + layer.layout.weight(layer.adapter.full())
+    return (
+        layer.base_weight
+        if layer.merged
+        else layer.base_weight + layer.layout.weight(layer.adapter.full())
+    )
 
 
 def _heads_without_biases(optimizer: AdapterOptimizer) -> Any:

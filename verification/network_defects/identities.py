@@ -42,7 +42,13 @@ def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
         model, (x, _) = network(rank=4).to(device), regression(device=device)
         for layer in adapters(model).values():
             U, S, V = layer.adapter.factors()
-            layer.adapter.assign(LowRank(U, torch.diag(torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=S.dtype, device=S.device)), V))
+            layer.adapter.assign(
+                LowRank(
+                    U,
+                    torch.diag(torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=S.dtype, device=S.device)),
+                    V,
+                )
+            )
         before = model(x)
         _backward(model, scale=TINY)
         GeoLoRA(model, lr=0.1, theta=1e-12, update="sgd", method=method).step()
@@ -60,11 +66,16 @@ def momentum_moves_with_the_bases(device: str = "cpu") -> bool:
         model = network(rank=3, max_rank=3).to(device)
         for layer in adapters(model).values():
             fill(layer.adapter)
-        optimizer = GeoLoRA(model, lr=0.1, tau=0.0, min_rank=3, update="heavy-ball", momentum=beta, method=method)
+        optimizer = GeoLoRA(
+            model, lr=0.1, tau=0.0, min_rank=3, update="heavy-ball", momentum=beta, method=method
+        )
         _backward(model)
         before = {name: _state(layer.adapter) for name, layer in adapters(model).items()}
         optimizer.step()
-        now = {name: LowRank(*(X.clone() for X in layer.adapter.factors())) for name, layer in adapters(model).items()}
+        now = {
+            name: LowRank(*(X.clone() for X in layer.adapter.factors()))
+            for name, layer in adapters(model).items()
+        }
         _backward(model, scale=TINY)
         try:
             optimizer.step()
@@ -74,7 +85,9 @@ def momentum_moves_with_the_bases(device: str = "cpu") -> bool:
             (U0, _, V0), g = before[name]
             M = g.dK @ V0.mT + U0 @ g.dL.mT - U0 @ g.dS @ V0.mT
             remembered = ProjectedGradients.from_dense(now[name], beta * M)
-            expected = geolora_step(now[name], remembered, learning_rate=0.1, tau=0.0, min_rank=3, max_rank=3)
+            expected = geolora_step(
+                now[name], remembered, learning_rate=0.1, tau=0.0, min_rank=3, max_rank=3
+            )
             holds &= alike(layer.adapter.full(), expected.Y.full())
     return holds
 
@@ -117,7 +130,9 @@ def whatever_has_a_gradient_moves(device: str = "cpu") -> bool:
         model = network().to(device)
         optimizer = GeoLoRA(model, lr=0.05, method=method)
         _backward(model)
-        rest = [p for group in optimizer.param_groups if not group["adapters"] for p in group["params"]]
+        rest = [
+            p for group in optimizer.param_groups if not group["adapters"] for p in group["params"]
+        ]
         assert all(p.grad is not None and bool(p.grad.any()) for p in rest)
         before = [p.detach().clone() for p in rest]
         optimizer.step()
@@ -158,7 +173,12 @@ def overflow_of_a_scaled_loss_changes_nothing(device: str = "cpu") -> bool:
             scaler.scale((model(x) - target).square().mean() * factor).backward()
             scaler.step(optimizer)
             scaler.update()
-            memory = [X.clone() for state in optimizer.state.values() for X in state.values() if isinstance(X, Tensor)]
+            memory = [
+                X.clone()
+                for state in optimizer.state.values()
+                for X in state.values()
+                if isinstance(X, Tensor)
+            ]
             states.append([*(X.clone() for X in model.state_dict().values()), *memory])
         first, skipped, last = states
         holds &= scaler.get_scale() == 2.0**9 and _same(first, skipped) and not _same(skipped, last)
@@ -166,4 +186,6 @@ def overflow_of_a_scaled_loss_changes_nothing(device: str = "cpu") -> bool:
 
 
 def _same(states: list[Tensor], others: list[Tensor]) -> bool:
-    return len(states) == len(others) and all(torch.equal(X, Y) for X, Y in zip(states, others, strict=True))
+    return len(states) == len(others) and all(
+        torch.equal(X, Y) for X, Y in zip(states, others, strict=True)
+    )

@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch can use.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m verification.parity", description="The fast path on a device, by the oracle."
+        prog="python -m verification.parity",
+        description="The fast path on a device, by the oracle.",
     )
     parser.add_argument("--device", default="cuda", help="torch device (default: cuda)")
     parser.add_argument("--output", type=writable_folder, default="build/parity", metavar="FOLDER")
@@ -78,7 +79,9 @@ def _left(path: Path) -> str:
         return ""
     try:
         found = read_json(path)
-        about = f"{found['device']}, {found['machine']['date']}, commit {found['machine']['commit']}"
+        about = (
+            f"{found['device']}, {found['machine']['date']}, commit {found['machine']['commit']}"
+        )
     except KeyError:
         about = "it does not say where and when"
     except ValueError as error:

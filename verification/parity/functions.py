@@ -55,7 +55,10 @@ class _Result(NamedTuple):
 
 def function_difference(device: str, dtype: torch.dtype) -> dict[str, Any]:
     """The worst ratio of every form of the function, in all results."""
-    found = {form: float(np.max([[*ratios(device, dtype, form, rows).values()] for rows in ROWS])) for form in FORMS}
+    found = {
+        form: float(np.max([[*ratios(device, dtype, form, rows).values()] for rows in ROWS]))
+        for form in FORMS
+    }
     worst = float(np.max([*found.values()]))  # not max(), which passes over NaN
     return {"worst": worst, "bound": 1.0, "passed": worst <= 1.0, "forms": found}
 
@@ -64,14 +67,25 @@ def ratios(device: str, dtype: torch.dtype, form: str, rows: tuple[int, ...]) ->
     """By result, the largest error of an entry in units of its bound."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((*rows, N), (*rows, M), (M, N), (M,), (M, R), (R, R), (N, R))
-    given = _Given(*(torch.randn(shape, generator=generator).to(dtype).double() for shape in shapes))
+    given = _Given(
+        *(torch.randn(shape, generator=generator).to(dtype).double() for shape in shapes)
+    )
     found = _computed(_Given(*(X.to(device, dtype) for X in given)), form)
     expected, size = _expected(given), _expected(_Given(*map(torch.abs, given)))
     count = given.x.shape[:-1].numel()
-    terms = {"y": N + 2 * R, "dx": M + 2 * R, "d_bias": count, "dK": N + count, "dL": M + count, "dS": M + N + count}
+    terms = {
+        "y": N + 2 * R,
+        "dx": M + 2 * R,
+        "d_bias": count,
+        "dK": N + count,
+        "dL": M + count,
+        "dS": M + N + count,
+    }
     eps = torch.finfo(dtype).eps
     return {
-        name: float(((X.cpu().double() - Y).abs() / (eps * (terms[name] ** 0.5 + ROUNDED) * Z)).max())
+        name: float(
+            ((X.cpu().double() - Y).abs() / (eps * (terms[name] ** 0.5 + ROUNDED) * Z)).max()
+        )
         for name, X, Y, Z in zip(_Result._fields, found, expected, size, strict=True)
     }
 
@@ -81,7 +95,9 @@ def _expected(given: _Given) -> _Result:
     x, dy, weight, bias, U, S, V = given
     W = weight + SCALE * U @ S @ V.mT
     G = SCALE * dy.flatten(0, -2).mT @ x.flatten(0, -2)
-    return _Result(linear(x, W, bias), dy @ W, dy.flatten(0, -2).sum(0), G @ V, G.mT @ U, U.mT @ G @ V)
+    return _Result(
+        linear(x, W, bias), dy @ W, dy.flatten(0, -2).sum(0), G @ V, G.mT @ U, U.mT @ G @ V
+    )
 
 
 def _computed(given: _Given, form: str) -> _Result:

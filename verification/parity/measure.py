@@ -44,7 +44,9 @@ class Training(NamedTuple):
 
 CHANGING = Training(((24, 16), (16, 24), (24, 24), (16, 16)), (2, 6, 3, 8), 4, 12, {"theta": 2e-3})
 """Ranks that change, every layer of another width."""
-ALIKE = {r: Training(((384, 384),) * 36, (r,) * 36, r, r, {"tau": 0.0, "max_rank": r}) for r in (8, 32)}
+ALIKE = {
+    r: Training(((384, 384),) * 36, (r,) * 36, r, r, {"tau": 0.0, "max_rank": r}) for r in (8, 32)
+}
 """Layers that all go into one batch: a device has other solvers for large batches and for large
 matrices.
 """
@@ -76,12 +78,21 @@ def missing(device: str) -> str:
     if there:
         return ""
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    return "; ".join([f"no CUDA device is at hand (torch {torch.__version__}, {built})", *(str(one.message) for one in warned)])
+    return "; ".join(
+        [
+            f"no CUDA device is at hand (torch {torch.__version__}, {built})",
+            *(str(one.message) for one in warned),
+        ]
+    )
 
 
 def device_name(device: str) -> str:
     """The name of the hardware."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.machine()
+    return (
+        torch.cuda.get_device_name(device)
+        if torch.device(device).type == "cuda"
+        else platform.machine()
+    )
 
 
 def conformance(device: str, dtype: str) -> dict[str, Any]:
@@ -90,7 +101,9 @@ def conformance(device: str, dtype: str) -> dict[str, Any]:
     """
     found = {}
     for name, backend, batched in (("step", step, False), ("batched_step", batched_step, True)):
-        report = check_step(backend, array="torch", dtype=dtype, device=device, batched=batched, directions=True)
+        report = check_step(
+            backend, array="torch", dtype=dtype, device=device, batched=batched, directions=True
+        )
         found[name] = {
             "passed": report.passed,
             "worst_ratio": float(report.worst_ratio),
@@ -103,13 +116,23 @@ def conformance(device: str, dtype: str) -> dict[str, Any]:
     return found
 
 
-def training_difference(device: str, dtype: torch.dtype, training: Training = CHANGING, steps: int = STEPS) -> dict[str, Any]:
+def training_difference(
+    device: str, dtype: torch.dtype, training: Training = CHANGING, steps: int = STEPS
+) -> dict[str, Any]:
     """Some steps of the same layers on the device and on the CPU: the largest relative difference of W."""
     generator = torch.Generator().manual_seed(0)
-    layers = [_layer(*shape, r, dtype, generator) for shape, r in zip(training.shapes, training.ranks, strict=True)]
-    targets = [_dense(_layer(*shape, training.target_rank, dtype, generator)) for shape in training.shapes]
+    layers = [
+        _layer(*shape, r, dtype, generator)
+        for shape, r in zip(training.shapes, training.ranks, strict=True)
+    ]
+    targets = [
+        _dense(_layer(*shape, training.target_rank, dtype, generator)) for shape in training.shapes
+    ]
     places = [(where, [A.to(where) for A in targets]) for where in ("cpu", device)]
-    banks = [LayerBank.of([tuple(X.to(where) for X in layer) for layer in layers], training.capacity) for where, _ in places]  # type: ignore[misc]
+    banks = [
+        LayerBank.of([tuple(X.to(where) for X in layer) for layer in layers], training.capacity)
+        for where, _ in places
+    ]  # type: ignore[misc]
     worst, seen = 0.0, set()
     for _ in range(steps):
         for bank, (_, its_targets) in zip(banks, places, strict=True):
@@ -122,13 +145,23 @@ def training_difference(device: str, dtype: torch.dtype, training: Training = CH
             seen.add(bank.update_(delta_K, delta_L, delta_S, **training.limits).ranks)
         for layer in range(len(layers)):
             W, other = (_dense(bank.factors(layer)).cpu() for bank in banks)
-            worst = float(np.maximum(worst, float((W - other).norm() / W.norm())))  # what is not a number stays
+            worst = float(
+                np.maximum(worst, float((W - other).norm() / W.norm()))
+            )  # what is not a number stays
     allowed = bound(dtype, training)
-    return {"worst": worst, "bound": allowed, "passed": worst <= allowed, "different_ranks": len(seen)}
+    return {
+        "worst": worst,
+        "bound": allowed,
+        "passed": worst <= allowed,
+        "different_ranks": len(seen),
+    }
 
 
 def _layer(m: int, n: int, r: int, dtype: torch.dtype, generator: torch.Generator) -> LayerFactors:
-    U, V = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0].to(dtype) for k in (m, n))
+    U, V = (
+        torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0].to(dtype)
+        for k in (m, n)
+    )
     return U, torch.randn(r, r, generator=generator, dtype=torch.float64).to(dtype), V
 
 
@@ -140,9 +173,15 @@ def _dense(factors: LayerFactors) -> torch.Tensor:
 def update_milliseconds(device: str, r: int) -> float:
     """The median time of one update of 36 layers of 384 x 384 in float32."""
     generator = torch.Generator().manual_seed(0)
-    layers = [tuple(X.to(device) for X in _layer(384, 384, r, torch.float32, generator)) for _ in range(36)]
+    layers = [
+        tuple(X.to(device) for X in _layer(384, 384, r, torch.float32, generator))
+        for _ in range(36)
+    ]
     bank = LayerBank.of(layers, capacity=r)  # type: ignore[arg-type]
-    updates = [[0.01 * torch.randn(k, r, generator=generator).to(device) for _ in layers] for k in (384, 384, r)]
+    updates = [
+        [0.01 * torch.randn(k, r, generator=generator).to(device) for _ in layers]
+        for k in (384, 384, r)
+    ]
     seconds = []
     for _ in range(WARM_UP + ROUNDS):
         _wait(device)
@@ -177,7 +216,10 @@ def settings() -> dict[str, str]:
     This records the settings of the process; everything here is measured with all bits.
     """
     if not hasattr(torch.backends.cudnn, "conv"):  # before torch had settings of either one
-        allowed = {"products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
+        allowed = {
+            "products": torch.backends.cuda.matmul.allow_tf32,
+            "convolutions": torch.backends.cudnn.allow_tf32,
+        }
         return {what: "tf32" if yes else "ieee" for what, yes in allowed.items()}
     return {
         "products": torch.backends.cuda.matmul.fp32_precision,
@@ -198,7 +240,10 @@ def measure(device: str, progress: Callable[[str], None] = lambda what: None) ->
         "cuda": torch.version.cuda,
         "driver": driver(device),
         "settings": settings(),
-        **{part: {} for part in ("conformance", "functions", "trainings", "update_milliseconds", "errors")},
+        **{
+            part: {}
+            for part in ("conformance", "functions", "trainings", "update_milliseconds", "errors")
+        },
     }
 
     def keep(part: str, name: str, measured: Callable[[], Any]) -> None:
@@ -213,12 +258,24 @@ def measure(device: str, progress: Callable[[str], None] = lambda what: None) ->
         keep("conformance", dtype, partial(conformance, device, dtype))
         keep("functions", dtype, partial(function_difference, device, getattr(torch, dtype)))
     for working in BOUNDS:
-        keep("trainings", str(working).removeprefix("torch."), partial(training_difference, device, working))
+        keep(
+            "trainings",
+            str(working).removeprefix("torch."),
+            partial(training_difference, device, working),
+        )
     for r, training in ALIKE.items():
-        keep("trainings", f"float32, 36 layers, r = {r}", partial(training_difference, device, torch.float32, training, steps=10))
+        keep(
+            "trainings",
+            f"float32, 36 layers, r = {r}",
+            partial(training_difference, device, torch.float32, training, steps=10),
+        )
     for r in (4, 8, 16, 32):
         keep("update_milliseconds", str(r), partial(update_milliseconds, device, r))
-    verdicts = [one["passed"] for of_dtype in found["conformance"].values() for one in of_dtype.values()]
-    verdicts += [one["passed"] for what in ("functions", "trainings") for one in found[what].values()]
+    verdicts = [
+        one["passed"] for of_dtype in found["conformance"].values() for one in of_dtype.values()
+    ]
+    verdicts += [
+        one["passed"] for what in ("functions", "trainings") for one in found[what].values()
+    ]
     found["passed"] = all(verdicts) and not found["errors"]
     return found

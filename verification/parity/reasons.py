@@ -16,4 +16,9 @@ def reasons(one: Mapping[str, Any], most: int = 5) -> list[str]:
     """
     failures = [f"{case}: {text}" for case, text in one["failures"].items()]
     more = [f"and {len(failures) - most} cases more"] if len(failures) > most else []
-    return [*failures[:most], *more, *one["problems"], *([one["diagnosis"]] if one["diagnosis"] else [])]
+    return [
+        *failures[:most],
+        *more,
+        *one["problems"],
+        *([one["diagnosis"]] if one["diagnosis"] else []),
+    ]

@@ -39,9 +39,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     hub = BUILD / "hub"
     hub.mkdir(exist_ok=True)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    setting = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    plugins = ["-p", "verification.peft_suite.exchange", "-p", "no:geolora", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(tests.parent), *plugins]
+    setting = {
+        "PYTHONPATH": path,
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    plugins = [
+        "-p",
+        "verification.peft_suite.exchange",
+        "-p",
+        "no:geolora",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tests.parent),
+        *plugins,
+    ]
     command += [*options, *(str(tests / name) for name in pinned["files"])]
     environment = {**os.environ, **setting}
     return subprocess.run(command, cwd=hub, env=environment, check=False).returncode  # noqa: S603  (our own command)
@@ -54,21 +76,36 @@ def fetched(wanted: str, sha256: str) -> Path:
     one that was pinned.
     """
     if (found := version("peft")) != wanted:
-        raise SystemExit(f"peft-suite: expected PEFT {wanted}, whose checks {LIST.name} knows, found {found}; install that one")
+        raise SystemExit(
+            f"peft-suite: expected PEFT {wanted}, whose checks {LIST.name} knows, found {found}; install that one"
+        )
     archive, folder = BUILD / f"peft-{wanted}.tar.gz", BUILD / f"peft_{wanted.replace('.', '_')}"
     BUILD.mkdir(parents=True, exist_ok=True)
     if not archive.exists():
         with tempfile.TemporaryDirectory(dir=BUILD) as draft:
-            order = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "peft"]
+            order = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--no-binary",
+                "peft",
+            ]
             subprocess.run([*order, "--dest", draft, f"peft=={wanted}"], check=True)  # noqa: S603  (pip)
             os.replace(Path(draft) / archive.name, archive)
     if (digest := hashlib.sha256(archive.read_bytes()).hexdigest()) != sha256:
-        raise SystemExit(f"peft-suite: expected {archive} with the hash {sha256}, found {digest}; it was not unpacked")
+        raise SystemExit(
+            f"peft-suite: expected {archive} with the hash {sha256}, found {digest}; it was not unpacked"
+        )
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=BUILD) as draft, tarfile.open(archive) as whole:
             whole.extractall(draft, filter="data")
             tests = Path(draft) / f"peft-{wanted}" / "tests"
-            (tests / "__init__.py").touch()  # they import each other as a package, which the archive does not make of them
+            (
+                tests / "__init__.py"
+            ).touch()  # they import each other as a package, which the archive does not make of them
             os.replace(tests, folder)
     return folder
 

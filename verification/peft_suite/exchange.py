@@ -41,7 +41,16 @@ WORDS = {
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
     "init_lora_weights": "init_weights",
-    **{name: name for name in ("target_modules", "modules_to_save", "task_type", "target_parameters", "trainable_token_indices")},
+    **{
+        name: name
+        for name in (
+            "target_modules",
+            "modules_to_save",
+            "task_type",
+            "target_parameters",
+            "trainable_token_indices",
+        )
+    },
 }
 """LoRA's names of options and ours; our method refuses target_parameters."""
 
@@ -68,7 +77,9 @@ changed: dict[int, list[Any]] = {}
 def in_our_words(options: dict[str, Any]) -> dict[str, Any] | None:
     """LoRA's options of a row with our names; None if LoRA alone has one of them."""
     words = {name: value for name, value in options.items() if (name, value) != ("bias", "none")}
-    if not words.keys() <= WORDS.keys() or not isinstance(words.get("init_lora_weights", True), bool):
+    if not words.keys() <= WORDS.keys() or not isinstance(
+        words.get("init_lora_weights", True), bool
+    ):
         return None
     ours = {WORDS[name]: value for name, value in words.items()}
     if "alpha" in ours:
@@ -82,7 +93,14 @@ def exchanged(row: Any) -> Any:
         return GeoLoraConfig
     if not isinstance(row, tuple) or LoraConfig not in row:
         return None
-    ours = [GeoLoraConfig if value is LoraConfig else in_our_words(value) if isinstance(value, dict) else value for value in row]
+    ours = [
+        GeoLoraConfig
+        if value is LoraConfig
+        else in_our_words(value)
+        if isinstance(value, dict)
+        else value
+        for value in row
+    ]
     return None if None in ours else tuple(ours)
 
 
@@ -98,7 +116,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop the checks that are not repeated for every method."""
-    shared = [item for item in items if hasattr(item, "callspec") and GeoLoraConfig in item.callspec.params.values()]
+    shared = [
+        item
+        for item in items
+        if hasattr(item, "callspec") and GeoLoraConfig in item.callspec.params.values()
+    ]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(shared)])
     items[:] = shared
 
@@ -117,7 +139,9 @@ def judged(name: str, said: str | None) -> tuple[str, str] | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, Any]:
     """A check on the list must fail, and with the error that the list names."""
     report = yield
     if call.when != "call" or report.skipped:
@@ -140,7 +164,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """An entry of the list that no check of a whole run needs is an error."""
-    if exitstatus == 0 and not session.config.option.keyword and any(not used[entry] for entry in ENTRIES):
+    if (
+        exitstatus == 0
+        and not session.config.option.keyword
+        and any(not used[entry] for entry in ENTRIES)
+    ):
         session.exitstatus = 1
 
 
@@ -168,7 +196,11 @@ def stepped_by_geolora(plain: Callable[..., Any]) -> Callable[..., Any]:
     def make(parameters: Any, lr: float = 0.01, **options: Any) -> Any:
         given = list(parameters)
         trained = [X for X in given if isinstance(X, torch.Tensor) and X.requires_grad]
-        return GeoLoRA([{"params": trained}], lr) if any(map(is_owned, trained)) else plain(given, lr=lr, **options)
+        return (
+            GeoLoRA([{"params": trained}], lr)
+            if any(map(is_owned, trained))
+            else plain(given, lr=lr, **options)
+        )
 
     return make
 

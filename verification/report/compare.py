@@ -48,7 +48,9 @@ def read_results(place: Path) -> dict[str, Any]:
         _origin(data)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         wanted = "results of python -m verification"
-        raise ValueError(f"{path}: expected {wanted}, found another form ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{path}: expected {wanted}, found another form ({type(error).__name__}: {error})"
+        ) from error
     return data
 
 
@@ -62,7 +64,9 @@ def changes(old: Results, new: Results) -> list[Change]:
         stood = before["verdict"].startswith("holds") and not after["verdict"].startswith("holds")
         for what in dict.fromkeys([*before, *after]):
             then, now = before.get(what, "none"), after.get(what, "none")
-            if then != now and (what == "verdict" or GONE not in (before["verdict"], after["verdict"])):
+            if then != now and (
+                what == "verdict" or GONE not in (before["verdict"], after["verdict"])
+            ):
                 found.append(Change(name, what, then, now, worse=what == "verdict" and stood))
     return found
 
@@ -71,12 +75,20 @@ def _facts(claim: Results | None) -> dict[str, str]:
     """The facts of a claim that are compared, by name, as text."""
     if claim is None:
         return {"verdict": GONE}
-    facts = {"verdict": str(claim.get("verdict") or ("holds" if claim["holds"] else "does not stand"))}
-    named = {"cases": "cases", "comparisons": "compared", "comparisons that decide nothing": "undecided"}
+    facts = {
+        "verdict": str(claim.get("verdict") or ("holds" if claim["holds"] else "does not stand"))
+    }
+    named = {
+        "cases": "cases",
+        "comparisons": "compared",
+        "comparisons that decide nothing": "undecided",
+    }
     facts |= {name: str(claim[entry]) for name, entry in named.items()}
     facts |= {f"{which} ratio": number(float(claim[which]), 4) for which in ("worst", "median")}
     facts |= {f"of case {case}": number(_largest(of), 4) for case, of in claim["ratios"].items()}
-    return facts | {f"control {c['id']}": "fails" if c["fails"] else "passes" for c in claim["controls"]}
+    return facts | {
+        f"control {c['id']}": "fails" if c["fails"] else "passes" for c in claim["controls"]
+    }
 
 
 def _largest(ratios: Mapping[str, list[Any]]) -> float:
@@ -86,7 +98,10 @@ def _largest(ratios: Mapping[str, list[Any]]) -> float:
 
 
 def _origin(data: Results) -> str:
-    machine, code = data["machine"], ", ".join(f"{name} {digest}" for name, digest in data["sources"].items())
+    machine, code = (
+        data["machine"],
+        ", ".join(f"{name} {digest}" for name, digest in data["sources"].items()),
+    )
     commit = f", commit {machine['commit']}" if "commit" in machine else ""
     return f"{machine['date']}, {data['effort']}, seed {data['seed']}, {len(data['claims'])} claims, {code}{commit}"
 
@@ -102,7 +117,10 @@ def tell_changes(A: Path, B: Path, console: Console, most: int = 5) -> int:
     for name, place, data in (("A", A, old), ("B", B, new)):
         console.print(f"{name}: {escape(str(place))}: {escape(_origin(data))}", soft_wrap=True)
     for fact in dict.fromkeys([*old["machine"], *new["machine"]]):
-        if fact not in ("date", "commit") and (pair := [data["machine"].get(fact, "none") for data in (old, new)])[0] != pair[1]:
+        if (
+            fact not in ("date", "commit")
+            and (pair := [data["machine"].get(fact, "none") for data in (old, new)])[0] != pair[1]
+        ):
             console.print(f"{fact}: {escape(pair[0])} → {escape(pair[1])}", soft_wrap=True)
     found = changes(old, new)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)

@@ -21,14 +21,32 @@ def _parity(found: dict[str, Any]) -> Shown:
     why: Rows = [["Arrays", "Backend", "What was found"]]
     for dtype, of_dtype in found["conformance"].items():
         for name, one in of_dtype.items():
-            worst.append([dtype, name, _short(one["worst_ratio"]), str(len(one["ratios"])), str(len(one["failures"]))])
+            worst.append(
+                [
+                    dtype,
+                    name,
+                    _short(one["worst_ratio"]),
+                    str(len(one["ratios"])),
+                    str(len(one["failures"])),
+                ]
+            )
             why += [[dtype, name, line] for line in reasons(one)]
     compared: Rows = [["What", "Arrays", "Worst", "Bound"]]
     for what in ("functions", "trainings"):
-        compared += [[what, dtype, _short(one["worst"]), _short(one["bound"])] for dtype, one in found[what].items()]
-    times: Rows = [["r", "ms"], *([r, f"{value:.2f}"] for r, value in found["update_milliseconds"].items())]
-    backends = [(dtype, name) for dtype, of_dtype in found["conformance"].items() for name in of_dtype]
-    cases = dict.fromkeys(case for dtype, name in backends for case in found["conformance"][dtype][name]["ratios"])
+        compared += [
+            [what, dtype, _short(one["worst"]), _short(one["bound"])]
+            for dtype, one in found[what].items()
+        ]
+    times: Rows = [
+        ["r", "ms"],
+        *([r, f"{value:.2f}"] for r, value in found["update_milliseconds"].items()),
+    ]
+    backends = [
+        (dtype, name) for dtype, of_dtype in found["conformance"].items() for name in of_dtype
+    ]
+    cases = dict.fromkeys(
+        case for dtype, name in backends for case in found["conformance"][dtype][name]["ratios"]
+    )
     ratios: Rows = [["Case", *(f"{name}, {dtype}" for dtype, name in backends)]]
     for case in cases:
         row = (found["conformance"][dtype][name]["ratios"].get(case) for dtype, name in backends)

@@ -24,13 +24,35 @@ def figure(found: dict[str, Any]) -> bytes:
     for stage, errors in found["errors"].items():
         left.plot(u, errors, "o-", markersize=4, label=stage)
     left.plot(u, u, ":", color="gray", label="u")
-    for key, label, marker in (("real steps", "W_1 of real steps", "*"), ("lossy steps", "of coarser gradients", "x")):
+    for key, label, marker in (
+        ("real steps", "W_1 of real steps", "*"),
+        ("lossy steps", "of coarser gradients", "x"),
+    ):
         of = found[key].values()
-        left.plot([one["u"] for one in of], [one["error"] for one in of], marker, color="black", markersize=8, label=label)
+        left.plot(
+            [one["u"] for one in of],
+            [one["error"] for one in of],
+            marker,
+            color="black",
+            markersize=8,
+            label=label,
+        )
     left.set(xlabel="unit round-off u", ylabel="relative error")
     for axes, x, errors, line, label in (
-        (middle, found["conditions"], found["routes"], [EPS * c for c in found["conditions"]], "cond(S)"),
-        (right, found["sizes"], found["augmentation"], [EPS / s for s in found["sizes"]], "λ‖∇_K‖/‖S‖"),
+        (
+            middle,
+            found["conditions"],
+            found["routes"],
+            [EPS * c for c in found["conditions"]],
+            "cond(S)",
+        ),
+        (
+            right,
+            found["sizes"],
+            found["augmentation"],
+            [EPS / s for s in found["sizes"]],
+            "λ‖∇_K‖/‖S‖",
+        ),
     ):
         for name, values in errors.items():
             axes.plot(x, values, "o-", markersize=4, label=name)

@@ -81,7 +81,8 @@ class Drawn(NamedTuple):
 
 
 def drawn(
-    outcomes: Sequence[ClaimOutcome], progress: Callable[[str, int, int], None] = lambda name, done, total: None
+    outcomes: Sequence[ClaimOutcome],
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[Drawn]:
     """All figures and tables; one that cannot be made is a reason why its claim does not stand.
 
@@ -95,7 +96,9 @@ def drawn(
     return sections
 
 
-def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: float, **counted: Any) -> Path:
+def write_report(
+    sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: float, **counted: Any
+) -> Path:
     """Write ``results.json`` and ``report.html``, each whole or not at all; returns the path of
     ``report.html``.
 
@@ -124,7 +127,10 @@ def write_pages_beside(folder: Path) -> None:
 def write_page(page: Page, results: Path, folder: Path) -> Path:
     """Write a page about the results in the folder ``results``; returns the path of the page."""
     items = overview(page.items, results)
-    write_atomically(folder / page.file, _rendered("items.html.j2", page=page, items=items, machine=machine_facts()))
+    write_atomically(
+        folder / page.file,
+        _rendered("items.html.j2", page=page, items=items, machine=machine_facts()),
+    )
     return folder / page.file
 
 
@@ -134,8 +140,19 @@ def _finetuning() -> str:
         return finetuning_page(read_campaign(MEASURED), stored_table())
     except (*UNREADABLE, jinja2.UndefinedError) as error:
         command = "python -m verification.experiments.finetuning"
-        item = {"id": "campaign", "title": "Stored campaign", "command": command, "about": "Fine-tuning of a real model."}
-        page = Page("fine-tuning", "Fine-tuning: GeoLoRA and its rivals on several tasks", "", "finetuning-report.html", ())
+        item = {
+            "id": "campaign",
+            "title": "Stored campaign",
+            "command": command,
+            "about": "Fine-tuning of a real model.",
+        }
+        page = Page(
+            "fine-tuning",
+            "Fine-tuning: GeoLoRA and its rivals on several tasks",
+            "",
+            "finetuning-report.html",
+            (),
+        )
         items = [(item, unshown(MEASURED, error, command))]
         return _rendered("items.html.j2", page=page, items=items, machine=machine_facts())
 
@@ -149,7 +166,11 @@ def _rendered(template: str, **content: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals["faces"] = faces
-    environment.filters |= {"number": number, "math": mathematics, "numeric": re.compile(r"[\d.,−+-]+( %)?").fullmatch}
+    environment.filters |= {
+        "number": number,
+        "math": mathematics,
+        "numeric": re.compile(r"[\d.,−+-]+( %)?").fullmatch,
+    }
     return environment.get_template(template).render(**content)
 
 
@@ -194,7 +215,10 @@ def as_data(
                 "problems": outcome.problems,
                 "errors": {
                     f"{who} {result.case}".strip(): result.error
-                    for who, results in [("", outcome.results), *((c.control.id, c.results) for c in outcome.controls)]
+                    for who, results in [
+                        ("", outcome.results),
+                        *((c.control.id, c.results) for c in outcome.controls),
+                    ]
                     for result in results
                     if result.error
                 },
@@ -203,7 +227,10 @@ def as_data(
                 "undecided": outcome.undecided,
                 "worst": _rounded(outcome.worst),
                 "median": _rounded(outcome.median),
-                "ratios": {r.case: {name: [*map(_rounded, of)] for name, of in r.ratios.items()} for r in outcome.results},
+                "ratios": {
+                    r.case: {name: [*map(_rounded, of)] for name, of in r.ratios.items()}
+                    for r in outcome.results
+                },
                 "controls": [
                     {
                         "id": c.control.id,
@@ -273,7 +300,11 @@ def number(value: float, digits: int = 3) -> str:
     """
     if not math.isfinite(value):
         return "∞" if value > 0 else str(value)
-    return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 2}e}"
+    return (
+        f"{value:.{digits}g}"
+        if value == 0 or 1e-3 <= abs(value) < 1e5
+        else f"{value:.{digits - 2}e}"
+    )
 
 
 def mathematics(text: str) -> Markup:
@@ -281,7 +312,9 @@ def mathematics(text: str) -> Markup:
     max_rank, as code.
     """
     between = CODE.split(str(escape(text)))
-    html = "".join(f"<code>{part}</code>" if i % 2 else _scripts(part) for i, part in enumerate(between))
+    html = "".join(
+        f"<code>{part}</code>" if i % 2 else _scripts(part) for i, part in enumerate(between)
+    )
     return Markup(html)  # noqa: S704  (escaped above)
 
 

@@ -20,7 +20,12 @@ MEASURED = Path(__file__).parent / "measured"
 figures, the page says so.
 """
 OUTCOMES = ("certified", "void", "refuted", "undecided")
-VERDICTS = {"lost": "lost", "damaged": "accepted damaged", "hang": "hangs", "traceback": "tracebacks"}
+VERDICTS = {
+    "lost": "lost",
+    "damaged": "accepted damaged",
+    "hang": "hangs",
+    "traceback": "tracebacks",
+}
 
 
 def _certificates(data: dict[str, Any]) -> Shown:
@@ -32,7 +37,9 @@ def _certificates(data: dict[str, Any]) -> Shown:
     broken = [["Broken step or projection", "Refuted on", "Statements refuted", "Checker agrees"]]
     for name, one in data["refuted"].items():
         row = (
-            [one["instance"], ", ".join(one["statements"]), "yes" if one["followed"] else "NO"] if one else ["nowhere", "", "NO"]
+            [one["instance"], ", ".join(one["statements"]), "yes" if one["followed"] else "NO"]
+            if one
+            else ["nowhere", "", "NO"]
         )
         broken.append([name, *row])
     refuted = len(data["refuted"]) - len(data["not_refuted"])
@@ -52,7 +59,18 @@ def _ladder(data: dict[str, Any]) -> Shown:
     rows = [["Quantity", "Slope", "Predicted", f"Within {tolerance}"]]
     for name, predicted in data["predicted"].items():
         rows.append([name, f"{data['slopes'][name]:.3f}", f"{predicted:g}", _yes(within[name])])
-    points = [["Real step", "Relative error of W₁", "Allowed", "Within", "Bits of the control", "Its error", "Allowed", "Beyond"]]
+    points = [
+        [
+            "Real step",
+            "Relative error of W₁",
+            "Allowed",
+            "Within",
+            "Bits of the control",
+            "Its error",
+            "Allowed",
+            "Beyond",
+        ]
+    ]
     for name, one in data["real steps"].items():
         control = data["lossy steps"][name]
         shown = (
@@ -66,7 +84,12 @@ def _ladder(data: dict[str, Any]) -> Shown:
         points.append([name, *shown, _yes(not control["within"])])
     rungs = ", ".join(f"{name} ({bits} bits)" for name, bits in data["bits"].items())
     line = f"{sum(within.values())} of {len(within)} slopes within {tolerance} of the prediction; rungs: {rungs}."
-    return Shown(data["passed"], line, {"Slopes of log error": rows, "Steps of this package": points}, data_uri(figure(data)))
+    return Shown(
+        data["passed"],
+        line,
+        {"Slopes of log error": rows, "Steps of this package": points},
+        data_uri(figure(data)),
+    )
 
 
 def _long_runs(data: dict[str, Any]) -> Shown:
@@ -76,13 +99,29 @@ def _long_runs(data: dict[str, Any]) -> Shown:
         for number, tenth in enumerate(run["tenths"], 1):
             ranks = f"{tenth['ranks'][0]} to {tenth['ranks'][-1]}"
             micro, peak = 1e6 * tenth["seconds"] / tenth["steps"], tenth["peak_kib"] / 1024
-            rows.append([str(number), f"{tenth['defect'] / run['eps']:.1f}", ranks, f"{micro:.0f}", f"{peak:.0f}"])
+            rows.append(
+                [
+                    str(number),
+                    f"{tenth['defect'] / run['eps']:.1f}",
+                    ranks,
+                    f"{micro:.0f}",
+                    f"{peak:.0f}",
+                ]
+            )
         tables[f"{run['steps']:,} steps in {run['dtype']}"] = rows
-        tables[f"Checks in {run['dtype']}"] = [["Check", "Holds"], *([check, _yes(ok)] for check, ok in run["checks"].items())]
+        tables[f"Checks in {run['dtype']}"] = [
+            ["Check", "Holds"],
+            *([check, _yes(ok)] for check, ok in run["checks"].items()),
+        ]
     lines = []
     for run in data["runs"]:
-        held, resumed = sum(run["checks"].values()), f", resumed {run['resumed']} times" if run["resumed"] else ""
-        lines.append(f"{run['steps']:,} steps in {run['dtype']}{resumed}: {held} of {len(run['checks'])} checks hold")
+        held, resumed = (
+            sum(run["checks"].values()),
+            f", resumed {run['resumed']} times" if run["resumed"] else "",
+        )
+        lines.append(
+            f"{run['steps']:,} steps in {run['dtype']}{resumed}: {held} of {len(run['checks'])} checks hold"
+        )
     return Shown(data["passed"], "; ".join(lines) + ".", tables)
 
 
@@ -94,7 +133,9 @@ def _faults(data: dict[str, Any]) -> Shown:
         counts = [sum(found[kind].values()) for found in verdicts.values()]
         rest = sum(counts) - sum(found[kind].get("fine", 0) for found in verdicts.values())
         table.append([kind, *map(str, counts), str(rest)])
-    findings = [[one["word"], one["program"], one["kind"], one["reason"]] for one in data["findings"]]
+    findings = [
+        [one["word"], one["program"], one["kind"], one["reason"]] for one in data["findings"]
+    ]
     words = Counter(one["word"] for one in data["findings"])
     verdict_counts = ", ".join(f"{words[word]} {what}" for word, what in VERDICTS.items())
     line = f"{data['faults']} faults of {len(kinds)} kinds in {len(verdicts)} programs: {verdict_counts}."
@@ -105,21 +146,43 @@ def _faults(data: dict[str, Any]) -> Shown:
 
 
 def _fuzzing(data: dict[str, Any]) -> Shown:
-    rows = [["Operation", "Times"], *([name, f"{count:,}"] for name, count in sorted(data["counts"].items()))]
-    violation = f"VIOLATION: {data['violation'].splitlines()[0]}" if data["violation"] else "no violation"
+    rows = [
+        ["Operation", "Times"],
+        *([name, f"{count:,}"] for name, count in sorted(data["counts"].items())),
+    ]
+    violation = (
+        f"VIOLATION: {data['violation'].splitlines()[0]}" if data["violation"] else "no violation"
+    )
     counted = f"{data['operations']:,} operations, {data['steps']:,} of them steps"
     line = f"{counted} (at least {data['floor']:,} are required); {violation}; {data['seconds']} s of processor time."
     return Shown(data["passed"], line, {"Operations": rows})
 
 
 def _mutation(data: dict[str, Any]) -> Shown:
-    rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Required", "Tried", "Measured"]]
+    rows = [
+        [
+            "Scope",
+            "Mutants",
+            "Killed",
+            "Equivalent",
+            "Survived",
+            "Score",
+            "Required",
+            "Tried",
+            "Measured",
+        ]
+    ]
     for scope in data["scopes"]:
         counts = [str(scope[key]) for key in ("mutants", "killed", "equivalent", "survived")]
         score = "none" if scope["score"] is None else f"{100.0 * scope['score']:.1f} %"
         tried = "a sample" if scope["sampled"] else "all"
-        rows.append([scope["name"], *counts, score, f"{100.0 * scope['floor']:g} %", tried, _where(scope)])
-    tables, faults = {"Mutation scores": rows}, [[line] for scope in data["scopes"] for line in scope["objections"]]
+        rows.append(
+            [scope["name"], *counts, score, f"{100.0 * scope['floor']:g} %", tried, _where(scope)]
+        )
+    tables, faults = (
+        {"Mutation scores": rows},
+        [[line] for scope in data["scopes"] for line in scope["objections"]],
+    )
     if faults:
         tables["Objections"] = [["Objection"], *faults]
     scores = ", ".join(f"{name} {score}" for name, *_, score, _, _, _ in rows[1:])
@@ -128,7 +191,10 @@ def _mutation(data: dict[str, Any]) -> Shown:
 
 
 def _coverage(data: dict[str, Any]) -> Shown:
-    rows = [["Module", "Branches"], *([name, f"{value:.1f} %"] for name, value in data["branch_percent"].items())]
+    rows = [
+        ["Module", "Branches"],
+        *([name, f"{value:.1f} %"] for name, value in data["branch_percent"].items()),
+    ]
     line = f"{data['total']:.1f} % in all; required: {data['least']:g} %."
     return Shown(data["passed"], line, {"Branch coverage": rows})
 

@@ -20,9 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: no result, measured here or stored, is a failure (items that were not run are
     named); 1: one is; 2: the page cannot be written.
     """
-    parser = argparse.ArgumentParser(prog="python -m verification.report.totals", description='The page "Rigor" and its totals.')
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.report.totals", description='The page "Rigor" and its totals.'
+    )
     parser.add_argument(
-        "--results", type=nonempty_path, default=FOLDER, metavar="FOLDER", help=f"what was measured (default: {FOLDER})"
+        "--results",
+        type=nonempty_path,
+        default=FOLDER,
+        metavar="FOLDER",
+        help=f"what was measured (default: {FOLDER})",
     )
     options = parser.parse_args(argv)
     items = overview(PAGE.items, options.results)

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from geolora_ref.support.files import require_writable
 from geolora_ref.support.options import nonempty_path
@@ -45,7 +52,9 @@ def writable_folder(text: str) -> Path:
     try:
         require_writable(folder / "results")
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"expected a folder that can be written, found {text!r} ({error.strerror})") from error
+        raise argparse.ArgumentTypeError(
+            f"expected a folder that can be written, found {text!r} ({error.strerror})"
+        ) from error
     return folder
 
 
@@ -58,7 +67,13 @@ class ProgressBar(Progress):
 
     def __init__(self, console: Console, *, width: int = 0, what: str = "", **options: Any) -> None:
         unit = [TextColumn(what)] if what else []
-        columns = (TextColumn(f"{{task.description:<{width}}}"), BarColumn(), MofNCompleteColumn(), *unit, TimeElapsedColumn())
+        columns = (
+            TextColumn(f"{{task.description:<{width}}}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            *unit,
+            TimeElapsedColumn(),
+        )
         super().__init__(*columns, console=console, **options)
         self.what, self.written = what, time.monotonic()
 
@@ -69,5 +84,9 @@ class ProgressBar(Progress):
             return
         self.written = time.monotonic()
         task = next(task for task in self.tasks if task.id == task_id)
-        count = f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}"
+        count = (
+            f"{task.completed:.0f}"
+            if task.total is None
+            else f"{task.completed:.0f} of {task.total:.0f}"
+        )
         self.console.print(f"{task.description}: {count} {self.what}".rstrip(), markup=False)

@@ -35,7 +35,9 @@ def sources(*folders: str, root: Path = ROOT) -> dict[str, str]:
     digest have other sources.
     """
     return {
-        folder: digest_of({path.relative_to(root).as_posix(): path for path in (root / folder).rglob("*.py")})
+        folder: digest_of(
+            {path.relative_to(root).as_posix(): path for path in (root / folder).rglob("*.py")}
+        )
         for folder in folders
     }
 

@@ -42,7 +42,9 @@ class Shown:
     @property
     def verdict(self) -> str:
         """The outcome in a word or two."""
-        word = {True: "passed", False: "failed", None: "measured" if self.run else "not run"}[self.passed]
+        word = {True: "passed", False: "failed", None: "measured" if self.run else "not run"}[
+            self.passed
+        ]
         return f"{word}, stored" if self.stored else word
 
 
@@ -95,21 +97,36 @@ def unshown(path: Path, error: Exception, command: str) -> Shown:
     """The text of a page in place of an unreadable file: the reason, and the command that makes the
     file again.
     """
-    return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). To make it again: {command}")
+    return Shown(
+        False,
+        f"{path} cannot be shown ({type(error).__name__}: {error}). To make it again: {command}",
+    )
 
 
 def _origin(data: Mapping[str, Any]) -> str:
     """On which machine results were made, when, and whether the sources have changed since, in words."""
     machine, made_with = data.get("machine"), data.get("sources")
-    where = f"{machine['date']}, commit {machine['commit']}, {machine['processor']}: " if machine else ""
+    where = (
+        f"{machine['date']}, commit {machine['commit']}, {machine['processor']}: "
+        if machine
+        else ""
+    )
     if not made_with:
         return f"{where or 'The figures are '}made with sources that the file does not name."
-    changed = [folder for folder, digest in sources(*made_with).items() if digest != made_with[folder]]
-    made = f"other sources ({', '.join(changed)} changed since)" if changed else "the sources that are here"
+    changed = [
+        folder for folder, digest in sources(*made_with).items() if digest != made_with[folder]
+    ]
+    made = (
+        f"other sources ({', '.join(changed)} changed since)"
+        if changed
+        else "the sources that are here"
+    )
     return f"{where}made with {made}."
 
 
 def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
     """Rows as a table in Markdown; the first one is the head."""
     head, *rest = rows
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rest))
+    return "\n".join(
+        "| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rest)
+    )

@@ -26,9 +26,13 @@ LEAST = 95.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tests that `mutation.toml` names for the core, and write ``build/rigor/coverage.json``."""
-    argparse.ArgumentParser(prog="python -m verification.trust.branch_coverage", description=__doc__).parse_args(argv)
+    argparse.ArgumentParser(
+        prog="python -m verification.trust.branch_coverage", description=__doc__
+    ).parse_args(argv)
     about = provenance("tests")
-    scopes = tomllib.loads((ROOT / "verification/trust/mutation.toml").read_text(encoding="utf-8"))["scope"]
+    scopes = tomllib.loads((ROOT / "verification/trust/mutation.toml").read_text(encoding="utf-8"))[
+        "scope"
+    ]
     modules = next(scope["module"] for scope in scopes if scope["name"] == "core")
     try:
         files = covered(sorted({test for module in modules for test in module["tests"]}))
@@ -38,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     result |= {"least": LEAST, "passed": result["total"] >= LEAST}
     write_json(BUILD / "coverage.json", {"format": 1, **about, **result})
     sys.stdout.write(
-        "".join(f"{name:32s} {value:6.2f} %\n" for name, value in [*result["branch_percent"].items(), ("total", result["total"])])
+        "".join(
+            f"{name:32s} {value:6.2f} %\n"
+            for name, value in [*result["branch_percent"].items(), ("total", result["total"])]
+        )
     )
     return int(not result["passed"])
 
@@ -52,7 +59,13 @@ def covered(tests: Sequence[str]) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.json"
-        options = ["--cov=geolora_ref", "--cov-branch", f"--cov-report=json:{raw}", "-p", "no:cacheprovider"]
+        options = [
+            "--cov=geolora_ref",
+            "--cov-branch",
+            f"--cov-report=json:{raw}",
+            "-p",
+            "no:cacheprovider",
+        ]
         environment = os.environ | {"COVERAGE_FILE": str(Path(folder) / "data")}
         command = [sys.executable, "-m", "pytest", *options, *tests]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)  # noqa: S603  (our own command)
@@ -62,8 +75,13 @@ def covered(tests: Sequence[str]) -> dict[str, Any]:
 
 def percentages(summaries: dict[str, Any]) -> dict[str, Any]:
     """The share of branches taken, by module and in total; a module without branches counts as 100 %."""
-    counts = {name: (summary["covered_branches"], summary["num_branches"]) for name, summary in summaries.items()}
-    share = {name: round(100.0 * taken / of, 2) if of else 100.0 for name, (taken, of) in counts.items()}
+    counts = {
+        name: (summary["covered_branches"], summary["num_branches"])
+        for name, summary in summaries.items()
+    }
+    share = {
+        name: round(100.0 * taken / of, 2) if of else 100.0 for name, (taken, of) in counts.items()
+    }
     taken, of = (sum(values) for values in zip(*counts.values(), strict=True))
     return {"branch_percent": share, "total": round(100.0 * taken / of, 2)}
 

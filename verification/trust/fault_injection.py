@@ -43,7 +43,12 @@ class Ended(NamedTuple):
 
 
 def disturbed(
-    work: Callable[[], int], folder: Path, kind: str, at: int, patience: float, when_stopped: Callable[[], None]
+    work: Callable[[], int],
+    folder: Path,
+    kind: str,
+    at: int,
+    patience: float,
+    when_stopped: Callable[[], None],
 ) -> Ended:
     """Run ``work()``, which returns an exit status, in a fork; a fault of ``kind`` comes ``at`` an
     operation (from 1) or byte, and the process is killed after ``patience`` seconds.
@@ -99,7 +104,9 @@ class _Watch:
     def __init__(self, folder: Path, kind: str, at: int, count: mmap.mmap) -> None:
         self._folder, self.kind, self._at, self._count = str(folder), kind, at, count
         self._operations, self._losing = 0, False
-        self._safe: dict[int, int] = {}  # how many bytes of each inode would survive a power failure
+        self._safe: dict[
+            int, int
+        ] = {}  # how many bytes of each inode would survive a power failure
 
     def arm(self) -> None:
         """Begin to watch; files that are there already count as synced."""
@@ -110,7 +117,9 @@ class _Watch:
             self._patch(name)
         if self.kind == "kill in a write":
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-            sys.dont_write_bytecode = True  # the limit would cut it off, and later imports would fail
+            sys.dont_write_bytecode = (
+                True  # the limit would cut it off, and later imports would fail
+            )
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (self._at, self._at))
         sys.addaudithook(self._audit)
@@ -137,7 +146,11 @@ class _Watch:
         self._safe[found.st_ino] = found.st_size
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        writes = (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        )
         if (writes and not isinstance(arguments[0], int)) or event in EVENTS:
             self._saw(event, arguments[0])
 

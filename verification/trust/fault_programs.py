@@ -55,7 +55,9 @@ def programs() -> dict[str, Program]:
     judged = ("journal-*.jsonl", "results.json", "report.html", ".lock")
     exported = ("vectors", "vectors/exact-square.json", "output.schema.json")
     return {
-        "finetune": Program(_finetune, _model, _contents, (tuned[0], model[1]), (*tuned, *model), _steps),
+        "finetune": Program(
+            _finetune, _model, _contents, (tuned[0], model[1]), (*tuned, *model), _steps
+        ),
         "verification --full": Program(_verify, _no_files, _ratios, judged[:1], judged, _lines),
         "vectors export": Program(_export, _no_files, _contents, (), exported, locks=False),
     }
@@ -66,7 +68,12 @@ def preload() -> None:
     threads do not survive a fork.
     """
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    for name in ("geolora_ref.finetune.command", "transformers.models.bert.modeling_bert", "peft", "verification.claims"):
+    for name in (
+        "geolora_ref.finetune.command",
+        "transformers.models.bert.modeling_bert",
+        "peft",
+        "verification.claims",
+    ):
         import_module(name)
     import_module("torch").set_num_threads(1)
 
@@ -83,9 +90,13 @@ def _command(module: str, *arguments: str) -> int:
 
 def _contents(folder: Path) -> dict[str, str]:
     """The digest of every result, without measured times and seals."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".part"]
+    files = [
+        path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".part"
+    ]
     results = [path for path in files if path.name not in ("checkpoint.safetensors", ".lock")]
-    return {str(path.relative_to(folder)): digest(CLOCK.sub(b"", path.read_bytes())) for path in results}
+    return {
+        str(path.relative_to(folder)): digest(CLOCK.sub(b"", path.read_bytes())) for path in results
+    }
 
 
 def _model(folder: Path) -> None:
@@ -98,17 +109,36 @@ def _model(folder: Path) -> None:
     split = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106  (of a text)
     split.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=split, **special).save_pretrained(folder / "model")
-    size = {"vocab_size": len(vocabulary), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=split, **special).save_pretrained(
+        folder / "model"
+    )
+    size = {
+        "vocab_size": len(vocabulary),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model("bert", **size, intermediate_size=24, max_position_embeddings=16)
+    config = transformers.AutoConfig.for_model(
+        "bert", **size, intermediate_size=24, max_position_embeddings=16
+    )
     transformers.AutoModel.from_config(config).save_pretrained(folder / "model")
-    rows = [f"{WORDS[k % 4]} {WORDS[4 + k % 3]} was {WORDS[(k + 2 * (k % 5)) % 4]}\t{int(k % 4 < 2)}\n" for k in range(24)]
+    rows = [
+        f"{WORDS[k % 4]} {WORDS[4 + k % 3]} was {WORDS[(k + 2 * (k % 5)) % 4]}\t{int(k % 4 < 2)}\n"
+        for k in range(24)
+    ]
     (folder / "data.tsv").open("x", encoding="utf-8").writelines(rows)
 
 
 def _finetune(folder: Path) -> int:
-    files = ["--model", str(folder / "model"), "--data", str(folder / "data.tsv"), "--output", str(folder)]
+    files = [
+        "--model",
+        str(folder / "model"),
+        "--data",
+        str(folder / "data.tsv"),
+        "--output",
+        str(folder),
+    ]
     return _command("geolora_ref", "finetune", *files, *TUNING.split())
 
 
@@ -125,14 +155,21 @@ def _export(folder: Path) -> int:
 
 
 def _verify(folder: Path) -> int:
-    return _command("verification", "--full", "--only", "local-error", "--jobs", "1", "--output", str(folder))
+    return _command(
+        "verification", "--full", "--only", "local-error", "--jobs", "1", "--output", str(folder)
+    )
 
 
 def _ratios(folder: Path) -> Any:
-    return [(claim["ratios"], claim["controls"]) for claim in read_json(folder / "results.json")["claims"]]
+    return [
+        (claim["ratios"], claim["controls"])
+        for claim in read_json(folder / "results.json")["claims"]
+    ]
 
 
 def _lines(folder: Path) -> Collection[Any]:
     """The whole lines of the journals, one for each finished case."""
     journals = sorted(folder.glob("journal-*.jsonl"))
-    return [line for path in journals for line in path.read_bytes().split(b"\n") if line.endswith(b"}")]
+    return [
+        line for path in journals for line in path.read_bytes().split(b"\n") if line.endswith(b"}")
+    ]

@@ -34,7 +34,14 @@ from verification.trust.fault_programs import Program, preload, programs
 
 __all__ = ["KINDS", "PLANTS", "Bench", "Fault", "draw", "main", "trial"]
 
-KINDS = {"power failure": 18, "kill in a write": 8, "full disk": 12, "stop": 6, "flip": 16, "name": 20}
+KINDS = {
+    "power failure": 18,
+    "kill in a write": 8,
+    "full disk": 12,
+    "stop": 6,
+    "flip": 16,
+    "name": 20,
+}
 """How many faults of each kind are drawn for a program; fewer where it has fewer operations or files."""
 ALLOWED = {"power failure": -signal.SIGKILL, "kill in a write": -signal.SIGXFSZ, "full disk": 2}
 """The exit status of a run that the fault ends."""
@@ -73,7 +80,9 @@ class Bench:
         given = shutil.copytree(self.work, place / "given")
         self.undisturbed = self.run()
         if self.undisturbed.status:  # a program that refuses its own files would notice no damage
-            raise RuntimeError(f"{self.work}: expected status 0, found {self.undisturbed.status}: {self.undisturbed.said[-300:]}")
+            raise RuntimeError(
+                f"{self.work}: expected status 0, found {self.undisturbed.status}: {self.undisturbed.said[-300:]}"
+            )
         self.result = program.result(self.work)
         self.largest = max(path.stat().st_size for path in self.work.rglob("*") if path.is_file())
         shutil.rmtree(self.work)
@@ -82,9 +91,13 @@ class Bench:
         self.half = shutil.copytree(self.work, place / "half")
         self.operations = self.run().operations
 
-    def run(self, kind: str = "", at: int = 0, when_stopped: Callable[[], None] = lambda: None) -> Ended:
+    def run(
+        self, kind: str = "", at: int = 0, when_stopped: Callable[[], None] = lambda: None
+    ) -> Ended:
         """Run the program to its end."""
-        return disturbed(lambda: self.program.run(self.work), self.work, kind, at, self.patience, when_stopped)
+        return disturbed(
+            lambda: self.program.run(self.work), self.work, kind, at, self.patience, when_stopped
+        )
 
     def same(self) -> bool:
         """Return whether the results are those of an undisturbed run."""
@@ -100,7 +113,11 @@ class Bench:
         said = ended.said.strip()[-300:]
         if ended.hung:
             raise _Wrong("hang", f"not done after {self.patience:.0f} s")
-        if ended.status == BROKE or "Traceback (most recent call last)" in said or ended.status not in (0, *allowed):
+        if (
+            ended.status == BROKE
+            or "Traceback (most recent call last)" in said
+            or ended.status not in (0, *allowed)
+        ):
             raise _Wrong("traceback", f"status {ended.status}: {said}")
         if ended.status == 2 and not any(name in ended.said for name in names or (str(self.work),)):
             raise _Wrong("traceback", f"names no file: {said}")
@@ -119,7 +136,9 @@ def trial(bench: Bench, fault: Fault) -> tuple[str, str]:
     shutil.rmtree(bench.work)
     shutil.copytree(bench.half, bench.work)
     try:
-        {"flip": _replaced, "name": _replaced, "stop": _second}.get(fault.kind, _ended_early)(bench, fault)
+        {"flip": _replaced, "name": _replaced, "stop": _second}.get(fault.kind, _ended_early)(
+            bench, fault
+        )
     except _Wrong as wrong:
         return wrong.args[0], wrong.args[1]
     return "fine", ""
@@ -172,36 +191,60 @@ def draw(bench: Bench, seed: str) -> list[Fault]:
     """Draw faults of each kind, as many as :data:`KINDS` says or all there are."""
     clock, half = random.Random(seed), bench.half  # noqa: S311  (no secrets)
     damaged = [path for pattern in bench.program.damaged for path in sorted(half.glob(pattern))]
-    names = [str(path.relative_to(half)) for pattern in bench.program.names for path in sorted(half.glob(pattern))]
+    names = [
+        str(path.relative_to(half))
+        for pattern in bench.program.names
+        for path in sorted(half.glob(pattern))
+    ]
     names += [name for name in bench.program.names if "*" not in name and name not in names]
     possible = {
         "power failure": [Fault("power failure", at) for at in range(1, bench.operations + 2)],
         "full disk": [Fault("full disk", at) for at in range(1, bench.operations + 1)],
         "stop": [Fault("stop", at) for at in range(LOCKED, bench.operations + 1)],
         "kill in a write": [Fault("kill in a write", at) for at in range(bench.largest)],
-        "flip": [Fault("flip", bit, str(p.relative_to(half))) for p in damaged for bit in range(8 * p.stat().st_size)],
+        "flip": [
+            Fault("flip", bit, str(p.relative_to(half)))
+            for p in damaged
+            for bit in range(8 * p.stat().st_size)
+        ],
         "name": [Fault("name", 0, name, plant) for name in names for plant in PLANTS],
     }
-    return [fault for kind, found in possible.items() for fault in clock.sample(found, min(KINDS[kind], len(found)))]
+    return [
+        fault
+        for kind, found in possible.items()
+        for fault in clock.sample(found, min(KINDS[kind], len(found)))
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every verdict is fine; 1: not so."""
-    parser = argparse.ArgumentParser(prog="python -m verification.trust.faults", description="Disturb programs and compare.")
-    parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.trust.faults", description="Disturb programs and compare."
+    )
+    parser.add_argument(
+        "--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)"
+    )
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options, about = parser.parse_args(argv), provenance()
     found: dict[str, Any] = {"format": 3, "faults": 0, "verdicts": {}, "findings": []}
     preload()
-    with tempfile.TemporaryDirectory() as folder, ProgressBar(Terminal(stderr=True), width=22) as bar:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProgressBar(Terminal(stderr=True), width=22) as bar,
+    ):
         for name, program in programs().items():
-            bench, counts = Bench(program, Path(folder) / "bench"), {kind: Counter[str]() for kind in KINDS}
+            bench, counts = (
+                Bench(program, Path(folder) / "bench"),
+                {kind: Counter[str]() for kind in KINDS},
+            )
             faults = draw(bench, f"{options.seed} {name}")
             for fault in bar.track(faults, description=name):
                 word, reason = trial(bench, fault)
                 counts[fault.kind][word] += 1
                 if word != "fine":
-                    found["findings"].append({"program": name, **fault._asdict(), "word": word, "reason": reason})
+                    found["findings"].append(
+                        {"program": name, **fault._asdict(), "word": word, "reason": reason}
+                    )
             found["faults"] += len(faults)
             found["verdicts"][name] = {kind: dict(count) for kind, count in counts.items()}
     write_json(options.output / "faults.json", found | {"passed": not found["findings"]} | about)

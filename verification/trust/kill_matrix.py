@@ -21,7 +21,19 @@ from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, Verdict, judge,
 from geolora_ref.oracle.judges.storage import Storage
 from geolora_ref.oracle.trial.conversion import EPS
 
-__all__ = ["ALONE", "CASES", "CLAIMS", "CRITERIA", "SEED", "STAYS", "WITH_OTHERS", "matrix", "page", "passing", "verdicts"]
+__all__ = [
+    "ALONE",
+    "CASES",
+    "CLAIMS",
+    "CRITERIA",
+    "SEED",
+    "STAYS",
+    "WITH_OTHERS",
+    "matrix",
+    "page",
+    "passing",
+    "verdicts",
+]
 
 CRITERIA = (
     "output",
@@ -81,13 +93,19 @@ def passing(precision: str, storage: str = "") -> tuple[str, ...]:
     """The mutants visible in the output that pass every drawn case if only this precision and
     storage are claimed.
     """
-    claimed: dict[str, Any] = {"eps": EPS[precision], "storage": Storage.of(storage) if storage else None}
+    claimed: dict[str, Any] = {
+        "eps": EPS[precision],
+        "storage": Storage.of(storage) if storage else None,
+    }
     visible = (name for name, mutant in MUTANTS.items() if mutant.visible_in == "output")
     return tuple(name for name in visible if _passes(name, claimed))
 
 
 def _passes(mutant: str, claimed: Mapping[str, Any]) -> bool:
-    return all(judge(x, output, **claimed).passed for x, output in zip(_inputs(), _outputs(mutant), strict=True))
+    return all(
+        judge(x, output, **claimed).passed
+        for x, output in zip(_inputs(), _outputs(mutant), strict=True)
+    )
 
 
 @cache
@@ -115,7 +133,9 @@ def _unmarked() -> list[str]:
     lines = ["| mutant | line | published | seen by |", "|---|---|---|---|"]
     hidden = {name: mutant for name, mutant in MUTANTS.items() if mutant.visible_in != "output"}
     for name, mutant in hidden.items():
-        seen = f"cases {', '.join(mutant.only_in)}" if mutant.only_in else f"the {mutant.visible_in}"
+        seen = (
+            f"cases {', '.join(mutant.only_in)}" if mutant.only_in else f"the {mutant.visible_in}"
+        )
         lines.append(f"| {name} | {mutant.line} | {_published(name)} | {seen} |")
     return lines
 
@@ -127,11 +147,17 @@ def _published(mutant: str) -> str:
 def page() -> str:
     """The page in Markdown."""
     marks = matrix()
-    purposes = ["## Criteria that no mutant needs", "", *(f"- **{name}**: {reason}" for name, reason in STAYS.items())]
+    purposes = [
+        "## Criteria that no mutant needs",
+        "",
+        *(f"- **{name}**: {reason}" for name, reason in STAYS.items()),
+    ]
     precisions = ["## What a claim of less precision lets pass", "", PRECISIONS, *_precisions()]
     unmarked = ["## What no drawn case sees", "", UNMARKED, *_unmarked()]
     narrow = ["## What goes wrong on a path of its own", "", NARROW, *_narrow()]
-    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *unmarked, "", *narrow, "", *precisions, ""])
+    return "\n".join(
+        [HEAD, *_table(marks), "", *purposes, "", *unmarked, "", *narrow, "", *precisions, ""]
+    )
 
 
 HEAD = f"""\
@@ -179,10 +205,17 @@ def _narrow() -> list[str]:
 
 
 def _table(marks: Mapping[str, Mapping[str, str]]) -> list[str]:
-    lines = ["| " + " | ".join(("mutant", "line", "published", *CRITERIA)) + " |", "|---|---|---|" + ":-:|" * len(CRITERIA)]
+    lines = [
+        "| " + " | ".join(("mutant", "line", "published", *CRITERIA)) + " |",
+        "|---|---|---|" + ":-:|" * len(CRITERIA),
+    ]
     for name, found in marks.items():
         if any(found.values()):
-            lines.append("| " + " | ".join([name, str(MUTANTS[name].line), _published(name), *found.values()]) + " |")
+            lines.append(
+                "| "
+                + " | ".join([name, str(MUTANTS[name].line), _published(name), *found.values()])
+                + " |"
+            )
     needed = [sum(found[criterion] == ALONE for found in marks.values()) for criterion in CRITERIA]
     return [*lines, f"| {ALONE} in all |  |  | " + " | ".join(map(str, needed)) + " |"]
 
@@ -191,14 +224,18 @@ def _precisions() -> list[str]:
     lines = ["| claimed | may pass | pass | which |", "|---|---|---|---|"]
     for claim, (precision, storage) in CLAIMS.items():
         names, kept = passing(precision, storage), Storage.of(storage) if storage else None
-        seen = statistics.median([resolution(len(x.U), len(x.V), len(x.S), EPS[precision], kept) for x in _inputs()])
+        seen = statistics.median(
+            [resolution(len(x.U), len(x.V), len(x.S), EPS[precision], kept) for x in _inputs()]
+        )
         lines.append(f"| {claim} | {seen:.1e} s | {len(names)} | {', '.join(names)} |")
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the page."""
-    argparse.ArgumentParser(prog="python -m verification.trust.kill_matrix", description=main.__doc__).parse_args(arguments)
+    argparse.ArgumentParser(
+        prog="python -m verification.trust.kill_matrix", description=main.__doc__
+    ).parse_args(arguments)
     sys.stdout.write(page())
 
 

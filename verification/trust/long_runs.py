@@ -63,8 +63,17 @@ def long_run(
     sources stopped.
     """
     step = _stepper(dtype, polish, period)
-    task = {"steps": steps, "dtype": dtype, "polish": polish, "period": period, "sources": _sources()}
-    state, middle = _state(task, state_file), steps - steps // 2  # half of the steps, which begin where a tenth ends
+    task = {
+        "steps": steps,
+        "dtype": dtype,
+        "polish": polish,
+        "period": period,
+        "sources": _sources(),
+    }
+    state, middle = (
+        _state(task, state_file),
+        steps - steps // 2,
+    )  # half of the steps, which begin where a tenth ends
     Y = _unpacked(state["Y"])
     while state["done"] < steps + middle:
         first_pass = state["done"] < steps
@@ -84,8 +93,14 @@ def long_run(
             write_json(state_file, state)
         progress(state["done"])
     same = all(a.tobytes() == b.tobytes() for a, b in zip(Y, _unpacked(state["end"]), strict=True))
-    found = {key: task[key] for key in ("steps", "dtype", "polish", "period")} | {"eps": float(np.finfo(dtype).eps)}
-    found |= {"tenths": state["tenths"], "grown_kib": state["grown_kib"], "resumed": state["resumed"]}
+    found = {key: task[key] for key in ("steps", "dtype", "polish", "period")} | {
+        "eps": float(np.finfo(dtype).eps)
+    }
+    found |= {
+        "tenths": state["tenths"],
+        "grown_kib": state["grown_kib"],
+        "resumed": state["resumed"],
+    }
     return found | {"restored bit for bit": same} | verdict(found | {"restored bit for bit": same})
 
 
@@ -95,8 +110,11 @@ def verdict(found: dict[str, Any]) -> dict[str, Any]:
     defects = [tenth["defect"] / found["eps"] for tenth in tenths]
     a_step = [tenth["seconds"] / tenth["steps"] for tenth in tenths]
     reasons = {
-        "the drift of the bases is bounded": max(defects[1:]) <= 4.0 * defects[0] and max(defects) <= 1000.0,
-        "ranks grow and shrink": all(tenth["ranks"][0] == 1 and tenth["ranks"][-1] >= 6 for tenth in tenths),
+        "the drift of the bases is bounded": max(defects[1:]) <= 4.0 * defects[0]
+        and max(defects) <= 1000.0,
+        "ranks grow and shrink": all(
+            tenth["ranks"][0] == 1 and tenth["ranks"][-1] >= 6 for tenth in tenths
+        ),
         "no leak of memory": found["grown_kib"] <= LEAK,
         "no growth of the time a step": a_step[-1] <= 3.0 * min(a_step[:-1]),
         "restored bit for bit": found["restored bit for bit"],
@@ -128,7 +146,12 @@ def _state(task: dict[str, Any], state_file: Path | None) -> dict[str, Any]:
         state = read_json(state_file)
         if state.get("task") == task:
             return state | {"resumed": state["resumed"] + 1, "warm": False}
-    start = LowRank(*(X.astype(task["dtype"]) for X in LowRank.random(SHAPE, [1e-3, 1e-3], np.random.default_rng(6))))
+    start = LowRank(
+        *(
+            X.astype(task["dtype"])
+            for X in LowRank.random(SHAPE, [1e-3, 1e-3], np.random.default_rng(6))
+        )
+    )
     empty = {"steps": 0, "defect": 0.0, "ranks": [], "seconds": 0.0, "peak_kib": 0}
     return {
         "task": task,
@@ -179,7 +202,9 @@ def _peak() -> int:
 
 def _defect(Y: LowRank) -> float:
     one = np.eye(Y.rank)
-    return float(max(np.linalg.norm(B.T.astype(np.float64) @ B.astype(np.float64) - one) for B in (Y.U, Y.V)))
+    return float(
+        max(np.linalg.norm(B.T.astype(np.float64) @ B.astype(np.float64) - one) for B in (Y.U, Y.V))
+    )
 
 
 def _packed(Y: LowRank) -> str:
@@ -198,7 +223,11 @@ def _sources() -> str:
     """A digest of the sources of the step, of its problem and of this file, and of NumPy's version;
     the machine is left out.
     """
-    files = [path for room in ("", "problems") for path in sorted((ROOT / "geolora_ref" / room).glob("*.py"))] + [Path(__file__)]
+    files = [
+        path
+        for room in ("", "problems")
+        for path in sorted((ROOT / "geolora_ref" / room).glob("*.py"))
+    ] + [Path(__file__)]
     return digest(np.__version__.encode() + b"".join(path.read_bytes() for path in files))
 
 
@@ -206,17 +235,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every check of every run holds; 1: one does not; 2: cannot go on; 130:
     interrupted, to be taken up again.
     """
-    parser = argparse.ArgumentParser(prog="python -m verification.trust.long_runs", description="Many steps on a small problem.")
-    parser.add_argument("--float32", type=int, default=100_000, metavar="STEPS", help="in single precision (default: 100000)")
-    parser.add_argument("--float64", type=int, default=1_000_000, metavar="STEPS", help="in double precision (default: 1000000)")
-    parser.add_argument("--polish", type=integer_from(0), default=100, metavar="K", help="every K steps (default: 100; 0: never)")
-    parser.add_argument("--fresh", action="store_true", help="forget what an interrupted run had done")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.trust.long_runs", description="Many steps on a small problem."
+    )
+    parser.add_argument(
+        "--float32",
+        type=int,
+        default=100_000,
+        metavar="STEPS",
+        help="in single precision (default: 100000)",
+    )
+    parser.add_argument(
+        "--float64",
+        type=int,
+        default=1_000_000,
+        metavar="STEPS",
+        help="in double precision (default: 1000000)",
+    )
+    parser.add_argument(
+        "--polish",
+        type=integer_from(0),
+        default=100,
+        metavar="K",
+        help="every K steps (default: 100; 0: never)",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget what an interrupted run had done"
+    )
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     least = 2 * TENTHS * PERIOD
     steps_each = (options.float32, options.float64)
     if not any(steps_each) or any(steps and steps < least for steps in steps_each):
-        parser.error(f"expected 0 or at least {least} steps, and not 0 twice, found {options.float32} and {options.float64}")
+        parser.error(
+            f"expected 0 or at least {least} steps, and not 0 twice, found {options.float32} and {options.float64}"
+        )
     console = Terminal(stderr=True)
     try:
         with locked(options.output / "long_runs"):
@@ -236,12 +289,17 @@ def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Do both runs, or what is left of them; the states kept for a resumption are removed once the
     results are written.
     """
-    files = {dtype: options.output / "long_runs" / f"{dtype}.json" for dtype in ("float32", "float64")}
+    files = {
+        dtype: options.output / "long_runs" / f"{dtype}.json" for dtype in ("float32", "float64")
+    }
     if options.fresh:
         _forget(files.values())
     about = provenance()
     wanted = [dtype for dtype in files if getattr(options, dtype)]
-    runs = [_shown(getattr(options, dtype), dtype, options.polish, files[dtype], console) for dtype in wanted]
+    runs = [
+        _shown(getattr(options, dtype), dtype, options.polish, files[dtype], console)
+        for dtype in wanted
+    ]
     found = {"format": 1, **about, "runs": runs, "passed": all(run["passed"] for run in runs)}
     write_json(options.output / "long_runs.json", found)
     _forget(files.values())
@@ -252,7 +310,9 @@ def _shown(steps: int, dtype: str, polish: int, file: Path, console: Console) ->
     """One long run, with a progress bar."""
     with ProgressBar(console, width=8) as bar:
         task = bar.add_task(dtype, total=2 * steps - steps // 2)
-        return long_run(steps, dtype, polish, lambda done: bar.update(task, completed=done), state_file=file)
+        return long_run(
+            steps, dtype, polish, lambda done: bar.update(task, completed=done), state_file=file
+        )
 
 
 def _forget(files: Iterable[Path]) -> None:
@@ -262,8 +322,14 @@ def _forget(files: Iterable[Path]) -> None:
 
 def _print(run: dict[str, Any]) -> None:
     defects = ", ".join(f"{tenth['defect'] / run['eps']:.1f}" for tenth in run["tenths"])
-    print(f"{run['steps']} steps in {run['dtype']} (taken up {run['resumed']} times): defect / eps {defects}")
-    print("\n".join(f"  {'yes' if holds else 'NO '}  {check}" for check, holds in run["checks"].items()))
+    print(
+        f"{run['steps']} steps in {run['dtype']} (taken up {run['resumed']} times): defect / eps {defects}"
+    )
+    print(
+        "\n".join(
+            f"  {'yes' if holds else 'NO '}  {check}" for check, holds in run["checks"].items()
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -95,9 +95,15 @@ class Altered(SourceFileLoader):
         code: CodeType = compile(self.text, self.path, "exec", dont_inherit=True)
         return code
 
-    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Any = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Where the changed module is; no other is found here."""
-        return spec_from_file_location(fullname, self.path, loader=self) if fullname == self.name else None
+        return (
+            spec_from_file_location(fullname, self.path, loader=self)
+            if fullname == self.name
+            else None
+        )
 
 
 # --- what must notice -----------------------------------------------------------------------------
@@ -111,7 +117,12 @@ class Profile:
         from hypothesis import Phase, settings
 
         settings.register_profile(
-            "mutation", max_examples=10, deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
+            "mutation",
+            max_examples=10,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=(Phase.explicit, Phase.generate),
         )
         settings.load_profile("mutation")
 
@@ -123,7 +134,13 @@ def tests_pass(arguments: Sequence[str]) -> bool:
     import pytest
 
     with patch("jaxtyping.install_import_hook", lambda *_: nullcontext()):
-        return pytest.main(["-x", "--assert=plain", "-p", "no:cacheprovider", "--tb=no", *arguments], plugins=[Profile()]) == 0
+        return (
+            pytest.main(
+                ["-x", "--assert=plain", "-p", "no:cacheprovider", "--tb=no", *arguments],
+                plugins=[Profile()],
+            )
+            == 0
+        )
 
 
 def claim_stands(module: str) -> bool:
@@ -140,7 +157,9 @@ def claim_stands(module: str) -> bool:
     plan, found = import_module("verification.claim").Plan("quick"), {}
     for unit in runner.units([claim], plan):
         found[runner.key(unit)] = result = runner.work(unit)
-        if result.error or (not unit[1] and (result.worst > claim.limit or result.violated_hypotheses)):
+        if result.error or (
+            not unit[1] and (result.worst > claim.limit or result.violated_hypotheses)
+        ):
             return False  # no other unit can change that
     outcome = runner.outcome(claim, plan, found)
     for figure in claim.figures:
@@ -181,7 +200,9 @@ def _in_fork(check: Check, mutant: SourceMutant | None, limit: int) -> None:
     status = 1
     try:
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))  # not a hard limit as well, which would end it by SIGKILL
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (limit, hard)
+        )  # not a hard limit as well, which would end it by SIGKILL
         signal.alarm(10 * limit)  # ends a check that waits for ever without computing
         silent = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
@@ -228,12 +249,20 @@ def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope
             patterns = [module["file"]] if isinstance(module["file"], str) else module["file"]
             for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
                 file = path.relative_to(ROOT).as_posix()
-                suspects += [Suspect(mutant, _check(file, module, plan["options"])) for mutant in mutants_of(ROOT, file, rules)]
+                suspects += [
+                    Suspect(mutant, _check(file, module, plan["options"]))
+                    for mutant in mutants_of(ROOT, file, rules)
+                ]
         order = list(suspects)
         random.Random(scope.get("seed", 0)).shuffle(order)  # noqa: S311  a sample, not a secret
         size = scope.get("sample", len(order))
         programs = (suspect for suspect in order if suspect.mutant.compiles)
-        yield Scope(scope["name"], scope["floor"], suspects, list(islice(programs, size if most is None else min(size, most))))
+        yield Scope(
+            scope["name"],
+            scope["floor"],
+            suspects,
+            list(islice(programs, size if most is None else min(size, most))),
+        )
 
 
 def _check(file: str, module: dict[str, Any], options: dict[str, list[str]]) -> Check:
@@ -246,7 +275,9 @@ def accepted() -> dict[str, str]:
     """The mutants that nothing can notice, with reasons; ``ValueError`` for an entry without a
     reason or given twice.
     """
-    entries = tomllib.loads((ROOT / "verification/trust/mutation_equivalents.toml").read_text(encoding="utf-8"))["equivalent"]
+    entries = tomllib.loads(
+        (ROOT / "verification/trust/mutation_equivalents.toml").read_text(encoding="utf-8")
+    )["equivalent"]
     reasons = {f"{entry['in']}::{entry['diff']}": entry["reason"] for entry in entries}
     if len(reasons) != len(entries) or not all(reasons.values()):
         raise ValueError("mutation_equivalents.toml: expected every mutant once, with a reason")
@@ -262,7 +293,9 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
     survivors = [key for key in counted if outcomes[key] == "survived"]
     killed = sum(outcomes[key] in KILLED for key in counted)
     faults = objections(scope, outcomes, reasons)
-    interval = binomtest(killed, len(counted)).proportion_ci(CONFIDENCE, "exact") if counted else None
+    interval = (
+        binomtest(killed, len(counted)).proportion_ci(CONFIDENCE, "exact") if counted else None
+    )
     return {
         "name": scope.name,
         "mutants": len(scope.suspects),
@@ -273,7 +306,9 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
         "equivalent": len(drawn) - len(counted),
         "survived": len(survivors),
         "score": round(killed / len(counted), 4) if counted else None,
-        "score_at_least": round(float(interval.low), 4) if interval and len(drawn) < len(scope.suspects) else None,
+        "score_at_least": round(float(interval.low), 4)
+        if interval and len(drawn) < len(scope.suspects)
+        else None,
         "floor": scope.floor,
         "survivors": survivors,
         "objections": faults,
@@ -291,8 +326,16 @@ def objections(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) 
     tried = dict.fromkeys([*(suspect.mutant.key for suspect in scope.drawn), *ours])
     return [
         *(f"no such mutant: {key}" for key in ours if key not in keys),
-        *(f"accepted as equivalent, but {outcomes[key]}: {key}" for key in ours if outcomes.get(key) in KILLED),
-        *(f"ended by the system, twice (--keep tries it again): {key}" for key in tried if outcomes.get(key) == "error"),
+        *(
+            f"accepted as equivalent, but {outcomes[key]}: {key}"
+            for key in ours
+            if outcomes.get(key) in KILLED
+        ),
+        *(
+            f"ended by the system, twice (--keep tries it again): {key}"
+            for key in tried
+            if outcomes.get(key) == "error"
+        ),
     ]
 
 
@@ -306,7 +349,9 @@ def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
         if file not in allowed:
             outcome, seconds = judge(suspect.check, None, 600)
             if outcome != "survived":
-                raise RuntimeError(f"{file}: expected its check to hold before anything is mutated, found: {outcome}")
+                raise RuntimeError(
+                    f"{file}: expected its check to hold before anything is mutated, found: {outcome}"
+                )
             allowed[file] = 10 + round(4.0 * seconds)
             say(f"{file}: holds, {seconds:.1f} s")
     return allowed
@@ -317,18 +362,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     survive; 1: otherwise; 2: a scope is unknown, or earlier outcomes are damaged.
     """
     names = [scope["name"] for scope in _plan()["scope"]]
-    parser = argparse.ArgumentParser(prog="python -m verification.trust.mutation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.trust.mutation", description=__doc__
+    )
     what = f"{', '.join(names)}; all by default, of the others the last results are kept"
     parser.add_argument("scope", nargs="*", help=what)
     keep = "go on: what an earlier run killed with these very sources and tests is not tried again"
     parser.add_argument("--keep", action="store_true", help=keep)
-    parser.add_argument("--sample", type=integer_from(1), help="try at most so many mutants of each scope")
+    parser.add_argument(
+        "--sample", type=integer_from(1), help="try at most so many mutants of each scope"
+    )
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.scope if name not in names]:  # argparse's choices would refuse an empty list
+    if unknown := [
+        name for name in options.scope if name not in names
+    ]:  # argparse's choices would refuse an empty list
         parser.error(f"scope: expected some of {', '.join(names)}; found {', '.join(unknown)}")
     os.chdir(ROOT)
     os.environ["CI"] = "true"
-    os.environ["NUMBA_DISABLE_JIT"] = "1"  # a function that Numba has cached would stand in for all of its mutants
+    os.environ["NUMBA_DISABLE_JIT"] = (
+        "1"  # a function that Numba has cached would stand in for all of its mutants
+    )
     about = provenance("tests")
     try:
         with locked(BUILD / "mutation"):
@@ -340,7 +393,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(not all(result["passed"] for result in results.values()))
 
 
-def _all(options: argparse.Namespace, names: Sequence[str], about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _all(
+    options: argparse.Namespace, names: Sequence[str], about: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     """Run the scopes that were selected; returns their results.  Ends the program if earlier outcomes
     are damaged.
     """
@@ -395,7 +450,9 @@ def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
     write_json(path, whole | {"scopes": found, "passed": all(scope["passed"] for scope in found)})
 
 
-def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: Callable[[], None]) -> None:
+def _run(
+    scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: Callable[[], None]
+) -> None:
     """Try every drawn mutant that is not known to be killed, and every accepted one; ``save`` what
     is known now and then.
     """
@@ -403,7 +460,9 @@ def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: 
     todo = [s for s in (*scope.drawn, *extra) if outcomes.get(s.mutant.key) not in KILLED]
     allowed = limits(todo)
     # This process forks: the bar must have no thread and must leave the streams alone.
-    with ProgressBar(CONSOLE, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as bar:
+    with ProgressBar(
+        CONSOLE, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
         task = bar.add_task(scope.name, total=len(todo))
         try:
             for number, suspect in enumerate(todo, 1):
@@ -428,10 +487,16 @@ def _tried(suspect: Suspect, limit: int) -> str:
 
 def _report(result: dict[str, Any]) -> None:
     counted = result["tried"] - result["equivalent"]
-    bound = f", at least {result['score_at_least']:.1%} of all (95 %)" if result["score_at_least"] is not None else ""
+    bound = (
+        f", at least {result['score_at_least']:.1%} of all (95 %)"
+        if result["score_at_least"] is not None
+        else ""
+    )
     score = "no score" if result["score"] is None else f"{result['score']:.1%}"
     say(f"{result['name']}: {result['killed']} of {counted} mutants killed ({score}{bound}), ")
-    say(f"    {result['equivalent']} more accepted as equivalent; {result['tried']} of {result['mutants']} were tried")
+    say(
+        f"    {result['equivalent']} more accepted as equivalent; {result['tried']} of {result['mutants']} were tried"
+    )
     for fault in result["objections"]:
         say(fault)
 

@@ -23,7 +23,10 @@ def prose(node: cst.CSTNode) -> bool:
 
 def pictures(node: cst.CSTNode) -> bool:
     """A function that draws on given axes: tests check that it draws, not how the picture looks."""
-    return m.matches(node, m.FunctionDef(params=m.Parameters(params=[m.Param(name=m.Name("axes")), m.ZeroOrMore()])))
+    return m.matches(
+        node,
+        m.FunctionDef(params=m.Parameters(params=[m.Param(name=m.Name("axes")), m.ZeroOrMore()])),
+    )
 
 
 def random_streams(node: cst.CSTNode) -> bool:
@@ -31,7 +34,9 @@ def random_streams(node: cst.CSTNode) -> bool:
     return m.matches(node, m.Call(func=m.Attribute(attr=m.Name("default_rng"))))
 
 
-NUMBERS = re.compile(r"N|T|DRAWS|RANKS?|MAX_RANK|SHAPES?|SIZES|RATES|EPSILONS|SIGMA_MIN|(\w+_)?STEPS|STARTS|SPECTRUM")
+NUMBERS = re.compile(
+    r"N|T|DRAWS|RANKS?|MAX_RANK|SHAPES?|SIZES|RATES|EPSILONS|SIGMA_MIN|(\w+_)?STEPS|STARTS|SPECTRUM"
+)
 """The names that claims give to the numbers of their instances."""
 
 
@@ -40,10 +45,16 @@ def choice_of_instances(node: cst.CSTNode) -> bool:
     holds for every instance.
     """
     rng, others = m.Name("rng"), m.ZeroOrMore()
-    planned = m.FunctionDef(params=m.Parameters(params=[others, m.Param(name=m.Name("plan")), others]))
-    made = m.FunctionDef(name=m.Name("problem_of") | m.Name("make")) | m.Lambda(params=m.Parameters(params=[m.Param(name=rng)]))
+    planned = m.FunctionDef(
+        params=m.Parameters(params=[others, m.Param(name=m.Name("plan")), others])
+    )
+    made = m.FunctionDef(name=m.Name("problem_of") | m.Name("make")) | m.Lambda(
+        params=m.Parameters(params=[m.Param(name=rng)])
+    )
     drawn = m.Call(args=[others, m.Arg(value=rng), others]) | m.Call(func=m.Attribute(value=rng))
-    return m.matches(node, planned | made | drawn | m.Arg(keyword=m.Name("floor"))) or _sets_numbers(node)
+    return m.matches(
+        node, planned | made | drawn | m.Arg(keyword=m.Name("floor"))
+    ) or _sets_numbers(node)
 
 
 def _sets_numbers(node: cst.CSTNode) -> bool:
@@ -61,4 +72,7 @@ def assertions(node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Assert) or m.matches(node, m.Call(func=m.Name("zip")))
 
 
-RULES: dict[str, Rule] = {rule.__name__: rule for rule in (assertions, prose, pictures, random_streams, choice_of_instances)}
+RULES: dict[str, Rule] = {
+    rule.__name__: rule
+    for rule in (assertions, prose, pictures, random_streams, choice_of_instances)
+}

@@ -18,7 +18,12 @@ from pathlib import Path
 import libcst as cst
 import libcst.matchers as m
 from libcst.metadata import MetadataWrapper, WhitespaceInclusivePositionProvider
-from mutmut.mutation.mutators import mutation_operators, operator_arg_removal, operator_assignment, operator_string
+from mutmut.mutation.mutators import (
+    mutation_operators,
+    operator_arg_removal,
+    operator_assignment,
+    operator_string,
+)
 
 __all__ = ["Rule", "SourceMutant", "mutants_of"]
 
@@ -53,9 +58,13 @@ class SourceMutant:
         first = self.source.rfind("\n", 0, self.start) + 1
         last = self.source.find("\n", self.end)
         before = self.source[first:last].split("\n")
-        after = (self.source[first : self.start] + self.new + self.source[self.end : last]).split("\n")
+        after = (self.source[first : self.start] + self.new + self.source[self.end : last]).split(
+            "\n"
+        )
         changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")]
-        old, new = (" ".join(line[2:].strip() for line in changes if line[0] == sign) for sign in "-+")
+        old, new = (
+            " ".join(line[2:].strip() for line in changes if line[0] == sign) for sign in "-+"
+        )
         return f"{old} ⇒ {new}"
 
     @property
@@ -111,7 +120,9 @@ class _Collector(cst.CSTVisitor):
             return False
         for kind, operator in mutation_operators:
             if isinstance(node, kind):
-                self.found.extend(self._mutant(node, changed) for changed in _offered(operator, node))
+                self.found.extend(
+                    self._mutant(node, changed) for changed in _offered(operator, node)
+                )
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
@@ -122,10 +133,20 @@ class _Collector(cst.CSTVisitor):
         span = self.get_metadata(WhitespaceInclusivePositionProvider, node)
         start, end = (self.offsets[p.line - 1] + p.column for p in (span.start, span.end))
         new = cst.Module([]).code_for_node(changed)
-        return SourceMutant(self.file, ".".join(self.scope) or "module", span.start.line, self.source, start, end, new)
+        return SourceMutant(
+            self.file,
+            ".".join(self.scope) or "module",
+            span.start.line,
+            self.source,
+            start,
+            end,
+            new,
+        )
 
 
-def _offered(operator: Callable[[cst.CSTNode], Iterable[cst.CSTNode]], node: cst.CSTNode) -> Iterable[cst.CSTNode]:
+def _offered(
+    operator: Callable[[cst.CSTNode], Iterable[cst.CSTNode]], node: cst.CSTNode
+) -> Iterable[cst.CSTNode]:
     """The changes that an operator makes of a node, without those that any test would kill: easy
     kills prove nothing.
 
@@ -140,14 +161,23 @@ def _offered(operator: Callable[[cst.CSTNode], Iterable[cst.CSTNode]], node: cst
         return list(operator_string(node))[:1]
     if operator is operator_arg_removal:
         assert isinstance(node, cst.Call)
-        return [changed for changed in operator(node) if isinstance(changed, cst.Call) and _matters(node, changed)]
+        return [
+            changed
+            for changed in operator(node)
+            if isinstance(changed, cst.Call) and _matters(node, changed)
+        ]
     return operator(node)
 
 
 def _matters(call: cst.Call, changed: cst.Call) -> bool:
     """Return whether a positional argument was replaced, or an argument with a keyword removed."""
     if len(call.args) == len(changed.args):
-        return next(old for old, new in zip(call.args, changed.args, strict=True) if old is not new).keyword is None
+        return (
+            next(
+                old for old, new in zip(call.args, changed.args, strict=True) if old is not new
+            ).keyword
+            is None
+        )
     return next(old for old in call.args if old not in changed.args).keyword is not None
 
 
@@ -167,5 +197,7 @@ def _told_apart(mutants: Iterable[SourceMutant]) -> list[SourceMutant]:
     found, seen = [], Counter[str]()
     for mutant in mutants:
         seen[mutant.key] += 1
-        found.append(mutant if seen[mutant.key] == 1 else replace(mutant, occurrence=seen[mutant.key]))
+        found.append(
+            mutant if seen[mutant.key] == 1 else replace(mutant, occurrence=seen[mutant.key])
+        )
     return found

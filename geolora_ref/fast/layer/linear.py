@@ -60,32 +60,50 @@ def adapted_linear(
     or devices, or for a scale that is not finite.
     """
     x, adapter_x, weight, bias, U, S, V = _prepared(x, adapter_x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, adapter_x, weight, bias, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call, unused-ignore]
+    y: Tensor = _AdaptedLinear.apply(
+        x, adapter_x, weight, bias, U, S, V, _finite(scale), factor_gradients
+    )  # type: ignore[no-untyped-call, unused-ignore]
     return y
 
 
 def _prepared(
-    x: Tensor, adapter_x: Tensor | None, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor
+    x: Tensor,
+    adapter_x: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
     """The checked arguments, cast to autocast's dtype where it is on, because autocast does not
     cast in-place products.
     """
     if weight.requires_grad:
-        raise ValueError("weight: expected a frozen base weight, found one that requires a gradient")
+        raise ValueError(
+            "weight: expected a frozen base weight, found one that requires a gradient"
+        )
     if autocasts(x.device.type):
         x, weight, U, S, V = (_by_autocast(X) for X in (x, weight, U, S, V))
         bias, adapter_x = (None if X is None else _by_autocast(X) for X in (bias, adapter_x))
     _check(weight, U, S, V, x, bias)
-    if adapter_x is not None and (adapter_x.shape, adapter_x.dtype, adapter_x.device) != (x.shape, x.dtype, x.device):
+    if adapter_x is not None and (adapter_x.shape, adapter_x.dtype, adapter_x.device) != (
+        x.shape,
+        x.dtype,
+        x.device,
+    ):
         found = f"{tuple(adapter_x.shape)} {adapter_x.dtype} on {adapter_x.device}"
-        raise ValueError(f"adapter_x: expected one like x, {tuple(x.shape)} {x.dtype} on {x.device}, found {found}")
+        raise ValueError(
+            f"adapter_x: expected one like x, {tuple(x.shape)} {x.dtype} on {x.device}, found {found}"
+        )
     return x, adapter_x, weight, bias, U, S, V
 
 
 def _finite(scale: float | Tensor) -> float:
     """The scale as a float, or ``ValueError``."""
     if isinstance(scale, Tensor) and scale.requires_grad:
-        raise ValueError("scale: expected a constant, found a tensor that requires a gradient, which it would not get")
+        raise ValueError(
+            "scale: expected a constant, found a tensor that requires a gradient, which it would not get"
+        )
     try:
         if -math.inf < scale < math.inf:  # a comparison, which can be compiled for any number
             return float(scale)
@@ -118,13 +136,25 @@ def _check(weight: Tensor, U: Tensor, S: Tensor, V: Tensor, x: Tensor, bias: Ten
                 f"{name}: expected shape {tuple(shape)} for a weight of {m} x {n} and rank {r}, found {tuple(X.shape)}"
             )
         if X.dtype != weight.dtype:
-            raise ValueError(f"{name}: expected the dtype of the base, {weight.dtype}, found {X.dtype}")
+            raise ValueError(
+                f"{name}: expected the dtype of the base, {weight.dtype}, found {X.dtype}"
+            )
         if X.device != weight.device:
-            raise ValueError(f"{name}: expected the device of the base, {weight.device}, found {X.device}")
+            raise ValueError(
+                f"{name}: expected the device of the base, {weight.device}, found {X.device}"
+            )
 
 
 def _adapter_gradients(
-    g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool, of_S: bool
+    g: Tensor,
+    x: Tensor,
+    at: Tensor,
+    bt: Tensor,
+    U: Tensor,
+    S: Tensor,
+    scale: float,
+    factor: bool,
+    of_S: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """(dK, dS, dL), or with ``factor`` (∇_U, ∇_S, ∇_V), from blocks g, x (…, n), at = (x V)ᵀ and
     bt = s·(g U)ᵀ.
@@ -166,11 +196,15 @@ class _AdaptedLinear(torch.autograd.Function):
                 weight = torch.addmm(weight, U @ S, V.mT, alpha=scale)
                 y = product(rows, weight, bias)
             else:
-                Kt = torch.bmm(S.mT[None], U.mT[None])[0]  # before the big product: what ``down`` runs on is in the cache
+                Kt = torch.bmm(S.mT[None], U.mT[None])[
+                    0
+                ]  # before the big product: what ``down`` runs on is in the cache
                 y = add_up(product(rows, weight, bias), at, Kt, scale)
             ctx.save_for_backward(its, at, weight, U, S, V)
             ctx.scale, ctx.factor = scale, factor_gradients
-            result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
+            result: Tensor = torch.ops.aten._unsafe_view(
+                y, [*x.shape[:-1], weight.shape[0]]
+            )  # a view cannot be changed in place
             return result
 
     @staticmethod
@@ -187,8 +221,12 @@ class _AdaptedLinear(torch.autograd.Function):
             wants_x, wants_its, _, wants_bias, *wants = ctx.needs_input_grad
             dx = d_its = dU = dS = dV = None
             if any(wants[:3]):  # first, while g is in the cache
-                dU, dS, dV = _adapter_gradients(g, its, at, bt, U, S, ctx.scale, ctx.factor, wants[1])
-            if wants_x and (ctx.merged or ctx.own):  # merged: the weight has the adapter; own: its share goes into d_its
+                dU, dS, dV = _adapter_gradients(
+                    g, its, at, bt, U, S, ctx.scale, ctx.factor, wants[1]
+                )
+            if wants_x and (
+                ctx.merged or ctx.own
+            ):  # merged: the weight has the adapter; own: its share goes into d_its
                 dx = product(g, weight.mT).view(its.shape)
             elif wants_x:
                 dx = input_gradient(g, weight, bt, S @ V.mT).view(its.shape)

@@ -88,7 +88,11 @@ def onednn_is_faster() -> bool:
     """Return whether this is an AMD processor and torch has both libraries; other processors were
     not measured.
     """
-    return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "AuthenticAMD" in _processor()
+    return (
+        torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and "AuthenticAMD" in _processor()
+    )
 
 
 def _processor() -> str:

@@ -43,15 +43,29 @@ class LayerBank:
         device: torch.device | str = "cpu",
     ) -> None:
         given = [tuple(shape) for shape in shapes]
-        if not given or not all(len(shape) == 2 and all(checks.is_integer(k) and k >= 1 for k in shape) for shape in given):
-            raise ValueError(f"shapes: expected at least one layer of positive shape (m, n), found {list(shapes)}")
+        if not given or not all(
+            len(shape) == 2 and all(checks.is_integer(k) and k >= 1 for k in shape)
+            for shape in given
+        ):
+            raise ValueError(
+                f"shapes: expected at least one layer of positive shape (m, n), found {list(shapes)}"
+            )
         shapes = tuple((int(m), int(n)) for m, n in given)
         if dtype not in STORAGE:
-            raise ValueError(f"dtype: expected one of {', '.join(map(str, STORAGE))}, found {dtype}")
+            raise ValueError(
+                f"dtype: expected one of {', '.join(map(str, STORAGE))}, found {dtype}"
+            )
         checks.integer("capacity", capacity, 1)
         self._stacks = stacks_of(shapes, capacity, dtype, torch.device(device))
-        self.shapes, self.capacity, self.dtype, self.device = shapes, capacity, dtype, self._stacks[0].S.device
-        self._place = {layer: (stack, i) for stack in self._stacks for i, layer in enumerate(stack.layers)}
+        self.shapes, self.capacity, self.dtype, self.device = (
+            shapes,
+            capacity,
+            dtype,
+            self._stacks[0].S.device,
+        )
+        self._place = {
+            layer: (stack, i) for stack in self._stacks for i, layer in enumerate(stack.layers)
+        }
         self.ranks: tuple[int, ...] = (0,) * len(shapes)
         """The rank of every layer, 0 before anything was loaded."""
         self._plan: Workspace | None = None
@@ -64,7 +78,9 @@ class LayerBank:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._place = {layer: (stack, i) for stack in self._stacks for i, layer in enumerate(stack.layers)}
+        self._place = {
+            layer: (stack, i) for stack in self._stacks for i, layer in enumerate(stack.layers)
+        }
 
     def __repr__(self) -> str:
         ranks = " to ".join(map(str, sorted({min(self.ranks), max(self.ranks)})))
@@ -83,7 +99,12 @@ class LayerBank:
         first = factors[0][0]
         shapes = [(int(U.shape[0]), int(V.shape[0])) for U, _, V in factors]
         largest = max(int(U.shape[-1]) for U, _, _ in factors)
-        bank = cls(shapes, 2 * largest if capacity is None else capacity, dtype=first.dtype, device=first.device)
+        bank = cls(
+            shapes,
+            2 * largest if capacity is None else capacity,
+            dtype=first.dtype,
+            device=first.device,
+        )
         bank.load(factors)
         return bank
 
@@ -100,12 +121,16 @@ class LayerBank:
         for layer, ((m, n), (U, S, V)) in enumerate(zip(self.shapes, factors, strict=True)):
             r, most = int(U.shape[-1]), min(self.capacity, m, n)
             if not 1 <= r <= most:
-                raise ValueError(f"U[{layer}]: expected a rank between 1 and min(capacity, m, n) = {most}, found {r} columns")
+                raise ValueError(
+                    f"U[{layer}]: expected a rank between 1 and min(capacity, m, n) = {most}, found {r} columns"
+                )
             self._check("U", [U], [torch.Size((m, r))], layer)
             self._check("S", [S], [torch.Size((r, r))], layer)
             self._check("V", [V], [torch.Size((n, r))], layer)
         self._check_bases(factors)
-        copies = [[X.clone() for X in layer] for layer in factors]  # the factors may be views of these buffers
+        copies = [
+            [X.clone() for X in layer] for layer in factors
+        ]  # the factors may be views of these buffers
         self.ranks, self._plan = (0,) * len(self.shapes), None
         for stack in self._stacks:
             for X in (stack.Ut, stack.S, stack.Vt):
@@ -135,7 +160,9 @@ class LayerBank:
         for stack in self._stacks:
             both = zip(stack.Ut[:, :w].clone(), stack.Vt[:, :w].clone(), strict=True)
             found |= zip(stack.layers, both, strict=True)
-        return [(found[layer][0][:r].mT, found[layer][1][:r].mT) for layer, r in enumerate(self.ranks)]
+        return [
+            (found[layer][0][:r].mT, found[layer][1][:r].mT) for layer, r in enumerate(self.ranks)
+        ]
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -179,8 +206,12 @@ class LayerBank:
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")
         how = Directions(checks.nonnegative_number("learning_rate", learning_rate), delta_S is None)
         if spare and budget is not None:
-            raise ValueError("spare: expected a threshold, found a budget, which has no direction to spare")
-        limits = self._limits(tau, theta, min_rank, max_rank, budget)._replace(spare=spare, spectral=spectral)
+            raise ValueError(
+                "spare: expected a threshold, found a budget, which has no direction to spare"
+            )
+        limits = self._limits(tau, theta, min_rank, max_rank, budget)._replace(
+            spare=spare, spectral=spectral
+        )
         self._check_updates(delta_K, delta_L, delta_S)
         plan = self._plan = self._plan or plan_of(self.ranks, self._stacks)
         prepare(plan, delta_K, delta_L, delta_S)
@@ -197,7 +228,9 @@ class LayerBank:
                 put_back(plan)
             raise
         rules = tuple(RULES[code] for code in new.ranks.rule.tolist())
-        return StepReport(ranks, rules, new.sigma, new.ranks.theta, new.ranks.discarded, tuple(sorted(new.exact)))
+        return StepReport(
+            ranks, rules, new.sigma, new.ranks.theta, new.ranks.discarded, tuple(sorted(new.exact))
+        )
 
     def _limits(
         self,
@@ -213,8 +246,13 @@ class LayerBank:
             for one in {None} if thresholds is None else set(thresholds):
                 checks.threshold(tau, one)
         elif tau is not None or theta is not None:
-            raise ValueError(f"tau, theta: expected neither with a budget, found tau={tau}, theta={theta}")
-        most = [self.capacity if limit is None else limit for limit in checks.each("max_rank", max_rank, len(self.shapes))]
+            raise ValueError(
+                f"tau, theta: expected neither with a budget, found tau={tau}, theta={theta}"
+            )
+        most = [
+            self.capacity if limit is None else limit
+            for limit in checks.each("max_rank", max_rank, len(self.shapes))
+        ]
         limits: Iterable[Any] = most
         with suppress(TypeError):  # unhashable entries are no ranks and are refused below
             limits = set(most)
@@ -228,21 +266,29 @@ class LayerBank:
         of_layers = None if thresholds is None else np.asarray(thresholds, dtype=np.float64)
         return Limits(tau, of_layers, min_rank, np.asarray(most, dtype=np.int64))
 
-    def _check(self, name: str, given: Sequence[Tensor], expected: Sequence[torch.Size], first: int = 0) -> None:
+    def _check(
+        self, name: str, given: Sequence[Tensor], expected: Sequence[torch.Size], first: int = 0
+    ) -> None:
         """Check shape, dtype and device of one tensor a layer; ``ValueError`` names the one that is
         wrong.
         """
         if len(given) != len(expected):
-            raise ValueError(f"{name}: expected one tensor for each of {len(expected)} layers, found {len(given)}")
+            raise ValueError(
+                f"{name}: expected one tensor for each of {len(expected)} layers, found {len(given)}"
+            )
         widened = name.startswith("delta") and self.dtype in (torch.bfloat16, torch.float16)
         device, dtypes = self.device, (self.dtype, torch.float32) if widened else (self.dtype,)
         for layer, (X, shape) in enumerate(zip(given, expected, strict=True), start=first):
             if not isinstance(X, Tensor):
                 raise ValueError(f"{name}[{layer}]: expected a tensor, found {X!r}")
             if X.shape != shape:
-                raise ValueError(f"{name}[{layer}]: expected shape {tuple(shape)}, found {tuple(X.shape)}")
+                raise ValueError(
+                    f"{name}[{layer}]: expected shape {tuple(shape)}, found {tuple(X.shape)}"
+                )
             if X.dtype not in dtypes:
-                raise ValueError(f"{name}[{layer}]: expected dtype {' or '.join(map(str, dtypes))}, found {X.dtype}")
+                raise ValueError(
+                    f"{name}[{layer}]: expected dtype {' or '.join(map(str, dtypes))}, found {X.dtype}"
+                )
             if X.device != device:
                 raise ValueError(f"{name}[{layer}]: expected device {device}, found {X.device}")
 
@@ -256,23 +302,37 @@ class LayerBank:
         """
         eps = torch.finfo(self.dtype).eps
         named = [
-            (f"{name}[{layer}]", U_S_V[i].double()) for i, name in ((0, "U"), (2, "V")) for layer, U_S_V in enumerate(factors)
+            (f"{name}[{layer}]", U_S_V[i].double())
+            for i, name in ((0, "U"), (2, "V"))
+            for layer, U_S_V in enumerate(factors)
         ]
-        grams = [X.mT @ X for _, X in named]  # in float64: rounding of the check itself must stay below √eps
-        defects = torch.stack([torch.linalg.matrix_norm(G - torch.eye(len(G), dtype=G.dtype, device=G.device)) for G in grams])
+        grams = [
+            X.mT @ X for _, X in named
+        ]  # in float64: rounding of the check itself must stay below √eps
+        defects = torch.stack(
+            [
+                torch.linalg.matrix_norm(G - torch.eye(len(G), dtype=G.dtype, device=G.device))
+                for G in grams
+            ]
+        )
         for (name, X), defect in zip(named, defects.tolist(), strict=True):
             allowed = math.sqrt(eps) + eps * math.sqrt(X.shape[1])
             if defect > allowed:
                 raise checks.not_orthonormal(name, defect, allowed, "√eps + eps·√r")
 
     def _check_updates(
-        self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None
+        self,
+        delta_K: Sequence[Tensor] | None,
+        delta_L: Sequence[Tensor] | None,
+        delta_S: Sequence[Tensor] | None,
     ) -> None:
         """Raise ``ValueError`` unless the updates fit the layers of this bank."""
         if (delta_K is None) != (delta_L is None):
             raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
         if delta_S is None and delta_K is None:
-            raise ValueError("delta_S: expected one tensor a layer, since there is no delta_K to take it from, found None")
+            raise ValueError(
+                "delta_S: expected one tensor a layer, since there is no delta_K to take it from, found None"
+            )
         pairs = list(zip(self.shapes, self.ranks, strict=True))
         if delta_K is not None and delta_L is not None:
             self._check("delta_K", delta_K, [torch.Size((m, r)) for (m, _), r in pairs])

@@ -59,7 +59,9 @@ class Small(NamedTuple):
         """The small matrices of the layers ``rows``, without copies if these are all layers."""
         if len(rows) == len(self.scale):
             return self
-        return Small(self.Gamma[:, rows], self.S_new[rows], self.A[rows], self.scale[rows], self.rate)
+        return Small(
+            self.Gamma[:, rows], self.S_new[rows], self.A[rows], self.scale[rows], self.rate
+        )
 
 
 def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float) -> Small:

@@ -25,7 +25,15 @@ from torch import Tensor
 
 from geolora_ref.fast.update.core import Small, core
 
-__all__ = ["GramCore", "eigenpairs", "gram_core", "gram_matrices", "new_bases", "resolved", "trusted"]
+__all__ = [
+    "GramCore",
+    "eigenpairs",
+    "gram_core",
+    "gram_matrices",
+    "new_bases",
+    "resolved",
+    "trusted",
+]
 
 Values = NDArray[np.float64]
 EPS = torch.finfo(torch.float64).eps
@@ -102,7 +110,9 @@ def gram_core(small: Small, roots: Tensor) -> GramCore:
     """
     Gamma_K, Gamma_L, S0 = small.Gamma[0], small.Gamma[1], core(small.A, small.rate)
     diagonal = Gamma_K.diagonal(0, 1, 2)
-    diagonal.mul_(1.0 + _added(small.A.shape[1], roots[:, None])).add_(NOTHING)  # a Cholesky factor for singular Γ_K too
+    diagonal.mul_(1.0 + _added(small.A.shape[1], roots[:, None])).add_(
+        NOTHING
+    )  # a Cholesky factor for singular Γ_K too
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
     At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L
     squares, P, info = eigenpairs(factor.mT @ S0_Gamma_L @ At, info)
@@ -120,7 +130,9 @@ def eigenpairs(M: Tensor, info: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return M.new_zeros(M.shape[:2]), M, info * 0 + 1
 
 
-def resolved(squares: Values, scale: Values, rank: NDArray[Any], roots: Values) -> NDArray[np.bool_]:
+def resolved(
+    squares: Values, scale: Values, rank: NDArray[Any], roots: Values
+) -> NDArray[np.bool_]:
     """For each layer (L,), whether its last direction is more than rounding: 16η·s² ≤ σ²_r.
 
     This is enough for a spare direction, which the step makes orthonormal to the others.
@@ -130,7 +142,9 @@ def resolved(squares: Values, scale: Values, rank: NDArray[Any], roots: Values) 
     return np.asarray(16.0 * eta * scale <= last, dtype=np.bool_)
 
 
-def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float) -> NDArray[np.bool_]:
+def trusted(
+    squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float
+) -> NDArray[np.bool_]:
     """For each layer (L,), whether its bases are orthonormal to rounding: η·s² ≤ eps·σ²_{r₁}, eps
     of the storage.
 
@@ -142,6 +156,8 @@ def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, e
     W₁ = Ŵ V₁ V₁ᵀ whatever σ is. Other layers go through ``householder.py``.
     """
     smallest = squares[np.arange(len(rank)), rank - 1]
-    eta = (squares.shape[1] + 32.0 + 3.0 * roots) * EPS  # (2w + 32 + 3√ℓ)·eps₆₄, derived at the top of this file
+    eta = (
+        squares.shape[1] + 32.0 + 3.0 * roots
+    ) * EPS  # (2w + 32 + 3√ℓ)·eps₆₄, derived at the top of this file
     good: NDArray[np.bool_] = (scale > 0.0) & (scale * eta <= smallest * eps)
     return good

@@ -35,7 +35,9 @@ class HouseholderCore(NamedTuple):
     Vt: Tensor
 
 
-def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor | None) -> HouseholderCore:
+def householder_core(
+    Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor | None
+) -> HouseholderCore:
     """The singular value decomposition of Ŵ from Bt_K (L, 2w, m), Bt_L (L, 2w, n), S and ΔS (L, w,
     w), all float64 and finite, with λ multiplied into the updates; ΔS = None means UᵀΔK.
     """
@@ -48,8 +50,12 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor | No
     S_hat = R_K @ core(S_new + C_K + C_L.mT, 1.0) @ R_L.mT  # rate 1: λ is in the updates already
     P, sigma, Qt = svd(S_hat)
     Ut, Vt = P.mT @ Q_K.mT, Qt @ Q_L.mT
-    sums = torch.stack([sigma.sum(1), Ut.sum((1, 2)), Vt.sum((1, 2))])  # finite only if everything is
-    return HouseholderCore((sigma * size[:, 0]).masked_fill(~torch.isfinite(sums).all(0)[:, None], torch.inf), Ut, Vt)
+    sums = torch.stack(
+        [sigma.sum(1), Ut.sum((1, 2)), Vt.sum((1, 2))]
+    )  # finite only if everything is
+    return HouseholderCore(
+        (sigma * size[:, 0]).masked_fill(~torch.isfinite(sums).all(0)[:, None], torch.inf), Ut, Vt
+    )
 
 
 def _power_of_two(*given: Tensor) -> Tensor:

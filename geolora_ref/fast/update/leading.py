@@ -149,7 +149,11 @@ def defects(small: Small, ranks: Integers) -> Values:
     """
     w = small.A.shape[1]
     of_bases = small.Gamma[:, :, :w, :w].numpy()
-    squares = np.einsum("slij,slij->sl", of_bases, of_bases) - 2.0 * np.einsum("slii->sl", of_bases) + ranks
+    squares = (
+        np.einsum("slij,slij->sl", of_bases, of_bases)
+        - 2.0 * np.einsum("slii->sl", of_bases)
+        + ranks
+    )
     largest: Values = np.sqrt(np.maximum(squares, 0.0).max(0))
     return largest
 
@@ -172,12 +176,16 @@ def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     """
     Gamma, rate, w = small.Gamma, small.rate, small.A.shape[1]
     identity = torch.eye(w, dtype=Gamma.dtype)
-    gaps = identity * torch.from_numpy(np.arange(w) >= ranks[:, None])[:, None]  # 1 beyond the ranks, where all is zero
+    gaps = (
+        identity * torch.from_numpy(np.arange(w) >= ranks[:, None])[:, None]
+    )  # 1 beyond the ranks, where all is zero
     C_K, C_L = C = Gamma[:, :, :w, w:]
     G_K, G_L = Gamma[:, :, w:, w:] - C.mT @ C
     S_new = small.S_new + gaps
     X = G_Y = torch.zeros_like(S_new)  # nothing grows from product to product
-    for remaining in range(products, 0, -1):  # inv_ex: F is invertible for a, b ≤ ½, so its error flag is not read
+    for remaining in range(
+        products, 0, -1
+    ):  # inv_ex: F is invertible for a, b ≤ ½, so its error flag is not read
         if remaining % 2:
             X = -rate * torch.linalg.inv_ex(S_new - rate * G_Y)[0]
         else:

@@ -22,9 +22,22 @@ from torch import Tensor
 from geolora_ref import checks
 from geolora_ref.fast.precision import float32_is_whole
 from geolora_ref.fast.update.core import Limits, Ranks, Small, cut_at, decide_ranks, small_of
-from geolora_ref.fast.update.gram import GramCore, gram_core, gram_matrices, new_bases, resolved, trusted
+from geolora_ref.fast.update.gram import (
+    GramCore,
+    gram_core,
+    gram_matrices,
+    new_bases,
+    resolved,
+    trusted,
+)
 from geolora_ref.fast.update.householder import householder_core
-from geolora_ref.fast.update.leading import LEAST_WIDTH, LeadingCore, defects, leading_core, smallness
+from geolora_ref.fast.update.leading import (
+    LEAST_WIDTH,
+    LeadingCore,
+    defects,
+    leading_core,
+    smallness,
+)
 from geolora_ref.fast.update.report import NonFiniteUpdateError, refuse
 from geolora_ref.fast.update.storage import Part, WidthClass, Workspace
 
@@ -85,7 +98,10 @@ class New(NamedTuple):
 
 
 def prepare(
-    plan: Workspace, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None
+    plan: Workspace,
+    delta_K: Sequence[Tensor] | None,
+    delta_L: Sequence[Tensor] | None,
+    delta_S: Sequence[Tensor] | None,
 ) -> None:
     """Copy [basis; update], S and ΔS of all layers into the workspace of the plan; ΔK = ΔL = None
     means zeros.
@@ -105,7 +121,12 @@ def prepare(
 
 
 def decided(
-    plan: Workspace, dtype: torch.dtype, how: Directions, columns: Integers, limits: Limits, budget: Budget | None
+    plan: Workspace,
+    dtype: torch.dtype,
+    how: Directions,
+    columns: Integers,
+    limits: Limits,
+    budget: Budget | None,
 ) -> New:
     """The spectra and the ranks of all layers; by Householder QR where Gram matrices are not
     enough, and for float64.
@@ -114,22 +135,37 @@ def decided(
     """
     exact: dict[int, Exact] = {}
     found: list[Found] = []
-    if dtype == torch.float64:  # a Gram matrix squares the condition, and no wider precision makes up for it
+    if (
+        dtype == torch.float64
+    ):  # a Gram matrix squares the condition, and no wider precision makes up for it
         refuse(_finite(plan, how))
         exact = _exact(plan, range(len(plan.ranks)), how)
-        sigma, good = np.stack([exact[layer].sigma for layer in range(len(exact))]), np.ones(len(exact), dtype=bool)
+        sigma, good = (
+            np.stack([exact[layer].sigma for layer in range(len(exact))]),
+            np.ones(len(exact), dtype=bool),
+        )
     else:
-        found = [one for of in plan.classes for one in _spectra(of, dtype, how, None if budget else limits)]
+        found = [
+            one
+            for of in plan.classes
+            for one in _spectra(of, dtype, how, None if budget else limits)
+        ]
         squares, scale, info = _on_host(plan, found)
         refuse(np.isfinite(scale))
-        sigma = np.sqrt(np.fmax(squares, 0.0))  # some solvers return NaN for zeros: taken as 0 and not trusted
+        sigma = np.sqrt(
+            np.fmax(squares, 0.0)
+        )  # some solvers return NaN for zeros: taken as 0 and not trusted
     unknown = _rest(found, sigma)
-    own = np.arange(sigma.shape[1]) < columns[:, None]  # beyond a layer's columns there is only rounding
+    own = (
+        np.arange(sigma.shape[1]) < columns[:, None]
+    )  # beyond a layer's columns there is only rounding
     while True:
         sigma = np.where(own, sigma, 0.0)
         chosen = _chosen(sigma, columns, limits, budget)
         if found:
-            good = (info == 0.0) & trusted(squares, scale, chosen.kept, plan.roots, torch.finfo(dtype).eps)
+            good = (info == 0.0) & trusted(
+                squares, scale, chosen.kept, plan.roots, torch.finfo(dtype).eps
+            )
             good &= (chosen.rank == chosen.kept) | resolved(squares, scale, chosen.rank, plan.roots)
         bad = [layer for layer in np.flatnonzero(~good).tolist() if layer not in exact]
         if not bad:
@@ -141,10 +177,17 @@ def decided(
     return New(np.where(unknown & own, np.nan, sigma), chosen, found, exact)
 
 
-def _spectra(of: WidthClass, dtype: torch.dtype, how: Directions, limits: Limits | None) -> list[Found]:
+def _spectra(
+    of: WidthClass, dtype: torch.dtype, how: Directions, limits: Limits | None
+) -> list[Found]:
     """The spectra of a class from Gram matrices; without ``limits`` always the full spectrum."""
     rows, found = np.arange(len(of.members)), []
-    if limits is not None and of.width >= LEAST_WIDTH and of.S.device.type == "cpu" and float32_is_whole():
+    if (
+        limits is not None
+        and of.width >= LEAST_WIDTH
+        and of.S.device.type == "cpu"
+        and float32_is_whole()
+    ):
         small = _small(of, rows, torch.float32, how)
         enough, products = _leading(of, dtype, small, limits)
         few, rows = np.flatnonzero(enough), np.flatnonzero(~enough)
@@ -160,12 +203,16 @@ def _small(of: WidthClass, rows: Integers, products: torch.dtype, how: Direction
     """The small matrices of some layers of a class, from Gram matrices by products of this dtype."""
     sides = [torch.cat([gram_matrices(B, products) for B in side]) for side in of.sides()]
     Gamma, S, delta_S = torch.stack(sides).double(), of.S, None if how.plain else of.delta_S
-    if products == torch.float32:  # the eigenproblem would magnify an asymmetry of the rounding by s/σ
+    if (
+        products == torch.float32
+    ):  # the eigenproblem would magnify an asymmetry of the rounding by s/σ
         Gamma = 0.5 * (Gamma + Gamma.mT)
     return small_of(Gamma, S, delta_S, rate=how.rate).of(rows)
 
 
-def _leading(of: WidthClass, dtype: torch.dtype, small: Small, limits: Limits) -> tuple[NDArray[np.bool_], int]:
+def _leading(
+    of: WidthClass, dtype: torch.dtype, small: Small, limits: Limits
+) -> tuple[NDArray[np.bool_], int]:
     """For which layers of a class the leading half of the spectrum is enough, and the number of
     products it takes.
 
@@ -176,9 +223,15 @@ def _leading(of: WidthClass, dtype: torch.dtype, small: Small, limits: Limits) -
     steps = smallness(small, ranks)
     theta = steps.size * (limits.tau or 0.0) if limits.theta is None else limits.theta[of.members]
     stays = most <= ranks  # a spare direction may be the one beyond the rank
-    enough = steps.is_small & (ranks >= limits.min_rank) & (stays | ((steps.rest(ranks) <= theta) & (not limits.spare)))
+    enough = (
+        steps.is_small
+        & (ranks >= limits.min_rank)
+        & (stays | ((steps.rest(ranks) <= theta) & (not limits.spare)))
+    )
     products = steps.products(eps)
-    enough &= np.isfinite(products) & (defects(small, ranks) <= np.sqrt(ranks) * (eps + EPS_32 * of.roots.numpy()))
+    enough &= np.isfinite(products) & (
+        defects(small, ranks) <= np.sqrt(ranks) * (eps + EPS_32 * of.roots.numpy())
+    )
     return enough, int(products[enough].max(initial=0.0))
 
 
@@ -213,14 +266,18 @@ def _chosen(sigma: Values, columns: Integers, limits: Limits, budget: Budget | N
     """The new ranks by the threshold, or by the budget."""
     if budget is None:
         return decide_ranks(sigma, columns, limits)
-    found = budget([values[:k].copy() for values, k in zip(sigma, columns, strict=True)])  # copies: a budget may work in place
+    found = budget(
+        [values[:k].copy() for values, k in zip(sigma, columns, strict=True)]
+    )  # copies: a budget may work in place
     wanted: list[Any] = []
     with suppress(TypeError):  # not iterable, such as a number: refused below
         wanted = list(found)
     most = np.minimum(columns, limits.max_rank).tolist()
     fits = [checks.is_integer(r) and 1 <= r <= k for r, k in zip(wanted, most, strict=False)]
     if len(wanted) != len(most) or not all(fits):
-        raise ValueError(f"budget: expected one rank a layer between 1 and {most}, found {wanted or found}")
+        raise ValueError(
+            f"budget: expected one rank a layer between 1 and {most}, found {wanted or found}"
+        )
     return cut_at(sigma, np.asarray(wanted))
 
 
@@ -231,7 +288,12 @@ def _finite(plan: Workspace, how: Directions) -> NDArray[np.bool_]:
         cores = torch.isfinite(of.S).all(2).all(1)
         if not how.plain:
             cores &= torch.isfinite(how.rate * of.delta_S).all(2).all(1)
-        sides = [torch.cat([_with_rate(B, of.width, how.rate).isfinite().flatten(1).all(1) for B in side]) for side in of.sides()]
+        sides = [
+            torch.cat(
+                [_with_rate(B, of.width, how.rate).isfinite().flatten(1).all(1) for B in side]
+            )
+            for side in of.sides()
+        ]
         found.append(cores & sides[0] & sides[1])
     finite = np.empty(len(plan.ranks), dtype=np.bool_)
     finite[plan.order] = torch.cat(found).cpu().numpy()
@@ -259,7 +321,10 @@ def _exact(plan: Workspace, layers: Sequence[int], how: Directions) -> dict[int,
             if places:
                 sigma, Ut, Vt = _by_householder(of, part, begin, places, how)
                 padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, most - sigma.shape[1])))
-                found |= {own[i]: Exact(*one) for i, one in zip(places, zip(padded, Ut, Vt, strict=True), strict=True)}
+                found |= {
+                    own[i]: Exact(*one)
+                    for i, one in zip(places, zip(padded, Ut, Vt, strict=True), strict=True)
+                }
             begin += len(own)
     beyond = sorted(layer for layer, one in found.items() if np.isinf(one.sigma[0]))
     if beyond:
@@ -273,7 +338,11 @@ def _by_householder(
     """:func:`householder_core` of some layers of a part that begins at ``begin`` in the class,
     without an index upload.
     """
-    pick = (lambda X: X) if len(places) == len(part.B_K) else (lambda X: torch.stack([X[i] for i in places]))
+    pick = (
+        (lambda X: X)
+        if len(places) == len(part.B_K)
+        else (lambda X: torch.stack([X[i] for i in places]))
+    )
     B_K, B_L = (_with_rate(pick(B), of.width, how.rate) for B in (part.B_K, part.B_L))
     S, delta_S = (pick(X[begin : begin + len(part.B_K)]) for X in (of.S, of.delta_S))
     return householder_core(B_K, B_L, S, None if how.plain else how.rate * delta_S)
@@ -285,13 +354,17 @@ def write(plan: Workspace, new: New) -> None:
     width = int(ranks.max())
     of_bases = np.where(np.arange(width) < ranks[:, None], new.sigma[:, :width], 0.0)[order]
     kept = np.where(np.arange(width) < kept_values[:, None], new.sigma[:, :width], 0.0)[order]
-    with np.errstate(over="ignore"):  # layers done by Householder QR may overflow here; they do not use 1/σ
+    with np.errstate(
+        over="ignore"
+    ):  # layers done by Householder QR may overflow here; they do not use 1/σ
         inverse = np.divide(1.0, of_bases, out=np.zeros_like(of_bases), where=of_bases > 0.0)
     sigma, inverse_there = torch.from_numpy(np.stack([kept, inverse])).to(plan.classes[0].S.device)
     begin = 0
     for of in plan.classes:
         its = slice(begin, begin + len(of.members))
-        _write_class(of, [one for one in new.found if one.of is of], sigma[its], inverse_there[its, None])
+        _write_class(
+            of, [one for one in new.found if one.of is of], sigma[its], inverse_there[its, None]
+        )
         begin = its.stop
     for stack in {id(part.stack): part.stack for of in plan.classes for part in of.parts}.values():
         for i, layer in enumerate(stack.layers):
@@ -310,14 +383,22 @@ def _orthonormalise_spares(plan: Workspace, new: New) -> None:
     rounding.  Their singular value in S₁ is 0, so this changes no W.
     """
     for stack in {id(part.stack): part.stack for of in plan.classes for part in of.parts}.values():
-        places = [(i, int(new.ranks.kept[layer])) for i, layer in enumerate(stack.layers) if _has_inexact_spare(new, layer)]
+        places = [
+            (i, int(new.ranks.kept[layer]))
+            for i, layer in enumerate(stack.layers)
+            if _has_inexact_spare(new, layer)
+        ]
         if places:
-            rows, columns = (torch.tensor(index, device=stack.S.device) for index in zip(*places, strict=True))
+            rows, columns = (
+                torch.tensor(index, device=stack.S.device) for index in zip(*places, strict=True)
+            )
             for basis in (stack.Ut, stack.Vt):
                 others = basis[rows].to(torch.promote_types(basis.dtype, torch.float32))
                 column = others[torch.arange(len(places)), columns][:, :, None]
                 others[torch.arange(len(places)), columns] = 0.0
-                for _ in range(2):  # once leaves the rounding of a difference, relative to what is left
+                for _ in range(
+                    2
+                ):  # once leaves the rounding of a difference, relative to what is left
                     column = column - others.mT @ (others @ column)
                     column = column / torch.linalg.vector_norm(column, dim=1, keepdim=True)
                 basis[rows, columns] = column[:, :, 0].to(basis.dtype)

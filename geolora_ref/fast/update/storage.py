@@ -39,7 +39,9 @@ class Stack(NamedTuple):
     work_L: Tensor
 
 
-def stacks_of(shapes: Sequence[tuple[int, int]], capacity: int, dtype: torch.dtype, device: torch.device) -> list[Stack]:
+def stacks_of(
+    shapes: Sequence[tuple[int, int]], capacity: int, dtype: torch.dtype, device: torch.device
+) -> list[Stack]:
     """Stacks of zeros for layers of these shapes."""
     alike: dict[tuple[int, int], list[int]] = {}
     for layer, shape in enumerate(shapes):
@@ -47,8 +49,14 @@ def stacks_of(shapes: Sequence[tuple[int, int]], capacity: int, dtype: torch.dty
 
     def stack(m: int, n: int, layers: list[int]) -> Stack:
         lengths, wide = (m, capacity, n), torch.promote_types(dtype, torch.float32)
-        factors = (torch.zeros(len(layers), capacity, length, dtype=dtype, device=device) for length in lengths)
-        work = (torch.empty(2 * len(layers) * capacity * length, dtype=wide, device=device) for length in (m, n))
+        factors = (
+            torch.zeros(len(layers), capacity, length, dtype=dtype, device=device)
+            for length in lengths
+        )
+        work = (
+            torch.empty(2 * len(layers) * capacity * length, dtype=wide, device=device)
+            for length in (m, n)
+        )
         return Stack(layers, *factors, *work)
 
     return [stack(m, n, layers) for (m, n), layers in alike.items()]
@@ -122,9 +130,14 @@ def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Workspace:
     for stack in stacks:
         widths = [_width(ranks[layer], max(ranks)) for layer in stack.layers]
         for width in sorted(set(widths)):
-            by_width.setdefault(width, []).append((stack, [i for i, found in enumerate(widths) if found == width]))
+            by_width.setdefault(width, []).append(
+                (stack, [i for i, found in enumerate(widths) if found == width])
+            )
     device = stacks[0].S.device
-    there = uploaded([rows for of in by_width.values() for stack, rows in of if len(rows) < len(stack.layers)], device)
+    there = uploaded(
+        [rows for of in by_width.values() for stack, rows in of if len(rows) < len(stack.layers)],
+        device,
+    )
     taken = dict.fromkeys(map(id, stacks), 0)
     classes = [_class(width, members, ranks, there, taken) for width, members in by_width.items()]
     views: list[dict[int, Tensor]] = [{}, {}, {}]
@@ -134,7 +147,9 @@ def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Workspace:
             r = ranks[layer]
             for found, view in zip(views, (K[:r].mT, L[:r].mT, S[:r, :r]), strict=True):
                 found[layer] = view
-    shapes = {layer: (stack.Ut.shape[2], stack.Vt.shape[2]) for stack in stacks for layer in stack.layers}
+    shapes = {
+        layer: (stack.Ut.shape[2], stack.Vt.shape[2]) for stack in stacks for layer in stack.layers
+    }
     columns = np.array([min(2 * r, *shapes[layer]) for layer, r in enumerate(ranks)])
     roots = np.sqrt([float(max(shapes[layer])) for layer in range(len(ranks))])
     K, L, S = ([found[layer] for layer in range(len(ranks))] for found in views)
@@ -142,7 +157,11 @@ def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Workspace:
 
 
 def _class(
-    w: int, members: Sequence[tuple[Stack, list[int]]], ranks: Sequence[int], there: Iterator[Tensor], taken: dict[int, int]
+    w: int,
+    members: Sequence[tuple[Stack, list[int]]],
+    ranks: Sequence[int],
+    there: Iterator[Tensor],
+    taken: dict[int, int],
 ) -> WidthClass:
     """The rows of some stacks as one class; ``taken`` : how many columns of each stack's workspace
     are in use.
@@ -156,7 +175,9 @@ def _class(
             room[begin * k : (begin + columns) * k].view(len(rows), 2 * w, k)
             for room, k in ((stack.work_K, m), (stack.work_L, n))
         )
-        parts.append(Part(stack, slice(None) if len(rows) == len(stack.layers) else next(there), B_K, B_L))
+        parts.append(
+            Part(stack, slice(None) if len(rows) == len(stack.layers) else next(there), B_K, B_L)
+        )
         roots.append(B_K.new_full((len(rows),), max(m, n) ** 0.5, dtype=torch.float64))
     layers = np.array([stack.layers[i] for stack, rows in members for i in rows])
     S, delta_S = torch.zeros(2, len(layers), w, w, dtype=torch.float64, device=roots[0].device)

@@ -28,14 +28,21 @@ class RankPlanner(DefaultLoadPlanner):
     planner to one ``load`` each.
     """
 
-    def set_up_planner(self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
+    def set_up_planner(
+        self,
+        state_dict: dict[str, Any],
+        metadata: Metadata | None = None,
+        is_coordinator: bool = False,
+    ) -> None:
         """Put tensors of the saved shapes into the requested parts of the state, for every key of
         an adapter.
         """
         assert metadata is not None
         for key, saved in metadata.state_dict_metadata.items():
             path = metadata.planner_data[key]
-            if path[0] in state_dict and any(isinstance(part, str) and OF_AN_ADAPTER.search(part) for part in path):
+            if path[0] in state_dict and any(
+                isinstance(part, str) and OF_AN_ADAPTER.search(part) for part in path
+            ):
                 inner = state_dict
                 for part in path[:-1]:
                     inner = inner.setdefault(part, {})
@@ -44,5 +51,7 @@ class RankPlanner(DefaultLoadPlanner):
                     inner[path[-1]] = found
                 elif not isinstance(found, torch.Tensor) or found.shape != saved.size:
                     device = found.device if isinstance(found, torch.Tensor) else None
-                    inner[path[-1]] = torch.empty(saved.size, dtype=saved.properties.dtype, device=device)
+                    inner[path[-1]] = torch.empty(
+                        saved.size, dtype=saved.properties.dtype, device=device
+                    )
         super().set_up_planner(state_dict, metadata, is_coordinator)

@@ -74,17 +74,23 @@ def export_lora(
     changed. Nothing is written then.
     """
     model = unwrapped(model)
-    config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type, compact=compact)
+    config = lora_config(
+        model, base_model_name_or_path=base_model_name_or_path, task_type=task_type, compact=compact
+    )
     state = lora_state_dict(model, compact=compact)
     target = Path(directory)
     present = [name for name in ADAPTER_FILES if (target / name).exists()]
     if present and not overwrite:
-        raise FileExistsError(f"{target}: expected a directory without an adapter, found {', '.join(present)} (overwrite=True)")
+        raise FileExistsError(
+            f"{target}: expected a directory without an adapter, found {', '.join(present)} (overwrite=True)"
+        )
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target, prefix=DRAFT) as draft:
         write_atomically(Path(draft) / WEIGHTS, save(state, metadata={"format": "pt"}))
         config.save_pretrained(draft)
-        write_atomically(Path(draft) / CONFIG, (Path(draft) / CONFIG).read_bytes())  # PEFT does not sync it
+        write_atomically(
+            Path(draft) / CONFIG, (Path(draft) / CONFIG).read_bytes()
+        )  # PEFT does not sync it
         for name in present:
             (target / name).unlink()
         for name in (WEIGHTS, CONFIG):
@@ -102,7 +108,9 @@ def lora_config(
     model = unwrapped(model)
     if isinstance(model, PeftModel):
         task_type = task_type or model.active_peft_config.task_type
-        base_model_name_or_path = base_model_name_or_path or model.active_peft_config.base_model_name_or_path
+        base_model_name_or_path = (
+            base_model_name_or_path or model.active_peft_config.base_model_name_or_path
+        )
     layers = _exportable(model)
     ranks = {_only(name): layer.adapter.rank for name, layer in layers.items()}
     heads = _trained_modules(model)
@@ -135,7 +143,10 @@ def lora_state_dict(model: nn.Module, *, compact: bool = False) -> dict[str, Ten
     for name, head in _trained_modules(model).items():
         for key, tensor in head.state_dict().items():
             state[PREFIX + _base_name(f"{name}.{key}")] = tensor  # parts of a head may be compiled
-    return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+    return {
+        key: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for key, tensor in state.items()
+    }
 
 
 def _factors(layer: AdaptedLayer, r: int) -> dict[str, Tensor]:
@@ -149,7 +160,10 @@ def _factors(layer: AdaptedLayer, r: int) -> dict[str, Tensor]:
             A = A.index_fill(1, torch.tensor(base.padding_idx, device=A.device), 0.0)
         return {"lora_embedding_A": A, "lora_embedding_B": B}
     if isinstance(base, Convolution):
-        A, B = A.reshape(-1, *base.weight.shape[1:]), B.reshape(*B.shape, *(1 for _ in base.kernel_size))
+        A, B = (
+            A.reshape(-1, *base.weight.shape[1:]),
+            B.reshape(*B.shape, *(1 for _ in base.kernel_size)),
+        )
     return {"lora_A.weight": A, "lora_B.weight": B}
 
 
@@ -171,27 +185,45 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
     if not layers:
         raise ValueError("model: expected one with adapters, found none")
     attentions = {
-        _base_name(f"{name}.out_proj") for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
+        _base_name(f"{name}.out_proj")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
     }
     for name, module in model.named_modules():
         parallel = isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel)
-        if parallel and any(part.startswith(f"{_base_name(name)}.") for part in (*layers, *_trained_modules(model))):
-            raise ValueError(f"{name}: expected a part under its own name, found {type(module).__name__}; put its .module there")
-        if isinstance(module, TrainableTokensLayer) and set(module.active_adapters) & set(module.trainable_tokens_delta):
-            raise ValueError(f"{_base_name(name)}: expected an embedding without rows of its own, found trainable_token_indices")
+        if parallel and any(
+            part.startswith(f"{_base_name(name)}.") for part in (*layers, *_trained_modules(model))
+        ):
+            raise ValueError(
+                f"{name}: expected a part under its own name, found {type(module).__name__}; put its .module there"
+            )
+        if isinstance(module, TrainableTokensLayer) and set(module.active_adapters) & set(
+            module.trainable_tokens_delta
+        ):
+            raise ValueError(
+                f"{_base_name(name)}: expected an embedding without rows of its own, found trainable_token_indices"
+            )
         if isinstance(module, BaseTunerLayer) and module.merged_adapters:
             found = ", ".join(module.merged_adapters)
-            raise ValueError(f"{_base_name(name)}: expected a base in which no adapter is merged, found {found}; unmerge it")
+            raise ValueError(
+                f"{_base_name(name)}: expected a base in which no adapter is merged, found {found}; unmerge it"
+            )
     for name, layer in layers.items():
         base = layer.base
         with checks.naming(name, RuntimeError):
             refuse_several_places(model, layer)
             layer.adapter.refuse_foreign_bases()
         if layer.base_is_merged:
-            raise ValueError(f"{name}: expected a base in which no adapter is merged; unmerge it, or save the model itself")
+            raise ValueError(
+                f"{name}: expected a base in which no adapter is merged; unmerge it, or save the model itself"
+            )
         if name in attentions:
-            raise ValueError(f"{name}: expected a layer that is called, found the projection of nn.MultiheadAttention")
-        if isinstance(base, Convolution) and (set(base.dilation) != {1} or base.padding_mode != "zeros"):
+            raise ValueError(
+                f"{name}: expected a layer that is called, found the projection of nn.MultiheadAttention"
+            )
+        if isinstance(base, Convolution) and (
+            set(base.dilation) != {1} or base.padding_mode != "zeros"
+        ):
             raise ValueError(
                 f"{name}: expected a convolution with dilation 1 and padding by zeros, as PEFT's LoRA computes it, "
                 f"found dilation {base.dilation}, padding mode {base.padding_mode!r}"
@@ -208,21 +240,44 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
     """
     layers = adapters(model)
     heads = [wrapper for wrapper in model.modules() if isinstance(wrapper, ModulesToSaveWrapper)]
-    saved = {id(head.modules_to_save[name]) for head in heads for name in head.active_adapters if name in head.modules_to_save}
-    inside = {id(module) for layer in layers.values() for part in (layer, layer.base) for module in part.modules()}
-    inside |= {id(parameter) for layer in layers.values() for parameter in layer.adapter.parameters()}
-    kept = {id(parameter) for module in model.modules() if hasattr(module, HEAD) for parameter in module.parameters()}
+    saved = {
+        id(head.modules_to_save[name])
+        for head in heads
+        for name in head.active_adapters
+        if name in head.modules_to_save
+    }
+    inside = {
+        id(module)
+        for layer in layers.values()
+        for part in (layer, layer.base)
+        for module in part.modules()
+    }
+    inside |= {
+        id(parameter) for layer in layers.values() for parameter in layer.adapter.parameters()
+    }
+    kept = {
+        id(parameter)
+        for module in model.modules()
+        if hasattr(module, HEAD)
+        for parameter in module.parameters()
+    }
     trained_ones = {id(p) for p in model.parameters() if p.requires_grad or id(p) in kept} - inside
     found, covered = {}, set[nn.Module]()
     for name, module in model.named_modules():
         if module in covered:
             continue
-        trained = [key for key, p in module.named_parameters(recurse=False) if id(p) in trained_ones]
+        trained = [
+            key for key, p in module.named_parameters(recurse=False) if id(p) in trained_ones
+        ]
         if trained and (id(module) in inside or not name):
-            raise ValueError(f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint has whole modules next to the updates")
+            raise ValueError(
+                f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint has whole modules next to the updates"
+            )
         container = isinstance(module, CONTAINERS)
         if trained and container:
-            raise ValueError(f"{name}: expected trained parameters in a module that is called, found {type(module).__name__}")
+            raise ValueError(
+                f"{name}: expected trained parameters in a module that is called, found {type(module).__name__}"
+            )
         if trained or id(module) in saved or (not container and _is_trained(module, trained_ones)):
             found[_saved_name(name)] = module
             covered |= set(module.modules())
@@ -248,10 +303,14 @@ def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
     for head in heads:
         others = sorted(other for other in names if other != head and other.endswith(head))
         if others:
-            raise ValueError(f"{head}: expected a name that no other ends in (PEFT would save those too), found {others[0]}")
+            raise ValueError(
+                f"{head}: expected a name that no other ends in (PEFT would save those too), found {others[0]}"
+            )
         adapted = [layer for layer in layers if layer.startswith(f"{head}.")]
         if adapted:
-            raise ValueError(f"{head}: expected a trained module without adapters inside, found {adapted[0]}")
+            raise ValueError(
+                f"{head}: expected a trained module without adapters inside, found {adapted[0]}"
+            )
 
 
 def _saved_name(name: str) -> str:

@@ -29,7 +29,15 @@ from geolora_ref.nn.layers.adapt import (
     refuse_unseen_dropout,
     say_what_stays,
 )
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, alpha_of, check_fused, is_transposed_linear
+from geolora_ref.nn.layers.adapted import (
+    AdaptedLayer,
+    Alpha,
+    Convolution,
+    Fused,
+    alpha_of,
+    check_fused,
+    is_transposed_linear,
+)
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers.lora_words import IN_CONFIG, refuse_words_of_lora
 from geolora_ref.nn.optim.geolora import GeoLoRA
@@ -131,15 +139,21 @@ class GeoLoraConfig(PeftConfig):
         if self.max_rank is not None:
             checks.integer("max_rank", self.max_rank, 1)
         if self.max_rank is not None and self.rank > self.max_rank:
-            raise ValueError(f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
+            raise ValueError(
+                f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}"
+            )
         self.alpha = alpha_of(self.alpha)
         checks.below_one("dropout", self.dropout)
         check_fused(self.fused)
         if self.dtype is not None:
             checks.one_of("dtype", self.dtype, get_args(FactorDtype))
         if isinstance(self.modules_to_save, str):
-            raise ValueError(f"modules_to_save: expected a sequence of names, found the string {self.modules_to_save!r}")
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:  # PEFT would take all layers
+            raise ValueError(
+                f"modules_to_save: expected a sequence of names, found the string {self.modules_to_save!r}"
+            )
+        if (
+            isinstance(self.target_modules, str) and self.layers_to_transform is not None
+        ):  # PEFT would take all layers
             raise ValueError(
                 f"layers_to_transform: expected target_modules as a list of names with it, found {self.target_modules!r}"
             )
@@ -150,7 +164,10 @@ class GeoLoraConfig(PeftConfig):
         """Like PEFT's method; a model card that PEFT has written there says how the adapter is loaded."""
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
-        for card in (folder / "README.md", folder.parent / "README.md"):  # PEFT writes one card for all adapters
+        for card in (
+            folder / "README.md",
+            folder.parent / "README.md",
+        ):  # PEFT writes one card for all adapters
             if card.is_file() and "library_name: peft" in (text := card.read_text("utf-8")):
                 write_atomically(card, _with_a_start(text))
                 return
@@ -177,13 +194,22 @@ class NamedLayer(AdaptedLayer):
     unmerged first.
     """
 
-    def __init__(self, name: str, merged_adapters: list[str], base: nn.Module, adapter: LowRankAdapter, **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        merged_adapters: list[str],
+        base: nn.Module,
+        adapter: LowRankAdapter,
+        **options: Any,
+    ) -> None:
         super().__init__(base, adapter, **options)
         self.name, self.merged_adapters = name, merged_adapters
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("base", "adapter"):
-            object.__setattr__(self, name, value)  # not registered as submodules: their parameters would appear twice
+            object.__setattr__(
+                self, name, value
+            )  # not registered as submodules: their parameters would appear twice
         else:
             super().__setattr__(name, value)
 
@@ -202,7 +228,9 @@ class NamedLayer(AdaptedLayer):
         merged since.
         """
         if self.merged and self.merged_adapters[-1] != self.name:
-            raise RuntimeError(f"unmerge: expected {self.merged_adapters[-1]!r}, merged last, to go first, found {self.name!r}")
+            raise RuntimeError(
+                f"unmerge: expected {self.merged_adapters[-1]!r}, merged last, to go first, found {self.name!r}"
+            )
         super().unmerge()
         self.merged_adapters.remove(self.name)
 
@@ -234,13 +262,17 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         (``low_cpu_mem_usage``).
         """
         dtype = None if config.dtype is None else getattr(torch, config.dtype)
-        adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
+        adapter = adapter_for(
+            self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None
+        )
         if not (config.init_weights or adapter.S.is_meta):
             U, S, V = adapter.factors()
             adapter.assign(LowRank(U, torch.randn_like(S) / len(S) ** 0.5, V))
         options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused")}
         (m, n), base = adapter.shape, self.base_layer
-        channels = (base.in_channels, base.out_channels) if isinstance(base, Convolution) else (n, m)
+        channels = (
+            (base.in_channels, base.out_channels) if isinstance(base, Convolution) else (n, m)
+        )
         self.in_features, self.out_features = channels  # attributes of PEFT's layers
         named = NamedLayer(adapter_name, self.merged_adapters, self.base_layer, adapter, **options)
         self.geolora_layers[adapter_name] = named
@@ -252,7 +284,9 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         if len(names) > 1:
-            raise ValueError(f"expected one active adapter, found {', '.join(names)}; adapters can be merged one after the other")
+            raise ValueError(
+                f"expected one active adapter, found {', '.join(names)}; adapters can be merged one after the other"
+            )
         super().set_adapter(names, inference_mode=inference_mode)
         self.geolora_active = self.geolora_layers.get(names[0]) if names else None
         if self.geolora_active is not None:
@@ -265,8 +299,13 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         active = None if self.merged or self.disable_adapters else self.geolora_active
-        if active is not None and getattr(self, "_is_replica", False):  # nn.DataParallel copied submodules alone
-            active.base, active.adapter = self.base_layer, cast(LowRankAdapter, self.geolora_adapter[active.name])
+        if active is not None and getattr(
+            self, "_is_replica", False
+        ):  # nn.DataParallel copied submodules alone
+            active.base, active.adapter = (
+                self.base_layer,
+                cast(LowRankAdapter, self.geolora_adapter[active.name]),
+            )
         return active
 
     @property
@@ -313,26 +352,36 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
             layer.check_mergeable()
             if safe_merge and not bool(torch.isfinite(layer.adapter.full()).all()):
                 broken = f"NaNs detected in the merged weights. The adapter {name} seems to be broken"  # as PEFT says it
-                raise ValueError(f"{broken}: expected finite factors, found others; it is not merged")
+                raise ValueError(
+                    f"{broken}: expected finite factors, found others; it is not merged"
+                )
 
     def unmerge(self) -> None:
         """Put the base weight back, bit for bit."""
         for name in reversed(list(self.merged_adapters)):
             self.geolora_layers[name].unmerge()
 
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
         """Move to the device, but keep the dtype: bases do not stay orthonormal in half precision."""
-        self.geolora_adapter[adapter_name].to(cast(Tensor, self.base_layer.weight).device if device is None else device)
+        self.geolora_adapter[adapter_name].to(
+            cast(Tensor, self.base_layer.weight).device if device is None else device
+        )
 
 
-def _state_of_the_unmerged(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+def _state_of_the_unmerged(
+    layer: GeoLoraLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]
+) -> None:
     """Put the original weight into a state, which would otherwise count W twice; the adapter merged
     first has kept it.
     """
     if layer.merged and f"{prefix}base_layer.weight" in state:
         first = layer.geolora_layers[layer.merged_adapters[0]]
         if first._unmerged_weight is not None:
-            state[f"{prefix}base_layer.weight"] = first._unmerged_weight.to(first.base_weight)  # where the module was moved to
+            state[f"{prefix}base_layer.weight"] = first._unmerged_weight.to(
+                first.base_weight
+            )  # where the module was moved to
 
 
 def _unmerged_for_a_state(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -340,7 +389,9 @@ def _unmerged_for_a_state(layer: GeoLoraLayer, state: dict[str, Any], prefix: st
     loaded while some are merged.
     """
     parts = ("base_layer.", *(f"geolora_adapter.{name}." for name in layer.merged_adapters))
-    if layer.merged and any(key.startswith(tuple(prefix + part for part in parts)) for key in state):
+    if layer.merged and any(
+        key.startswith(tuple(prefix + part for part in parts)) for key in state
+    ):
         layer.unmerge()
 
 
@@ -378,20 +429,32 @@ class GeoLoraModel(BaseTuner):
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
         """Replace a module without PEFT's copying of weights: the new layer reads the weight of its
         base.
         """
         setattr(parent, child_name, new_module)
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
         """Like PEFT's method, but on an error the layers changed so far are restored."""
-        had_it = {layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and adapter_name in layer.geolora_layers}
+        had_it = {
+            layer
+            for layer in model.modules()
+            if isinstance(layer, GeoLoraLayer) and adapter_name in layer.geolora_layers
+        }
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except BaseException:
             for name, layer in list(model.named_modules()):
-                if isinstance(layer, GeoLoraLayer) and layer not in had_it and adapter_name in layer.geolora_layers:
+                if (
+                    isinstance(layer, GeoLoraLayer)
+                    and layer not in had_it
+                    and adapter_name in layer.geolora_layers
+                ):
                     layer.delete_adapter(adapter_name)
                     if not layer.geolora_layers:
                         model.set_submodule(name, layer.base_layer)
@@ -403,10 +466,14 @@ class GeoLoraModel(BaseTuner):
         """
         found = [name for name, layer in adapters(model).items() if type(layer) is AdaptedLayer]
         if found:
-            raise ValueError(f"model: expected one without adapters of geolora_ref.nn.adapt, found {found[0]!r}")
+            raise ValueError(
+                f"model: expected one without adapters of geolora_ref.nn.adapt, found {found[0]!r}"
+            )
         super()._prepare_model(peft_config, model)
 
-    def _prepare_adapter_config(self, peft_config: GeoLoraConfig, model_config: dict[str, Any]) -> GeoLoraConfig:
+    def _prepare_adapter_config(
+        self, peft_config: GeoLoraConfig, model_config: dict[str, Any]
+    ) -> GeoLoraConfig:
         """Like PEFT's method, with a warning about stacked parameters that "all-linear" leaves alone."""
         if peft_config.target_modules == "all-linear":
             say_what_stays(self.model)
@@ -417,7 +484,9 @@ class GeoLoraModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Refuse a different adapter for each row of a batch: PEFT would silently ignore the choice."""
         if kwargs.get("adapter_names") is not None:
-            raise ValueError("adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row")
+            raise ValueError(
+                "adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row"
+            )
         yield
 
     def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
@@ -426,7 +495,9 @@ class GeoLoraModel(BaseTuner):
             "add_weighted_adapter: expected adapters that are merged one after the other (merge_adapter), found a sum"
         )
 
-    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
         """Like PEFT's method, for all layers or none: the errors of :meth:`GeoLoraLayer.merge` come
         before the first merge.
         """
@@ -434,7 +505,10 @@ class GeoLoraModel(BaseTuner):
         super().merge_adapter(adapter_names, safe_merge)
 
     def merge_and_unload(
-        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
     ) -> nn.Module:
         """Merge like :meth:`merge_adapter`, and return the model without the adapters."""
         self._refuse_unmergeable(adapter_names, safe_merge)
@@ -455,7 +529,9 @@ class GeoLoraModel(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
 
-def create_geolora_optimizer(model: nn.Module, lr: float = DEFAULT_LEARNING_RATE, **options: Any) -> GeoLoRA:
+def create_geolora_optimizer(
+    model: nn.Module, lr: float = DEFAULT_LEARNING_RATE, **options: Any
+) -> GeoLoRA:
     """The optimizer of a PEFT model's active adapter and heads, named like PEFT's own optimizer factories.
 
     Equivalent to :class:`geolora_ref.nn.GeoLoRA`, with the same ``options`` and errors.
@@ -464,7 +540,11 @@ def create_geolora_optimizer(model: nn.Module, lr: float = DEFAULT_LEARNING_RATE
 
 
 def _layer_kind(base_layer: nn.Module) -> type[GeoLoraLayer]:
-    return GeoLoraLinear if isinstance(base_layer, nn.Linear) or is_transposed_linear(base_layer) else GeoLoraLayer
+    return (
+        GeoLoraLinear
+        if isinstance(base_layer, nn.Linear) or is_transposed_linear(base_layer)
+        else GeoLoraLayer
+    )
 
 
 register_peft_method(name="geolora", config_cls=GeoLoraConfig, model_cls=GeoLoraModel)

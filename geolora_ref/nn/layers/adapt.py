@@ -13,7 +13,15 @@ import torch
 from torch import nn
 
 from geolora_ref import checks
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Alpha, Convolution, Fused, check_fused, is_transposed_linear, layout_of
+from geolora_ref.nn.layers.adapted import (
+    AdaptedLayer,
+    Alpha,
+    Convolution,
+    Fused,
+    check_fused,
+    is_transposed_linear,
+    layout_of,
+)
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers.lora_words import IN_ADAPT, refuse_words_of_lora
 
@@ -89,14 +97,22 @@ def adapt(
         checks.integer("max_rank", max_rank, 1)
     check_fused(fused)
     if adapters(model):
-        raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
+        raise ValueError(
+            f"model: expected one without adapters, found {next(iter(adapters(model)))!r}"
+        )
     _refuse_layers_of_peft(model)
     heads = _chosen(model, train, "train")
     chosen = _targets(model, target_modules, heads)
-    left_out = {module for whole in _chosen(model, exclude, "exclude").values() for module in whole.modules()}
+    left_out = {
+        module
+        for whole in _chosen(model, exclude, "exclude").values()
+        for module in whole.modules()
+    }
     chosen = {name: layer for name, layer in chosen.items() if layer not in left_out}
     if not chosen:
-        raise ValueError(f"exclude: expected some of the target modules to be left, found all of them excluded; {_names(model)}")
+        raise ValueError(
+            f"exclude: expected some of the target modules to be left, found all of them excluded; {_names(model)}"
+        )
     layers = {}
     for name, layer in chosen.items():
         with checks.naming(name):
@@ -138,35 +154,54 @@ def adapter_for(
     smaller = min(shape)
     most = min(4 * rank if max_rank is None else max_rank, smaller)
     return LowRankAdapter(
-        shape, min(rank, smaller), most, gradients=gradients, dtype=dtype, device=weight.device, generator=generator
+        shape,
+        min(rank, smaller),
+        most,
+        gradients=gradients,
+        dtype=dtype,
+        device=weight.device,
+        generator=generator,
     )
 
 
-def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[str, nn.Module]) -> dict[str, nn.Module]:
+def _targets(
+    model: nn.Module, target_modules: str | Sequence[str], heads: dict[str, nn.Module]
+) -> dict[str, nn.Module]:
     trained = {module: head for head, whole in heads.items() for module in whole.modules()}
     if target_modules == "all-linear":
         found = {
             plain_name(name): module
             for name, module in unwrapped(model).named_modules()
-            if (isinstance(module, nn.Linear) or is_transposed_linear(module)) and module not in trained
+            if (isinstance(module, nn.Linear) or is_transposed_linear(module))
+            and module not in trained
         }
         if not found:
             where = f" outside of train={list(heads)}" if heads else ""
-            raise ValueError(f"target_modules: expected a model with linear layers{where} for 'all-linear', found none")
+            raise ValueError(
+                f"target_modules: expected a model with linear layers{where} for 'all-linear', found none"
+            )
         say_what_stays(model)
     elif isinstance(target_modules, str):
         found = _matching(model, target_modules)
         if not found:
-            raise ValueError(f"target_modules: no module name matches {target_modules!r}; {_names(model)}")
+            raise ValueError(
+                f"target_modules: no module name matches {target_modules!r}; {_names(model)}"
+            )
     else:
         found = _chosen(model, target_modules, "target_modules")
         if not found:
-            raise ValueError(f"target_modules: expected at least one name, found none; {_names(model)}")
+            raise ValueError(
+                f"target_modules: expected at least one name, found none; {_names(model)}"
+            )
     for name, module in found.items():
         if module in trained:
-            raise ValueError(f"target_modules: {name} lies in {trained[module]}, which is trained as a whole")
+            raise ValueError(
+                f"target_modules: {name} lies in {trained[module]}, which is trained as a whole"
+            )
     if "" in found:
-        raise ValueError("target_modules: expected modules inside of the model, found the model itself; put it into a container")
+        raise ValueError(
+            "target_modules: expected modules inside of the model, found the model itself; put it into a container"
+        )
     return found
 
 
@@ -183,7 +218,11 @@ def say_what_stays(model: nn.Module) -> None:
     stacks = [name for name, parameter in parameters if parameter.ndim == 3 and len(parameter) > 1]
     if stacks:
         names = checks.first_few(stacks)
-        LOG.warning("all-linear: %d parameters of several matrices each stay as they are: %s", len(stacks), names)
+        LOG.warning(
+            "all-linear: %d parameters of several matrices each stay as they are: %s",
+            len(stacks),
+            names,
+        )
 
 
 def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
@@ -191,10 +230,24 @@ def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
     try:
         wanted = re.compile(pattern)
     except re.error as problem:
-        raise ValueError(f"target_modules: expected a regular expression, found {pattern!r}: {problem}") from problem
-    named = [pair for whole in (model, unwrapped(model)) for pair in whole.named_modules(remove_duplicate=False)]
-    matched = {module for name, module in named if wanted.fullmatch(name) or wanted.fullmatch(plain_name(name))}
-    return {plain_name(name): module for name, module in unwrapped(model).named_modules() if module in matched}
+        raise ValueError(
+            f"target_modules: expected a regular expression, found {pattern!r}: {problem}"
+        ) from problem
+    named = [
+        pair
+        for whole in (model, unwrapped(model))
+        for pair in whole.named_modules(remove_duplicate=False)
+    ]
+    matched = {
+        module
+        for name, module in named
+        if wanted.fullmatch(name) or wanted.fullmatch(plain_name(name))
+    }
+    return {
+        plain_name(name): module
+        for name, module in unwrapped(model).named_modules()
+        if module in matched
+    }
 
 
 def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, nn.Module]:
@@ -222,7 +275,9 @@ def _names(model: nn.Module) -> str:
         for name, module in model.named_modules()
         if isinstance(module, kinds) or is_transposed_linear(module)
     }
-    return "layers that can be adapted: " + (", ".join(f"{name} ({kind})" for name, kind in sorted(ends.items())) or "none")
+    return "layers that can be adapted: " + (
+        ", ".join(f"{name} ({kind})" for name, kind in sorted(ends.items())) or "none"
+    )
 
 
 def _refuse_layers_of_peft(model: nn.Module) -> None:
@@ -241,7 +296,9 @@ def refuse_shared(model: nn.Module, layer: nn.Module) -> None:
     """Raise ``ValueError`` if another module has the weight of this layer."""
     for other, module in model.named_modules():
         if module is not layer and any(p is layer.weight for p in module.parameters(recurse=False)):
-            raise ValueError(f"expected a weight of its own, found one that it shares with {other}; exclude the layer")
+            raise ValueError(
+                f"expected a weight of its own, found one that it shares with {other}; exclude the layer"
+            )
 
 
 def refuse_compiled(model: nn.Module, layer: nn.Module) -> None:
@@ -249,12 +306,17 @@ def refuse_compiled(model: nn.Module, layer: nn.Module) -> None:
     no adapter.
     """
     if any(module._modules.get(COMPILED) is layer for module in model.modules()):
-        raise ValueError("expected a layer that is not compiled by itself; compile it after it is adapted")
+        raise ValueError(
+            "expected a layer that is not compiled by itself; compile it after it is adapted"
+        )
 
 
 def refuse_unseen_dropout(model: nn.Module, layer: nn.Module, dropout: float) -> None:
     """Raise ``ValueError`` for dropout on the input of a projection that is never called."""
-    if dropout and any(isinstance(module, nn.MultiheadAttention) and module.out_proj is layer for module in model.modules()):
+    if dropout and any(
+        isinstance(module, nn.MultiheadAttention) and module.out_proj is layer
+        for module in model.modules()
+    ):
         raise ValueError(
             "dropout: expected 0 for the projection of nn.MultiheadAttention, whose weight is read without a call, "
             f"found {dropout}; exclude the layer"
@@ -273,7 +335,9 @@ def refuse_several_places(model: nn.Module, whole: nn.Module) -> None:
         if parent not in inside and child in inside
     ]
     if len(places) > 1:
-        raise ValueError(f"expected one place in the model (PEFT replaces no more), found {', '.join(places)}")
+        raise ValueError(
+            f"expected one place in the model (PEFT replaces no more), found {', '.join(places)}"
+        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -299,7 +363,11 @@ def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
     the model inside, and so are torch's wrappers of its parts (compiled, with activation checkpoints,
     sharded).
     """
-    return {plain_name(name): module for name, module in unwrapped(model).named_modules() if isinstance(module, AdaptedLayer)}
+    return {
+        plain_name(name): module
+        for name, module in unwrapped(model).named_modules()
+        if isinstance(module, AdaptedLayer)
+    }
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -315,7 +383,9 @@ def merge(model: nn.Module) -> None:
     found = adapters(model)
     merged = [name for name, layer in found.items() if layer.merged]
     if merged:
-        raise RuntimeError(f"merge: expected no layer to be merged, found that {', '.join(merged[:4])} is")
+        raise RuntimeError(
+            f"merge: expected no layer to be merged, found that {', '.join(merged[:4])} is"
+        )
     try:
         for name, layer in found.items():
             with checks.naming(name, RuntimeError):
@@ -335,7 +405,9 @@ def unmerge(model: nn.Module) -> None:
     found = adapters(model)
     bare = [name for name, layer in found.items() if not layer.merged]
     if bare:
-        raise RuntimeError(f"unmerge: expected all layers to be merged, found that {', '.join(bare[:4])} is not")
+        raise RuntimeError(
+            f"unmerge: expected all layers to be merged, found that {', '.join(bare[:4])} is not"
+        )
     for layer in reversed(found.values()):
         layer.unmerge()
 
@@ -358,7 +430,11 @@ def foreign_optimizer(model: nn.Module) -> Iterator[None]:
     Bases may then stay non-orthonormal until factors are loaded or assigned again;
     ``LowRankAdapter.factors``, and so the next step, refuses them.
     """
-    found = {module: module.watch.off for module in unwrapped(model).modules() if isinstance(module, LowRankAdapter)}
+    found = {
+        module: module.watch.off
+        for module in unwrapped(model).modules()
+        if isinstance(module, LowRankAdapter)
+    }
     for adapter in found:
         adapter.watch.off = True
     try:

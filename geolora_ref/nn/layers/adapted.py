@@ -21,7 +21,14 @@ from geolora_ref import checks
 from geolora_ref.fast import adapted_linear
 from geolora_ref.fast.precision import autocasts, own_precision
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
+from geolora_ref.nn.layers.functions import (
+    ConvolutionMap,
+    InputMap,
+    LinearMap,
+    LookupMap,
+    projected_update,
+    projected_weight,
+)
 from geolora_ref.nn.layers.owner import own
 
 __all__ = [
@@ -142,9 +149,15 @@ def layout_of(layer: nn.Module) -> Layout:
     if not isinstance(weight, Tensor):
         raise ValueError(f"expected a layer with a weight, found {type(layer).__name__}")
     if weight.is_meta:
-        raise ValueError("expected a weight with values, found one on the meta device; load the model first")
-    if _is_coded(weight) and not any(_full_name(kind) in CODED_WEIGHTS for kind in type(layer).__mro__):
-        raise ValueError(f"expected a weight of floating point, found {weight.dtype} ({type(weight).__name__}): quantised")
+        raise ValueError(
+            "expected a weight with values, found one on the meta device; load the model first"
+        )
+    if _is_coded(weight) and not any(
+        _full_name(kind) in CODED_WEIGHTS for kind in type(layer).__mro__
+    ):
+        raise ValueError(
+            f"expected a weight of floating point, found {weight.dtype} ({type(weight).__name__}): quantised"
+        )
     if isinstance(layer, nn.Linear):
         return Layout((layer.out_features, layer.in_features), LinearMap())
     if is_transposed_linear(layer):
@@ -159,19 +172,31 @@ def layout_of(layer: nn.Module) -> Layout:
 
 def _convolution_layout(layer: Convolution) -> Layout:
     if layer.groups != 1:
-        raise ValueError(f"expected a convolution with groups = 1, found groups = {layer.groups}: its weight is not one matrix")
-    kernels, stride, dilation = tuple(layer.weight.shape), tuple(layer.stride), tuple(layer.dilation)
+        raise ValueError(
+            f"expected a convolution with groups = 1, found groups = {layer.groups}: its weight is not one matrix"
+        )
+    kernels, stride, dilation = (
+        tuple(layer.weight.shape),
+        tuple(layer.stride),
+        tuple(layer.dilation),
+    )
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padding = tuple(layer._reversed_padding_repeated_twice)
     shape = kernels[0], math.prod(kernels[1:])
-    return _ConvolutionLayout(shape, ConvolutionMap(kernels[1:], stride, dilation), kernels, padding, mode)
+    return _ConvolutionLayout(
+        shape, ConvolutionMap(kernels[1:], stride, dilation), kernels, padding, mode
+    )
 
 
 def _embedding_layout(layer: nn.Embedding) -> Layout:
     if layer.max_norm is not None or layer.scale_grad_by_freq or layer.sparse:
-        raise ValueError("expected an embedding without max_norm, scale_grad_by_freq and sparse gradients")
+        raise ValueError(
+            "expected an embedding without max_norm, scale_grad_by_freq and sparse gradients"
+        )
     if type(layer) is not nn.Embedding:
-        raise ValueError(f"expected nn.Embedding itself, found {type(layer).__name__}, which may scale what it looks up")
+        raise ValueError(
+            f"expected nn.Embedding itself, found {type(layer).__name__}, which may scale what it looks up"
+        )
     lookup = LookupMap(layer.num_embeddings, layer.padding_idx)
     return _EmbeddingLayout((layer.embedding_dim, layer.num_embeddings), lookup)
 
@@ -205,17 +230,23 @@ class AdaptedLayer(nn.Module):
         super().__init__()
         self.layout = layout = layout_of(base)
         if adapter.shape != layout.shape:
-            raise ValueError(f"adapter: expected the shape {layout.shape} of the layer's weight, found {adapter.shape}")
+            raise ValueError(
+                f"adapter: expected the shape {layout.shape} of the layer's weight, found {adapter.shape}"
+            )
         checks.below_one("dropout", dropout)
         if dropout and isinstance(base, nn.Embedding):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
         check_fused(fused)
         if fused is True and not _is_like_the_factors(base, adapter):
             found = f"{type(base).__name__}, {base.weight.dtype} with factors in {adapter.S.dtype}"
-            raise ValueError(f"fused: expected nn.Linear with a weight of the factors' dtype and device, found {found}")
+            raise ValueError(
+                f"fused: expected nn.Linear with a weight of the factors' dtype and device, found {found}"
+            )
         scale = layout.rms if alpha_of(alpha) == "rms" else checks.number(alpha)
         if not abs(scale) <= torch.finfo(adapter.S.dtype).max:  # beyond it S = 0 would give NaN
-            raise ValueError(f"alpha: expected a finite number or 'rms', found {alpha!r} in {adapter.S.dtype}")
+            raise ValueError(
+                f"alpha: expected a finite number or 'rms', found {alpha!r} in {adapter.S.dtype}"
+            )
         self.base, self.adapter, self.alpha = base, adapter, scale
         own(self, [adapter])
         self.dropout = nn.Dropout(dropout)
@@ -235,7 +266,9 @@ class AdaptedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base" or (name.startswith("__") and name.endswith("__")):  # the base's __deepcopy__ would copy it alone
+            if name == "base" or (
+                name.startswith("__") and name.endswith("__")
+            ):  # the base's __deepcopy__ would copy it alone
                 raise
             return getattr(self.base, name)
 
@@ -265,7 +298,9 @@ class AdaptedLayer(nn.Module):
         if self.merged or not self.enabled:
             return self.base_weight
         if _is_coded(self.base_weight):
-            raise RuntimeError(f"weight: expected numbers to add the update to, found codes ({type(self.base_weight).__name__})")
+            raise RuntimeError(
+                f"weight: expected numbers to add the update to, found codes ({type(self.base_weight).__name__})"
+            )
         Ut, S, Vt = self.adapter.in_forward()
         with own_precision(S.device):
             W = self._dense(Ut, S, Vt)
@@ -273,7 +308,9 @@ class AdaptedLayer(nn.Module):
 
     def _dense(self, Ut: Tensor, S: Tensor, Vt: Tensor) -> Tensor:
         """W = U S Vᵀ, with the gradients of the adapter's route."""
-        return projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
+        return (
+            projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
+        )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, its name in the layers of torch
         """The base's output plus alpha times the update."""
@@ -291,7 +328,12 @@ class AdaptedLayer(nn.Module):
         base = self.base
         if not _is_like_the_factors(base, self.adapter) or "forward" in base.__dict__:
             return False
-        hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+        hooked = (
+            base._forward_hooks
+            or base._forward_pre_hooks
+            or base._backward_hooks
+            or base._backward_pre_hooks
+        )
         return not (hooked or self.base_weight.requires_grad)
 
     def _fused(self, x: Tensor) -> Tensor:
@@ -300,7 +342,9 @@ class AdaptedLayer(nn.Module):
         dropped = None if _does_nothing(self.dropout) else self.dropout(x)
         published = self.adapter.gradients == "published"
         factors = (Ut.mT, S, Vt.mT, self.alpha)
-        return adapted_linear(x, base.weight, base.bias, *factors, adapter_x=dropped, factor_gradients=published)
+        return adapted_linear(
+            x, base.weight, base.bias, *factors, adapter_x=dropped, factor_gradients=published
+        )
 
     def update(self, x: Tensor) -> Tensor:
         """X Wᵀ, arranged like the output of the base; in autocast's precision while autocast is on."""
@@ -336,16 +380,26 @@ class AdaptedLayer(nn.Module):
         V, and base.weight is a parameter that the base uses unchanged.
         """
         if not self.enabled:
-            raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
+            raise RuntimeError(
+                "merge: expected an adapter that is enabled, found one that is disabled"
+            )
         self.adapter.refuse_foreign_bases()
         if "weight" not in self.base._parameters:
-            raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
-        if not _is_plain(self.base_weight) or self.base_weight.ndim < 2:  # flat: a piece, as FSDP1 leaves it
+            raise RuntimeError(
+                "merge: expected a base whose weight is a parameter, found one that is computed from others"
+            )
+        if (
+            not _is_plain(self.base_weight) or self.base_weight.ndim < 2
+        ):  # flat: a piece, as FSDP1 leaves it
             found = f"{type(self.base_weight).__name__} {tuple(self.base_weight.shape)}"
-            raise RuntimeError(f"merge: expected a weight that is a tensor of its entries, found a {found}")
+            raise RuntimeError(
+                f"merge: expected a weight that is a tensor of its entries, found a {found}"
+            )
         if _has_own_forward(self.base):
             kind = type(self.base).__name__
-            raise RuntimeError(f"merge: expected a base that uses its weight as it is, found {kind} with a forward of its own")
+            raise RuntimeError(
+                f"merge: expected a base that uses its weight as it is, found {kind} with a forward of its own"
+            )
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -363,7 +417,9 @@ class AdaptedLayer(nn.Module):
         base.weight then contains alpha·W.
         """
         if self.merged:
-            raise RuntimeError("disabled: expected an adapter that is not merged, found one that is; unmerge it first")
+            raise RuntimeError(
+                "disabled: expected an adapter that is not merged, found one that is; unmerge it first"
+            )
         before, self.enabled = self.enabled, False
         try:
             yield
@@ -391,7 +447,9 @@ def _does_nothing(dropout: nn.Module) -> bool:
     """Return whether dropout returns its input.  Its own mode counts: Monte Carlo dropout switches
     it on in a model in eval mode.
     """
-    return isinstance(dropout, nn.Identity) or (isinstance(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0.0))
+    return isinstance(dropout, nn.Identity) or (
+        isinstance(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0.0)
+    )
 
 
 def _is_plain(weight: Tensor) -> bool:
@@ -416,16 +474,23 @@ def _has_own_forward(base: nn.Module) -> bool:
         return False
     for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
         if isinstance(base, kind):
-            return type(base).forward is not kind.forward or type(base)._conv_forward is not kind._conv_forward
+            return (
+                type(base).forward is not kind.forward
+                or type(base)._conv_forward is not kind._conv_forward
+            )
     return isinstance(base, nn.Linear) and type(base).forward is not nn.Linear.forward
 
 
-def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+def _state_of_the_unmerged(
+    layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]
+) -> None:
     """Put the unmerged weight into a state: a state with alpha·W in the weight and W next to it
     would count W twice.
     """
     if layer._unmerged_weight is not None and f"{prefix}base.weight" in state:
-        state[f"{prefix}base.weight"] = layer._unmerged_weight.to(layer.base_weight)  # where the module has been moved to
+        state[f"{prefix}base.weight"] = layer._unmerged_weight.to(
+            layer.base_weight
+        )  # where the module has been moved to
 
 
 def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -434,18 +499,24 @@ def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: st
         layer.unmerge()
 
 
-def _note_alpha(layer: AdaptedLayer, _state: dict[str, Any], _prefix: str, metadata: dict[str, Any]) -> None:
+def _note_alpha(
+    layer: AdaptedLayer, _state: dict[str, Any], _prefix: str, metadata: dict[str, Any]
+) -> None:
     """Store alpha with the factors, which mean nothing without it."""
     metadata["alpha"] = layer.alpha
 
 
-def _compare_alpha(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
+def _compare_alpha(
+    layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
+) -> None:
     """Raise ``RuntimeError``, as ``load_state_dict`` does, before a part of this layer is loaded
     from a state of another alpha.
     """
     found = metadata.get("alpha", layer.alpha)
     if found != layer.alpha and any(key.startswith(prefix) for key in state):
-        raise RuntimeError(f"{prefix}alpha: expected {layer.alpha:.6g}, found a state of a layer with {found:.6g}")
+        raise RuntimeError(
+            f"{prefix}alpha: expected {layer.alpha:.6g}, found a state of a layer with {found:.6g}"
+        )
 
 
 def _working_dtype(x: Tensor, S: Tensor) -> torch.dtype:

@@ -71,7 +71,9 @@ class LowRankAdapter(nn.Module):
                 f"rank: expected 1 <= rank <= max_rank <= min(m, n) = {min(m, n)}, found {rank}, max_rank {max_rank}"
             )
         if dtype not in STORAGE:
-            raise ValueError(f"dtype: expected torch.float32 or torch.float64, found {dtype}; {FOR_HALF}")
+            raise ValueError(
+                f"dtype: expected torch.float32 or torch.float64, found {dtype}; {FOR_HALF}"
+            )
         checks.one_of("gradients", gradients, get_args(GradientRoute))
         self.rank, self.gradients, self.watch, self.last_step = rank, gradients, Watch(), LastStep()
         self.Ut = nn.Parameter(torch.zeros(max_rank, m, dtype=dtype, device=device))
@@ -86,7 +88,10 @@ class LowRankAdapter(nn.Module):
         if generator is not None:
             checks.instance("generator", generator, torch.Generator, "a torch.Generator")
         where = "cpu" if generator is None else generator.device
-        bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator, device=where) for size in self.shape)
+        bases = (
+            torch.randn(size, rank, dtype=self.S.dtype, generator=generator, device=where)
+            for size in self.shape
+        )
         U, V = (torch.linalg.qr(basis).Q for basis in bases)
         self.assign_factors(U, self.S.new_zeros(rank, rank), V)
         self.written_orthonormal()
@@ -100,7 +105,9 @@ class LowRankAdapter(nn.Module):
 
     @U.setter
     def U(self, X: Tensor) -> None:
-        raise ValueError(f"U: expected the storage Ut in its place, found {tuple(X.shape)}; {NO_STATE}")
+        raise ValueError(
+            f"U: expected the storage Ut in its place, found {tuple(X.shape)}; {NO_STATE}"
+        )
 
     @property
     def V(self) -> Tensor:
@@ -109,14 +116,18 @@ class LowRankAdapter(nn.Module):
 
     @V.setter
     def V(self, X: Tensor) -> None:
-        raise ValueError(f"V: expected the storage Vt in its place, found {tuple(X.shape)}; {NO_STATE}")
+        raise ValueError(
+            f"V: expected the storage Vt in its place, found {tuple(X.shape)}; {NO_STATE}"
+        )
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Torch's method; ``ValueError`` for U and V: loading a state parameter by parameter would
         lose the rank.
         """
         if name in ("U", "V"):
-            raise ValueError(f"{name}: expected the storage {name}t in its place, found a parameter; {NO_STATE}")
+            raise ValueError(
+                f"{name}: expected the storage {name}t in its place, found a parameter; {NO_STATE}"
+            )
         super().register_parameter(name, param)
 
     @property
@@ -156,15 +167,21 @@ class LowRankAdapter(nn.Module):
         if not compiled and self.training and torch.is_grad_enabled():
             Ut, Vt = self.Ut, self.Vt
             copies = "_is_replica" in self.__dict__  # by nn.DataParallel
-            if Ut.requires_grad and (copies or type(Ut) is nn.Parameter):  # functional_call puts plain tensors there
+            if Ut.requires_grad and (
+                copies or type(Ut) is nn.Parameter
+            ):  # functional_call puts plain tensors there
                 self.watch.passing(Ut, Vt, self.rank, copies=copies)
         return self._first(None if compiled or self.rank == self.max_rank else self.rank)
 
     def _first(self, r: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Views of the first r rows; the parameters themselves for None."""
         if self.S.shape[0] != self.Ut.shape[0]:
-            raise ValueError(f"S: expected the storage, {len(self.Ut)} x {len(self.Ut)}, found {tuple(self.S.shape)}; {NO_STATE}")
-        return (self.Ut, self.S, self.Vt) if r is None else (self.Ut[:r], self.S[:r, :r], self.Vt[:r])
+            raise ValueError(
+                f"S: expected the storage, {len(self.Ut)} x {len(self.Ut)}, found {tuple(self.S.shape)}; {NO_STATE}"
+            )
+        return (
+            (self.Ut, self.S, self.Vt) if r is None else (self.Ut[:r], self.S[:r, :r], self.Vt[:r])
+        )
 
     def factors(self) -> LowRank:
         """(U, S, V) as the algorithm takes them: detached views (a step reads them, :meth:`assign` writes).
@@ -191,7 +208,9 @@ class LowRankAdapter(nn.Module):
         """Raise ``ValueError`` if this process holds only a part of the factors, as under FSDP."""
         X = self.Ut
         if _is_flat(X) or hasattr(X, "to_local"):  # a DTensor
-            raise ValueError(f"expected whole factors in every process, found {type(X).__name__} {tuple(X.shape)}; {NO_SHARDS}")
+            raise ValueError(
+                f"expected whole factors in every process, found {type(X).__name__} {tuple(X.shape)}; {NO_SHARDS}"
+            )
 
     def refuse_foreign_bases(self) -> None:
         """Raise ``RuntimeError`` with the cure if an optimizer of single tensors, or an average,
@@ -210,7 +229,9 @@ class LowRankAdapter(nn.Module):
         defect is allowed.
         """
         if has_values(self.Ut):
-            self.written_orthonormal(to=2.0 * max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)))
+            self.written_orthonormal(
+                to=2.0 * max(defect(X[: self.rank]) for X in (self.Ut, self.Vt))
+            )
 
     def full(self) -> Tensor:
         """The dense W = U S Vᵀ, detached."""
@@ -224,7 +245,9 @@ class LowRankAdapter(nn.Module):
         Raises ``ValueError`` if they do not fit into the storage; nothing is changed then.
         """
         self.assign_factors(*Y)
-        self.written_orthonormal(to=math.sqrt(torch.finfo(self.S.dtype).eps))  # the defect that LowRank accepts
+        self.written_orthonormal(
+            to=math.sqrt(torch.finfo(self.S.dtype).eps)
+        )  # the defect that LowRank accepts
 
     @torch.no_grad()
     def assign_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
@@ -235,8 +258,12 @@ class LowRankAdapter(nn.Module):
         expected = ((self.shape[0], r), (r, r), (self.shape[1], r))
         found = tuple(tuple(X.shape) for X in (U, S, V))
         if found != expected or not 1 <= r <= self.max_rank:
-            raise ValueError(f"expected factors of a {self.shape} matrix of rank 1 to {self.max_rank}, found shapes {found}")
-        new = [torch.zeros_like(storage) for storage in (self.Ut, self.S, self.Vt)]  # all of them before any is changed
+            raise ValueError(
+                f"expected factors of a {self.shape} matrix of rank 1 to {self.max_rank}, found shapes {found}"
+            )
+        new = [
+            torch.zeros_like(storage) for storage in (self.Ut, self.S, self.Vt)
+        ]  # all of them before any is changed
         for storage, X in zip(new, (U.mT, S, V.mT), strict=True):
             storage[: X.shape[0], : X.shape[1]] = X
         for storage, X in zip((self.Ut, self.S, self.Vt), new, strict=True):
@@ -289,21 +316,29 @@ class LowRankAdapter(nn.Module):
         and if only some factors have a gradient.
         """
         if self.gradients != "projected":
-            raise ValueError(f"gradients: the fast path expects 'projected', found {self.gradients!r}")
+            raise ValueError(
+                f"gradients: the fast path expects 'projected', found {self.gradients!r}"
+            )
         return self._own_gradients()
 
     def _own_gradients(self) -> Triple | None:
         """``.grad`` of U, V and S at the present rank, in the places of K, L and S."""
         if self.S.dtype not in STORAGE:
-            raise ValueError(f"factors: expected torch.float32 or torch.float64, found {self.S.dtype}; {FOR_HALF}")
+            raise ValueError(
+                f"factors: expected torch.float32 or torch.float64, found {self.S.dtype}; {FOR_HALF}"
+            )
         U, S, V = self.Ut.grad, self.S.grad, self.Vt.grad
         if U is None and S is None and V is None:
             return None
         if U is None or S is None or V is None:
             missing = ", ".join(name for name, X in (("U", U), ("S", S), ("V", V)) if X is None)
-            raise ValueError(f"gradients: expected those of U, S and V or none, found none of {missing}")
+            raise ValueError(
+                f"gradients: expected those of U, S and V or none, found none of {missing}"
+            )
         r = self.rank
-        return Triple(*(X.detach() for X in (U[:r].mT, V[:r].mT, S[:r, :r])))  # create_graph=True gives them a graph
+        return Triple(
+            *(X.detach() for X in (U[:r].mT, V[:r].mT, S[:r, :r]))
+        )  # create_graph=True gives them a graph
 
     def extra_repr(self) -> str:
         """The line of ``print(model)``."""
@@ -315,7 +350,10 @@ class LowRankAdapter(nn.Module):
         which is no misuse.
         """
         before, allowed = self.Ut.dtype, self.watch.allowed
-        fine = not has_values(self.Ut) or max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)) <= allowed
+        fine = (
+            not has_values(self.Ut)
+            or max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)) <= allowed
+        )
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         own(self, self.parameters())
         if fine and self.Ut.dtype != before and allowed < math.inf:
@@ -326,7 +364,9 @@ class LowRankAdapter(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         own(self, self.parameters())
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         with checks.naming(prefix.rstrip("."), RuntimeError):
             self.refuse_foreign_bases()
             Ut, S, Vt = (X.detach() for X in self.active())
@@ -343,17 +383,31 @@ class LowRankAdapter(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        for hook in self._load_state_dict_pre_hooks.values():  # torch calls them in the method that this one overrides
-            hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        for hook in (
+            self._load_state_dict_pre_hooks.values()
+        ):  # torch calls them in the method that this one overrides
+            hook(
+                state_dict,
+                prefix,
+                local_metadata,
+                strict,
+                missing_keys,
+                unexpected_keys,
+                error_msgs,
+            )
         found = {name: state_dict[prefix + name] for name in "USV" if prefix + name in state_dict}
         missing = [prefix + name for name in "USV" if name not in found]
         if strict:
             known = {prefix + name for name in "USV"}
-            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
+            unexpected_keys.extend(
+                key for key in state_dict if key.startswith(prefix) and key not in known
+            )
         if missing:
             missing_keys.extend(missing)
             if found:  # nothing is loaded then
-                error_msgs.append(f"{prefix.rstrip('.')}: expected U, S and V together, found {', '.join(found)} alone")
+                error_msgs.append(
+                    f"{prefix.rstrip('.')}: expected U, S and V together, found {', '.join(found)} alone"
+                )
             return
         try:
             _refuse_unfit(found, meta=self.S.is_meta)
@@ -364,7 +418,9 @@ class LowRankAdapter(nn.Module):
             self.to_empty(device=found["S"].device)
         try:
             if self.S.is_meta and not found["S"].is_meta:
-                raise ValueError("expected storage for the factors, found them on the meta device; load with assign=True")
+                raise ValueError(
+                    "expected storage for the factors, found them on the meta device; load with assign=True"
+                )
             self.assign_factors(**found)
             self._written_as_they_are()
         except ValueError as problem:
@@ -379,9 +435,13 @@ def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
         checks.instance(name, X, Tensor, "a tensor")
         assert isinstance(X, Tensor)
         if X.layout != torch.strided or X.ndim != 2 or not X.is_floating_point():
-            raise ValueError(f"{name}: expected a dense matrix of real numbers, found {X.dtype}, {X.layout}, {tuple(X.shape)}")
+            raise ValueError(
+                f"{name}: expected a dense matrix of real numbers, found {X.dtype}, {X.layout}, {tuple(X.shape)}"
+            )
         if X.is_meta and not meta:
-            raise ValueError(f"{name}: expected a matrix with entries, found one on the meta device")
+            raise ValueError(
+                f"{name}: expected a matrix with entries, found one on the meta device"
+            )
 
 
 def _is_flat(X: Tensor) -> bool:

@@ -26,7 +26,14 @@ from torch.nn import grad as convolution_gradients
 
 from geolora_ref.fast.layer.once import once
 
-__all__ = ["ConvolutionMap", "InputMap", "LinearMap", "LookupMap", "projected_update", "projected_weight"]
+__all__ = [
+    "ConvolutionMap",
+    "InputMap",
+    "LinearMap",
+    "LookupMap",
+    "projected_update",
+    "projected_weight",
+]
 
 
 @runtime_checkable
@@ -99,19 +106,28 @@ class ConvolutionMap:
     def down(self, x: Tensor, Vt: Tensor) -> Tensor:
         """The r kernels of V, (…, extent', r)."""
         convolve, _, _ = CONVOLUTIONS[len(self.stride)]
-        return convolve(x, Vt.reshape(-1, *self.kernel), None, self.stride, 0, self.dilation).movedim(-len(self.kernel), -1)
+        return convolve(
+            x, Vt.reshape(-1, *self.kernel), None, self.stride, 0, self.dilation
+        ).movedim(-len(self.kernel), -1)
 
     def input_gradient(self, c: Tensor, Vt: Tensor, x: Tensor) -> Tensor:
         """The transposed convolution of c."""
         _, adjoint, _ = CONVOLUTIONS[len(self.stride)]
-        kernels, upstream = Vt.reshape(-1, *self.kernel), self._batch(c.movedim(-1, -len(self.kernel)))
-        return adjoint(list(self._batch(x).shape), kernels, upstream, self.stride, 0, self.dilation).view(x.shape)
+        kernels, upstream = (
+            Vt.reshape(-1, *self.kernel),
+            self._batch(c.movedim(-1, -len(self.kernel))),
+        )
+        return adjoint(
+            list(self._batch(x).shape), kernels, upstream, self.stride, 0, self.dilation
+        ).view(x.shape)
 
     def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
         """The correlation of x with b."""
         _, _, correlate = CONVOLUTIONS[len(self.stride)]
         shape, upstream = (b.shape[-1], *self.kernel), self._batch(b.movedim(-1, -len(self.kernel)))
-        return correlate(self._batch(x), shape, upstream, self.stride, 0, self.dilation).reshape(shape[0], -1)
+        return correlate(self._batch(x), shape, upstream, self.stride, 0, self.dilation).reshape(
+            shape[0], -1
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,11 @@ class LookupMap:
 
     def kept(self, x: Tensor, like: Tensor) -> Tensor:
         """1 for each row number that counts, 0 for the padding row, with a last axis of length 1."""
-        counts = torch.ones_like(x, dtype=torch.bool) if self.padding_row is None else x != self.padding_row
+        counts = (
+            torch.ones_like(x, dtype=torch.bool)
+            if self.padding_row is None
+            else x != self.padding_row
+        )
         return counts.unsqueeze(-1).to(like.dtype)
 
     def down(self, x: Tensor, Vt: Tensor) -> Tensor:
@@ -148,7 +168,9 @@ class LookupMap:
 
 class _ProjectedUpdate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor, input_map: InputMap) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor, input_map: InputMap
+    ) -> Tensor:
         a = input_map.down(x, Vt)
         ctx.save_for_backward(x, Ut, S, Vt, a)
         ctx.input_map = input_map

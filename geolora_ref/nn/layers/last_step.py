@@ -33,7 +33,11 @@ class LastStep:
         """Return whether the step came from this gradient, r x r, and no backward pass has written
         it since.
         """
-        return gradient is not None and self._gradient() is gradient and self._version == gradient._version
+        return (
+            gradient is not None
+            and self._gradient() is gradient
+            and self._version == gradient._version
+        )
 
     def by_another(self, optimizer: object) -> bool:
         """Return whether another optimizer is known to have taken the step."""

@@ -32,7 +32,9 @@ IN_OPTIMIZER = {"learning_rate": "is called lr here"}
 """The counterparts in an optimizer."""
 
 
-def refuse_words_of_lora(who: str, options: Mapping[str, Any], counterparts: Mapping[str, str]) -> None:
+def refuse_words_of_lora(
+    who: str, options: Mapping[str, Any], counterparts: Mapping[str, str]
+) -> None:
     """Raise ``TypeError`` that names the counterparts of all foreign options in ``options``."""
     found = {name: value for name, value in options.items() if name in counterparts}
     if found:

@@ -32,19 +32,27 @@ def orient(model: nn.Module, closure: Callable[[], object], sweeps: int = 1) -> 
         raise ValueError("model: expected adapters, found none; see adapt(model)")
     for name, adapter in found.items():
         if bool(adapter.S.detach().any()):
-            raise ValueError(f"{name}: expected S = 0, where the bases may turn without changing W, found another S")
+            raise ValueError(
+                f"{name}: expected S = 0, where the bases may turn without changing W, found another S"
+            )
         if adapter.gradients != "projected":
-            raise ValueError(f"{name}: expected gradients='projected', found {adapter.gradients!r}, which vanish at S = 0")
+            raise ValueError(
+                f"{name}: expected gradients='projected', found {adapter.gradients!r}, which vanish at S = 0"
+            )
     for _ in range(checks.integer("sweeps", sweeps, 1)):
         for side in ("U", "V"):
             closure()
             for name, adapter in found.items():
                 gradients = adapter.bare_gradients()
                 if gradients is None:
-                    raise ValueError(f"closure: expected a backward pass through {name}, found no gradient")
+                    raise ValueError(
+                        f"closure: expected a backward pass through {name}, found no gradient"
+                    )
                 basis = torch.linalg.qr(gradients.K if side == "U" else gradients.L).Q
                 U, V = (basis, adapter.V) if side == "U" else (adapter.U, basis)
-                adapter.assign_factors(U, torch.zeros_like(adapter.S.detach()[: adapter.rank, : adapter.rank]), V)
+                adapter.assign_factors(
+                    U, torch.zeros_like(adapter.S.detach()[: adapter.rank, : adapter.rank]), V
+                )
                 adapter.written_orthonormal()
     for adapter in found.values():
         for parameter in adapter.parameters():

@@ -84,7 +84,9 @@ def defect(Xt: Tensor) -> float:
     leaves alone.
     """
     X = Xt.detach().double()
-    return float(torch.linalg.matrix_norm(X @ X.mT - torch.eye(len(X), dtype=X.dtype, device=X.device)))
+    return float(
+        torch.linalg.matrix_norm(X @ X.mT - torch.eye(len(X), dtype=X.dtype, device=X.device))
+    )
 
 
 def has_values(X: Tensor) -> bool:

@@ -23,7 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from geolora_ref import checks
-from geolora_ref.algorithm import Truncation, basis_augmentation, coefficient_update, optimizer_step, truncation
+from geolora_ref.algorithm import (
+    Truncation,
+    basis_augmentation,
+    coefficient_update,
+    optimizer_step,
+    truncation,
+)
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapter import LowRankAdapter
@@ -45,7 +51,11 @@ class _HeavyBall(HeavyBall):
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
         """Each matrix of the memory moves by itself."""
         A, B = old.U.mT @ new.U, old.V.mT @ new.V
-        return moments if moments.first is None else replace(moments, first=moved_apart(moments.first, A, B))
+        return (
+            moments
+            if moments.first is None
+            else replace(moments, first=moved_apart(moments.first, A, B))
+        )
 
 
 ENTRYWISE: Rules = {
@@ -83,7 +93,11 @@ class SimultaneousDescent(AdapterOptimizer):
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
         rule = {"update": update, "betas": betas, "eps": eps, "momentum": momentum}
-        super().__init__(model, {"lr": lr, **rule, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
+        super().__init__(
+            model,
+            {"lr": lr, **rule, "weight_decay": weight_decay, "head_lr": head_lr},
+            on_nonfinite,
+        )
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Accept a group without options of its own."""
@@ -124,11 +138,20 @@ class SimultaneousDescent(AdapterOptimizer):
         adapter, lr = self._adapters[name], rate(group)
         U, S, V = _bare_factors(adapter)
         if isinstance(gradients, ProjectedGradients):  # G_U = ∇_K Sᵀ, G_V = ∇_L S
-            gradients = FactorGradients(dU=gradients.dK @ S.mT, dS=gradients.dS, dV=gradients.dL @ S)
-        given = Triple(K=gradients.dU, L=gradients.dV, S=gradients.dS)  # the rules say K, L for the left and the right factor
-        direction, moments = update_rule(group, ENTRYWISE).direction(Bases(U, V), given, self.moments(name, adapter))
+            gradients = FactorGradients(
+                dU=gradients.dK @ S.mT, dS=gradients.dS, dV=gradients.dL @ S
+            )
+        given = Triple(
+            K=gradients.dU, L=gradients.dV, S=gradients.dS
+        )  # the rules say K, L for the left and the right factor
+        direction, moments = update_rule(group, ENTRYWISE).direction(
+            Bases(U, V), given, self.moments(name, adapter)
+        )
         decay = 1.0 - lr * group["weight_decay"]
-        new = tuple(optimizer_step(decay * X, D, lr) for X, D in ((U, direction.K), (S, direction.S), (V, direction.L)))
+        new = tuple(
+            optimizer_step(decay * X, D, lr)
+            for X, D in ((U, direction.K), (S, direction.S), (V, direction.L))
+        )
         checks.finite_results(f"step of {name}", U=new[0], S=new[1], V=new[2])
         return (new[0], new[1], new[2]), moments
 
@@ -173,7 +196,11 @@ class Dlrt(AdapterOptimizer):
         ranks = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
         self.evaluations = 0
         self.reports: dict[str, TruncationReport] = {}
-        super().__init__(model, {"lr": lr, **rule, **ranks, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
+        super().__init__(
+            model,
+            {"lr": lr, **rule, **ranks, "weight_decay": weight_decay, "head_lr": head_lr},
+            on_nonfinite,
+        )
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
@@ -181,7 +208,9 @@ class Dlrt(AdapterOptimizer):
         check_relative(group["tau"])
         for name, adapter in members.items():
             if adapter.gradients != "projected":
-                raise ValueError(f"{name}: expected gradients='projected', found {adapter.gradients!r}")
+                raise ValueError(
+                    f"{name}: expected gradients='projected', found {adapter.gradients!r}"
+                )
             if 2 * adapter.rank > adapter.max_rank:
                 most, wanted = adapter.max_rank, f"expected max_rank >= 2·rank = {2 * adapter.rank}"
                 capped = ", as min(m, n) allows no more" if most == min(adapter.shape) else ""
@@ -209,7 +238,10 @@ class Dlrt(AdapterOptimizer):
         with self.own_precision():
             starts = {name: self.factors(name) for name in for_K if rate(self._group(name)) != 0.0}
             starts = {name: LowRank(*(X.clone() for X in Y)) for name, Y in starts.items()}
-            augmented = {name: self._augmented(name, Y, replace(for_L[name], dK=for_K[name].dK)) for name, Y in starts.items()}
+            augmented = {
+                name: self._augmented(name, Y, replace(for_L[name], dK=for_K[name].dK))
+                for name, Y in starts.items()
+            }
         try:
             self._assign(augmented)
             _, for_S = self._evaluation(closure)
@@ -219,25 +251,39 @@ class Dlrt(AdapterOptimizer):
             return loss
         _refuse_others(for_K, for_S)
         with self.own_precision():
-            steps = {name: self._step_of_S(name, starts[name], augmented[name], for_S[name]) for name in starts}
+            steps = {
+                name: self._step_of_S(name, starts[name], augmented[name], for_S[name])
+                for name in starts
+            }
             heads = self.heads()
         with self.all_or_none(steps, heads):
             for name, (cut, moments) in steps.items():
                 self._adapters[name].assign(cut.Y)
                 self.remember(self._adapters[name], moments)
-                self.reports[name] = TruncationReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True)
+                self.reports[name] = TruncationReport(
+                    cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True
+                )
             self.finish(heads)
         return loss
 
-    def _evaluation(self, closure: Callable[[], float]) -> tuple[float | None, dict[str, ProjectedGradients] | None]:
+    def _evaluation(
+        self, closure: Callable[[], float]
+    ) -> tuple[float | None, dict[str, ProjectedGradients] | None]:
         """The loss, and the gradients of the adapters that have any; None if the step is to be skipped."""
         self.zero_grad(set_to_none=True)
         loss = self.evaluated(closure)
         self.evaluations += 1
         if self.refused():
             return loss, None
-        found = {name: named(name, adapter.collected_gradients) for name, adapter in self._adapters.items()}
-        return loss, {name: gradients for name, gradients in found.items() if isinstance(gradients, ProjectedGradients)}
+        found = {
+            name: named(name, adapter.collected_gradients)
+            for name, adapter in self._adapters.items()
+        }
+        return loss, {
+            name: gradients
+            for name, gradients in found.items()
+            if isinstance(gradients, ProjectedGradients)
+        }
 
     def _assign(self, states: Mapping[str, LowRank]) -> None:
         for name, Y in states.items():
@@ -250,7 +296,9 @@ class Dlrt(AdapterOptimizer):
         """The same W in the bases of [U | K_new] and [V | L_new]."""
         group, r = self._group(name), Y.rank
         known = self.moments(name, self._adapters[name])
-        direction, _ = update_rule(group, ENTRYWISE).direction(Bases(Y.U, Y.V), _triple(gradients), known)
+        direction, _ = update_rule(group, ENTRYWISE).direction(
+            Bases(Y.U, Y.V), _triple(gradients), known
+        )
         K_new, L_new, _ = coefficient_update(Y, ProjectedGradients(*direction), rate(group))
         checks.finite_results(f"K- and L-step of {name}", K_new=K_new, L_new=L_new)
         U_hat = torch.cat([Y.U, basis_augmentation(Y.U, K_new)], dim=1)
@@ -259,7 +307,9 @@ class Dlrt(AdapterOptimizer):
         S_hat[:r, :r] = Y.S
         return LowRank(U_hat, S_hat, V_hat)
 
-    def _step_of_S(self, name: str, Y: LowRank, Y_hat: LowRank, gradients: ProjectedGradients) -> tuple[Truncation, Moments]:
+    def _step_of_S(
+        self, name: str, Y: LowRank, Y_hat: LowRank, gradients: ProjectedGradients
+    ) -> tuple[Truncation, Moments]:
         """Steps 3 and 4 for one adapter, and its new memory in the new bases."""
         group, adapter = self._group(name), self._adapters[name]
         rule, most = update_rule(group, ENTRYWISE), adapter.max_rank // 2
@@ -269,7 +319,10 @@ class Dlrt(AdapterOptimizer):
         direction, moments = rule.direction(augmented, _triple(gradients), moved)
         S_hat = optimizer_step(S_0, direction.S + group["weight_decay"] * S_0, rate(group))
         checks.finite_results(f"S-step of {name}", S_hat=S_hat)
-        limits = {"min_rank": group["min_rank"], "max_rank": most if group["max_rank"] is None else min(most, group["max_rank"])}
+        limits = {
+            "min_rank": group["min_rank"],
+            "max_rank": most if group["max_rank"] is None else min(most, group["max_rank"]),
+        }
         cut = truncation(S_hat, U_hat, V_hat, tau=group["tau"], theta=group["theta"], **limits)
         arrived = rule.transport(augmented, moments, Bases(cut.Y.U, cut.Y.V))
         return replace(cut, Y=cut.Y.polished()), arrived

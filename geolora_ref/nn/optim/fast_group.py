@@ -52,7 +52,9 @@ class FastGroup:
             adapter.refuse_more_than_the_rank()
         factors = [tuple(X.detach().clone() for X in adapter.active()) for adapter in self.adapters]
         first, capacity = self.adapters[0].S, max(adapter.max_rank for adapter in self.adapters)
-        self.bank = LayerBank([a.shape for a in self.adapters], capacity, dtype=first.dtype, device=first.device)
+        self.bank = LayerBank(
+            [a.shape for a in self.adapters], capacity, dtype=first.dtype, device=first.device
+        )
         self.bank.load([(Ut.mT, S, Vt.mT) for Ut, S, Vt in factors])
         for layer, adapter in enumerate(self.adapters):
             c, (Ut, S, Vt) = adapter.max_rank, self.bank.storage(layer)
@@ -75,7 +77,10 @@ class FastGroup:
         """Return whether every parameter is still in the bank with the bank's rank, and no other
         code has written a basis.
         """
-        return self.bank.ranks == tuple(adapter.rank for adapter in self.adapters) and self._stamps == self._now()
+        return (
+            self.bank.ranks == tuple(adapter.rank for adapter in self.adapters)
+            and self._stamps == self._now()
+        )
 
 
 class AllAtOnce:
@@ -86,8 +91,15 @@ class AllAtOnce:
     truncation.
     """
 
-    def __init__(self, group: FastGroup, gradients: Sequence[Triple], moments: Sequence[Moments]) -> None:
-        self.group, self.bank, self.gradients, self.moments = group, group.bank, gradients, list(moments)
+    def __init__(
+        self, group: FastGroup, gradients: Sequence[Triple], moments: Sequence[Moments]
+    ) -> None:
+        self.group, self.bank, self.gradients, self.moments = (
+            group,
+            group.bank,
+            gradients,
+            list(moments),
+        )
         self.reports: list[TruncationReport] = []
 
     @property
@@ -104,7 +116,10 @@ class AllAtOnce:
 
     def prices(self, *, augments: bool) -> list[float]:
         """⟨M, D⟩₊/‖M‖ of each layer, or without ``augments`` of S alone; one synchronisation."""
-        memories = [G if one.first is None else one.first for G, one in zip(self.gradients, self.moments, strict=True)]
+        memories = [
+            G if one.first is None else one.first
+            for G, one in zip(self.gradients, self.moments, strict=True)
+        ]
         return prices(memories, self.found, augments=augments)
 
     def cores(self) -> list[Tensor]:
@@ -118,11 +133,15 @@ class AllAtOnce:
         cores = self.cores()
         new = [S - rate * delta for S, delta in zip(cores, delta_S, strict=True)]
         if not bool(torch.stack([torch.isfinite(S).all() for S in new]).all()):
-            raise NonFiniteUpdateError([layer for layer, S in enumerate(new) if not bool(torch.isfinite(S).all())])
+            raise NonFiniteUpdateError(
+                [layer for layer, S in enumerate(new) if not bool(torch.isfinite(S).all())]
+            )
         for S, S_new in zip(cores, new, strict=True):
             S.copy_(S_new)
 
-    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
+    def advance(
+        self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool
+    ) -> None:
         """Lines 3 to 6 in the bank; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`,
         nothing is changed.
         """
@@ -130,17 +149,30 @@ class AllAtOnce:
         before = [Bases(*both) for both in self.bank.bases()] if moves else None
         delta_K, delta_L, delta_S = (list(Xs) for Xs in zip(*directions, strict=True))
         bases = (delta_K, delta_L) if augments else (None, None)
-        report = self.bank.update_(bases[0], bases[1], delta_S, learning_rate=rate, **self._limits(cut))
+        report = self.bank.update_(
+            bases[0], bases[1], delta_S, learning_rate=rate, **self._limits(cut)
+        )
         for adapter, rank in zip(self.group.adapters, report.ranks, strict=True):
             adapter.rank = rank
-            for changed in (adapter.Ut, adapter.S, adapter.Vt):  # the bank writes its buffers unseen by autograd
+            for changed in (
+                adapter.Ut,
+                adapter.S,
+                adapter.Vt,
+            ):  # the bank writes its buffers unseen by autograd
                 torch.autograd.graph.increment_version(changed)
         self.group.seen()
         if before is not None:
             after = [Bases(U, V) for U, _, V in map(self.bank.factors, range(len(before)))]
             self.moments = transported(self.optimizer, before, self.moments, after)
         exact = [layer in report.exact for layer in range(len(report.ranks))]
-        rows = zip(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), exact, strict=True)
+        rows = zip(
+            report.ranks,
+            report.rank_rules,
+            report.theta.tolist(),
+            report.discarded.tolist(),
+            exact,
+            strict=True,
+        )
         self.reports = list(starmap(TruncationReport, rows))
 
     def _limits(self, cut: Cut) -> Mapping[str, Any]:
@@ -148,7 +180,13 @@ class AllAtOnce:
         common: dict[str, Any] = {"min_rank": cut.min_rank, "max_rank": cut.max_rank}
         budget, shapes = cut.budget, self.bank.shapes
         if budget is None:
-            return {"tau": cut.tau, "theta": cut.theta, "spare": cut.spare, "spectral": cut.spectral, **common}
+            return {
+                "tau": cut.tau,
+                "theta": cut.theta,
+                "spare": cut.spare,
+                "spectral": cut.spectral,
+                **common,
+            }
 
         def by_budget(spectra: Sequence[np.ndarray[Any, Any]]) -> Sequence[int]:
             return allocate_ranks(spectra, shapes, budget, unit=cut.unit, **common).ranks

@@ -15,7 +15,13 @@ from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.lora_words import IN_OPTIMIZER, refuse_words_of_lora
-from geolora_ref.nn.optim.adapter_optimizer import ONE_OPTIMIZER, AdapterOptimizer, check_ranks, named, uncompiled
+from geolora_ref.nn.optim.adapter_optimizer import (
+    ONE_OPTIMIZER,
+    AdapterOptimizer,
+    check_ranks,
+    named,
+    uncompiled,
+)
 from geolora_ref.nn.optim.fast_group import FastGroup
 from geolora_ref.nn.optim.groups import (
     THRESHOLDS,
@@ -31,7 +37,15 @@ from geolora_ref.nn.optim.heads import finite, flags
 from geolora_ref.nn.optim.layer_memory import tangent_at
 from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Bases, Moments
-from geolora_ref.training import DEFAULT_LEARNING_RATE, Layer, LayerStep, Settings, When, iterate, training_step
+from geolora_ref.training import (
+    DEFAULT_LEARNING_RATE,
+    Layer,
+    LayerStep,
+    Settings,
+    When,
+    iterate,
+    training_step,
+)
 
 __all__ = ["GeoLoRA", "Route"]
 
@@ -150,7 +164,11 @@ class GeoLoRA(AdapterOptimizer):
             if mixed and method == "fast":
                 raise ValueError(f"method: 'fast' expects adapters {ALIKE}, found {mixed}")
             if group["adapters"]:
-                taken = "reference, layer by layer" if method == "reference" or mixed else "fast, all layers at once"
+                taken = (
+                    "reference, layer by layer"
+                    if method == "reference" or mixed
+                    else "fast, all layers at once"
+                )
                 why = f" (not all {ALIKE}: {mixed})" if mixed and method == "auto" else ""
                 LOG.info("GeoLoRA: %d adapters, method: %s%s", len(group["adapters"]), taken, why)
 
@@ -162,7 +180,9 @@ class GeoLoRA(AdapterOptimizer):
             kinds.setdefault((adapter.S.dtype, adapter.S.device, adapter.gradients), name)
         if len(kinds) < 2 and all(route == "projected" for _, _, route in kinds):
             return ""
-        return "; ".join(f"{name}: {dtype}, {device}, {route}" for (dtype, device, route), name in kinds.items())
+        return "; ".join(
+            f"{name}: {dtype}, {device}, {route}" for (dtype, device, route), name in kinds.items()
+        )
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
@@ -203,10 +223,14 @@ class GeoLoRA(AdapterOptimizer):
             return loss
         with self.own_precision():
             heads = self.heads()
-            adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
+            adapted = [
+                group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0
+            ]
             with self.all_or_none([name for group in adapted for name in group["adapters"]], heads):
                 for group in adapted:
-                    quick = self.method == "fast" or (self.method == "auto" and not self._mixed(group["adapters"]))
+                    quick = self.method == "fast" or (
+                        self.method == "auto" and not self._mixed(group["adapters"])
+                    )
                     self._fast_step(group) if quick else self._reference_step(group)
                 self.finish(heads)
         for group in adapted:
@@ -222,10 +246,18 @@ class GeoLoRA(AdapterOptimizer):
             adapter = self._adapters[name]
             gradients = named(name, adapter.collected_gradients)
             if gradients is not None and name in moving:
-                layers[name] = Layer(self.factors(name), gradients, self.moments(name, adapter), adapter.max_rank, name)
+                layers[name] = Layer(
+                    self.factors(name),
+                    gradients,
+                    self.moments(name, adapter),
+                    adapter.max_rank,
+                    name,
+                )
         self._refuse_other_bases(group, {name: layer.moments for name, layer in layers.items()})
         if layers:
-            steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
+            steps = training_step(
+                list(layers.values()), self._settings_of(group, layers), group["iteration"]
+            )
             for name, step in zip(layers, steps, strict=True):
                 self._take(name, step)
 
@@ -236,11 +268,21 @@ class GeoLoRA(AdapterOptimizer):
         settings = _settings(group)
         if settings.budget is None or len(present) == len(group["adapters"]):
             return settings
-        costs = {name: cost(self._adapters[name].rank, self._adapters[name].shape, settings.unit) for name in group["adapters"]}
-        shares = {name: min(own, settings.budget * own // sum(costs.values())) for name, own in costs.items()}
+        costs = {
+            name: cost(self._adapters[name].rank, self._adapters[name].shape, settings.unit)
+            for name in group["adapters"]
+        }
+        shares = {
+            name: min(own, settings.budget * own // sum(costs.values()))
+            for name, own in costs.items()
+        }
         absent = [name for name in group["adapters"] if name not in present]
-        spent = sum(costs[name] if bool(self._adapters[name].S.any()) else shares[name] for name in absent)
-        least = sum(cost(settings.min_rank, self._adapters[name].shape, settings.unit) for name in present)
+        spent = sum(
+            costs[name] if bool(self._adapters[name].S.any()) else shares[name] for name in absent
+        )
+        least = sum(
+            cost(settings.min_rank, self._adapters[name].shape, settings.unit) for name in present
+        )
         return replace(settings, budget=max(settings.budget - spent, least))
 
     def _take(self, name: str, step: LayerStep) -> None:
@@ -250,7 +292,10 @@ class GeoLoRA(AdapterOptimizer):
         self.remember(adapter, step.moments)
         if step.cut is not None:
             cut = step.cut
-            self._report(name, TruncationReport(step.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True))
+            self._report(
+                name,
+                TruncationReport(step.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True),
+            )
 
     def _report(self, name: str, report: TruncationReport) -> None:
         """Keep and count the report of a truncation."""
@@ -262,7 +307,9 @@ class GeoLoRA(AdapterOptimizer):
         members = {name: self._adapters[name] for name in group["adapters"]}
         collected = {name: named(name, adapter.bare_gradients) for name, adapter in members.items()}
         moving = self._moving(group["adapters"])
-        gradients = {name: found for name, found in collected.items() if found is not None and name in moving}
+        gradients = {
+            name: found for name, found in collected.items() if found is not None and name in moving
+        }
         if not gradients:
             return
         settings, names = self._settings_of(group, gradients), tuple(gradients)
@@ -295,7 +342,9 @@ class GeoLoRA(AdapterOptimizer):
 
         def moves(name: str) -> bool:
             adapter = self._adapters[name]
-            return nonzero.get(name, False) or any(X.grad is not None and bool(X.grad.any()) for X in (adapter.Ut, adapter.Vt))
+            return nonzero.get(name, False) or any(
+                X.grad is not None and bool(X.grad.any()) for X in (adapter.Ut, adapter.Vt)
+            )
 
         return {name for name in names if moves(name)}
 
@@ -311,22 +360,43 @@ class GeoLoRA(AdapterOptimizer):
         for name, memory in moments.items() if not group["coefficient_steps"] else ():
             adapter, first, second = self._adapters[name], memory.first, memory.second
             apart = first is not None and second is not None and second.S.shape == first.S.shape
-            if first is not None and not apart and adapter.gradients == "projected" and not self.as_it_left(adapter):
+            if (
+                first is not None
+                and not apart
+                and adapter.gradients == "projected"
+                and not self.as_it_left(adapter)
+            ):
                 known[name] = first
         active = {name: [X.detach() for X in self._adapters[name].active()] for name in known}
-        fits = flags([tangent_at(Bases(active[name][0].mT, active[name][2].mT), M) for name, M in known.items()])
+        fits = flags(
+            [
+                tangent_at(Bases(active[name][0].mT, active[name][2].mT), M)
+                for name, M in known.items()
+            ]
+        )
         bad = [name for name, fit in zip(known, fits, strict=True) if not fit]
         if bad:
             stepped = any(self._adapters[name].last_step.by_another(self) for name in bad)
             cure = "load the states of model and optimizer together, or make a new optimizer"
-            why = ONE_OPTIMIZER if stepped else f"a loaded state or an assignment has changed them; {cure}"
-            raise RuntimeError(f"{', '.join(bad[:4])}: the optimizer remembers other bases ({len(bad)} adapters); {why}")
+            why = (
+                ONE_OPTIMIZER
+                if stepped
+                else f"a loaded state or an assignment has changed them; {cure}"
+            )
+            raise RuntimeError(
+                f"{', '.join(bad[:4])}: the optimizer remembers other bases ({len(bad)} adapters); {why}"
+            )
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter is in one bank at a time."""
         if names not in self._fast_groups:
-            others = {key: group for key, group in self._fast_groups.items() if not set(key) & set(names)}
-            self._fast_groups = {**others, names: FastGroup([self._adapters[name] for name in names])}
+            others = {
+                key: group for key, group in self._fast_groups.items() if not set(key) & set(names)
+            }
+            self._fast_groups = {
+                **others,
+                names: FastGroup([self._adapters[name] for name in names]),
+            }
         return self._fast_groups[names]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -340,7 +410,11 @@ def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
     """
     seconds = [X for memory in moments for X in memory.second or ()]
     if seconds and not finite(seconds):
-        bad = [name for name, memory in zip(names, moments, strict=True) if not finite(memory.second or ())]
+        bad = [
+            name
+            for name, memory in zip(names, moments, strict=True)
+            if not finite(memory.second or ())
+        ]
         raise FloatingPointError(
             f"optimizer: second moments overflowed the range of their dtype in {bad[:4]}; nothing was changed"
         )
@@ -348,7 +422,15 @@ def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
 
 def _settings(group: Mapping[str, Any]) -> Settings:
     """The options of a group as the training step wants them, checked."""
-    names = (*THRESHOLDS, "min_rank", "max_rank", "unit", "weight_decay", "coefficient_steps", "truncate")
+    names = (
+        *THRESHOLDS,
+        "min_rank",
+        "max_rank",
+        "unit",
+        "weight_decay",
+        "coefficient_steps",
+        "truncate",
+    )
     options = {name: group[name] for name in names}
     lr = rate(group)
     explores = lr > EXPLORING * max(group.get("peak", 0.0), lr)

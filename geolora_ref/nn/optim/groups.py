@@ -79,7 +79,10 @@ def rate(group: Mapping[str, Any]) -> float:
 def warn(message: str) -> None:
     """Warn at the nearest line of a caller outside of this package and of torch, which wraps every step."""
     frame, level = inspect.currentframe(), 1
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("geolora_ref", "torch"):
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in (
+        "geolora_ref",
+        "torch",
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 
@@ -94,7 +97,11 @@ def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
     steps = group["iteration"]
     if steps not in (1, LOOK_AT):
         return
-    if steps == 1 and "max_momentum" in group and group["update"] in ("spectral", "heavy-ball", "normalised"):
+    if (
+        steps == 1
+        and "max_momentum" in group
+        and group["update"] in ("spectral", "heavy-ball", "normalised")
+    ):
         warn(
             f"max_momentum = {group['max_momentum']:g}: the schedule cycles betas, unused by update={group['update']!r}, "
             "and leaves momentum as it is; pass cycle_momentum=False to the schedule"
@@ -104,8 +111,16 @@ def warn_of_habits(group: Mapping[str, Any], ranks: Sequence[int]) -> None:
     moves = f"a step moves the outputs of a layer by about {lr:g} times its inputs; usual are 2e-3 to 5e-2"
     if rule == "spectral" and ((steps == LOOK_AT and lr < 5e-4) or (steps == 1 and lr > 0.5)):
         warn(f"lr = {lr:g} with update='spectral': {moves}")
-    if group.get("tau") is not None and steps == LOOK_AT and group["min_rank"] == 1 and len(ranks) > 1 and max(ranks) == 1:
-        warn(f"tau = {group['tau']:g}: after {steps} steps every adapter has rank 1; at most 1/tau² directions can remain")
+    if (
+        group.get("tau") is not None
+        and steps == LOOK_AT
+        and group["min_rank"] == 1
+        and len(ranks) > 1
+        and max(ranks) == 1
+    ):
+        warn(
+            f"tau = {group['tau']:g}: after {steps} steps every adapter has rank 1; at most 1/tau² directions can remain"
+        )
 
 
 def _scheduled(group: Mapping[str, Any]) -> float:
@@ -145,19 +160,25 @@ def check_edge(edge: float | None, noise: float, update: str) -> None:
     if edge is not None and update not in ("spectral", "normalised"):
         raise ValueError(f"edge: expected update='spectral' or 'normalised', found {update!r}")
     if noise and update != "spectral":
-        raise ValueError(f"noise: expected update='spectral', whose weights it lowers, found {update!r}")
+        raise ValueError(
+            f"noise: expected update='spectral', whose weights it lowers, found {update!r}"
+        )
 
 
 def check_tangent(share: float | None, update: str) -> None:
     """Raise ``ValueError`` for a share with Adam as published, whose directions are no tangent vectors."""
     if share is not None and update == PUBLISHED:
-        raise ValueError(f"share: expected tau or theta with update={PUBLISHED!r}, whose decrease has no bound, found {share}")
+        raise ValueError(
+            f"share: expected tau or theta with update={PUBLISHED!r}, whose decrease has no bound, found {share}"
+        )
 
 
 def check_relative(tau: float | None) -> None:
     """Raise ``ValueError`` for τ ≥ 1, with which every rank would be min_rank."""
     if tau is not None and tau >= 1.0:
-        raise ValueError(f"tau: expected a share of ‖Ŝ‖ below 1, found {tau:g}; every rank would be min_rank")
+        raise ValueError(
+            f"tau: expected a share of ‖Ŝ‖ below 1, found {tau:g}; every rank would be min_rank"
+        )
 
 
 def check_common(options: Mapping[str, Any], rules: Rules) -> None:

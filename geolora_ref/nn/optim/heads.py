@@ -25,7 +25,10 @@ def finite(tensors: Sequence[Tensor]) -> bool:
     norm, which cannot overflow.
     """
     entries = [X for X in tensors if X.numel()]  # an empty tensor has no maximum
-    return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
+    return any(
+        bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order)))
+        for order in (2.0, math.inf)
+    )
 
 
 def flags(found: Sequence[Tensor]) -> list[bool]:
@@ -54,7 +57,9 @@ class HeadStep(NamedTuple):
 
 
 def head_steps(
-    groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
+    groups: Sequence[Mapping[str, Any]],
+    state: Mapping[Tensor, dict[str, Any]],
+    names: Mapping[Tensor, str],
 ) -> list[HeadStep]:
     """The steps of AdamW for the parameters of these groups that have gradients; ``state`` holds
     AdamW's tensors, ``names`` the names for errors.
@@ -67,17 +72,26 @@ def head_steps(
         bad = [step for step in steps if not finite(step.fragile)]
         named = "; ".join(f"{step.name}, {step.value.dtype}" for step in bad[:4])
         halves = any(step.value.dtype in (torch.float16, torch.bfloat16) for step in bad)
-        cure = " (half precision needs a larger eps; better, train these parameters in float32)" if halves else ""
+        cure = (
+            " (half precision needs a larger eps; better, train these parameters in float32)"
+            if halves
+            else ""
+        )
         raise FloatingPointError(
             f"optimizer: the step of AdamW is not finite for {named} ({len(bad)} in all){cure}; nothing was changed"
         )
     return steps
 
 
-def _adamw(group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]) -> list[HeadStep]:
+def _adamw(
+    group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
+) -> list[HeadStep]:
     """AdamW on copies of a group's parameters that have gradients, and on copies of their memory."""
     trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-    steps = [_before_adamw(names[parameter], parameter, state.get(parameter, {})) for parameter in trained]
+    steps = [
+        _before_adamw(names[parameter], parameter, state.get(parameter, {}))
+        for parameter in trained
+    ]
     try:
         adamw(
             [step.value for step in steps],
@@ -120,4 +134,6 @@ def _before_adamw(name: str, parameter: Tensor, known: Mapping[str, Tensor]) -> 
             f"parameter has {parameter.dtype} on {parameter.device}; optimizer.load_state_dict(optimizer.state_dict()) "
             "converts what it remembers"
         )
-    return HeadStep(name, parameter, parameter.detach().clone(), {key: X.clone() for key, X in known.items()})
+    return HeadStep(
+        name, parameter, parameter.detach().clone(), {key: X.clone() for key, X in known.items()}
+    )

@@ -31,7 +31,9 @@ def directions(
         D, memory = rule.direction(where, given, _whole(layers, moments))
         apart = (Triple(*Xs) for Xs in zip(*(X.unbind() for X in D), strict=True))
         found |= zip(layers, zip(apart, _apart(memory, len(layers)), strict=True), strict=True)
-    return [found[i][0] for i in range(len(gradients))], [found[i][1] for i in range(len(gradients))]
+    return [found[i][0] for i in range(len(gradients))], [
+        found[i][1] for i in range(len(gradients))
+    ]
 
 
 def prices(memories: Sequence[Triple], found: Sequence[Triple], *, augments: bool) -> list[float]:
@@ -46,10 +48,14 @@ def prices(memories: Sequence[Triple], found: Sequence[Triple], *, augments: boo
     return [float(one) for one in torch.stack([known[i] for i in range(len(memories))]).tolist()]
 
 
-def transported(rule: Optimizer, old: Sequence[Bases], moments: Sequence[Moments], new: Sequence[Bases]) -> list[Moments]:
+def transported(
+    rule: Optimizer, old: Sequence[Bases], moments: Sequence[Moments], new: Sequence[Bases]
+) -> list[Moments]:
     """``rule.transport`` of every layer."""
     found: dict[int, Moments] = {}
-    keys = [(_shapes(a), _shapes(b), _kind(one)) for a, one, b in zip(old, moments, new, strict=True)]
+    keys = [
+        (_shapes(a), _shapes(b), _kind(one)) for a, one, b in zip(old, moments, new, strict=True)
+    ]
     for layers in _alike(keys):
         before, after = (Bases(*_of(layers, bases)) for bases in (old, new))
         moved = rule.transport(before, _whole(layers, moments), after)
@@ -64,7 +70,9 @@ def tangent_at(bases: Bases, M: Triple) -> Tensor:
     Of a memory that belongs to the bases both sides differ by the rounding of gradients and bases,
     which is 1e-2 of their size for bfloat16; of one that belongs to others by about their size.
     """
-    defect = torch.stack([(bases.U.mT @ M.K - M.S).abs().max(), (bases.V.mT @ M.L - M.S.mT).abs().max()])
+    defect = torch.stack(
+        [(bases.U.mT @ M.K - M.S).abs().max(), (bases.V.mT @ M.L - M.S.mT).abs().max()]
+    )
     size = torch.stack([M.K.abs().max(), M.L.abs().max()])
     rounding = torch.finfo(size.dtype).tiny  # below the normal numbers it is absolute
     outside: Tensor = defect > 0.05 * size + rounding  # not where there is NaN: others tell
@@ -74,7 +82,11 @@ def tangent_at(bases: Bases, M: Triple) -> Tensor:
 def _whole(layers: Sequence[int], moments: Sequence[Moments]) -> Moments:
     """The memories of layers of one age, as one memory of stacks."""
     given = [moments[i] for i in layers]
-    return Moments(given[0].step, _stacked([one.first for one in given]), _stacked([one.second for one in given]))
+    return Moments(
+        given[0].step,
+        _stacked([one.first for one in given]),
+        _stacked([one.second for one in given]),
+    )
 
 
 def _alike(keys: Sequence[Hashable]) -> Iterator[tuple[int, ...]]:
@@ -112,7 +124,9 @@ def _stacked(triples: Sequence[Triple | None]) -> Triple | None:
 def _apart(stacks: Moments, count: int) -> list[Moments]:
     """A memory of stacks as one memory for each layer, in views."""
     both = [
-        [None] * count if triple is None else [Triple(*Xs) for Xs in zip(*(X.unbind() for X in triple), strict=True)]
+        [None] * count
+        if triple is None
+        else [Triple(*Xs) for Xs in zip(*(X.unbind() for X in triple), strict=True)]
         for triple in (stacks.first, stacks.second)
     ]
     return [Moments(stacks.step, first, second) for first, second in zip(*both, strict=True)]

@@ -54,7 +54,9 @@ def members_of(part: dict[str, Any], options: Iterable[str]) -> Members:
     """
     module, tensors = part.pop("module", None), part.pop("params", None)
     unknown = sorted(part.keys() - set(options))
-    if unknown or not (isinstance(module, nn.Module) or (module is None and isinstance(tensors, Iterable))):
+    if unknown or not (
+        isinstance(module, nn.Module) or (module is None and isinstance(tensors, Iterable))
+    ):
         raise ValueError(
             f"model: expected groups with 'module' and options among {sorted(options)}, found {unknown or module or tensors!r}"
         )
@@ -70,15 +72,23 @@ def _of_module(module: nn.Module) -> Members:
     every = adapters(module)
     for name, layer in every.items():
         if len({factor.requires_grad for factor in layer.adapter.parameters()}) > 1:
-            raise ValueError(f"model: expected all factors of an adapter to be trainable or none, found some of {name}")
+            raise ValueError(
+                f"model: expected all factors of an adapter to be trainable or none, found some of {name}"
+            )
     whole = {id(layer.adapter) for layer in every.values()}
     for name, inner in module.named_modules():
         if isinstance(inner, LowRankAdapter) and inner.S.requires_grad and id(inner) not in whole:
-            raise ValueError(f"model: expected adapters in their layers, found {name or 'an adapter'} without its layer")
-    layers = {name or "layer": layer for name, layer in every.items() if layer.adapter.S.requires_grad}
+            raise ValueError(
+                f"model: expected adapters in their layers, found {name or 'an adapter'} without its layer"
+            )
+    layers = {
+        name or "layer": layer for name, layer in every.items() if layer.adapter.S.requires_grad
+    }
     ids = {id(factor) for layer in layers.values() for factor in layer.adapter.parameters()}
     named = unwrapped(module).named_parameters()
-    return Members(layers, {p: plain_name(name) for name, p in named if p.requires_grad and id(p) not in ids})
+    return Members(
+        layers, {p: plain_name(name) for name, p in named if p.requires_grad and id(p) not in ids}
+    )
 
 
 def _of_tensors(tensors: list[Any]) -> Members:
@@ -97,10 +107,14 @@ def _of_tensors(tensors: list[Any]) -> Members:
     for adapter in dict.fromkeys(owner_of(X) for X in trained if is_owned(X)):
         layer = None if adapter is None else owner_of(adapter)
         if not isinstance(layer, AdaptedLayer) or layer.adapter is not adapter:
-            raise ValueError(f"params: expected adapters in their layers, found one without its layer; {WHOLE}")
+            raise ValueError(
+                f"params: expected adapters in their layers, found one without its layer; {WHOLE}"
+            )
         layers[f"adapter {len(layers)}"] = layer
     owned = {id(factor) for layer in layers.values() for factor in layer.adapter.parameters()}
     if not owned <= ids:
-        raise ValueError(f"params: expected all factors of an adapter in one group, found some of them elsewhere; {WHOLE}")
+        raise ValueError(
+            f"params: expected all factors of an adapter in one group, found some of them elsewhere; {WHOLE}"
+        )
     rest = [X for X in trained if id(X) not in owned]
     return Members(layers, {X: f"parameter {k}, {tuple(X.shape)}" for k, X in enumerate(rest)})

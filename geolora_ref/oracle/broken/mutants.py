@@ -16,7 +16,14 @@ from typing import Any, Literal
 import numpy as np
 
 from geolora_ref.arrays import H, Matrix, tail_norms
-from geolora_ref.oracle.broken.stages import ArrayFactors, Backend, Stages, coefficient_update, truncate, truncated_rank
+from geolora_ref.oracle.broken.stages import (
+    ArrayFactors,
+    Backend,
+    Stages,
+    coefficient_update,
+    truncate,
+    truncated_rank,
+)
 from geolora_ref.support.memory import misread
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -53,12 +60,22 @@ class Mutant:
 
 MUTANTS: dict[str, Mutant] = {}
 BEYOND_SQUARES = (
-    *("magnitude-1e-170", "magnitude-1e160", "magnitude-1e-25", "magnitude-1e25", "magnitude-rank-one-1e"),
+    *(
+        "magnitude-1e-170",
+        "magnitude-1e160",
+        "magnitude-1e-25",
+        "magnitude-1e25",
+        "magnitude-rank-one-1e",
+    ),
     *("magnitude-subnormal", "magnitude-smallest", "gradient-tiny-zero-rate-1e-14"),
     *("crossed-*-tiny", "crossed-*-small", "path-*-tiny", "path-*-small"),
 )
 CLOSE_BELOW, CLOSE_ABOVE = (
-    tuple(f"threshold-{kind}-{precision}-{side}" for kind in ("tau", "theta") for precision in ("double", "single"))
+    tuple(
+        f"threshold-{kind}-{precision}-{side}"
+        for kind in ("tau", "theta")
+        for precision in ("double", "single")
+    )
     for side in ("below", "above")
 )
 DIRECTIONS = ("directions",)
@@ -72,7 +89,12 @@ precision.
 
 
 def _add(
-    line: int, defect: str, *, published: bool = False, visible_in: Visible = "output", only_in: tuple[str, ...] = ()
+    line: int,
+    defect: str,
+    *,
+    published: bool = False,
+    visible_in: Visible = "output",
+    only_in: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the replacement of one line, under the name of the function that makes it."""
     stage = {3: "coefficient_update", 4: "basis_augmentation", 5: "assemble", 6: "truncation"}[line]
@@ -80,7 +102,9 @@ def _add(
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__.replace("_", "-")
         stages = replace(REFERENCE, **{stage: function})
-        MUTANTS[name] = Mutant(name, line, defect, stages.step, published, stages, visible_in, only_in)
+        MUTANTS[name] = Mutant(
+            name, line, defect, stages.step, published, stages, visible_in, only_in
+        )
         return function
 
     return register
@@ -104,7 +128,12 @@ def _add_rank_rule(
 
 
 def _add_step(
-    line: int, defect: str, *, published: bool = False, visible_in: Visible = "output", only_in: tuple[str, ...] = ()
+    line: int,
+    defect: str,
+    *,
+    published: bool = False,
+    visible_in: Visible = "output",
+    only_in: tuple[str, ...] = (),
 ) -> Callable[[Backend], Backend]:
     """Register a whole step, for defects that need to see more than one line."""
 
@@ -176,22 +205,34 @@ def missing_transpose_inverse(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK @ H(S) @ np.linalg.pinv(S), dL, dS, rate)
 
 
-@_add(3, "S⁻¹ of the last truncation (diagonal, sorted) although S was trained since", published=True)
+@_add(
+    3, "S⁻¹ of the last truncation (diagonal, sorted) although S was trained since", published=True
+)
 def stale_inverse(U, S, V, dK, dL, dS, rate):
     inverse = np.linalg.pinv(np.diag(np.linalg.svd(S, compute_uv=False))).astype(S.dtype)
     return coefficient_update(U, S, V, dK @ H(S) @ inverse, dL @ S @ inverse, dS, rate)
 
 
-@_add(3, "S = 0 at the start: the inverse is replaced by I, the K- and L-steps are void", published=True)
+@_add(
+    3,
+    "S = 0 at the start: the inverse is replaced by I, the K- and L-steps are void",
+    published=True,
+)
 def zero_start_inverse(U, S, V, dK, dL, dS, rate):
     started = 1.0 if np.any(S) else 0.0
     return coefficient_update(U, S, V, started * dK, started * dL, dS, rate)
 
 
-@_add_step(3, "1/σ with a zero singular value that the minimum rank kept: inf, then NaN", published=True)
+@_add_step(
+    3, "1/σ with a zero singular value that the minimum rank kept: inf, then NaN", published=True
+)
 def divide_by_zero(U, S, V, dK, dL, dS, **parameters):
     with np.errstate(divide="ignore", invalid="ignore"):
-        dK = (dK @ H(S)) * (1.0 / np.linalg.svd(S, compute_uv=False)) if np.all(np.diag(np.diag(S)) == S) else dK
+        dK = (
+            (dK @ H(S)) * (1.0 / np.linalg.svd(S, compute_uv=False))
+            if np.all(np.diag(np.diag(S)) == S)
+            else dK
+        )
     if not np.all(np.isfinite(dK)):
         return U * np.nan, S, V
     return REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
@@ -227,7 +268,10 @@ def ascent(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, -dK, -dL, -dS, rate)
 
 
-@_add(3, "the part UUᴴGVVᴴ is counted twice: it is in the K- and in the L-step, and must be subtracted once")
+@_add(
+    3,
+    "the part UUᴴGVVᴴ is counted twice: it is in the K- and in the L-step, and must be subtracted once",
+)
 def core_counted_twice(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, 2.0 * dS, rate)
 
@@ -245,13 +289,18 @@ def core_updated_before_l(U, S, V, dK, dL, dS, rate):
 
 
 @_add(
-    3, "S_new = S − λUᴴ∇_K: right for one gradient, not for an optimizer's directions", visible_in="catalogue", only_in=DIRECTIONS
+    3,
+    "S_new = S − λUᴴ∇_K: right for one gradient, not for an optimizer's directions",
+    visible_in="catalogue",
+    only_in=DIRECTIONS,
 )
 def core_from_k(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, H(U) @ dK, rate)
 
 
-@_add(3, "S_new = S − λ(Vᴴ∇_L)ᴴ: right for one gradient", visible_in="catalogue", only_in=DIRECTIONS)
+@_add(
+    3, "S_new = S − λ(Vᴴ∇_L)ᴴ: right for one gradient", visible_in="catalogue", only_in=DIRECTIONS
+)
 def core_from_l(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, H(dL) @ V, rate)
 
@@ -266,7 +315,12 @@ def core_by_inclusion(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, H(U) @ dK + H(dL) @ V - dS, rate)
 
 
-@_add(3, "S_new from half of K and half of L: right for one gradient", visible_in="catalogue", only_in=DIRECTIONS)
+@_add(
+    3,
+    "S_new from half of K and half of L: right for one gradient",
+    visible_in="catalogue",
+    only_in=DIRECTIONS,
+)
 def core_shared(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, 0.5 * (H(U) @ dK + H(dL) @ V), rate)
 
@@ -274,7 +328,9 @@ def core_shared(U, S, V, dK, dL, dS, rate):
 @_add(3, "K is accumulated in half the precision")
 def k_low_precision(U, S, V, dK, dL, dS, rate):
     K_new, L_new, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
-    lower = {"f": np.float16, "d": np.float32, "F": np.complex64, "D": np.complex64}[K_new.dtype.char]
+    lower = {"f": np.float16, "d": np.float32, "F": np.complex64, "D": np.complex64}[
+        K_new.dtype.char
+    ]
     with np.errstate(over="ignore"):
         return K_new.astype(lower).astype(K_new.dtype), L_new, S_new
 
@@ -297,7 +353,10 @@ def not_orthogonalised(B, X):
     return np.linalg.qr(X).Q[:, : min(B.shape[1], B.shape[0] - B.shape[1])]
 
 
-@_add(4, "the bases are augmented with the old coefficients: directions that the gradient did not choose")
+@_add(
+    4,
+    "the bases are augmented with the old coefficients: directions that the gradient did not choose",
+)
 def augmented_with_old(B, X):
     return REFERENCE.basis_augmentation(B, B @ (H(B) @ X))
 
@@ -312,17 +371,29 @@ def v_not_augmented(U, S, V, dK, dL, dS, **parameters):
     def basis_augmentation(B, X):
         return REFERENCE.basis_augmentation(B, X)[:, : 0 if B is V else None]
 
-    return replace(REFERENCE, basis_augmentation=basis_augmentation).step(U, S, V, dK, dL, dS, **parameters)
+    return replace(REFERENCE, basis_augmentation=basis_augmentation).step(
+        U, S, V, dK, dL, dS, **parameters
+    )
 
 
-@_add_step(4, "the rank cap is applied to the augmented basis: at r = max_rank the basis never moves again", published=True)
+@_add_step(
+    4,
+    "the rank cap is applied to the augmented basis: at r = max_rank the basis never moves again",
+    published=True,
+)
 def cap_before_truncation(U, S, V, dK, dL, dS, *, max_rank, **parameters):
     room = None if max_rank is None else max(max_rank - S.shape[0], 0)
-    capped = replace(REFERENCE, basis_augmentation=lambda B, X: REFERENCE.basis_augmentation(B, X)[:, :room])
+    capped = replace(
+        REFERENCE, basis_augmentation=lambda B, X: REFERENCE.basis_augmentation(B, X)[:, :room]
+    )
     return capped.step(U, S, V, dK, dL, dS, max_rank=max_rank, **parameters)
 
 
-@_add_step(4, "QR's own first columns (other signs) are used with an Ŝ assembled for the caller's basis", published=True)
+@_add_step(
+    4,
+    "QR's own first columns (other signs) are used with an Ŝ assembled for the caller's basis",
+    published=True,
+)
 def qr_sign(U, S, V, dK, dL, dS, **parameters):
     def truncation(S_hat, U_hat, V_hat, **p):
         return truncate(S_hat, np.linalg.qr(U_hat).Q, V_hat, **p)
@@ -330,7 +401,10 @@ def qr_sign(U, S, V, dK, dL, dS, **parameters):
     return replace(REFERENCE, truncation=truncation).step(U, S, V, dK, dL, dS, **parameters)
 
 
-@_add_step(4, "QR's own first columns (other signs) are used on both sides with an Ŝ assembled for the caller's bases")
+@_add_step(
+    4,
+    "QR's own first columns (other signs) are used on both sides with an Ŝ assembled for the caller's bases",
+)
 def qr_signs_of_both(U, S, V, dK, dL, dS, **parameters):
     def truncation(S_hat, U_hat, V_hat, **p):
         return truncate(S_hat, np.linalg.qr(U_hat).Q, np.linalg.qr(V_hat).Q, **p)
@@ -338,7 +412,11 @@ def qr_signs_of_both(U, S, V, dK, dL, dS, **parameters):
     return replace(REFERENCE, truncation=truncation).step(U, S, V, dK, dL, dS, **parameters)
 
 
-@_add_step(4, "U is overwritten by orth(K_new) before Ŝ, assembled for the old U, is applied (aliasing)", published=True)
+@_add_step(
+    4,
+    "U is overwritten by orth(K_new) before Ŝ, assembled for the old U, is applied (aliasing)",
+    published=True,
+)
 def old_new_alias(U, S, V, dK, dL, dS, **parameters):
     K_new = coefficient_update(U, S, V, dK, dL, dS, parameters["learning_rate"])[0]
 
@@ -415,7 +493,9 @@ def old_core(U, S, V, dK, dL, dS, **parameters):
 @_add(5, "Ŝ is accumulated in half the precision")
 def assembled_in_low_precision(S_new, K_new, L_new, U_tilde, V_tilde):
     S_hat = REFERENCE.assemble(S_new, K_new, L_new, U_tilde, V_tilde)
-    lower = {"f": np.float16, "d": np.float32, "F": np.complex64, "D": np.complex64}[S_hat.dtype.char]
+    lower = {"f": np.float16, "d": np.float32, "F": np.complex64, "D": np.complex64}[
+        S_hat.dtype.char
+    ]
     with np.errstate(over="ignore"):
         return np.nan_to_num(S_hat.astype(lower).astype(S_hat.dtype))
 
@@ -429,7 +509,11 @@ def blocks_exchanged(S_new, K_new, L_new, U_tilde, V_tilde):
     return np.block([[S_hat[:r, :r], H(S_hat[r:, :r])], [H(S_hat[:r, r:]), S_hat[r:, r:]]])
 
 
-@_add_step(5, "the S-step is a Galerkin step in the new bases with the old gradient: another integrator", published=True)
+@_add_step(
+    5,
+    "the S-step is a Galerkin step in the new bases with the old gradient: another integrator",
+    published=True,
+)
 def s_step_uses_new_basis(U, S, V, dK, dL, dS, **parameters):
     K_new, L_new, _ = coefficient_update(U, S, V, dK, dL, dS, parameters["learning_rate"])
     U1, V1 = np.linalg.qr(K_new).Q, np.linalg.qr(L_new).Q
@@ -443,12 +527,18 @@ def s_step_uses_new_basis(U, S, V, dK, dL, dS, **parameters):
 
 @_add(6, "the SVD factors are swapped: U ← ÛQ, V ← V̂P", published=True)
 def swap_truncation_factors(S_hat, U_hat, V_hat, **parameters):
-    P, _, Q = truncate(S_hat, *(np.eye(size, dtype=S_hat.dtype) for size in S_hat.shape), **parameters)
+    P, _, Q = truncate(
+        S_hat, *(np.eye(size, dtype=S_hat.dtype) for size in S_hat.shape), **parameters
+    )
     S1 = truncate(S_hat, U_hat, V_hat, **parameters)[1]
     return (U_hat @ Q, S1, V_hat @ P) if len(P) == len(Q) else (U_hat @ P, S1, V_hat @ Q)
 
 
-@_add(6, "the core is carried to the new basis entry by entry: Pᴴ * Ŝ instead of Pᴴ @ Ŝ", published=True)
+@_add(
+    6,
+    "the core is carried to the new basis entry by entry: Pᴴ * Ŝ instead of Pᴴ @ Ŝ",
+    published=True,
+)
 def elementwise_for_matmul(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     if S_hat.shape[0] != S_hat.shape[1]:
@@ -489,7 +579,11 @@ def silent_regularisation(S_hat, U_hat, V_hat, **parameters):
 def unsorted_truncation(S_hat, U_hat, V_hat, **parameters):
     rank = len(truncate(S_hat, U_hat, V_hat, **parameters)[1])
     P, sigma, Qh = (X for X in np.linalg.svd(S_hat, full_matrices=False))
-    return U_hat @ P[:, -rank:], np.diag(sigma[-rank:]).astype(S_hat.dtype), V_hat @ H(Qh)[:, -rank:]
+    return (
+        U_hat @ P[:, -rank:],
+        np.diag(sigma[-rank:]).astype(S_hat.dtype),
+        V_hat @ H(Qh)[:, -rank:],
+    )
 
 
 @_add(6, "singular values by the square root of the eigenvalues of ŜᴴŜ: half the digits are lost")
@@ -509,7 +603,10 @@ def weight_decay_on_bases(S_hat, U_hat, V_hat, **parameters):
     return 0.9999 * U1, S1, 0.9999 * V1
 
 
-@_add(6, "one kept singular value is off by 1e-9 of itself: invisible to the loss of optimality next to a large tail")
+@_add(
+    6,
+    "one kept singular value is off by 1e-9 of itself: invisible to the loss of optimality next to a large tail",
+)
 def kept_value_perturbed(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     size = 1e-9 if np.finfo(S1.dtype).eps < 1e-10 else 1e-3
@@ -532,7 +629,9 @@ def v_rescaled(S_hat, U_hat, V_hat, **parameters):
 def core_not_diagonal(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     Q = np.eye(len(S1), dtype=S1.dtype)
-    Q[:2, :2] = np.array([[1.0, -1e-3], [1e-3, 1.0]])[: len(S1), : len(S1)] / np.sqrt(1.0 + 1e-6 * (len(S1) > 1))
+    Q[:2, :2] = np.array([[1.0, -1e-3], [1e-3, 1.0]])[: len(S1), : len(S1)] / np.sqrt(
+        1.0 + 1e-6 * (len(S1) > 1)
+    )
     return U1 @ Q, Q.T @ S1, V1
 
 
@@ -579,39 +678,51 @@ def _clipped(wanted: int, sigma: Matrix, min_rank: int, max_rank: int | None) ->
 
 
 @_add_rank_rule("the tail is Σσ_i instead of (Σσ_i²)^{1/2}", published=True)
-def l1_tail(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def l1_tail(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     tails = np.cumsum(sigma[::-1])[::-1]
     threshold = float(tau or 0.0) * np.linalg.norm(sigma) if theta is None else theta
     return _clipped(int(np.sum(tails > threshold)), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("the tail is not squared-rooted: Σσ_i² against ϑ")
-def squared_tail(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def squared_tail(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     tails = np.cumsum(sigma[::-1] ** 2)[::-1]
     threshold = float(tau or 0.0) * np.linalg.norm(sigma) if theta is None else theta
     return _clipped(int(np.sum(tails > threshold)), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("σ_i > τσ_1 one by one instead of the Frobenius tail", published=True)
-def relative_per_sigma(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def relative_per_sigma(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     threshold = float(tau or 0.0) * sigma[0] if theta is None else theta
     return _clipped(int(np.sum(sigma > threshold)), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("σ_i > ϑ one by one instead of the Frobenius tail, ϑ = τ‖Σ‖ being right")
-def one_by_one(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def one_by_one(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     threshold = float(tau or 0.0) * np.linalg.norm(sigma) if theta is None else theta
     return _clipped(int(np.sum(sigma > threshold)), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("τ is taken relative to σ_1, not to ‖Σ‖")
-def relative_to_largest(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def relative_to_largest(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     absolute = float(tau or 0.0) * float(sigma[0]) if theta is None else theta
     return truncated_rank(sigma, None, absolute, min_rank, max_rank)
 
 
 @_add_rank_rule("the relative threshold is taken for an absolute one")
-def tau_taken_absolute(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def tau_taken_absolute(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return truncated_rank(sigma, None, (tau or 0.0) if theta is None else theta, min_rank, max_rank)
 
 
@@ -622,53 +733,83 @@ def relative_to_old_norm(U, S, V, dK, dL, dS, *, tau, theta, **parameters):
 
 
 @_add_rank_rule("the absolute threshold is taken for a relative one")
-def theta_taken_relative(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def theta_taken_relative(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return truncated_rank(sigma, tau if theta is None else theta, None, min_rank, max_rank)
 
 
-@_add_rank_rule("tails: squares underflow or overflow; scale by the largest", only_in=BEYOND_SQUARES)
-def squares_out_of_range(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+@_add_rank_rule(
+    "tails: squares underflow or overflow; scale by the largest", only_in=BEYOND_SQUARES
+)
+def squares_out_of_range(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     tails = np.sqrt(np.cumsum(sigma[::-1] ** 2)[::-1])
     threshold = float(tau or 0.0) * tails[0] if theta is None else theta
     return _clipped(int(np.sum(tails > threshold)), sigma, min_rank, max_rank)
 
 
-@_add_rank_rule("a tail above the threshold by a tolerance of 4096 eps goes all the same", only_in=CLOSE_BELOW)
-def threshold_tolerance(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+@_add_rank_rule(
+    "a tail above the threshold by a tolerance of 4096 eps goes all the same", only_in=CLOSE_BELOW
+)
+def threshold_tolerance(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return truncated_rank(sigma, *_shifted(sigma, tau, theta, 4096.0), min_rank, max_rank)
 
 
-@_add_rank_rule("a tail below the threshold by no more than a tolerance of 4096 eps is kept", only_in=CLOSE_ABOVE)
-def threshold_margin(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+@_add_rank_rule(
+    "a tail below the threshold by no more than a tolerance of 4096 eps is kept",
+    only_in=CLOSE_ABOVE,
+)
+def threshold_margin(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return truncated_rank(sigma, *_shifted(sigma, tau, theta, -4096.0), min_rank, max_rank)
 
 
-def _shifted(sigma: Matrix, tau: float | None, theta: float | None, units: float) -> tuple[float | None, float | None]:
+def _shifted(
+    sigma: Matrix, tau: float | None, theta: float | None, units: float
+) -> tuple[float | None, float | None]:
     """The thresholds times 1 + ``units`` eps."""
     factor = 1.0 + units * float(np.finfo(sigma.dtype).eps)
     return (factor * (tau or 0.0), None) if theta is None else (None, factor * theta)
 
 
-@_add_rank_rule("a share 1 − τ of the energy is kept, as in principal component analysis: τ is not squared")
-def energy_share(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+@_add_rank_rule(
+    "a share 1 − τ of the energy is kept, as in principal component analysis: τ is not squared"
+)
+def energy_share(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     if theta is None:
         theta = float(np.sqrt(tau or 0.0) * np.linalg.norm(sigma))
     return truncated_rank(sigma, None, theta, min_rank, max_rank)
 
 
 @_add_rank_rule("the cap is off by one: max_rank + 1 directions are kept")
-def cap_off_by_one(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def cap_off_by_one(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return truncated_rank(sigma, tau, theta, min_rank, None if max_rank is None else max_rank + 1)
 
 
 @_add_rank_rule("the cap is off by one: max_rank − 1 directions are kept")
-def cap_off_by_one_low(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def cap_off_by_one_low(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     rank = truncated_rank(sigma, tau, theta, min_rank, max_rank)
     return rank if max_rank is None else min(rank, max(max_rank - 1, 1))
 
 
-@_add_rank_rule("the spectrum is cut to max_rank first: the tails are those of what the cap has left", only_in=CAP_AND_THRESHOLD)
-def cap_before_threshold(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+@_add_rank_rule(
+    "the spectrum is cut to max_rank first: the tails are those of what the cap has left",
+    only_in=CAP_AND_THRESHOLD,
+)
+def cap_before_threshold(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     theta = float(tau or 0.0) * tail_norms(sigma)[0] if theta is None else theta
     return truncated_rank(sigma[:max_rank], None, theta, min_rank, max_rank)
 
@@ -679,41 +820,61 @@ def no_cap_taken_for_rank(U, S, V, dK, dL, dS, *, min_rank, max_rank, **paramete
     return REFERENCE.step(U, S, V, dK, dL, dS, min_rank=min_rank, max_rank=cap, **parameters)
 
 
-@_add_rank_rule("a tail equal to the threshold is kept: where Ŵ = 0, where nothing is rounded, all of it")
-def strict_threshold(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+@_add_rank_rule(
+    "a tail equal to the threshold is kept: where Ŵ = 0, where nothing is rounded, all of it"
+)
+def strict_threshold(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     tails = tail_norms(sigma)
     threshold = float(tau or 0.0) * tails[0] if theta is None else theta
     return _clipped(sum(tail >= threshold for tail in tails), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("one direction of the discarded tail is kept", published=True)
-def off_by_one_high(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
-    return min(truncated_rank(sigma, tau, theta, min_rank, max_rank) + 1, len(sigma), max_rank or len(sigma))
+def off_by_one_high(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
+    return min(
+        truncated_rank(sigma, tau, theta, min_rank, max_rank) + 1,
+        len(sigma),
+        max_rank or len(sigma),
+    )
 
 
 @_add_rank_rule("the last direction that the threshold asks for is dropped", published=True)
-def off_by_one_low(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def off_by_one_low(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return max(truncated_rank(sigma, tau, theta, min_rank, max_rank) - 1, min_rank)
 
 
 @_add_rank_rule("where nothing can be truncated, half of the spectrum is dropped", published=True)
-def half_rank_fallback(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def half_rank_fallback(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     rank = truncated_rank(sigma, tau, theta, min_rank, max_rank)
     return max(rank // 2, 1) if rank == len(sigma) else rank
 
 
 @_add_rank_rule("a minimum rank of 2 is built in", published=True)
-def built_in_minimum(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def built_in_minimum(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return min(max(truncated_rank(sigma, tau, theta, min_rank, max_rank), 2), len(sigma))
 
 
 @_add_rank_rule("max_rank is ignored")
-def max_rank_ignored(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def max_rank_ignored(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return truncated_rank(sigma, tau, theta, min_rank, None)
 
 
 @_add_rank_rule("min_rank is ignored")
-def min_rank_ignored(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def min_rank_ignored(
+    sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     return max(truncated_rank(sigma, tau, theta, 1, max_rank), 1)
 
 
@@ -729,15 +890,27 @@ def inputs_overwritten(U, S, V, dK, dL, dS, **parameters):
 
 
 @_add_step(
-    6, "where nothing changes, the inputs themselves are returned: a later change of one changes the other", visible_in="kit"
+    6,
+    "where nothing changes, the inputs themselves are returned: a later change of one changes the other",
+    visible_in="kit",
 )
 def inputs_returned(U, S, V, dK, dL, dS, **parameters):
     diagonal = np.array_equal(S, np.diag(np.sort(np.abs(np.diag(S)))[::-1]))
-    unchanged = diagonal and parameters["learning_rate"] == 0.0 and parameters["tau"] == 0.0 and parameters["max_rank"] is None
+    unchanged = (
+        diagonal
+        and parameters["learning_rate"] == 0.0
+        and parameters["tau"] == 0.0
+        and parameters["max_rank"] is None
+    )
     return (U, S, V) if unchanged else REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
 
 
-@_add_step(4, "the global random generator is seeded: the caller's randomness is reset", published=True, visible_in="kit")
+@_add_step(
+    4,
+    "the global random generator is seeded: the caller's randomness is reset",
+    published=True,
+    visible_in="kit",
+)
 def global_rng(U, S, V, dK, dL, dS, **parameters):
     np.random.seed(0)  # noqa: NPY002
     return REFERENCE.step(U, S, V, dK, dL, dS, **parameters)

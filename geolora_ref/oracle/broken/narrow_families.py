@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from geolora_ref.oracle.broken.narrow_places import BACKWARDS, BEYOND, LAYOUTS, NAMES, SHAPES, THRESHOLDS, TINY
+from geolora_ref.oracle.broken.narrow_places import (
+    BACKWARDS,
+    BEYOND,
+    LAYOUTS,
+    NAMES,
+    SHAPES,
+    THRESHOLDS,
+    TINY,
+)
 
 __all__ = ["FAMILIES", "STACKS"]
 
@@ -154,7 +162,10 @@ FAMILIES: dict[str, dict[str, str]] = {
         "swap-truncation-factors": "hard-attention-left",
         "blocks-exchanged": "hard-attention-left",
     },
-    "nothing": {"completed-by-zeros": "nothing-square-min-2", "min-rank-ignored": "nothing-rank-one-min-2"},
+    "nothing": {
+        "completed-by-zeros": "nothing-square-min-2",
+        "min-rank-ignored": "nothing-rank-one-min-2",
+    },
     "theta-0": {"strict-threshold": "nothing-square-theta-0"},
     "beyond-one": {"min-rank-ignored": "threshold-beyond-one-min-dense"},
     "complex-near": {"conjugate-lost": "complex-gradient-near"},
@@ -173,10 +184,19 @@ FAMILIES: dict[str, dict[str, str]] = {
     "theta": {"core-of-l": "directions-theta"},
     "min": {"core-of-k": "directions-min"},
     "complex-8": {"core-of-l": "directions-larger-complex"},
-    "one-row": {"conjugate-lost": "complex-one-row-dense", "gradient-of-s-conjugated": "complex-one-by-one-dense"},
+    "one-row": {
+        "conjugate-lost": "complex-one-row-dense",
+        "gradient-of-s-conjugated": "complex-one-by-one-dense",
+    },
     **{f"{name}-strided": {"strides-assumed": f"array-{name}-columns-eights"} for name in NAMES},
-    "factors-strided": {"strides-assumed": "array-swapped-template", "conjugate-lost": "array-complex-swapped-tall"},
-    "gradient-expanded": {"strides-assumed": "array-expanded-template", "k-step-missing": "array-expanded-tall"},
+    "factors-strided": {
+        "strides-assumed": "array-swapped-template",
+        "conjugate-lost": "array-complex-swapped-tall",
+    },
+    "gradient-expanded": {
+        "strides-assumed": "array-expanded-template",
+        "k-step-missing": "array-expanded-tall",
+    },
     "complex-strided": {
         "conjugate-lost": "array-complex-padded-eights",
         "upper-right-unconjugated": "array-complex-padded-eights",
@@ -186,8 +206,14 @@ FAMILIES: dict[str, dict[str, str]] = {
         "cap-before-truncation": "layer-attention-max-at",
         "theta-taken-relative": "layer-attention-theta",
     },
-    "layer-tall": {"min-rank-ignored": "layer-tall-min-above", "cap-off-by-one": "layer-tall-max-above"},
-    "layer-wide": {"theta-taken-relative": "layer-wide-theta", "max-rank-ignored": "layer-wide-max-below"},
+    "layer-tall": {
+        "min-rank-ignored": "layer-tall-min-above",
+        "cap-off-by-one": "layer-tall-max-above",
+    },
+    "layer-wide": {
+        "theta-taken-relative": "layer-wide-theta",
+        "max-rank-ignored": "layer-wide-max-below",
+    },
     "layer-square": {"s-step-missing": "layer-square-none"},
     "layer-long": {"cap-before-truncation": "layer-long-max-at"},
     "layer-long-wide": {"cap-before-truncation": "layer-long-wide-max-at"},
@@ -205,7 +231,11 @@ FAMILIES: dict[str, dict[str, str]] = {
     "layer-core": {"l1-tail": "layer-core-tau"},
     "layer-core-200": {"room-for-150": "layer-core-200-none"},
     "layer-rank-96": {"theta-taken-relative": "layer-rank-96-theta"},
-    **{f"{layout}-{name}": {"strides-assumed": f"layout-{layout}-{name}"} for layout in BACKWARDS for name in SHAPES},
+    **{
+        f"{layout}-{name}": {"strides-assumed": f"layout-{layout}-{name}"}
+        for layout in BACKWARDS
+        for name in SHAPES
+    },
     **{
         f"{layout}-complex-{name}": {"conjugate-lost": f"layout-{layout}-complex-{name}"}
         for layout in LAYOUTS
@@ -219,15 +249,31 @@ FAMILIES: dict[str, dict[str, str]] = {
         for core in ("dense", "zero")
     },
     **{
-        f"small-{name}-{core}": {"rounding-cut" if name == "theta-0" else "tiny-is-zero": f"threshold-small-{name}-{core}"}
+        f"small-{name}-{core}": {
+            "rounding-cut"
+            if name == "theta-0"
+            else "tiny-is-zero": f"threshold-small-{name}-{core}"
+        }
         for name in THRESHOLDS
         for core in ("diagonal", "dense")
     },
-    **{f"negated-{name}": {"sign-of-the-memory": f"array-negated-{name}"} for name in ("tall", "larger", *NAMES)},
+    **{
+        f"negated-{name}": {"sign-of-the-memory": f"array-negated-{name}"}
+        for name in ("tall", "larger", *NAMES)
+    },
     "two-rows": {"k-step-missing": "shape-two-rows-dense", "s-step-sign": "shape-two-rows-zero"},
-    "two-columns": {"l-step-missing": "shape-two-columns-dense", "s-step-missing": "shape-two-columns-zero"},
-    "two-by-two": {"blocks-exchanged": "shape-two-by-two-dense", "k-step-sign": "shape-two-by-two-zero"},
-    "three-rows": {"k-step-missing": "shape-three-rows-dense", "k-step-sign": "shape-three-rows-zero"},
+    "two-columns": {
+        "l-step-missing": "shape-two-columns-dense",
+        "s-step-missing": "shape-two-columns-zero",
+    },
+    "two-by-two": {
+        "blocks-exchanged": "shape-two-by-two-dense",
+        "k-step-sign": "shape-two-by-two-zero",
+    },
+    "three-rows": {
+        "k-step-missing": "shape-three-rows-dense",
+        "k-step-sign": "shape-three-rows-zero",
+    },
     "all-cut": {"clipped-at-0.999": "layer-equal-values"},
     "core-above-100": {
         "tails-in-single": "layer-core-104-tail-tau-above",
@@ -246,14 +292,21 @@ FAMILIES: dict[str, dict[str, str]] = {
         "tolerance-of-single": "layer-core-200-tail-theta-below",
     },
     "fixed-beyond": {"rank-never-grows": "limit-rank-one-fixed-beyond"},
-    **{f"fixed-beyond-{state}": {"rank-never-grows": f"limit-{state}-fixed-beyond"} for state in BEYOND},
+    **{
+        f"fixed-beyond-{state}": {"rank-never-grows": f"limit-{state}-fixed-beyond"}
+        for state in BEYOND
+    },
     "rank-8-m-3": {
         "k-step-sign": "remainder-37",
         "max-rank-ignored": "remainder-197",
         "theta-taken-relative": "remainder-202",
         "min-rank-ignored": "remainder-191",
     },
-    "rank-16-m-2": {"cap-before-truncation": "remainder-36", "theta-taken-relative": "remainder-161", "l1-tail": "remainder-62"},
+    "rank-16-m-2": {
+        "cap-before-truncation": "remainder-36",
+        "theta-taken-relative": "remainder-161",
+        "l1-tail": "remainder-62",
+    },
     "rank-32-m-3": {"min-rank-ignored": "remainder-156", "max-rank-ignored": "remainder-0"},
     "rank-8-n-2": {
         "l-step-sign": "remainder-21",
@@ -261,9 +314,17 @@ FAMILIES: dict[str, dict[str, str]] = {
         "min-rank-ignored": "remainder-226",
         "zero-start-inverse": "remainder-61",
     },
-    "rank-16-n-1": {"l-step-sign": "remainder-8", "theta-taken-relative": "remainder-65", "min-rank-ignored": "remainder-139"},
+    "rank-16-n-1": {
+        "l-step-sign": "remainder-8",
+        "theta-taken-relative": "remainder-65",
+        "min-rank-ignored": "remainder-139",
+    },
     "rank-4-n-3": {"zero-start-inverse": "remainder-15"},
-    "rank-32-n-1": {"theta-taken-relative": "remainder-212", "max-rank-ignored": "remainder-115", "l1-tail": "remainder-28"},
+    "rank-32-n-1": {
+        "theta-taken-relative": "remainder-212",
+        "max-rank-ignored": "remainder-115",
+        "l1-tail": "remainder-28",
+    },
     "theta-capped": {"theta-ignored": "covering-4"},
     "theta-min-above": {"min-rank-ignored": "covering-24"},
     "theta-still": {"theta-taken-relative": "covering-69"},

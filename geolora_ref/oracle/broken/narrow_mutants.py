@@ -119,37 +119,105 @@ def _zero_for_tiny(x: Given) -> Mapping[str, Any]:
 
 
 WRONG: dict[str, tuple[int, str, Backend]] = {
-    "strides-assumed": (3, "every argument is read as if it lay row by row", MUTANTS["strides-ignored"].step),
-    "rows-of-k-lost": (3, "the rows of ∇_K after whole tiles of 32 are not read", _first_rows("dK", 32)),
-    "rows-of-l-lost": (3, "the rows of ∇_L after whole tiles of 32 are not read", _first_rows("dL", 32)),
-    "rows-of-s-lost": (3, "the rows of ∇_S after whole vectors of 4 are not read", _first_rows("dS", 4)),
-    "conjugate-lost": (3, "∇_L is not conjugated", _changed(lambda x: {"dL": x.arrays["dL"].conj()})),
-    "gradient-of-s-conjugated": (3, "∇_S is conjugated", _changed(lambda x: {"dS": x.arrays["dS"].conj()})),
-    "core-of-k": (3, "∇_S is formed of ∇_K", _changed(lambda x: {"dS": x.arrays["U"].conj().T @ x.arrays["dK"]})),
-    "core-of-l": (3, "∇_S is formed of ∇_L", _changed(lambda x: {"dS": (x.arrays["V"].conj().T @ x.arrays["dL"]).conj().T})),
-    "rank-in-fours": (6, "the new rank is rounded down to a multiple of 4", _first_ranks(lambda rank: rank - rank % 4)),
-    "rank-in-eights": (6, "the new rank is rounded down to a multiple of 8", _first_ranks(lambda rank: rank - rank % 8)),
+    "strides-assumed": (
+        3,
+        "every argument is read as if it lay row by row",
+        MUTANTS["strides-ignored"].step,
+    ),
+    "rows-of-k-lost": (
+        3,
+        "the rows of ∇_K after whole tiles of 32 are not read",
+        _first_rows("dK", 32),
+    ),
+    "rows-of-l-lost": (
+        3,
+        "the rows of ∇_L after whole tiles of 32 are not read",
+        _first_rows("dL", 32),
+    ),
+    "rows-of-s-lost": (
+        3,
+        "the rows of ∇_S after whole vectors of 4 are not read",
+        _first_rows("dS", 4),
+    ),
+    "conjugate-lost": (
+        3,
+        "∇_L is not conjugated",
+        _changed(lambda x: {"dL": x.arrays["dL"].conj()}),
+    ),
+    "gradient-of-s-conjugated": (
+        3,
+        "∇_S is conjugated",
+        _changed(lambda x: {"dS": x.arrays["dS"].conj()}),
+    ),
+    "core-of-k": (
+        3,
+        "∇_S is formed of ∇_K",
+        _changed(lambda x: {"dS": x.arrays["U"].conj().T @ x.arrays["dK"]}),
+    ),
+    "core-of-l": (
+        3,
+        "∇_S is formed of ∇_L",
+        _changed(lambda x: {"dS": (x.arrays["V"].conj().T @ x.arrays["dL"]).conj().T}),
+    ),
+    "rank-in-fours": (
+        6,
+        "the new rank is rounded down to a multiple of 4",
+        _first_ranks(lambda rank: rank - rank % 4),
+    ),
+    "rank-in-eights": (
+        6,
+        "the new rank is rounded down to a multiple of 8",
+        _first_ranks(lambda rank: rank - rank % 8),
+    ),
     "capacity-of-32": (6, "there is room for 32 directions", _first_ranks(lambda rank: 32)),
     "capacity-of-64": (6, "there is room for 64 directions", _first_ranks(lambda rank: 64)),
     "rank-never-grows": (6, "there is room for r directions", _changed(_no_more_than_r)),
-    "completed-by-conjugates": (6, "directions that nothing chooses are conjugated", _completed_by_conjugates),
-    "completed-by-zeros": (6, "directions that nothing chooses are columns of zeros", _completed_by_zeros),
+    "completed-by-conjugates": (
+        6,
+        "directions that nothing chooses are conjugated",
+        _completed_by_conjugates,
+    ),
+    "completed-by-zeros": (
+        6,
+        "directions that nothing chooses are columns of zeros",
+        _completed_by_zeros,
+    ),
     "index-of-16-bits": (3, "∇_K and ∇_L are read with an index of 16 bits", _changed(_wrapped)),
     "symmetrised": (3, "S_new is taken to be Hermitian", _changed(_symmetrised)),
-    "diagonal-alone": (3, "S is taken to be diagonal", _changed(lambda x: {"S": np.diag(np.diag(x.arrays["S"]))})),
+    "diagonal-alone": (
+        3,
+        "S is taken to be diagonal",
+        _changed(lambda x: {"S": np.diag(np.diag(x.arrays["S"]))}),
+    ),
     "sign-of-the-memory": (
         3,
         "arguments are read from their memory, without the sign",
         _changed(lambda x: {name: -X for name, X in x.arrays.items() if negated(X)}),
     ),
     "room-for-150": (6, "there is room for 150 directions", _first_ranks(lambda rank: 150)),
-    "power-iteration": (6, "20 steps of a power iteration", replace(REFERENCE, truncation=_largest_alone).step),
+    "power-iteration": (
+        6,
+        "20 steps of a power iteration",
+        replace(REFERENCE, truncation=_largest_alone).step,
+    ),
     "clipped-at-0.99": (6, "τ is clipped at 0.99", _changed(lambda x: {"tau": 0.99})),
     "clipped-at-0.999": (6, "τ is clipped at 0.999", _changed(lambda x: {"tau": 0.999})),
-    "tails-in-single": (6, "tails are summed in single precision", replace(REFERENCE, truncation=_tails_in_single).step),
-    "tolerance-of-single": (6, "a tail above the threshold by eps(float32) goes", _changed(_raised)),
+    "tails-in-single": (
+        6,
+        "tails are summed in single precision",
+        replace(REFERENCE, truncation=_tails_in_single).step,
+    ),
+    "tolerance-of-single": (
+        6,
+        "a tail above the threshold by eps(float32) goes",
+        _changed(_raised),
+    ),
     "theta-ignored": (6, "ϑ is taken for 0", _changed(lambda x: {"theta": 0.0})),
-    "rounding-cut": (6, "ϑ = 0 cuts what is below 1e-10 of the norm", _changed(lambda x: {"tau": 1e-10, "theta": None})),
+    "rounding-cut": (
+        6,
+        "ϑ = 0 cuts what is below 1e-10 of the norm",
+        _changed(lambda x: {"tau": 1e-10, "theta": None}),
+    ),
     "tiny-is-zero": (6, "a threshold below 1e-10 is taken for 0", _changed(_zero_for_tiny)),
 }
 """Defects that occur on a separate path only, not as mutants of the whole step: the line, the
@@ -169,8 +237,13 @@ def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], B
         kept: dict[object, tuple[Mapping[str, Any], Given]] = {}
 
         def change(x: Given) -> Mapping[str, Any]:
-            now = {name: x.arrays[name].copy() if name in x.arrays else x.parameters[name] for name in names}
-            return kept.setdefault(by(x), (now, x))[0]  # with x, so that no other array gets its address
+            now = {
+                name: x.arrays[name].copy() if name in x.arrays else x.parameters[name]
+                for name in names
+            }
+            return kept.setdefault(by(x), (now, x))[
+                0
+            ]  # with x, so that no other array gets its address
 
         return _changed(change)
 
@@ -251,7 +324,9 @@ def _again(change: Callable[[Given], Mapping[str, Any]]) -> Callable[[], Backend
 
     def made() -> Backend:
         seen: dict[object, Given] = {}
-        return _changed(lambda x: change(x) if seen.setdefault(_address("S")(x), x) is not x else {})
+        return _changed(
+            lambda x: change(x) if seen.setdefault(_address("S")(x), x) is not x else {}
+        )
 
     return made
 
@@ -341,18 +416,34 @@ KEPT: dict[str, tuple[str, Callable[[], Backend], tuple[str, ...]]] = {
         ("sequence-capped-diagonal-trained",),
     ),
     **{
-        f"{name}-by-address": (f"{words} is captured with the arrays", _captured(name), (f"sequence-scheduled-{case}",))
+        f"{name}-by-address": (
+            f"{words} is captured with the arrays",
+            _captured(name),
+            (f"sequence-scheduled-{case}",),
+        )
         for name, words, case in SCHEDULED
     },
     **{
-        f"{name}-unless-none": (f"None leaves {words} as it was", _unless_none(name), (f"sequence-scheduled-{case}",))
+        f"{name}-unless-none": (
+            f"None leaves {words} as it was",
+            _unless_none(name),
+            (f"sequence-scheduled-{case}",),
+        )
         for name, words, case in ABSENT
     },
     **{
-        f"{name}-with-results": (f"{words} is kept with the results", _with_results(name), (f"sequence-scheduled-{case}-plain",))
+        f"{name}-with-results": (
+            f"{words} is kept with the results",
+            _with_results(name),
+            (f"sequence-scheduled-{case}-plain",),
+        )
         for name, words, case in SCHEDULED
     },
-    "transpose-with-results": ("V₁ᴴ is kept with the array V₁", _transposed, ("sequence-returned-diagonal",)),
+    "transpose-with-results": (
+        "V₁ᴴ is kept with the array V₁",
+        _transposed,
+        ("sequence-returned-diagonal",),
+    ),
     "conjugate-by-address": (
         "∇_L in arrays that were there before is not conjugated",
         _again(lambda x: {"dL": x.arrays["dL"].conj()}),
@@ -391,7 +482,9 @@ def _at(place: Place, wrong: Backend) -> Backend:
     """A step that is ``wrong`` at this place, and the reference elsewhere."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
-        return (wrong if place.holds(Given.of(arrays, parameters)) else REFERENCE.step)(*arrays, **parameters)
+        return (wrong if place.holds(Given.of(arrays, parameters)) else REFERENCE.step)(
+            *arrays, **parameters
+        )
 
     return step
 
@@ -419,7 +512,9 @@ def _of_families() -> Iterator[NarrowMutant]:
             known = MUTANTS.get(what)
             line, words, wrong = (known.line, known.defect, known.step) if known else WRONG[what]
             make = partial(_at, PLACES[name], wrong)
-            yield NarrowMutant(f"{name}/{what}", line, PLACES[name].words, words, make, (case,), _options(case))
+            yield NarrowMutant(
+                f"{name}/{what}", line, PLACES[name].words, words, make, (case,), _options(case)
+            )
 
 
 def _options(case: str) -> Mapping[str, Any]:
@@ -431,14 +526,29 @@ def _options(case: str) -> Mapping[str, Any]:
 
 def _of_stacks() -> Iterator[NarrowMutant]:
     for most, case in STACKS.items():
-        where, words = f"a stack has more than {most} problems", f"the K-step of those after {most} is left out"
-        yield NarrowMutant(f"stack/beyond-{most}", 3, where, words, partial(_batched, most), (case,), {"batched": True})
+        where, words = (
+            f"a stack has more than {most} problems",
+            f"the K-step of those after {most} is left out",
+        )
+        yield NarrowMutant(
+            f"stack/beyond-{most}",
+            3,
+            where,
+            words,
+            partial(_batched, most),
+            (case,),
+            {"batched": True},
+        )
 
 
 def _of_state() -> Iterator[NarrowMutant]:
     for name, (words, make, cases) in KEPT.items():
-        yield NarrowMutant(f"kept/{name}", 3, "in a later call", words, make, cases, _options(cases[-1]))
+        yield NarrowMutant(
+            f"kept/{name}", 3, "in a later call", words, make, cases, _options(cases[-1])
+        )
 
 
-NARROW_MUTANTS: dict[str, NarrowMutant] = {mutant.id: mutant for mutant in (*_of_families(), *_of_stacks(), *_of_state())}
+NARROW_MUTANTS: dict[str, NarrowMutant] = {
+    mutant.id: mutant for mutant in (*_of_families(), *_of_stacks(), *_of_state())
+}
 """All narrow mutants by id."""

@@ -41,7 +41,9 @@ class Backend(Protocol):
         """(U, S, V) and (dK, dL, dS) to (U₁, S₁, V₁)."""
 
 
-def coefficient_update(U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, learning_rate: float) -> ArrayFactors:
+def coefficient_update(
+    U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, learning_rate: float
+) -> ArrayFactors:
     """Line 3 on bare factors: (K_new, L_new, S_new)."""
     return (
         optimizer_step(U @ S, dK, learning_rate),
@@ -50,10 +52,14 @@ def coefficient_update(U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: A
     )
 
 
-def truncated_rank(sigma: Array, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+def truncated_rank(
+    sigma: Array, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
+) -> int:
     """The rank that line 6 keeps of these singular values."""
     tails = tail_norms(sigma)
-    return choose_rank(tails, float(tau or 0.0) * tails[0] if theta is None else theta, min_rank, max_rank)[0]
+    return choose_rank(
+        tails, float(tau or 0.0) * tails[0] if theta is None else theta, min_rank, max_rank
+    )[0]
 
 
 def truncate(
@@ -84,29 +90,52 @@ class Stages:
 
     def begins_like(self, other: Stages) -> bool:
         """Return whether lines 3 and 4 of both are the same functions."""
-        return self.coefficient_update is other.coefficient_update and self.basis_augmentation is other.basis_augmentation
+        return (
+            self.coefficient_update is other.coefficient_update
+            and self.basis_augmentation is other.basis_augmentation
+        )
 
-    def run(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any) -> dict[str, Any]:
+    def run(
+        self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any
+    ) -> dict[str, Any]:
         """Every intermediate result by name, and the new factors as ``output``."""
-        return self.finish(self.begin(U, S, V, dK, dL, dS, learning_rate=parameters.pop("learning_rate")), **parameters)
+        return self.finish(
+            self.begin(U, S, V, dK, dL, dS, learning_rate=parameters.pop("learning_rate")),
+            **parameters,
+        )
 
-    def begin(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, *, learning_rate: float) -> dict[str, Any]:
+    def begin(
+        self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, *, learning_rate: float
+    ) -> dict[str, Any]:
         """The results of lines 3 and 4 by name."""
         K_new, L_new, S_new = self.coefficient_update(U, S, V, dK, dL, dS, learning_rate)
         U_tilde, V_tilde = self.basis_augmentation(U, K_new), self.basis_augmentation(V, L_new)
         xp = namespace(U)
         U_hat, V_hat = xp.concat([U, U_tilde], axis=1), xp.concat([V, V_tilde], axis=1)
         coefficients = {"K_new": K_new, "L_new": L_new, "S_new": S_new}
-        return coefficients | {"U_tilde": U_tilde, "V_tilde": V_tilde, "U_hat": U_hat, "V_hat": V_hat}
+        return coefficients | {
+            "U_tilde": U_tilde,
+            "V_tilde": V_tilde,
+            "U_hat": U_hat,
+            "V_hat": V_hat,
+        }
 
     def finish(self, begun: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
         """Lines 5 and 6, from the results of :meth:`begin` by these or other stages; all results by
         name.
         """
-        S_hat = self.assemble(*(begun[name] for name in ("S_new", "K_new", "L_new", "U_tilde", "V_tilde")))
-        return {**begun, "S_hat": S_hat, "output": self.truncation(S_hat, begun["U_hat"], begun["V_hat"], **parameters)}
+        S_hat = self.assemble(
+            *(begun[name] for name in ("S_new", "K_new", "L_new", "U_tilde", "V_tilde"))
+        )
+        return {
+            **begun,
+            "S_hat": S_hat,
+            "output": self.truncation(S_hat, begun["U_hat"], begun["V_hat"], **parameters),
+        }
 
-    def step(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any) -> ArrayFactors:
+    def step(
+        self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any
+    ) -> ArrayFactors:
         """The step as a backend."""
         output: ArrayFactors = self.run(U, S, V, dK, dL, dS, **parameters)["output"]
         return output

@@ -37,9 +37,19 @@ class ConformanceCase:
 
 
 def question(
-    group: str, name: str, flags: tuple[str, ...], reason: str, parameters: CaseParameters, **more: Any
+    group: str,
+    name: str,
+    flags: tuple[str, ...],
+    reason: str,
+    parameters: CaseParameters,
+    **more: Any,
 ) -> ConformanceCase:
     """A case with the id "group-name", where hyphens replace blanks and underscores."""
     return ConformanceCase(
-        f"{group}-{name}".replace(" ", "-").replace("_", "-"), group, (group, *flags), reason, parameters, **more
+        f"{group}-{name}".replace(" ", "-").replace("_", "-"),
+        group,
+        (group, *flags),
+        reason,
+        parameters,
+        **more,
     )

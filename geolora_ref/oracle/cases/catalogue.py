@@ -18,7 +18,14 @@ from geolora_ref.oracle.cases.layers import layer_cases
 from geolora_ref.oracle.cases.paths import path_cases
 from geolora_ref.oracle.cases.remainders import remainder_cases
 from geolora_ref.oracle.cases.spectra import SPECTRA
-from geolora_ref.oracle.cases.step_case import CORES, GRADIENTS, ONE_SIDED, SIGNS, TRAPS, CaseParameters
+from geolora_ref.oracle.cases.step_case import (
+    CORES,
+    GRADIENTS,
+    ONE_SIDED,
+    SIGNS,
+    TRAPS,
+    CaseParameters,
+)
 
 __all__ = ["FLOOR", "catalogue"]
 
@@ -26,13 +33,28 @@ FLOOR = 300
 """A whole run judges at least this many cases in every dtype."""
 
 SHAPES = {
-    "square": (8, 8, 3, "U and V have equal sizes: exchanged factors go unnoticed elsewhere, not here"),
-    "tall": (13, 5, 2, "m, n and r differ: every transposed product has the wrong shape or the wrong value"),
+    "square": (
+        8,
+        8,
+        3,
+        "U and V have equal sizes: exchanged factors go unnoticed elsewhere, not here",
+    ),
+    "tall": (
+        13,
+        5,
+        2,
+        "m, n and r differ: every transposed product has the wrong shape or the wrong value",
+    ),
     "wide": (5, 13, 2, "m < n: the mirror image of tall"),
     "rank-one": (9, 6, 1, "r = 1: matrices that degenerate to vectors"),
     "full-rank-tall": (10, 4, 4, "r = n: V has no new column, Ŝ is not square"),
     "full-rank-wide": (4, 10, 4, "r = m: U has no new column, Ŝ is not square"),
-    "full-rank-square": (6, 6, 6, "r = m = n: no new column at all, the step is plain gradient descent"),
+    "full-rank-square": (
+        6,
+        6,
+        6,
+        "r = m = n: no new column at all, the step is plain gradient descent",
+    ),
     "beyond-half": (7, 6, 4, "2r > min(m, n): fewer new columns than r"),
     "one-by-one": (1, 1, 1, "the smallest matrix"),
     "one-row": (1, 7, 1, "m = 1"),
@@ -45,7 +67,12 @@ SMALLEST = {
     "two-rows": (2, 7, 1, "m = 2r = 2: old and new column of U are all of the space"),
     "two-columns": (7, 2, 1, "n = 2r = 2: old and new column of V are all of the space"),
     "two-by-two": (2, 2, 1, "m = n = 2, r = 1: the smallest matrix with new columns"),
-    "three-rows": (3, 5, 1, "m = 3, r = 1: the smallest space with a direction that is neither old nor new"),
+    "three-rows": (
+        3,
+        5,
+        1,
+        "m = 3, r = 1: the smallest space with a direction that is neither old nor new",
+    ),
 }
 """Further shapes, with a dense S and with S = 0: m, n, r, the reason."""
 LIMITED = {
@@ -62,8 +89,14 @@ LIMITED = {
         CaseParameters(10, 8, 3, "algebraic", "dense", learning_rate=0.0, complex=True),
         "complex numbers, λ = 0",
     ),
-    "large": (CaseParameters(10, 8, 3, "algebraic", "dense", magnitude=100.0), "‖W‖ is not of size 1"),
-    "no-gradient": (CaseParameters(11, 8, 3, "algebraic", "dense", "zero"), "no gradient: new directions may be any"),
+    "large": (
+        CaseParameters(10, 8, 3, "algebraic", "dense", magnitude=100.0),
+        "‖W‖ is not of size 1",
+    ),
+    "no-gradient": (
+        CaseParameters(11, 8, 3, "algebraic", "dense", "zero"),
+        "no gradient: new directions may be any",
+    ),
     "beyond-half": (CaseParameters(7, 6, 4, "algebraic", "dense"), "2r > min(m, n)"),
 }
 """States in which limits are often forgotten, because code handles these states in a separate branch."""
@@ -98,10 +131,15 @@ THRESHOLDS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-above": ({"tau": 0.505}, "a hundredth above: equal values are cut apart"),
     "tau-below": ({"tau": 0.495}, "a hundredth below"),
     "beyond-one": ({"tau": 1.5}, "τ > 1 lets everything go, but the minimum rank"),
-    "beyond-one-min": ({"tau": 1.5, "min_rank": 3}, "τ > 1 lets everything go but a minimum rank above 1"),
+    "beyond-one-min": (
+        {"tau": 1.5, "min_rank": 3},
+        "τ > 1 lets everything go but a minimum rank above 1",
+    ),
     **{
         f"{kind}-{precision}-{side}": (
-            {"tau": 0.5 + sign * 0.5 * gap} if kind == "tau" else {"tau": None, "theta": 1.0 + sign * gap},
+            {"tau": 0.5 + sign * 0.5 * gap}
+            if kind == "tau"
+            else {"tau": None, "theta": 1.0 + sign * gap},
             f"the tail 1 is {gap:.1e} {other} the threshold, 100 units of {precision} precision: a tolerance has no room there",
         )
         for kind in ("tau", "theta")
@@ -110,9 +148,19 @@ THRESHOLDS: dict[str, tuple[dict[str, Any], str]] = {
     },
 }
 BLOCKS = {
-    "aligned-tall": (256, 128, 16, "every size is a multiple of 16: the branch without a remainder, which real layers take"),
+    "aligned-tall": (
+        256,
+        128,
+        16,
+        "every size is a multiple of 16: the branch without a remainder, which real layers take",
+    ),
     "aligned-wide": (128, 256, 16, "the same with m < n"),
-    "rows": (1100, 70, 20, "more than 1024 rows, 64 columns and cores of 32: second blocks, and remainders in all of them"),
+    "rows": (
+        1100,
+        70,
+        20,
+        "more than 1024 rows, 64 columns and cores of 32: second blocks, and remainders in all of them",
+    ),
     "columns": (70, 1100, 20, "the mirror image of rows"),
     "core": (150, 140, 68, "cores larger than 128, ranks larger than 64"),
 }
@@ -126,8 +174,20 @@ CROSSED = {
     "wide": (11, 14, 4, 0.3, "m < n, where one may solve the transposed problem"),
     "square": (12, 12, 4, 0.3, "m = n, where one may treat both sides together"),
     "half": (14, 8, 4, 0.3, "2r = n: old and new columns of V fill the whole space"),
-    "aligned": (64, 64, 16, 2.0, "m = n and nothing is left over of any block, as in the layers of an attention"),
-    "remainder": (97, 70, 17, 2.0, "odd sizes above those of blocks: ranks that adapt are odd as often as even"),
+    "aligned": (
+        64,
+        64,
+        16,
+        2.0,
+        "m = n and nothing is left over of any block, as in the layers of an attention",
+    ),
+    "remainder": (
+        97,
+        70,
+        17,
+        2.0,
+        "odd sizes above those of blocks: ranks that adapt are odd as often as even",
+    ),
     "mirror": (71, 98, 13, 2.0, "the mirror image of remainder"),
 }
 """Shapes for which code may have a separate path: m, n, r, an absolute threshold that cuts, the reason."""
@@ -166,7 +226,10 @@ SPECTRUM_REASONS = {
     "denormal": "the smallest singular values are subnormal numbers",
 }
 BASES: dict[str, tuple[CaseParameters, str]] = {
-    "unit-zero": (CaseParameters(9, 7, 3, "algebraic", "diagonal", "zero", bases="unit"), "no gradient"),
+    "unit-zero": (
+        CaseParameters(9, 7, 3, "algebraic", "diagonal", "zero", bases="unit"),
+        "no gradient",
+    ),
     "unit-min": (
         CaseParameters(9, 7, 3, "algebraic", "diagonal", "zero", bases="unit", min_rank=5),
         "no gradient, and new directions are wanted: the first unit vectors are in the bases already",
@@ -179,25 +242,52 @@ BASES: dict[str, tuple[CaseParameters, str]] = {
         CaseParameters(9, 7, 3, "algebraic", "dense", "off core", bases="unit"),
         "∇_S is 0, and not only up to rounding; ∇_K and ∇_L are not",
     ),
-    "unit-left": (CaseParameters(9, 7, 3, "algebraic", "dense", "left", bases="unit"), "∇_L and ∇_S are 0 exactly"),
-    "unit-right": (CaseParameters(9, 7, 3, "algebraic", "dense", "right", bases="unit"), "∇_K and ∇_S are 0 exactly"),
-    "padded": (CaseParameters(9, 7, 2, "algebraic", "dense", "padded", bases="padded"), "two rows are zero and stay so"),
+    "unit-left": (
+        CaseParameters(9, 7, 3, "algebraic", "dense", "left", bases="unit"),
+        "∇_L and ∇_S are 0 exactly",
+    ),
+    "unit-right": (
+        CaseParameters(9, 7, 3, "algebraic", "dense", "right", bases="unit"),
+        "∇_K and ∇_S are 0 exactly",
+    ),
+    "padded": (
+        CaseParameters(9, 7, 2, "algebraic", "dense", "padded", bases="padded"),
+        "two rows are zero and stay so",
+    ),
 }
 """Bases and gradients with exact zeros, which random ones never have."""
 DIRECTIONS: dict[str, tuple[CaseParameters, str]] = {
     "dense": (CaseParameters(14, 11, 4, "algebraic", "dense", SIGNS, tau=0.05), "S was trained"),
-    "from-zero": (CaseParameters(11, 9, 3, "algebraic", "zero", SIGNS), "the first step from the usual start"),
-    "capped": (CaseParameters(12, 10, 4, "algebraic", "diagonal", SIGNS, max_rank=4), "the cap is at r, as in training"),
-    "full-rank": (CaseParameters(9, 4, 4, "algebraic", "dense", SIGNS), "no new column on one side"),
-    "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", SIGNS, complex=True), "complex numbers"),
+    "from-zero": (
+        CaseParameters(11, 9, 3, "algebraic", "zero", SIGNS),
+        "the first step from the usual start",
+    ),
+    "capped": (
+        CaseParameters(12, 10, 4, "algebraic", "diagonal", SIGNS, max_rank=4),
+        "the cap is at r, as in training",
+    ),
+    "full-rank": (
+        CaseParameters(9, 4, 4, "algebraic", "dense", SIGNS),
+        "no new column on one side",
+    ),
+    "complex": (
+        CaseParameters(10, 8, 3, "algebraic", "dense", SIGNS, complex=True),
+        "complex numbers",
+    ),
     "rank-one": (CaseParameters(9, 6, 1, "algebraic", "dense", SIGNS), "r = 1"),
     "wide": (CaseParameters(6, 13, 3, "algebraic", "dense", SIGNS, tau=0.05), "m < n"),
-    "theta": (CaseParameters(12, 9, 3, "algebraic", "dense", SIGNS, tau=None, theta=0.3), "an absolute threshold"),
+    "theta": (
+        CaseParameters(12, 9, 3, "algebraic", "dense", SIGNS, tau=None, theta=0.3),
+        "an absolute threshold",
+    ),
     "min": (
         CaseParameters(12, 9, 3, "algebraic", "dense", SIGNS, tau=1.0, min_rank=4),
         "a minimum rank above what the threshold keeps",
     ),
-    "larger": (CaseParameters(48, 33, 8, "algebraic", "dense", SIGNS, tau=0.05), "a rank that real adapters have"),
+    "larger": (
+        CaseParameters(48, 33, 8, "algebraic", "dense", SIGNS, tau=0.05),
+        "a rank that real adapters have",
+    ),
     "larger-complex": (
         CaseParameters(48, 33, 8, "algebraic", "dense", SIGNS, tau=0.05, complex=True),
         "complex numbers at a rank that real adapters have",
@@ -209,7 +299,10 @@ COMPLEX_GRADIENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"gradient": "nearly the core"},
         "both residuals are 1e-9 of the gradient: every pass of orthogonalisation conjugates, not the first alone",
     ),
-    "small-rate": ({"learning_rate": 1e-8}, "K_new is nearly in the range of U, because λ is small"),
+    "small-rate": (
+        {"learning_rate": 1e-8},
+        "K_new is nearly in the range of U, because λ is small",
+    ),
     "none": ({"gradient": "zero", "min_rank": 5}, "no gradient, and new directions are wanted"),
 }
 """Gradients for which code may take another path, besides complex numbers: their parameters, the reason."""
@@ -218,11 +311,19 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "tau": ({"max_rank": 4}, {"tau": 0.5}, "τ"),
     "theta": ({"tau": None, "theta": 0.0, "max_rank": 4}, {"theta": 3.0}, "ϑ"),
     "to-theta": ({"max_rank": 4}, {"tau": None, "theta": 3.0}, "the threshold, ϑ in place of τ,"),
-    "to-tau": ({"tau": None, "theta": 0.0, "max_rank": 4}, {"tau": 0.5, "theta": None}, "the threshold, τ in place of ϑ,"),
+    "to-tau": (
+        {"tau": None, "theta": 0.0, "max_rank": 4},
+        {"tau": 0.5, "theta": None},
+        "the threshold, τ in place of ϑ,",
+    ),
     "min": ({"tau": 1.0, "min_rank": 4}, {"min_rank": 2}, "the minimum rank"),
     "max": ({"max_rank": 4}, {"max_rank": 2}, "the cap"),
     "no-max": ({"max_rank": 4}, {"max_rank": None}, "the cap, which is gone,"),
-    "warm-up": ({"learning_rate": 0.0, "max_rank": 4}, {"learning_rate": 0.1}, "λ, which is 0 before,"),
+    "warm-up": (
+        {"learning_rate": 0.0, "max_rank": 4},
+        {"learning_rate": 0.1},
+        "λ, which is 0 before,",
+    ),
     "to-max": ({"m": 9, "n": 4}, {"max_rank": 2}, "the cap, of which there is none before,"),
     "to-min": ({"tau": 1.0}, {"min_rank": 2}, "the minimum rank, which is 1 before,"),
 }
@@ -284,11 +385,17 @@ TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-0": ({"tau": 0.0}, "nothing but exact zeros may be cut"),
     "tau-0.1": ({"tau": 0.1}, "the usual relative threshold"),
     "tau-0.3": ({"tau": 0.3}, "a large relative threshold: ℓ¹ and ℓ² tails differ"),
-    "tau-0.5": ({"tau": 0.5}, "a cap that comes before the threshold, and not behind it, leaves another tail"),
+    "tau-0.5": (
+        {"tau": 0.5},
+        "a cap that comes before the threshold, and not behind it, leaves another tail",
+    ),
     "tau-0.6": ({"tau": 0.6}, "the same where fewer directions are kept"),
     "tau-1": ({"tau": 1.0}, "everything may be cut: the minimum rank decides"),
     "theta-0": ({"tau": None, "theta": 0.0}, "an absolute threshold of zero is a threshold"),
-    "theta-0.25": ({"tau": None, "theta": 0.25}, "an absolute threshold is not relative to anything"),
+    "theta-0.25": (
+        {"tau": None, "theta": 0.25},
+        "an absolute threshold is not relative to anything",
+    ),
     "theta-large": ({"tau": None, "theta": 1e3}, "an absolute threshold above ‖W‖"),
 }
 LAYOUT_SHAPES = ("square", "tall", "wide")
@@ -299,7 +406,17 @@ LARGER = ("larger",)
 for larger arrays.
 """
 COMPLEX = (
-    *("square", "tall", "wide", "full-rank-wide", "rank-one", "full-rank-tall", "beyond-half", "short-wide", "short-tall"),
+    *(
+        "square",
+        "tall",
+        "wide",
+        "full-rank-wide",
+        "rank-one",
+        "full-rank-tall",
+        "beyond-half",
+        "short-wide",
+        "short-tall",
+    ),
     "full-rank-square",
 )
 LAYOUTS = {
@@ -316,18 +433,44 @@ BACKWARDS = {
     "turned": "the arguments are views of arrays whose rows and columns are in reverse order",
 }
 """Further layouts with negative strides."""
-NEGATED = "the arguments have their negative bit set, as the imaginary part of a conjugate has in torch"
+NEGATED = (
+    "the arguments have their negative bit set, as the imaginary part of a conjugate has in torch"
+)
 SUBNORMAL: dict[str, tuple[float, float, str, str]] = {
-    "subnormal-double": (1e-310, 0.1, "double-range", "all numbers are subnormal in double precision"),
+    "subnormal-double": (
+        1e-310,
+        0.1,
+        "double-range",
+        "all numbers are subnormal in double precision",
+    ),
     "subnormal-single": (1e-40, 0.1, "wide-range", "all numbers are subnormal in single precision"),
-    "smallest-double": (2e-307, 0.01, "double-range", "λ∇ is subnormal in double precision, and W is not"),
-    "smallest-single": (1e-37, 0.01, "wide-range", "λ∇ is subnormal in single precision, and W is not"),
+    "smallest-double": (
+        2e-307,
+        0.01,
+        "double-range",
+        "λ∇ is subnormal in double precision, and W is not",
+    ),
+    "smallest-single": (
+        1e-37,
+        0.01,
+        "wide-range",
+        "λ∇ is subnormal in single precision, and W is not",
+    ),
 }
 """The size of all numbers, λ, the range needed, the reason."""
 SMALL: dict[str, tuple[dict[str, Any], str]] = {
-    "theta-0": ({"tau": None, "theta": 0.0}, "ϑ = 0, and the last singular value is 9e-13: it is no exact zero"),
-    "theta-tiny": ({"tau": None, "theta": 4e-12}, "ϑ = 4e-12 lets the last singular value go, which is 9e-13: ϑ is not 0"),
-    "tau-tiny": ({"tau": 3e-12}, "τ = 3e-12 lets the last singular value go, which is 9e-13: τ is not 0"),
+    "theta-0": (
+        {"tau": None, "theta": 0.0},
+        "ϑ = 0, and the last singular value is 9e-13: it is no exact zero",
+    ),
+    "theta-tiny": (
+        {"tau": None, "theta": 4e-12},
+        "ϑ = 4e-12 lets the last singular value go, which is 9e-13: ϑ is not 0",
+    ),
+    "tau-tiny": (
+        {"tau": 3e-12},
+        "τ = 3e-12 lets the last singular value go, which is 9e-13: τ is not 0",
+    ),
 }
 """Thresholds near 0, for the spectrum "small"."""
 CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
@@ -335,15 +478,30 @@ CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
     "min-below": ({"min_rank": 2}, "min_rank < r"),
     "min-at": ({"min_rank": 4}, "min_rank = r"),
     "min-above": ({"min_rank": 6}, "min_rank > r"),
-    "max-below": ({"max_rank": 2}, "max_rank < r: directions must go although the threshold would keep them"),
-    "max-at": ({"max_rank": 4}, "max_rank = r: the basis must still move (cap after the truncation, not before)"),
+    "max-below": (
+        {"max_rank": 2},
+        "max_rank < r: directions must go although the threshold would keep them",
+    ),
+    "max-at": (
+        {"max_rank": 4},
+        "max_rank = r: the basis must still move (cap after the truncation, not before)",
+    ),
     "max-above": ({"max_rank": 6}, "r < max_rank < 2r"),
     "fixed": ({"min_rank": 4, "max_rank": 4}, "min_rank = max_rank = r: fixed rank"),
 }
 FIXED: dict[str, tuple[dict[str, Any], str]] = {
-    "fixed-above": ({"min_rank": 6, "max_rank": 6}, "min_rank = max_rank > r: a fixed rank that is not yet reached"),
-    "fixed-below": ({"min_rank": 2, "max_rank": 2}, "min_rank = max_rank < r: a fixed rank that the start is above"),
-    "beyond": ({"min_rank": 9, "max_rank": 10}, "both limits are above what there is: all directions are kept"),
+    "fixed-above": (
+        {"min_rank": 6, "max_rank": 6},
+        "min_rank = max_rank > r: a fixed rank that is not yet reached",
+    ),
+    "fixed-below": (
+        {"min_rank": 2, "max_rank": 2},
+        "min_rank = max_rank < r: a fixed rank that the start is above",
+    ),
+    "beyond": (
+        {"min_rank": 9, "max_rank": 10},
+        "both limits are above what there is: all directions are kept",
+    ),
 }
 """Both limits at once, for some of the thresholds."""
 FIXED_AT = ("tau-0", "tau-0.3", "tau-1", "theta-0.25", "theta-large")
@@ -388,7 +546,9 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_smallest(),
         *remainder_cases(),
     )
-    return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
+    return tuple(
+        replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases
+    )
 
 
 def _seed(name: str) -> int:
@@ -399,51 +559,87 @@ def _seed(name: str) -> int:
 def _shapes() -> Iterator[ConformanceCase]:
     for name, (m, n, r, reason) in SHAPES.items():
         for core in CORES:
-            yield question("shape", f"{name}-{core}", (name, core), reason, CaseParameters(m, n, r, "algebraic", core, tau=0.05))
+            yield question(
+                "shape",
+                f"{name}-{core}",
+                (name, core),
+                reason,
+                CaseParameters(m, n, r, "algebraic", core, tau=0.05),
+            )
 
 
 def _spectra() -> Iterator[ConformanceCase]:
     for spectrum, reason in SPECTRUM_REASONS.items():
         for core in ("diagonal", "dense", "unsorted", "negative"):
             for gradient in ("zero", "quadratic"):
-                parameters = CaseParameters(12, 9, 4, spectrum, core, gradient, learning_rate=0.01, tau=1e-3)
+                parameters = CaseParameters(
+                    12, 9, 4, spectrum, core, gradient, learning_rate=0.01, tau=1e-3
+                )
                 range_needed = ("double-range",) if spectrum == "denormal" else ()
-                yield question("spectrum", f"{spectrum}-{core}-{gradient}", (spectrum, core, *range_needed), reason, parameters)
+                yield question(
+                    "spectrum",
+                    f"{spectrum}-{core}-{gradient}",
+                    (spectrum, core, *range_needed),
+                    reason,
+                    parameters,
+                )
 
 
 def _gradients() -> Iterator[ConformanceCase]:
     for gradient in GRADIENTS:
         for name, (rate, rate_reason) in RATES.items():
             for core in ("diagonal", "dense", "zero"):
-                parameters = CaseParameters(11, 8, 3, "algebraic", core, gradient, learning_rate=rate, tau=0.0)
+                parameters = CaseParameters(
+                    11, 8, 3, "algebraic", core, gradient, learning_rate=rate, tau=0.0
+                )
                 reasons = {gradient: GRADIENT_REASONS[gradient], name: rate_reason}
                 if core == "zero":
-                    reasons |= {key: reason for key, reason in REASONS_FROM_ZERO.items() if key in reasons}
-                range_needed = ("wide-range",) if gradient == "huge" or name in ("1e-14", "1e6") else ()
+                    reasons |= {
+                        key: reason for key, reason in REASONS_FROM_ZERO.items() if key in reasons
+                    }
+                range_needed = (
+                    ("wide-range",) if gradient == "huge" or name in ("1e-14", "1e6") else ()
+                )
                 flags = (gradient, core, *range_needed)
-                yield question("gradient", f"{gradient}-{core}-rate-{name}", flags, "; ".join(reasons.values()), parameters)
+                yield question(
+                    "gradient",
+                    f"{gradient}-{core}-rate-{name}",
+                    flags,
+                    "; ".join(reasons.values()),
+                    parameters,
+                )
 
 
 def _magnitudes() -> Iterator[ConformanceCase]:
     for exponent, (needed, products) in MAGNITUDES.items():
         flags, dtype = ((needed,), "the dtype") if needed else ((), "float16")
         for core in ("diagonal", "dense", "zero"):
-            parameters = CaseParameters(9, 7, 3, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
+            parameters = CaseParameters(
+                9, 7, 3, "algebraic", core, tau=0.05, magnitude=10.0**exponent
+            )
             reason = f"all numbers are of size 1e{exponent}: {products} leave the range of {dtype} unless they are scaled"
             yield question("magnitude", f"1e{exponent}-{core}", (core, *flags), reason, parameters)
         if products == "squares":
             size = 10.0**exponent
-            parameters = CaseParameters(9, 7, 3, "algebraic", "dense", tau=None, theta=0.2 * size, magnitude=size)
+            parameters = CaseParameters(
+                9, 7, 3, "algebraic", "dense", tau=None, theta=0.2 * size, magnitude=size
+            )
             reason = f"all numbers are of size 1e{exponent}, the absolute threshold too: its square leaves the range of {dtype}"
-            yield question("magnitude", f"1e{exponent}-theta", ("theta", *flags), reason, parameters)
+            yield question(
+                "magnitude", f"1e{exponent}-theta", ("theta", *flags), reason, parameters
+            )
 
 
 def _truncations() -> Iterator[ConformanceCase]:
     for name, (threshold, reason) in TRUNCATIONS.items():
         both = FIXED if name in FIXED_AT else {}
         for clip, (ranks, clip_reason) in (CLIPPINGS | both).items():
-            parameters = CaseParameters(14, 11, 4, "algebraic", "dense", learning_rate=0.05, **(threshold | ranks))
-            yield question("truncation", f"{name}-{clip}", (name, clip), f"{reason}; {clip_reason}", parameters)
+            parameters = CaseParameters(
+                14, 11, 4, "algebraic", "dense", learning_rate=0.05, **(threshold | ranks)
+            )
+            yield question(
+                "truncation", f"{name}-{clip}", (name, clip), f"{reason}; {clip_reason}", parameters
+            )
 
 
 def _traps() -> Iterator[ConformanceCase]:
@@ -458,7 +654,11 @@ def _complex() -> Iterator[ConformanceCase]:
             m, n, r, _ = SHAPES[name]
             parameters = CaseParameters(m, n, r, "algebraic", core, tau=0.05, complex=True)
             yield question(
-                "complex", f"{name}-{core}", ("complex", name, core), "every transpose is a conjugate transpose", parameters
+                "complex",
+                f"{name}-{core}",
+                ("complex", name, core),
+                "every transpose is a conjugate transpose",
+                parameters,
             )
 
 
@@ -466,9 +666,15 @@ def _one_sided() -> Iterator[ConformanceCase]:
     for gradient in ONE_SIDED:
         for name in ("1e-3", "1"):
             for core in ("diagonal", "dense"):
-                parameters = CaseParameters(11, 8, 3, "algebraic", core, gradient, learning_rate=RATES[name][0], tau=0.0)
+                parameters = CaseParameters(
+                    11, 8, 3, "algebraic", core, gradient, learning_rate=RATES[name][0], tau=0.0
+                )
                 yield question(
-                    "gradient", f"{gradient}-{core}-rate-{name}", (gradient, core), GRADIENT_REASONS[gradient], parameters
+                    "gradient",
+                    f"{gradient}-{core}-rate-{name}",
+                    (gradient, core),
+                    GRADIENT_REASONS[gradient],
+                    parameters,
                 )
 
 
@@ -487,7 +693,9 @@ def _limits() -> Iterator[ConformanceCase]:
             if name in NEVER.get(state, ()):
                 continue
             flags = (state, name, *(("complex",) if p.complex else ()))
-            yield question("limit", f"{state}-{name}", flags, f"{where}: {reason}", replace(p, **limits[name]))
+            yield question(
+                "limit", f"{state}-{name}", flags, f"{where}: {reason}", replace(p, **limits[name])
+            )
 
 
 def _fixed_beyond() -> Iterator[ConformanceCase]:
@@ -496,13 +704,25 @@ def _fixed_beyond() -> Iterator[ConformanceCase]:
         rank = 2 * p.r + 1
         flags = (state, "fixed-beyond", *(("complex",) if p.complex else ()))
         reason = f"{where}: min_rank = max_rank > 2r: all directions are kept"
-        yield question("limit", f"{state}-fixed-beyond", flags, reason, replace(p, tau=0.3, min_rank=rank, max_rank=rank))
+        yield question(
+            "limit",
+            f"{state}-fixed-beyond",
+            flags,
+            reason,
+            replace(p, tau=0.3, min_rank=rank, max_rank=rank),
+        )
 
 
 def _smallest() -> Iterator[ConformanceCase]:
     for name, (m, n, r, reason) in SMALLEST.items():
         for core in ("dense", "zero"):
-            yield question("shape", f"{name}-{core}", (name, core), reason, CaseParameters(m, n, r, "algebraic", core, tau=0.05))
+            yield question(
+                "shape",
+                f"{name}-{core}",
+                (name, core),
+                reason,
+                CaseParameters(m, n, r, "algebraic", core, tau=0.05),
+            )
 
 
 def _thresholds() -> Iterator[ConformanceCase]:
@@ -510,11 +730,16 @@ def _thresholds() -> Iterator[ConformanceCase]:
         for core in ("diagonal", "dense"):
             parameters = CaseParameters(12, 9, 4, "flat", core, "zero", **threshold)
             yield question("threshold", f"{name}-{core}", (name, core), reason, parameters)
-    parameters, reason = CaseParameters(12, 9, 4, "small", "diagonal", "zero"), "τ = 0, and the last singular value is 9e-13"
+    parameters, reason = (
+        CaseParameters(12, 9, 4, "small", "diagonal", "zero"),
+        "τ = 0, and the last singular value is 9e-13",
+    )
     yield question("threshold", "small-diagonal", ("small", "diagonal"), reason, parameters)
     parameters = CaseParameters(12, 9, 4, "algebraic", "diagonal", "zero", tau=0.565, max_rank=2)
     reason = "τ is relative to all of Ŵ, and not to the largest max_rank values, by which 2 directions would stay, and not 1"
-    yield question("threshold", "capped-diagonal", ("tau", "max_rank", "diagonal"), reason, parameters)
+    yield question(
+        "threshold", "capped-diagonal", ("tau", "max_rank", "diagonal"), reason, parameters
+    )
 
 
 def _blocks() -> Iterator[ConformanceCase]:
@@ -522,28 +747,54 @@ def _blocks() -> Iterator[ConformanceCase]:
         for core, core_reason in BLOCK_REASONS.items():
             tau, cap = (0.05 if core == "dense" else 0.0), (r if core == "diagonal" else None)
             parameters = CaseParameters(m, n, r, "algebraic", core, tau=tau, max_rank=cap)
-            yield question("block", f"{name}-{core}", (name, core), f"{reason}; {core_reason}", parameters)
+            yield question(
+                "block", f"{name}-{core}", (name, core), f"{reason}; {core_reason}", parameters
+            )
     for name, (m, n, r, reason) in SIZES.items():
-        yield question("block", f"{name}-dense", (name, "dense"), reason, CaseParameters(m, n, r, "algebraic", "dense", tau=0.05))
+        yield question(
+            "block",
+            f"{name}-dense",
+            (name, "dense"),
+            reason,
+            CaseParameters(m, n, r, "algebraic", "dense", tau=0.05),
+        )
     m, n, r, reason = SIZES["capacity-64"]
     parameters = CaseParameters(m, n, r, "geometric", "dense", "zero", tau=3e-9)
     reason += "; of a tail of 3e-9 the whole sum of squares less the leading part is rounding"
-    yield question("block", "capacity-64-threshold", ("capacity-64", "tau", "dense"), reason, parameters)
+    yield question(
+        "block", "capacity-64-threshold", ("capacity-64", "tau", "dense"), reason, parameters
+    )
     for name in ("aligned-tall", "core"):
         m, n, r, reason = BLOCKS[name]
         parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero")
-        yield question("block", f"{name}-nothing", (name, "zero"), f"{reason}; S = 0 and no gradient: Ŵ = 0", parameters)
+        yield question(
+            "block",
+            f"{name}-nothing",
+            (name, "zero"),
+            f"{reason}; S = 0 and no gradient: Ŵ = 0",
+            parameters,
+        )
     for name in ("aligned-tall", "rows"):
         m, n, r, reason = BLOCKS[name]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
         yield question(
-            "block", f"{name}-complex", (name, "complex"), f"{reason}; transposes are conjugate there, too", parameters
+            "block",
+            f"{name}-complex",
+            (name, "complex"),
+            f"{reason}; transposes are conjugate there, too",
+            parameters,
         )
     for name in ("rows", "columns"):
         for gradient, gradient_reason in DEFICIENT.items():
             m, n, r, reason = BLOCKS[name]
             parameters = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05)
-            yield question("block", f"{name}-{gradient}", (name, gradient), f"{reason}; {gradient_reason}", parameters)
+            yield question(
+                "block",
+                f"{name}-{gradient}",
+                (name, gradient),
+                f"{reason}; {gradient_reason}",
+                parameters,
+            )
 
 
 def _sequences() -> Iterator[ConformanceCase]:
@@ -551,14 +802,24 @@ def _sequences() -> Iterator[ConformanceCase]:
         for trained in (False, True):
             for name, parameters in {
                 "growing": CaseParameters(16, 12, 2, "algebraic", core, tau=1e-4, max_rank=10),
-                "shrinking": CaseParameters(16, 12, 8, "geometric", core, learning_rate=0.5, tau=0.3),
+                "shrinking": CaseParameters(
+                    16, 12, 8, "geometric", core, learning_rate=0.5, tau=0.3
+                ),
                 "capped": CaseParameters(16, 12, 4, "algebraic", core, tau=0.0, max_rank=4),
             }.items():
-                trap = "S is trained between the steps" if trained else "each output is the next input"
+                trap = (
+                    "S is trained between the steps" if trained else "each output is the next input"
+                )
                 suffix = "trained" if trained else "plain"
                 reason = f"20 steps with {name} rank; {trap}: errors that one step hides add up"
                 yield question(
-                    "sequence", f"{name}-{core}-{suffix}", (name, core, suffix), reason, parameters, steps=20, trained=trained
+                    "sequence",
+                    f"{name}-{core}-{suffix}",
+                    (name, core, suffix),
+                    reason,
+                    parameters,
+                    steps=20,
+                    trained=trained,
                 )
 
 
@@ -567,7 +828,16 @@ def _returned() -> Iterator[ConformanceCase]:
         parameters = CaseParameters(16, 12, 4, "algebraic", core, tau=0.0, max_rank=4)
         reason = "20 steps, S₁ is trained in the array that the backend has returned: what it remembers of it is no longer so"
         flags = ("returned", core)
-        yield question("sequence", f"returned-{core}", flags, reason, parameters, steps=20, trained=True, returned=True)
+        yield question(
+            "sequence",
+            f"returned-{core}",
+            flags,
+            reason,
+            parameters,
+            steps=20,
+            trained=True,
+            returned=True,
+        )
 
 
 def _schedules() -> Iterator[ConformanceCase]:
@@ -575,7 +845,15 @@ def _schedules() -> Iterator[ConformanceCase]:
         parameters = replace(CaseParameters(16, 12, 4, "algebraic", "dense"), **special)
         reason = f"{what} changes in the fifth step, in the arrays of all steps before: nothing may be kept with them"
         more: dict[str, Any] = {"steps": 5, "last": tuple(changed.items())}
-        yield question("sequence", f"scheduled-{name}", ("scheduled", name), reason, parameters, trained=True, **more)
+        yield question(
+            "sequence",
+            f"scheduled-{name}",
+            ("scheduled", name),
+            reason,
+            parameters,
+            trained=True,
+            **more,
+        )
         if name in PLAIN_SCHEDULES:
             reason = f"{what} changes in the fifth step, and each output is the next input: nothing may be kept with results"
             flags = ("scheduled", name, "plain")
@@ -584,16 +862,32 @@ def _schedules() -> Iterator[ConformanceCase]:
 
 def _complex_gradients() -> Iterator[ConformanceCase]:
     for name, (changed, reason) in COMPLEX_GRADIENTS.items():
-        parameters = replace(CaseParameters(11, 8, 3, "algebraic", "dense", complex=True), **changed)
-        yield question("complex", f"gradient-{name}", ("complex", name), f"complex numbers, and {reason}", parameters)
+        parameters = replace(
+            CaseParameters(11, 8, 3, "algebraic", "dense", complex=True), **changed
+        )
+        yield question(
+            "complex",
+            f"gradient-{name}",
+            ("complex", name),
+            f"complex numbers, and {reason}",
+            parameters,
+        )
     parameters = CaseParameters(16, 12, 3, "algebraic", "dense", tau=1e-3, max_rank=6, complex=True)
     reason = "complex numbers over 10 steps, and S is trained in between"
-    yield question("complex", "sequence", ("complex", "trained"), reason, parameters, steps=10, trained=True)
+    yield question(
+        "complex", "sequence", ("complex", "trained"), reason, parameters, steps=10, trained=True
+    )
 
 
 def _long_runs() -> Iterator[ConformanceCase]:
-    for name, gradient in (("quadratic", "quadratic"), ("zero-gradient", "zero"), ("rank-one-gradient", "rank one")):
-        parameters = CaseParameters(20, 14, 4, "algebraic", "diagonal", gradient, learning_rate=0.02, tau=1e-3, max_rank=6)
+    for name, gradient in (
+        ("quadratic", "quadratic"),
+        ("zero-gradient", "zero"),
+        ("rank-one-gradient", "rank one"),
+    ):
+        parameters = CaseParameters(
+            20, 14, 4, "algebraic", "diagonal", gradient, learning_rate=0.02, tau=1e-3, max_rank=6
+        )
         reason = "100 steps: the bases must stay orthonormal, a defect may not grow like the number of steps"
         yield question("long-run", name, ("orthonormality",), reason, parameters, steps=100)
 
@@ -604,29 +898,45 @@ def _layouts() -> Iterator[ConformanceCase]:
             m, n, r, _ = SHAPES[name]
             parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
             yield question(
-                "layout", f"{layout}-{name}", (layout, name), f"{reason}: strides have to be read", parameters, layout=layout
+                "layout",
+                f"{layout}-{name}",
+                (layout, name),
+                f"{reason}: strides have to be read",
+                parameters,
+                layout=layout,
             )
         m, n, r, _ = SIZES["capacity-32"]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
         yield question(
-            "block", f"layout-{layout}", ("layout", layout), f"{reason}, where there are blocks, too", parameters, layout=layout
+            "block",
+            f"layout-{layout}",
+            ("layout", layout),
+            f"{reason}, where there are blocks, too",
+            parameters,
+            layout=layout,
         )
     for layout in ("columns", "long"):
         m, n, r, _ = SHAPES["tall"]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
         reason = f"{LAYOUTS[layout]}: what is transposed by its strides is not conjugated"
-        yield question("layout", f"{layout}-complex", (layout, "complex"), reason, parameters, layout=layout)
+        yield question(
+            "layout", f"{layout}-complex", (layout, "complex"), reason, parameters, layout=layout
+        )
 
 
 def _bases() -> Iterator[ConformanceCase]:
     for name, (parameters, reason) in BASES.items():
-        yield question("basis", name, (parameters.bases,), f"U and V have exact zeros: {reason}", parameters)
+        yield question(
+            "basis", name, (parameters.bases,), f"U and V have exact zeros: {reason}", parameters
+        )
 
 
 def _graded() -> Iterator[ConformanceCase]:
     for gradient, reason in GRADES.items():
         parameters = CaseParameters(12, 10, 3, "algebraic", "dense", gradient, learning_rate=1.0)
-        yield question("gradient", f"{gradient}-dense-rate-1", (gradient, "dense"), reason, parameters)
+        yield question(
+            "gradient", f"{gradient}-dense-rate-1", (gradient, "dense"), reason, parameters
+        )
 
 
 def _tails() -> Iterator[ConformanceCase]:
@@ -641,7 +951,13 @@ def _tails() -> Iterator[ConformanceCase]:
             for kind, threshold in limits.items():
                 parameters = CaseParameters(12, 9, 4, "algebraic", "diagonal", "zero", **threshold)
                 reason = f"the threshold is 1e-9 {side} the tail behind {kept}, in numbers that single precision has not"
-                yield question("threshold", f"tail-{kept}-{kind}-{side}-diagonal", (kind, side, "diagonal"), reason, parameters)
+                yield question(
+                    "threshold",
+                    f"tail-{kept}-{kind}-{side}-diagonal",
+                    (kind, side, "diagonal"),
+                    reason,
+                    parameters,
+                )
 
 
 def _directions() -> Iterator[ConformanceCase]:
@@ -668,10 +984,21 @@ def _crossed() -> Iterator[ConformanceCase]:
             "sequence": {"tau": 0.1, "max_rank": r + 2},
         }
         for path, reason in PATHS.items():
-            needed = {"tiny": ("double-range",), "small": ("wide-range",), "complex": ("complex",)}.get(path, ())
+            needed = {
+                "tiny": ("double-range",),
+                "small": ("wide-range",),
+                "complex": ("complex",),
+            }.get(path, ())
             parameters = replace(CaseParameters(m, n, r, "algebraic", "dense"), **options[path])
             more = {"steps": 10, "trained": True} if path == "sequence" else {}
-            yield question("crossed", f"{shape}-{path}", (shape, path, *needed), f"{shape_reason}: {reason}", parameters, **more)
+            yield question(
+                "crossed",
+                f"{shape}-{path}",
+                (shape, path, *needed),
+                f"{shape_reason}: {reason}",
+                parameters,
+                **more,
+            )
 
 
 def _backwards() -> Iterator[ConformanceCase]:
@@ -689,39 +1016,60 @@ def _complex_layouts() -> Iterator[ConformanceCase]:
             m, n, r, _ = SHAPES[name]
             parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
             flags, why = (layout, "complex", name), f"complex numbers; {reason}"
-            yield question("layout", f"{layout}-complex-{name}", flags, why, parameters, layout=layout)
+            yield question(
+                "layout", f"{layout}-complex-{name}", flags, why, parameters, layout=layout
+            )
 
 
 def _subnormal() -> Iterator[ConformanceCase]:
     for name, (size, rate, needed, reason) in SUBNORMAL.items():
         for core in ("dense", "zero"):
-            parameters = CaseParameters(9, 7, 3, "algebraic", core, learning_rate=rate, tau=0.05, magnitude=size)
-            yield question("magnitude", f"{name}-{core}", (core, needed, "subnormal"), reason, parameters)
+            parameters = CaseParameters(
+                9, 7, 3, "algebraic", core, learning_rate=rate, tau=0.05, magnitude=size
+            )
+            yield question(
+                "magnitude", f"{name}-{core}", (core, needed, "subnormal"), reason, parameters
+            )
 
 
 def _negated() -> Iterator[ConformanceCase]:
     for name in ("tall", "larger"):
         m, n, r, _ = SHAPES[name]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
-        yield question("array", f"negated-{name}", ("negated", name), NEGATED, parameters, layout="negated")
+        yield question(
+            "array", f"negated-{name}", ("negated", name), NEGATED, parameters, layout="negated"
+        )
     m, n, r, _ = SHAPES["tall"]
     for name in ("U", "S", "V", "dK", "dL", "dS"):
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
         reason = f"{name} alone has its negative bit set, as the imaginary part of a conjugate has in torch"
-        yield question("array", f"negated-{name}", ("negated", name), reason, parameters, layout=f"negated:{name}")
+        yield question(
+            "array",
+            f"negated-{name}",
+            ("negated", name),
+            reason,
+            parameters,
+            layout=f"negated:{name}",
+        )
 
 
 def _small() -> Iterator[ConformanceCase]:
     for name, (threshold, reason) in SMALL.items():
         for core in ("diagonal", "dense"):
             parameters = CaseParameters(12, 9, 4, "small", core, "zero", **threshold)
-            yield question("threshold", f"small-{name}-{core}", ("small", name, core), reason, parameters)
+            yield question(
+                "threshold", f"small-{name}-{core}", ("small", name, core), reason, parameters
+            )
 
 
 def _long_trained() -> Iterator[ConformanceCase]:
-    parameters = CaseParameters(12, 9, 3, "algebraic", "diagonal", learning_rate=0.02, tau=1e-3, max_rank=3)
+    parameters = CaseParameters(
+        12, 9, 3, "algebraic", "diagonal", learning_rate=0.02, tau=1e-3, max_rank=3
+    )
     reason = "60 steps, S is trained in place: what is kept with arrays for some steps is wrong in later ones"
     yield question("long-run", "trained", ("trained",), reason, parameters, steps=60, trained=True)
     reason = "64 equal values: τ = 0.995 lets all but one go, and 0.99 only 62"
-    parameters = CaseParameters(64, 64, 64, "flat", "dense", "zero", learning_rate=0.0, tau=0.995, bases="thin")
+    parameters = CaseParameters(
+        64, 64, 64, "flat", "dense", "zero", learning_rate=0.0, tau=0.995, bases="thin"
+    )
     yield question("threshold", "near-one", ("tau", "near-one"), reason, parameters)

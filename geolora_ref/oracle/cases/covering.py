@@ -42,23 +42,69 @@ SIZES = {
     "eights": (24, 16, 8),
 }
 LIMITS: dict[str, tuple[str, ...]] = {
-    "threshold": ("tau 0", "tau tiny", "tau", "tau 1", "tau beyond 1", "theta 0", "theta tiny", "theta"),
+    "threshold": (
+        "tau 0",
+        "tau tiny",
+        "tau",
+        "tau 1",
+        "tau beyond 1",
+        "theta 0",
+        "theta tiny",
+        "theta",
+    ),
     "max": ("none", "one", "below", "at", "above", "beyond"),
     "min": ("one", "two", "at", "above", "all"),
 }
 OPTIONS: dict[str, tuple[str, ...]] = {
     "size": tuple(SIZES),
-    "spectrum": ("flat", "geometric", "algebraic", "clustered", "gaps", "dominant", "one_tiny", "zero_tail"),
-    "core": ("diagonal", "dense", "unsorted", "negative", "zero", "nearly diagonal", "nearly symmetric"),
+    "spectrum": (
+        "flat",
+        "geometric",
+        "algebraic",
+        "clustered",
+        "gaps",
+        "dominant",
+        "one_tiny",
+        "zero_tail",
+    ),
+    "core": (
+        "diagonal",
+        "dense",
+        "unsorted",
+        "negative",
+        "zero",
+        "nearly diagonal",
+        "nearly symmetric",
+    ),
     "gradient": (
-        *("quadratic", "zero", "tangent", "normal", "rank one", "nearly in the range", "huge", "tiny"),
+        *(
+            "quadratic",
+            "zero",
+            "tangent",
+            "normal",
+            "rank one",
+            "nearly in the range",
+            "huge",
+            "tiny",
+        ),
         *("off core", "core", "left alone", "right alone", "nearly the core"),
     ),
     "rate": ("0", "tiny", "small", "1", "large"),
     **LIMITS,
     "magnitude": ("1", "1e-2", "50", "single", "double"),
     "passing": (
-        *("rows", "columns", "spaced", "mixed", "swapped", "padded", "long", "reversed", "backwards", "flat"),
+        *(
+            "rows",
+            "columns",
+            "spaced",
+            "mixed",
+            "swapped",
+            "padded",
+            "long",
+            "reversed",
+            "backwards",
+            "flat",
+        ),
         *("results", "trained"),
     ),
     "bases": ("random", "unit", "padded", "same"),
@@ -106,7 +152,9 @@ def covering_array(
         if possible is not None:
             drawn = drawn[[possible(_named(row, values)) for row in drawn]]
         codes = [places(drawn) for places, _ in kinds]
-        pairs, triples = (np.count_nonzero(~known[code], axis=1) for known, code in zip(seen, codes, strict=True))
+        pairs, triples = (
+            np.count_nonzero(~known[code], axis=1) for known, code in zip(seen, codes, strict=True)
+        )
         best = int(np.argmax(1000 * pairs + triples))
         for known, code in zip(seen, codes, strict=True):
             known[code[best]] = True
@@ -152,12 +200,16 @@ def _ranks(named: dict[str, str], m: int, n: int, r: int) -> tuple[int, int | No
     return least[named["min"]], most[named["max"]]
 
 
-def _case(name: str, options: Options, rng: np.random.Generator, *, complex_data: bool) -> ConformanceCase:
+def _case(
+    name: str, options: Options, rng: np.random.Generator, *, complex_data: bool
+) -> ConformanceCase:
     """The case with these options; numbers are drawn with all bits of their mantissa."""
     named = dict(zip(OPTIONS, options, strict=True))
     m, n, r = SIZES[named["size"]]
     extreme = {"single": (1e-25, 1e25), "double": (1e-170, 1e150)}.get(named["magnitude"])
-    magnitude = float(rng.choice(extreme) * rng.uniform(1.0, 2.0) if extreme else named["magnitude"])
+    magnitude = float(
+        rng.choice(extreme) * rng.uniform(1.0, 2.0) if extreme else named["magnitude"]
+    )
     rates = {
         "0": 0.0,
         "tiny": 1e-8 * rng.uniform(1.0, 2.0),
@@ -165,15 +217,27 @@ def _case(name: str, options: Options, rng: np.random.Generator, *, complex_data
         "1": 1.0,
         "large": rng.uniform(20, 40),
     }
-    relative = {"0": 0.0, "tiny": 1e-9 * rng.uniform(1.0, 10.0), "": rng.uniform(0.05, 0.6), "1": 1.0, "beyond 1": 1.7}
+    relative = {
+        "0": 0.0,
+        "tiny": 1e-9 * rng.uniform(1.0, 10.0),
+        "": rng.uniform(0.05, 0.6),
+        "1": 1.0,
+        "beyond 1": 1.7,
+    }
     kind, _, size = named["threshold"].partition(" ")
     threshold: dict[str, Any] = {"tau": relative[size]}
     if kind == "theta":
         threshold = {"tau": None, "theta": float(magnitude * relative[size])}
     least, most = _ranks(named, m, n, r)
-    plain = CaseParameters(m, n, r, named["spectrum"], named["core"], named["gradient"], min_rank=least, max_rank=most)
+    plain = CaseParameters(
+        m, n, r, named["spectrum"], named["core"], named["gradient"], min_rank=least, max_rank=most
+    )
     parameters = replace(
-        plain, learning_rate=float(rates[named["rate"]]), magnitude=magnitude, bases=named["bases"], complex=complex_data
+        plain,
+        learning_rate=float(rates[named["rate"]]),
+        magnitude=magnitude,
+        bases=named["bases"],
+        complex=complex_data,
     )
     parameters = replace(parameters, **threshold)
     more: dict[str, Any] = {"layout": named["passing"]}
@@ -186,8 +250,14 @@ def _case(name: str, options: Options, rng: np.random.Generator, *, complex_data
 
 def _ranges(named: dict[str, str]) -> Iterator[str]:
     """The exponents that the numbers need."""
-    squared = named["magnitude"] == "single" and named["gradient"] == "rank one"  # a product of two drawn vectors
+    squared = (
+        named["magnitude"] == "single" and named["gradient"] == "rank one"
+    )  # a product of two drawn vectors
     if named["magnitude"] == "double" or squared:
         yield "double-range"
-    elif named["magnitude"] == "single" or named["gradient"] in ("huge", "tiny") or named["rate"] in ("tiny", "large"):
+    elif (
+        named["magnitude"] == "single"
+        or named["gradient"] in ("huge", "tiny")
+        or named["rate"] in ("tiny", "large")
+    ):
         yield "wide-range"

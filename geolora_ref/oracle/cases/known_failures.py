@@ -32,7 +32,9 @@ def read_known_failures(path: Path) -> dict[str, str]:
     that cannot be read.
     """
     try:
-        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [
+            line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()
+        ]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected text in UTF-8, found {error}") from error
     listed: dict[str, str] = {}

@@ -35,17 +35,59 @@ SIZES: dict[str, tuple[int, int, int, str, dict[str, dict[str, Any]]]] = {
     "square": (1024, 1024, 2, "m·n = 2²⁰", {"none": {}}),
     "long": (4096, 512, 3, "m = 4096, and m·n·r > 2²²", {"max-at": {"max_rank": 3}}),
     "long-wide": (512, 4096, 2, "n = 4096", {"max-at": {"max_rank": 2}}),
-    "mlp": (3072, 768, 2, "m = 3072, as in a multilayer perceptron", {"theta": {"tau": None, "theta": 1.0}}),
-    "mlp-wide": (768, 3072, 2, "n = 3072, as in a multilayer perceptron", {"theta": {"tau": None, "theta": 1.0}}),
+    "mlp": (
+        3072,
+        768,
+        2,
+        "m = 3072, as in a multilayer perceptron",
+        {"theta": {"tau": None, "theta": 1.0}},
+    ),
+    "mlp-wide": (
+        768,
+        3072,
+        2,
+        "n = 3072, as in a multilayer perceptron",
+        {"theta": {"tau": None, "theta": 1.0}},
+    ),
     "power": (2048, 256, 2, "m = 2048", {"tau": {"tau": 0.3}}),
     "power-wide": (256, 2048, 2, "n = 2048", {"tau": {"tau": 0.3}}),
-    "index": (8192, 16, 9, "m·r > 65536: an index of 16 bits into dK, U or K_new wraps", {"tau": {"tau": 0.1}}),
-    "index-wide": (16, 8192, 9, "n·r > 65536: an index of 16 bits into dL, V or L_new wraps", {"tau": {"tau": 0.1}}),
-    "vocabulary": (65664, 3, 2, "m > 65536, as in an embedding: an index of 16 bits of a row wraps", {"none": {}}),
-    "vocabulary-wide": (3, 65664, 2, "n > 65536: an index of 16 bits of a column wraps", {"none": {}}),
+    "index": (
+        8192,
+        16,
+        9,
+        "m·r > 65536: an index of 16 bits into dK, U or K_new wraps",
+        {"tau": {"tau": 0.1}},
+    ),
+    "index-wide": (
+        16,
+        8192,
+        9,
+        "n·r > 65536: an index of 16 bits into dL, V or L_new wraps",
+        {"tau": {"tau": 0.1}},
+    ),
+    "vocabulary": (
+        65664,
+        3,
+        2,
+        "m > 65536, as in an embedding: an index of 16 bits of a row wraps",
+        {"none": {}},
+    ),
+    "vocabulary-wide": (
+        3,
+        65664,
+        2,
+        "n > 65536: an index of 16 bits of a column wraps",
+        {"none": {}},
+    ),
     "core": (170, 165, 80, "Ŝ is 160 x 160", {"tau": {"tau": 0.01}}),
     "core-200": (205, 202, 100, "Ŝ is 200 x 200", {"none": {}}),
-    "rank-96": (200, 200, 96, "r = 96: 32 and 64, and 2r = 192", {"theta": {"tau": None, "theta": 0.1}}),
+    "rank-96": (
+        200,
+        200,
+        96,
+        "r = 96: 32 and 64, and 2r = 192",
+        {"theta": {"tau": None, "theta": 0.1}},
+    ),
 }
 """m, n, r, the reason, and the limits of the rank."""
 
@@ -70,13 +112,23 @@ def layer_cases() -> Iterator[ConformanceCase]:
     for shape, (m, n, r, why, limits) in SIZES.items():
         plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", bases="thin")
         for name, limit in limits.items():
-            yield question("layer", f"{shape}-{name}", (shape, name), f"the size of a layer: {why}", replace(plain, **limit))
+            yield question(
+                "layer",
+                f"{shape}-{name}",
+                (shape, name),
+                f"the size of a layer: {why}",
+                replace(plain, **limit),
+            )
     for shape, (m, n, r, why) in HARD.items():
-        parameters = CaseParameters(m, n, r, "algebraic", "dense", "nearly in the range", learning_rate=1.0, bases="thin")
+        parameters = CaseParameters(
+            m, n, r, "algebraic", "dense", "nearly in the range", learning_rate=1.0, bases="thin"
+        )
         reason = f"the size of a layer: {why}; one pass of orthogonalisation is not enough"
         yield question("layer", f"{shape}-nearly-in-the-range", (shape,), reason, parameters)
     yield from _tails()
-    parameters = CaseParameters(EQUAL, EQUAL, EQUAL, "flat", "diagonal", "zero", learning_rate=0.0, tau=1.0, bases="thin")
+    parameters = CaseParameters(
+        EQUAL, EQUAL, EQUAL, "flat", "diagonal", "zero", learning_rate=0.0, tau=1.0, bases="thin"
+    )
     reason = f"{EQUAL} equal values: τ = 1 lets all but one go, and 0.999 only all but two"
     yield question("layer", "equal-values", ("tau", "equal-values"), reason, parameters)
 
@@ -91,6 +143,14 @@ def _tails() -> Iterator[ConformanceCase]:
                 "theta": {"tau": None, "theta": factor * tail},
             }
             for kind, threshold in limits.items():
-                parameters = CaseParameters(m, n, r, "algebraic", "diagonal", "zero", bases="thin", **threshold)
+                parameters = CaseParameters(
+                    m, n, r, "algebraic", "diagonal", "zero", bases="thin", **threshold
+                )
                 reason = f"Ŝ has {n} columns; the threshold is 1e-9 {side} the tail after {KEPT}: sums need double precision"
-                yield question("layer", f"core-{name}-tail-{kind}-{side}", ("tail", kind, side), reason, parameters)
+                yield question(
+                    "layer",
+                    f"core-{name}-tail-{kind}-{side}",
+                    ("tail", kind, side),
+                    reason,
+                    parameters,
+                )

@@ -34,7 +34,9 @@ def shape(text: str) -> Size:
     found = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", text.strip())
     m, n, r = map(int, found.groups()) if found else (0, 0, 0)
     if not 1 <= r <= min(m, n):
-        raise ValueError(f"shape: expected MxNxR, 1 <= R <= min(M, N), as in 4096x1024x64, found {text!r}")
+        raise ValueError(
+            f"shape: expected MxNxR, 1 <= R <= min(M, N), as in 4096x1024x64, found {text!r}"
+        )
     return m, n, r
 
 
@@ -45,10 +47,23 @@ def of_size(size: Size) -> Iterator[ConformanceCase]:
     yield from at_size("own", name, m, n, r, why)
     plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.05, bases="thin")
     for layout in LAYOUTS:
-        yield question("own", f"{name}-{layout}", (name, layout), f"{why}: strides have to be read", plain, layout=layout)
+        yield question(
+            "own",
+            f"{name}-{layout}",
+            (name, layout),
+            f"{why}: strides have to be read",
+            plain,
+            layout=layout,
+        )
     for gradient in HARD:
         parameters = replace(plain, gradient=gradient, learning_rate=1.0, tau=0.0)
-        yield question("own", f"{name}-{gradient}", (name, gradient), f"{why}: a hard gradient, {gradient}", parameters)
+        yield question(
+            "own",
+            f"{name}-{gradient}",
+            (name, gradient),
+            f"{why}: a hard gradient, {gradient}",
+            parameters,
+        )
 
 
 def drawn(seed: int, number: int, *, complex_data: bool, layouts: Sequence[str]) -> ConformanceCase:
@@ -71,11 +86,19 @@ def drawn(seed: int, number: int, *, complex_data: bool, layouts: Sequence[str])
     more: dict[str, Any] = {"layout": layout, "steps": 1}
     if layout == "rows" and rng.random() < 0.2:
         more = {"steps": int(rng.integers(2, 6)), "trained": bool(rng.random() < 0.5)}
-    flags = ("drawn", *(["complex"] if parameters.complex else []), *(["wide-range"] if _wide(parameters) else []))
-    return question("fuzz", f"{seed}-{number}", flags, in_words(parameters, more), parameters, **more)
+    flags = (
+        "drawn",
+        *(["complex"] if parameters.complex else []),
+        *(["wide-range"] if _wide(parameters) else []),
+    )
+    return question(
+        "fuzz", f"{seed}-{number}", flags, in_words(parameters, more), parameters, **more
+    )
 
 
-def drawn_cases(seed: int, count: int, *, complex_data: bool, layouts: Sequence[str]) -> list[ConformanceCase]:
+def drawn_cases(
+    seed: int, count: int, *, complex_data: bool, layouts: Sequence[str]
+) -> list[ConformanceCase]:
     """The first ``count`` cases of a seed."""
     return [drawn(seed, k, complex_data=complex_data, layouts=layouts) for k in range(count)]
 
@@ -100,7 +123,12 @@ def smallest(case: ConformanceCase, fails: Callable[[ConformanceCase], bool]) ->
                 break
             if tried >= MOST:
                 break
-    return replace(case, reason=in_words(case.parameters, {"layout": case.layout, "steps": case.steps, "trained": case.trained}))
+    return replace(
+        case,
+        reason=in_words(
+            case.parameters, {"layout": case.layout, "steps": case.steps, "trained": case.trained}
+        ),
+    )
 
 
 def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
@@ -114,8 +142,20 @@ def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
     if case.layout != "rows":
         yield replace(case, layout="rows")
     plain = CaseParameters(p.m, p.n, p.r, "flat", "diagonal", "tangent")
-    names = ("complex", "max_rank", "min_rank", "magnitude", "gradient", "spectrum", "core", "learning_rate", "bases")
-    changes: list[dict[str, Any]] = [{name: getattr(plain, name)} for name in names if getattr(p, name) != getattr(plain, name)]
+    names = (
+        "complex",
+        "max_rank",
+        "min_rank",
+        "magnitude",
+        "gradient",
+        "spectrum",
+        "core",
+        "learning_rate",
+        "bases",
+    )
+    changes: list[dict[str, Any]] = [
+        {name: getattr(plain, name)} for name in names if getattr(p, name) != getattr(plain, name)
+    ]
     changes += [{"tau": 0.0, "theta": None}] if (p.tau, p.theta) != (0.0, None) else []
     for size in (1, p.r // 2, p.r - 1):
         changes += [{"r": size}] if 1 <= size < p.r else []
@@ -128,7 +168,15 @@ def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
 
 def in_words(p: CaseParameters, more: dict[str, Any]) -> str:
     """The text of a drawn case: its sizes, and every parameter that is not the default."""
-    plain = {field.name: field.default for field in fields(CaseParameters)} | {"layout": "rows", "steps": 1, "trained": False}
-    stated = {name: value for name, value in (asdict(p) | more).items() if name not in ("m", "n", "r", "seed", "bases")}
+    plain = {field.name: field.default for field in fields(CaseParameters)} | {
+        "layout": "rows",
+        "steps": 1,
+        "trained": False,
+    }
+    stated = {
+        name: value
+        for name, value in (asdict(p) | more).items()
+        if name not in ("m", "n", "r", "seed", "bases")
+    }
     other = ", ".join(f"{name} = {value}" for name, value in stated.items() if value != plain[name])
     return f"drawn: {p.m} x {p.n}, r = {p.r}" + (f", {other}" if other else "")

@@ -17,13 +17,38 @@ __all__ = ["TOGETHER", "at_size", "path_cases"]
 
 SIZES = {
     "vector": (128, 144, 1, "r = 1 at aligned sizes: one column has a path for vectors"),
-    "vector-remainder": (129, 97, 1, "r = 1, one row past a tile of 128 and one column past one of 32"),
-    "fours": (20, 12, 4, "all sizes are multiples of 4, and of nothing larger: four numbers are read at a time"),
-    "eights": (24, 40, 8, "all sizes are multiples of 8, and not of 16: eight numbers are read at a time"),
-    "template": (128, 160, 8, "r = 8 at sizes that are multiples of 32: the rank for which code is compiled"),
+    "vector-remainder": (
+        129,
+        97,
+        1,
+        "r = 1, one row past a tile of 128 and one column past one of 32",
+    ),
+    "fours": (
+        20,
+        12,
+        4,
+        "all sizes are multiples of 4, and of nothing larger: four numbers are read at a time",
+    ),
+    "eights": (
+        24,
+        40,
+        8,
+        "all sizes are multiples of 8, and not of 16: eight numbers are read at a time",
+    ),
+    "template": (
+        128,
+        160,
+        8,
+        "r = 8 at sizes that are multiples of 32: the rank for which code is compiled",
+    ),
     "template-remainder": (129, 97, 8, "r = 8 with a row and a column past whole tiles"),
     "tile": (128, 96, 32, "all sizes are multiples of 32: no tile has a remainder"),
-    "tile-remainder": (129, 97, 33, "one past a multiple of 32 in every size: the remainder is one row, one column"),
+    "tile-remainder": (
+        129,
+        97,
+        33,
+        "one past a multiple of 32 in every size: the remainder is one row, one column",
+    ),
     "capacity": (160, 128, 64, "r = 64, as large as storage often is, at multiples of 32"),
     "capacity-remainder": (161, 129, 64, "r = 64 with a row and a column past whole tiles"),
     "whole": (32, 32, 32, "r = m = n at an aligned size: no new column at all"),
@@ -61,17 +86,43 @@ STATES = {
 }
 FEW = {
     "capacity": (
-        *("tau", "theta", "min-below", "min-above", "max-below", "max-at", "max-above", "capped", "still", "start", "nothing"),
+        *(
+            "tau",
+            "theta",
+            "min-below",
+            "min-above",
+            "max-below",
+            "max-at",
+            "max-above",
+            "capped",
+            "still",
+            "start",
+            "nothing",
+        ),
         *("complex",),
     ),
     "capacity-remainder": ("tau", "theta", "min-above", "max-below", "complex"),
     "whole-large": ("tau", "max-below", "min-below"),
     "long": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
-    "long-wide": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
+    "long-wide": (
+        "tau",
+        "theta",
+        "min-above",
+        "max-below",
+        "max-above",
+        "start",
+        "complex",
+        "sequence",
+    ),
 }
 """The limits and states that are run at the slowest sizes."""
 HARD_SIZES = {
-    "attention": (64, 64, 16, "m = n and nothing is left over of any block, as in the layers of an attention"),
+    "attention": (
+        64,
+        64,
+        16,
+        "m = n and nothing is left over of any block, as in the layers of an attention",
+    ),
     "template": SIZES["template"],
     "remainder": (97, 65, 8, "r = 8, a row and a column past multiples of 32"),
 }
@@ -100,7 +151,9 @@ FEW_HARD = {
     "vector-remainder": (*SIZES["vector-remainder"], (NEAR,)),
 }
 """Further sizes with few of the gradients."""
-NEARLY_THE_CORE = "both residuals are 1e-9 of the gradient: one pass of orthogonalisation is not enough"
+NEARLY_THE_CORE = (
+    "both residuals are 1e-9 of the gradient: one pass of orthogonalisation is not enough"
+)
 TIES = {"above": 0.5 + 5e-10, "below": 0.5 - 5e-10}
 """τ on either side of the tail after the first three quarters of equal singular values."""
 SMALLEST = {
@@ -139,7 +192,12 @@ STRIDED_SIZES = {
     "vector": (33, 17, 1),
     "template": SIZES["template"][:3],
 }
-STACKS = {6: "more than five problems", 9: "one more than eight", 17: "one more than sixteen", 33: "one more than 32"}
+STACKS = {
+    6: "more than five problems",
+    9: "one more than eight",
+    17: "one more than sixteen",
+    33: "one more than 32",
+}
 
 
 def limits(m: int, n: int, r: int) -> dict[str, dict[str, Any]]:
@@ -163,7 +221,12 @@ def limits(m: int, n: int, r: int) -> dict[str, dict[str, Any]]:
         "fixed": {"min_rank": max(r - 2, 2), "max_rank": max(r - 2, 2)},
     }
     # no matrix has a rank above min(m, n), so backends may refuse such a minimum rank
-    absent = {"min-above": columns == r, "min-below": r == 1, "max-below": r == 1, "min-beyond": columns == min(m, n)}
+    absent = {
+        "min-above": columns == r,
+        "min-below": r == 1,
+        "max-below": r == 1,
+        "min-beyond": columns == min(m, n),
+    }
     absent["fixed"] = min(m, n) == 1
     return {name: limit for name, limit in found.items() if not absent.get(name, False)}
 
@@ -184,17 +247,28 @@ def states(r: int, columns: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def at_size(group: str, shape: str, m: int, n: int, r: int, why: str, only: tuple[str, ...] = ()) -> Iterator[ConformanceCase]:
+def at_size(
+    group: str, shape: str, m: int, n: int, r: int, why: str, only: tuple[str, ...] = ()
+) -> Iterator[ConformanceCase]:
     """The cases with every limit and every state at one size, or only with the named ones."""
     plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", bases="thin")
     options, reasons = limits(m, n, r) | states(r, min(2 * r, m, n)), LIMITS | STATES
     for name in only or options:
         if name not in options:
             continue
-        needed = {"tiny": ("double-range",), "small": ("wide-range",), "complex": ("complex",)}.get(name, ())
+        needed = {"tiny": ("double-range",), "small": ("wide-range",), "complex": ("complex",)}.get(
+            name, ()
+        )
         more = {"steps": 3, "trained": True} if name == "sequence" else {}
         parameters = replace(plain, **options[name])
-        yield question(group, f"{shape}-{name}", (shape, name, *needed), f"{why}: {reasons[name]}", parameters, **more)
+        yield question(
+            group,
+            f"{shape}-{name}",
+            (shape, name, *needed),
+            f"{why}: {reasons[name]}",
+            parameters,
+            **more,
+        )
 
 
 def path_cases() -> Iterator[ConformanceCase]:
@@ -209,9 +283,13 @@ def path_cases() -> Iterator[ConformanceCase]:
     yield from _complex()
     for count, many in STACKS.items():
         for shape, (m, n, r) in {"small": (12, 9, 3), "eights": (24, 40, 8)}.items():
-            parameters = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.1, bases="thin")
+            parameters = CaseParameters(
+                m, n, r, "algebraic", "dense", "tangent", tau=0.1, bases="thin"
+            )
             reason = f"a stack of {count} problems, {many}: the rest of a grid of blocks"
-            yield question("stack", f"{count}-{shape}", ("stack", shape), reason, parameters, problems=count)
+            yield question(
+                "stack", f"{count}-{shape}", ("stack", shape), reason, parameters, problems=count
+            )
 
 
 def _hard() -> Iterator[ConformanceCase]:
@@ -220,16 +298,28 @@ def _hard() -> Iterator[ConformanceCase]:
         for gradient, trap in HARD_GRADIENTS.items():
             range_needed = ("wide-range",) if gradient == "huge" else ()
             parameters = replace(plain, gradient=gradient, learning_rate=1.0)
-            yield question("hard", f"{shape}-{gradient}", (shape, gradient, *range_needed), f"{why}: {trap}", parameters)
+            yield question(
+                "hard",
+                f"{shape}-{gradient}",
+                (shape, gradient, *range_needed),
+                f"{why}: {trap}",
+                parameters,
+            )
         for spectrum, trap in HARD_SPECTRA.items():
             for gradient in ("zero", "tangent"):
-                parameters = replace(plain, spectrum=spectrum, gradient=gradient, learning_rate=0.01, tau=1e-3)
+                parameters = replace(
+                    plain, spectrum=spectrum, gradient=gradient, learning_rate=0.01, tau=1e-3
+                )
                 flags = (shape, spectrum, gradient)
-                yield question("hard", f"{shape}-{spectrum}-{gradient}", flags, f"{why}: {trap}", parameters)
+                yield question(
+                    "hard", f"{shape}-{spectrum}-{gradient}", flags, f"{why}: {trap}", parameters
+                )
         for side, tau in TIES.items():
             parameters = replace(plain, spectrum="flat", gradient="zero", tau=tau)
             reason = f"{why}: of equal singular values the tail is 1e-9 {'below' if side == 'above' else 'above'} the threshold"
-            yield question("hard", f"{shape}-tau-just-{side}", (shape, "tau", side), reason, parameters)
+            yield question(
+                "hard", f"{shape}-tau-just-{side}", (shape, "tau", side), reason, parameters
+            )
 
 
 def _few_hard() -> Iterator[ConformanceCase]:
@@ -242,7 +332,11 @@ def _few_hard() -> Iterator[ConformanceCase]:
     m, n, r, why = SIZES["vector"]
     parameters = CaseParameters(m, n, r, "algebraic", "dense", learning_rate=1e-6, bases="thin")
     yield question(
-        "hard", "vector-small-rate", ("vector",), f"{why}: λ is small, K_new and L_new are nearly in the range", parameters
+        "hard",
+        "vector-small-rate",
+        ("vector",),
+        f"{why}: λ is small, K_new and L_new are nearly in the range",
+        parameters,
     )
 
 
@@ -253,9 +347,20 @@ def _nothing() -> Iterator[ConformanceCase]:
             reason = f"{why}; min_rank = {least}: directions are completed from nothing"
             yield question("nothing", f"{shape}-min-{least}", (shape,), reason, parameters)
         parameters = CaseParameters(
-            m, n, r, "algebraic", "zero", "zero", learning_rate=0.0, tau=0.3, min_rank=min(2, m, n), max_rank=3
+            m,
+            n,
+            r,
+            "algebraic",
+            "zero",
+            "zero",
+            learning_rate=0.0,
+            tau=0.3,
+            min_rank=min(2, m, n),
+            max_rank=3,
         )
-        yield question("nothing", f"{shape}-still", (shape,), f"{why}, λ = 0; a minimum and a cap", parameters)
+        yield question(
+            "nothing", f"{shape}-still", (shape,), f"{why}, λ = 0; a minimum and a cap", parameters
+        )
         parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero", tau=None, theta=0.0)
         reason = f"{why}, ϑ = 0: one direction is enough, because the others may go where their tail is at most ϑ"
         yield question("nothing", f"{shape}-theta-0", (shape, "theta"), reason, parameters)
@@ -267,9 +372,17 @@ def _magnitudes() -> Iterator[ConformanceCase]:
             for shape, (m, n) in {"rank-one": (9, 7), "one-row": (1, 7)}.items():
                 if core == "zero" and shape == "one-row":
                     continue
-                parameters = CaseParameters(m, n, 1, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
+                parameters = CaseParameters(
+                    m, n, 1, "algebraic", core, tau=0.05, magnitude=10.0**exponent
+                )
                 reason = f"r = 1, all numbers are of size 1e{exponent}: squares or products of three leave the range of the dtype"
-                yield question("magnitude", f"{shape}-1e{exponent}-{core}", (core, shape, needed), reason, parameters)
+                yield question(
+                    "magnitude",
+                    f"{shape}-1e{exponent}-{core}",
+                    (core, shape, needed),
+                    reason,
+                    parameters,
+                )
 
 
 def _arrays() -> Iterator[ConformanceCase]:
@@ -279,36 +392,72 @@ def _arrays() -> Iterator[ConformanceCase]:
             for layout, how in ALONE.items():
                 reason = f"{name} alone lies in memory {how}: each argument has strides of its own"
                 flags = (name, layout, shape)
-                yield question("array", f"{name}-{layout}-{shape}", flags, reason, plain, layout=f"{layout}:{name}")
+                yield question(
+                    "array",
+                    f"{name}-{layout}-{shape}",
+                    flags,
+                    reason,
+                    plain,
+                    layout=f"{layout}:{name}",
+                )
     for layout in ("swapped", "expanded"):
         for shape, (m, n, r) in STRIDED_SIZES.items():
             gradient = CONSTANT if layout == "expanded" else "tangent"
             plain = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05, bases="thin")
-            yield question("array", f"{layout}-{shape}", (layout, shape), TOGETHER[layout], plain, layout=layout)
+            yield question(
+                "array",
+                f"{layout}-{shape}",
+                (layout, shape),
+                TOGETHER[layout],
+                plain,
+                layout=layout,
+            )
     for layout in ("columns", "padded", "flat", "mixed"):
         m, n, r, why = SIZES["template"]
         plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.05, bases="thin")
         yield question(
-            "array", f"{layout}-template", (layout, "template"), f"strides have to be read at {why}", plain, layout=layout
+            "array",
+            f"{layout}-template",
+            (layout, "template"),
+            f"strides have to be read at {why}",
+            plain,
+            layout=layout,
         )
 
 
 def _complex() -> Iterator[ConformanceCase]:
     for name in SINGLE:
         m, n, r = ARRAY_SIZES["tall"]
-        parameters = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.05, complex=True, bases="thin")
+        parameters = CaseParameters(
+            m, n, r, "algebraic", "dense", "tangent", tau=0.05, complex=True, bases="thin"
+        )
         reason = f"{name} alone is the conjugate of what lies in memory, as torch's mH leaves it"
-        yield question("array", f"complex-lazy-{name}", ("complex", "lazy", name), reason, parameters, layout=f"lazy:{name}")
+        yield question(
+            "array",
+            f"complex-lazy-{name}",
+            ("complex", "lazy", name),
+            reason,
+            parameters,
+            layout=f"lazy:{name}",
+        )
     for shape, (m, n) in {"one-row": (1, 7), "one-column": (7, 1), "one-by-one": (1, 1)}.items():
         for core in ("dense", "zero"):
             parameters = CaseParameters(m, n, 1, "algebraic", core, tau=0.05, complex=True)
             reason = "a conjugate transpose of a single row or column is no reshaping"
-            yield question("complex", f"{shape}-{core}", ("complex", shape, core), reason, parameters)
+            yield question(
+                "complex", f"{shape}-{core}", ("complex", shape, core), reason, parameters
+            )
     for layout in ("spaced", "padded", "reversed", "flat", "mixed", "swapped", "expanded", "lazy"):
         for shape, (m, n, r) in {"tall": (13, 5, 2), "eights": (24, 40, 8)}.items():
             gradient = CONSTANT if layout == "expanded" else "tangent"
-            parameters = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05, complex=True, bases="thin")
-            reason = f"complex numbers in the layout {layout}: real and imaginary parts lie side by side"
+            parameters = CaseParameters(
+                m, n, r, "algebraic", "dense", gradient, tau=0.05, complex=True, bases="thin"
+            )
+            reason = (
+                f"complex numbers in the layout {layout}: real and imaginary parts lie side by side"
+            )
             reason = TOGETHER["lazy"] if layout == "lazy" else reason
             flags = ("complex", layout, shape)
-            yield question("array", f"complex-{layout}-{shape}", flags, reason, parameters, layout=layout)
+            yield question(
+                "array", f"complex-{layout}-{shape}", flags, reason, parameters, layout=layout
+            )

@@ -43,7 +43,11 @@ def remainder_cases() -> Iterator[ConformanceCase]:
     """All cases of this module, real ones first."""
     for numbers in COUNTS:
         for k, options in enumerate(remainder_options(numbers)):
-            yield _case(f"{k}" if numbers == "real" else f"complex-{k}", options, complex_data=numbers == "complex")
+            yield _case(
+                f"{k}" if numbers == "real" else f"complex-{k}",
+                options,
+                complex_data=numbers == "complex",
+            )
 
 
 def remainder_options(numbers: str) -> list[Options]:
@@ -57,7 +61,10 @@ def _case(name: str, options: Options, *, complex_data: bool) -> ConformanceCase
     named = dict(zip(OPTIONS, options, strict=True))
     r = int(named["r"])
     least = 8 * (2 * r // 8 + 1)
-    m, n = (least + VECTOR * int(named[f"vectors of {of}"]) + int(named[f"rest of {of}"]) for of in ("m", "n"))
+    m, n = (
+        least + VECTOR * int(named[f"vectors of {of}"]) + int(named[f"rest of {of}"])
+        for of in ("m", "n")
+    )
     limits: dict[str, dict[str, Any]] = {
         "none": {},
         "tau": {"tau": 0.3},
@@ -66,7 +73,9 @@ def _case(name: str, options: Options, *, complex_data: bool) -> ConformanceCase
         "min": {"tau": 1.0, "min_rank": r + 1},
         "fixed beyond": {"min_rank": 2 * r + 1, "max_rank": 2 * r + 1},
     }
-    plain = CaseParameters(m, n, r, "algebraic", named["core"], "tangent", complex=complex_data, bases="thin")
+    plain = CaseParameters(
+        m, n, r, "algebraic", named["core"], "tangent", complex=complex_data, bases="thin"
+    )
     parameters, layout = replace(plain, **limits[named["limit"]]), named["layout"]
     words = in_words(parameters, {"layout": layout, "steps": 1, "trained": False})
     reason = f"{words}: vectors of {VECTOR} or 8 numbers leave a rest"

@@ -38,7 +38,16 @@ NEAR_CORES = ("nearly diagonal", "nearly symmetric")
 indefinite one.
 """
 
-GRADIENTS = ("quadratic", "zero", "tangent", "normal", "rank one", "nearly in the range", "huge", "tiny")
+GRADIENTS = (
+    "quadratic",
+    "zero",
+    "tangent",
+    "normal",
+    "rank one",
+    "nearly in the range",
+    "huge",
+    "tiny",
+)
 """The gradient G: that of ½⟨W − A, H₁(W − A)H₂⟩, which depends on the state, or a constant one that
 sets a trap.
 """
@@ -140,7 +149,9 @@ class StepCase:
 
     def state(self, dtype: Any = np.float64) -> tuple[Matrix, Matrix, Matrix, Matrix]:
         """(U, S, V, G) in the working precision (the matching complex one for complex cases)."""
-        working = np.result_type(dtype, np.complex64) if self.parameters.complex else np.dtype(dtype)
+        working = (
+            np.result_type(dtype, np.complex64) if self.parameters.complex else np.dtype(dtype)
+        )
         return tuple(X.astype(working) for X in (self.U, self.S, self.V, self.G))  # type: ignore[return-value]
 
     def step_parameters(self) -> dict[str, Any]:
@@ -153,14 +164,22 @@ class StepCase:
         """The inputs of a backend, with dK, dL, dS formed in the working precision."""
         U, S, V, G = self.state(dtype)
         given = self.directions(U, V, G)
-        return StepInputs(U, S, V, *given, **self.step_parameters(), directions=self.parameters.gradient == SIGNS)
+        return StepInputs(
+            U, S, V, *given, **self.step_parameters(), directions=self.parameters.gradient == SIGNS
+        )
 
     def directions(self, U: Matrix, V: Matrix, G: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """dK = G V, dL = Gᴴ U and dS = Uᴴ G V, or their signs."""
         dK = G @ V
         projected = (dK, G.conj().T @ U, U.conj().T @ dK)
-        if self.parameters.gradient == CONSTANT:  # the sums of different rows may be rounded differently
-            projected = (np.repeat(dK[:1], len(dK), axis=0), np.repeat(projected[1][:1], len(V), axis=0), projected[2])
+        if (
+            self.parameters.gradient == CONSTANT
+        ):  # the sums of different rows may be rounded differently
+            projected = (
+                np.repeat(dK[:1], len(dK), axis=0),
+                np.repeat(projected[1][:1], len(V), axis=0),
+                projected[2],
+            )
         if self.parameters.gradient == "left alone":
             projected = (projected[0], np.zeros_like(projected[1]), np.zeros_like(projected[2]))
         if self.parameters.gradient == "right alone":
@@ -169,13 +188,23 @@ class StepCase:
 
 
 TRAPS = {
-    "many small values in the tail": CaseParameters(16, 14, 10, "algebraic", gradient="zero", tau=0.3),
-    "many small values, absolute threshold": CaseParameters(16, 14, 10, "algebraic", gradient="tiny", tau=None, theta=0.25),
-    "all values equal, the threshold is a tie": CaseParameters(9, 7, 4, "flat", gradient="zero", tau=0.5),
-    "keep nothing but the minimum": CaseParameters(12, 9, 4, gradient="tangent", tau=1.0, min_rank=2),
+    "many small values in the tail": CaseParameters(
+        16, 14, 10, "algebraic", gradient="zero", tau=0.3
+    ),
+    "many small values, absolute threshold": CaseParameters(
+        16, 14, 10, "algebraic", gradient="tiny", tau=None, theta=0.25
+    ),
+    "all values equal, the threshold is a tie": CaseParameters(
+        9, 7, 4, "flat", gradient="zero", tau=0.5
+    ),
+    "keep nothing but the minimum": CaseParameters(
+        12, 9, 4, gradient="tangent", tau=1.0, min_rank=2
+    ),
     "everything is kept": CaseParameters(12, 9, 4, "clustered", "dense", tau=0.0),
     "the usual start": CaseParameters(11, 8, 3, core="zero", gradient="rank one", tau=0.0),
-    "at the cap": CaseParameters(12, 10, 4, "algebraic", "dense", learning_rate=0.5, tau=0.0, max_rank=4),
+    "at the cap": CaseParameters(
+        12, 10, 4, "algebraic", "dense", learning_rate=0.5, tau=0.0, max_rank=4
+    ),
     "one by one": CaseParameters(1, 1, 1, "flat", core="negative", tau=0.0),
     "full rank, wide": CaseParameters(5, 9, 5, "geometric", "dense", tau=0.0),
     "rank one in a tall matrix": CaseParameters(20, 3, 1, "flat", "negative", tau=0.1),
@@ -185,7 +214,9 @@ TRAPS = {
 """Rare traps by name, in addition to what is drawn."""
 
 
-def draw_parameters(rng: np.random.Generator, *, largest: int = 24, complex_data: bool = False) -> CaseParameters:
+def draw_parameters(
+    rng: np.random.Generator, *, largest: int = 24, complex_data: bool = False
+) -> CaseParameters:
     """Draw one case: m ≠ n ≠ r as a rule, now and then the edge shapes, every trap with a fair share."""
     m, n = (int(k) for k in rng.integers(1, largest + 1, 2))
     if rng.random() < 0.1:
@@ -195,7 +226,13 @@ def draw_parameters(rng: np.random.Generator, *, largest: int = 24, complex_data
         r = max(1, r // 2)
     tau, theta = _choose(
         rng,
-        [(0.0, None), (0.3, None), (10.0 ** rng.uniform(-8, 0), None), (1.0, None), (None, 10.0 ** rng.uniform(-8, 1))],
+        [
+            (0.0, None),
+            (0.3, None),
+            (10.0 ** rng.uniform(-8, 0), None),
+            (1.0, None),
+            (None, 10.0 ** rng.uniform(-8, 1)),
+        ],
     )
     columns = min(2 * r, m, n)
     min_rank = int(_choose(rng, [1, 1, rng.integers(1, columns + 1)]))
@@ -226,7 +263,10 @@ def draw_cases(count: int, seed: int, largest: int = 12) -> tuple[StepCase, ...]
     if count < len(TRAPS):
         raise ValueError(f"count: expected at least {len(TRAPS)}, the named traps, found {count}")
     rng = np.random.default_rng(seed)
-    drawn = (draw_parameters(rng, largest=largest, complex_data=bool(i % 2)) for i in range(count - len(TRAPS)))
+    drawn = (
+        draw_parameters(rng, largest=largest, complex_data=bool(i % 2))
+        for i in range(count - len(TRAPS))
+    )
     return tuple(StepCase.build(parameters) for parameters in (*TRAPS.values(), *drawn))
 
 
@@ -239,7 +279,9 @@ def _gaussian(rng: np.random.Generator, shape: tuple[int, int], complex_data: bo
     return X + 1j * rng.standard_normal(shape) if complex_data else X
 
 
-def _unitary(rng: np.random.Generator, size: int, complex_data: bool, columns: int | None = None) -> Matrix:
+def _unitary(
+    rng: np.random.Generator, size: int, complex_data: bool, columns: int | None = None
+) -> Matrix:
     """The first ``columns`` columns of a Haar distributed matrix.  QR alone would fix their signs,
     and a second QR in a backend would then never flip one.
     """
@@ -286,7 +328,9 @@ def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
     return np.diag(sigma)
 
 
-def _gradient(rng: np.random.Generator, p: CaseParameters, U: Matrix, V: Matrix) -> Callable[[Matrix], Matrix]:
+def _gradient(
+    rng: np.random.Generator, p: CaseParameters, U: Matrix, V: Matrix
+) -> Callable[[Matrix], Matrix]:
     """W ↦ ∇L(W): of a quadratic, or a constant that sets the trap."""
     Z = p.magnitude * _gaussian(rng, (p.m, p.n), p.complex)
     if p.gradient in ("quadratic", SIGNS):
@@ -323,10 +367,15 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
         **dict.fromkeys(("left", "left alone"), left),
         **dict.fromkeys(("right", "right alone"), right),
         "off core": lambda: left() + right(),
-        **{of: lambda: _graded(left() @ V, right().conj().T @ U, U, V, GRADED[kind]) for of in GRADED},
+        **{
+            of: lambda: _graded(left() @ V, right().conj().T @ U, U, V, GRADED[kind])
+            for of in GRADED
+        },
         "sparse": lambda: np.where(_but(len(U), U.shape[1]) & _but(len(V), V.shape[1]).T, Z, 0.0),
         CONSTANT: lambda: np.full_like(Z, Z[0, 0]),
-        "padded": lambda: np.where((np.arange(len(U)) >= PADDING)[:, None] & (np.arange(len(V)) >= PADDING), Z, 0.0),
+        "padded": lambda: np.where(
+            (np.arange(len(U)) >= PADDING)[:, None] & (np.arange(len(V)) >= PADDING), Z, 0.0
+        ),
     }
     if kind not in constants:
         known = (*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, *EXACTLY, CONSTANT, NEAR, SIGNS)

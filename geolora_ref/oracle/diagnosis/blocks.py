@@ -65,7 +65,9 @@ class _Update(NamedTuple):
         if self.nothing:
             return None
         factor = complex(np.vdot(self.right / self.size, self.mine / self.size))
-        return factor if norm(self.mine - factor * self.right) <= self.uncertain * self.size else None
+        return (
+            factor if norm(self.mine - factor * self.right) <= self.uncertain * self.size else None
+        )
 
 
 def deviating_blocks(
@@ -86,22 +88,35 @@ def deviating_blocks(
     deviating: dict[str, list[_Update]] = {}
     instead, seen = "", 0
     for mine, right, x, fails in zip(found, reference, inputs, failing, strict=True):
-        if isinstance(mine, str) or isinstance(right, str) or x.tau != 0.0 or x.max_rank is not None or x.layout != "rows":
+        if (
+            isinstance(mine, str)
+            or isinstance(right, str)
+            or x.tau != 0.0
+            or x.max_rank is not None
+            or x.layout != "rows"
+        ):
             continue
         if compared.orthonormal(right) and not compared.orthonormal(mine):
             return [], SKEWED
         seen += fails
         W = x.U @ x.S @ x.V.conj().T
-        mine_parts, right_parts = (_parts(product(factors) - W, x.U, x.V) for factors in (mine, right))
+        mine_parts, right_parts = (
+            _parts(product(factors) - W, x.U, x.V) for factors in (mine, right)
+        )
         tolerance = compared.tolerance(x, norm(mine[1]))
-        updates = {name: _Update(part, right_parts[name], tolerance, x.learning_rate) for name, part in mine_parts.items()}
+        updates = {
+            name: _Update(part, right_parts[name], tolerance, x.learning_rate)
+            for name, part in mine_parts.items()
+        }
         wrong = {name: update for name, update in updates.items() if update.deviates}
         if wrong.keys() == {S_BLOCK} and all(update.nothing for update in updates.values()):
             instead = STILL
             continue
         for name, update in wrong.items():
             deviating.setdefault(name, []).append(update)
-    without = {name for name, updates in deviating.items() if not _factor(updates)}  # a block of size 1 x 1 is a multiple of any
+    without = {
+        name for name, updates in deviating.items() if not _factor(updates)
+    }  # a block of size 1 x 1 is a multiple of any
     if without and deviating.keys() >= {S_BLOCK, K_BLOCK, L_BLOCK}:
         return [], EVERYWHERE if LAST_BLOCK in deviating or without == {S_BLOCK} else UPDATES
     if deviating:
@@ -122,7 +137,12 @@ def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
     """The four blocks of a change D of W in the old bases, by name."""
     DV, UhD = D @ V, U.conj().T @ D
     K_part, L_part = DV - U @ (UhD @ V), UhD - (UhD @ V) @ V.conj().T
-    return {S_BLOCK: UhD @ V, K_BLOCK: K_part, L_BLOCK: L_part, LAST_BLOCK: D - U @ UhD - K_part @ V.conj().T}
+    return {
+        S_BLOCK: UhD @ V,
+        K_BLOCK: K_part,
+        L_BLOCK: L_part,
+        LAST_BLOCK: D - U @ UhD - K_part @ V.conj().T,
+    }
 
 
 def _factor(updates: Sequence[_Update]) -> str:
@@ -133,13 +153,26 @@ def _factor(updates: Sequence[_Update]) -> str:
     known = np.asarray([factor for _, factor in sized if factor is not None])
     if not sized or len(known) < len(sized):
         return ""
-    uncertain, rates = (np.asarray([getattr(update, name) for update, _ in sized]) for name in ("uncertain", "rate"))
+    uncertain, rates = (
+        np.asarray([getattr(update, name) for update, _ in sized]) for name in ("uncertain", "rate")
+    )
     if np.ptp(rates) > 0.0 and rates.min() > 0.0:
         for of_rate, word in ((rates, "λ"), (1.0 / rates, "1/λ")):
-            if np.all(np.abs(known - of_rate) <= 2.0 * uncertain) and len({*rates[uncertain < 0.1 * of_rate]}) > 1:
+            if (
+                np.all(np.abs(known - of_rate) <= 2.0 * uncertain)
+                and len({*rates[uncertain < 0.1 * of_rate]}) > 1
+            ):
                 return f": {word} times the right update"
     factor, most = known[0], float(uncertain.max())
-    if len(sized) < len(updates) or np.abs(known - factor).max() > 2.0 * most or abs(factor.imag) > most:
+    if (
+        len(sized) < len(updates)
+        or np.abs(known - factor).max() > 2.0 * most
+        or abs(factor.imag) > most
+    ):
         return ""
     digits = 3 if most < 2.0 * ALIKE else 1
-    return f": {round(factor.real, digits) + 0.0:g} times the right update" if abs(factor - 1.0) > most else ""
+    return (
+        f": {round(factor.real, digits) + 0.0:g} times the right update"
+        if abs(factor - 1.0) > most
+        else ""
+    )

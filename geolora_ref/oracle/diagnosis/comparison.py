@@ -48,7 +48,11 @@ class Comparison:
         """The part of an output that is compared with many others, or the reason why the output
         cannot be judged.
         """
-        return found if isinstance(found, str) else Answer(len(found[1]), self.kind(found), product(found))
+        return (
+            found
+            if isinstance(found, str)
+            else Answer(len(found[1]), self.kind(found), product(found))
+        )
 
     def alike(self, A: Answer | str, B: Answer | str, tolerance: float) -> bool:
         """Return whether two outputs have the same W₁, rank and kind of factors, or are unusable
@@ -60,13 +64,18 @@ class Comparison:
 
     def alike_matrices(self, A: Sequence[Matrix], B: Sequence[Matrix], tolerance: float) -> bool:
         """Return whether K_new, L_new and S_new agree, one by one."""
-        return all(X.shape == Y.shape and norm(in_double(X) - Y) <= tolerance for X, Y in zip(A, B, strict=True))
+        return all(
+            X.shape == Y.shape and norm(in_double(X) - Y) <= tolerance
+            for X, Y in zip(A, B, strict=True)
+        )
 
     def tolerance(self, inputs: StepInputs, size: float = 0.0) -> float:
         """The error that rounding explains in the result of this step, or in a result of this
         ``size``, if that is larger.
         """
-        scale = max(size, norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL)))
+        scale = max(
+            size, norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL))
+        )
         (m, r), n = inputs.U.shape, len(inputs.V)
         return float(resolution(m, n, r, self.eps, self.storage) * scale)
 

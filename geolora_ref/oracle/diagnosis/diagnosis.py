@@ -64,9 +64,9 @@ class Diagnosis:
     @property
     def text(self) -> str:
         """The diagnosis in words."""
-        first = [f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}."] * bool(
-            self.first_line
-        )
+        first = [
+            f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}."
+        ] * bool(self.first_line)
         if last := self._last:
             return " ".join([*(first if last == "others_only" else []), FINDINGS[last]])
         sentences = [*first, *self._sentence("stages_right"), *self._likeness()]
@@ -76,10 +76,18 @@ class Diagnosis:
                 "earlier call."
             )
         sentences += [self._of_layouts()] if self.layouts else self._sentence(PASSES_AGAIN)
-        deviating = f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
-        sentences += [f"Where nothing is truncated, {deviating}."] if deviating and not self._cuts_wrong else []
+        deviating = (
+            f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
+        )
+        sentences += (
+            [f"Where nothing is truncated, {deviating}."]
+            if deviating and not self._cuts_wrong
+            else []
+        )
         if self.blocks and not (self.matches or self.first_line or "stages_right" in self.findings):
-            sentences.append("The line is named if the backend shows its stages (stages=…, --stages).")
+            sentences.append(
+                "The line is named if the backend shows its stages (stages=…, --stages)."
+            )
         return " ".join([*sentences, *self._sentence("coarse")])
 
     @property
@@ -96,7 +104,11 @@ class Diagnosis:
         return [FINDINGS[name]] if name in self.findings else []
 
     def _of_layouts(self) -> str:
-        read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
+        read = (
+            "its arguments as C-ordered memory"
+            if {"columns", "mixed"} <= {*self.layouts}
+            else "these layouts wrongly"
+        )
         return (
             f"What fails with arguments in other layouts ({', '.join(self.layouts)}) is right with the same numbers row by "
             f"row in memory: it reads {read}."
@@ -106,7 +118,11 @@ class Diagnosis:
         """The mutant that the backend resembles, and the mutants that cannot be distinguished from it."""
         if not self.matches:
             said = ["No known defect behaves like this backend."]
-            said += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
+            said += (
+                [f"The first of its results that cannot be judged: {self.unusable}."]
+                if self.unusable
+                else []
+            )
             if "rank_only" in self.findings:
                 said += self._sentence("too_few") or self._sentence("rank_only")
             said += self._sentence("form_only")
@@ -114,10 +130,17 @@ class Diagnosis:
         best, share = self.matches[0]
         verb = "This is what happens" if share >= IS else "This resembles what happens"
         steps = f"{self.compared} compared step{'s' * (self.compared != 1)}"
-        said = [f"{verb} when line {best.line} has this defect: {best.defect} ({best.id}; {share:.0%} of {steps} agree)."]
+        said = [
+            f"{verb} when line {best.line} has this defect: {best.defect} ({best.id}; {share:.0%} of {steps} agree)."
+        ]
         equal = [mutant for mutant, other in self.matches[1:] if other == share]
-        said += [f"The same happens when line {mutant.line} has this one: {mutant.defect} ({mutant.id})." for mutant in equal]
-        others = [f"{mutant.id} {other:.0%}" for mutant, other in self.matches[1:3] if mutant not in equal]
+        said += [
+            f"The same happens when line {mutant.line} has this one: {mutant.defect} ({mutant.id})."
+            for mutant in equal
+        ]
+        others = [
+            f"{mutant.id} {other:.0%}" for mutant, other in self.matches[1:3] if mutant not in equal
+        ]
         return said + ([f"Also close: {', '.join(others)}."] if others else [])
 
     def as_data(self) -> dict[str, Any]:
@@ -183,24 +206,41 @@ def diagnose(
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
-    fails = [not len(failing[:SAMPLE]) <= k < len(failing[:SAMPLE]) + len(passing[:SAMPLE]) for k in range(len(sample))]
-    double, as_given = (_Steps([_laid_out(inputs, convert) for inputs in sample]) for convert in (in_double, _of_linear_algebra))
+    fails = [
+        not len(failing[:SAMPLE]) <= k < len(failing[:SAMPLE]) + len(passing[:SAMPLE])
+        for k in range(len(sample))
+    ]
+    double, as_given = (
+        _Steps([_laid_out(inputs, convert) for inputs in sample])
+        for convert in (in_double, _of_linear_algebra)
+    )
     reference = double.answers(REFERENCE.step, REFERENCE)
     found = [_safely(backend, inputs) for inputs in sample]
     compared = Comparison(eps, diagonal, storage)
     tolerances = [compared.tolerance(inputs) for inputs in double.steps]
-    answers, right_answers = ([compared.answer(output) for output in outputs] for outputs in (found, reference))
+    answers, right_answers = (
+        [compared.answer(output) for output in outputs] for outputs in (found, reference)
+    )
     line = first_line.partition(" (")[0]
     own = [stages(inputs) for inputs in sample] if line == "line 3" else []
     matches, counts = [], {}
-    for mutant in (mutant for mutant in MUTANTS.values() if mutant.visible_in != "kit" and line in ("", f"line {mutant.line}")):
+    for mutant in (
+        mutant
+        for mutant in MUTANTS.values()
+        if mutant.visible_in != "kit" and line in ("", f"line {mutant.line}")
+    ):
         if all(own) and own and mutant.stages:
             mine = [tuple(named[name] for name in COEFFICIENTS) for named in own]
-            theirs, right = ([_coefficients(of, inputs) for inputs in double.steps] for of in (mutant.stages, REFERENCE))
+            theirs, right = (
+                [_coefficients(of, inputs) for inputs in double.steps]
+                for of in (mutant.stages, REFERENCE)
+            )
             votes = _votes(compared.alike_matrices, mine, theirs, right, tolerances)
         else:
             given = as_given if mutant.visible_in == "catalogue" else double  # rounding counts
-            mutants = [compared.answer(output) for output in given.answers(mutant.step, mutant.stages)]
+            mutants = [
+                compared.answer(output) for output in given.answers(mutant.step, mutant.stages)
+            ]
             votes = _votes(compared.alike, answers, mutants, right_answers, tolerances)
         if votes and sum(votes):
             matches.append((mutant, sum(votes) / len(votes)))
@@ -210,7 +250,12 @@ def diagnose(
     broken = next((output for output in found if isinstance(output, str)), "")
     blocks, instead = deviating_blocks(found, reference, double.steps, compared, fails)
     return Diagnosis(
-        kept, blocks, first_line, broken, counts[kept[0][0].id] if kept else 0, instead="" if first_line else instead
+        kept,
+        blocks,
+        first_line,
+        broken,
+        counts[kept[0][0].id] if kept else 0,
+        instead="" if first_line else instead,
     )
 
 
@@ -223,10 +268,14 @@ def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
     for inputs in steps:
         turns.append(earlier[inputs.learning_rate])
         earlier[inputs.learning_rate] += 1
-    return [inputs for _, inputs in sorted(zip(turns, steps, strict=True), key=lambda pair: pair[0])]
+    return [
+        inputs for _, inputs in sorted(zip(turns, steps, strict=True), key=lambda pair: pair[0])
+    ]
 
 
-def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
+def steady(
+    backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison
+) -> bool:
     """Return whether the backend gives one answer to a case that is run twice.  First comes another
     case of the same shapes, for −W/2, with twice the gradient in other bases and half of λ, so
     that no argument is the same.
@@ -239,7 +288,9 @@ def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared:
     first, second = _safely(backend, inputs), _safely(backend, inputs)
     if isinstance(first, str) or isinstance(second, str):
         return True
-    return compared.alike(compared.answer(first), compared.answer(second), compared.tolerance(inputs))
+    return compared.alike(
+        compared.answer(first), compared.answer(second), compared.tolerance(inputs)
+    )
 
 
 def _votes(
@@ -251,7 +302,11 @@ def _votes(
 ) -> list[bool]:
     """For each step on which either of two backends is not right, whether the two agree."""
     answers = zip(mine, theirs, right, tolerances, strict=True)
-    return [alike(A, B, within) for A, B, C, within in answers if not (alike(A, C, within) and alike(B, C, within))]
+    return [
+        alike(A, B, within)
+        for A, B, C, within in answers
+        if not (alike(A, C, within) and alike(B, C, within))
+    ]
 
 
 def _untruncated(inputs: StepInputs) -> StepInputs:
@@ -261,8 +316,16 @@ def _untruncated(inputs: StepInputs) -> StepInputs:
 
 def _laid_out(inputs: StepInputs, convert: Callable[[Matrix], Matrix]) -> StepInputs:
     """A step whose NumPy arrays are converted and then laid out in memory as its ``layout`` says."""
-    named = zip(("U", "S", "V", "dK", "dL", "dS"), map(convert, inputs.arrays), layouts(inputs.layout), strict=True)
-    return replace(inputs, **{name: Conversion("numpy", X.dtype.name).laid_out(X, lying) for name, X, lying in named})
+    named = zip(
+        ("U", "S", "V", "dK", "dL", "dS"),
+        map(convert, inputs.arrays),
+        layouts(inputs.layout),
+        strict=True,
+    )
+    return replace(
+        inputs,
+        **{name: Conversion("numpy", X.dtype.name).laid_out(X, lying) for name, X, lying in named},
+    )
 
 
 def _of_linear_algebra(X: Matrix) -> Matrix:
@@ -288,7 +351,10 @@ class _Steps:
         """
         if stages is None or not stages.begins_like(REFERENCE):
             return [_safely(lambda x: step(*x.arrays, **x.parameters), x) for x in self.steps]
-        return [_safely(_after_line_4(stages, begun), x) for begun, x in zip(self.begun, self.steps, strict=True)]
+        return [
+            _safely(_after_line_4(stages, begun), x)
+            for begun, x in zip(self.begun, self.steps, strict=True)
+        ]
 
 
 def _after_line_4(stages: Stages, begun: Mapping[str, Matrix]) -> Callable[[StepInputs], Found]:

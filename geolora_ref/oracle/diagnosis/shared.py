@@ -25,12 +25,16 @@ PROPERTIES: Mapping[str, Callable[[ConformanceCase], bool]] = {
     "m < n": lambda case: case.parameters.m < case.parameters.n,
     "m > n": lambda case: case.parameters.m > case.parameters.n,
     "m = n": lambda case: case.parameters.m == case.parameters.n,
-    "2r > min(m, n)": lambda case: 2 * case.parameters.r > min(case.parameters.m, case.parameters.n),
+    "2r > min(m, n)": lambda case: (
+        2 * case.parameters.r > min(case.parameters.m, case.parameters.n)
+    ),
     "r = 8": lambda case: case.parameters.r == 8,
     "r = 32 or r = 64": lambda case: case.parameters.r in (32, 64),
     "r = m = n": lambda case: case.parameters.r == case.parameters.m == case.parameters.n,
     **{f"sizes that are multiples of {k}": _multiples(k) for k in (4, 8, 16, 32)},
-    "sizes one past a multiple of 32": lambda case: any(size > 32 and size % 32 == 1 for size in _sizes(case)),
+    "sizes one past a multiple of 32": lambda case: any(
+        size > 32 and size % 32 == 1 for size in _sizes(case)
+    ),
     "more than 100 rows": lambda case: case.parameters.m > 100,
     "more than 2048 rows or columns": lambda case: max(_sizes(case)) > 2048,
     "no gradient": lambda case: case.parameters.gradient == "zero",
@@ -55,7 +59,9 @@ def shared(failed: Sequence[ConformanceCase], judged: Sequence[ConformanceCase])
     """
     having = {name: [case for case in judged if has(case)] for name, has in PROPERTIES.items()}
     common = {
-        name: cases for name, cases in having.items() if len(cases) <= SHARE * len(judged) and all(map(PROPERTIES[name], failed))
+        name: cases
+        for name, cases in having.items()
+        if len(cases) <= SHARE * len(judged) and all(map(PROPERTIES[name], failed))
     }
     if len(failed) < LEAST or not common:
         return ""

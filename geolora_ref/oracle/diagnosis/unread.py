@@ -57,7 +57,9 @@ def _others(x: StepInputs, rank: int) -> Iterator[tuple[str, bool, StepInputs]]:
     columns = min(2 * len(x.S), len(x.U), len(x.V))
     most = columns if x.max_rank is None else x.max_rank
     size = norm(x.S) + x.learning_rate * norm(x.dK)
-    threshold, far, between = ("tau", 2.0, BETWEEN) if x.theta is None else ("theta", FAR * size, BETWEEN * size)
+    threshold, far, between = (
+        ("tau", 2.0, BETWEEN) if x.theta is None else ("theta", FAR * size, BETWEEN * size)
+    )
     for value, forced in ((far, rank > x.min_rank), (between, False), (0.0, False)):
         changed: dict[str, Any] = {threshold: value}
         yield threshold, forced, replace(x, **changed)
@@ -79,7 +81,9 @@ def _arrays(x: StepInputs) -> Iterator[tuple[str, Matrix]]:
     for name, B, X in (("U", x.U, x.dK), ("V", x.V, x.dL)):
         Q = np.linalg.qr(in_double(X))[0]
         z = in_double(B[:, :1]) - Q @ (Q.conj().T @ B[:, :1])
-        if norm(z) > 0.1:  # a reflection that leaves the gradient where it is, and so BᴴX = dS or its transpose
+        if (
+            norm(z) > 0.1
+        ):  # a reflection that leaves the gradient where it is, and so BᴴX = dS or its transpose
             z = z / norm(z)
             yield name, (B - 2.0 * z @ (z.conj().T @ B)).astype(B.dtype)
 

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geolora_ref import checks
-from geolora_ref.oracle.directions.definitions import RULES, Expected, H, Matrix, Setting, Step, projected
+from geolora_ref.oracle.directions.definitions import (
+    RULES,
+    Expected,
+    H,
+    Matrix,
+    Setting,
+    Step,
+    projected,
+)
 from geolora_ref.oracle.directions.sequences import HOMOGENEOUS, Sequence, sequences
 from geolora_ref.oracle.directions.variants import Triple, Variant, variants
 from geolora_ref.oracle.judges.criteria import FAIL
@@ -101,7 +109,11 @@ class RuleReport:
     def as_data(self) -> dict[str, Any]:
         """The report as plain JSON data; a ratio that is no finite number is a word."""
         rows = [
-            {**asdict(row), "passed": row.passed, "ratios": {k: v if np.isfinite(v) else str(v) for k, v in row.ratios.items()}}
+            {
+                **asdict(row),
+                "passed": row.passed,
+                "ratios": {k: v if np.isfinite(v) else str(v) for k, v in row.ratios.items()},
+            }
             for row in self.rows
         ]
         return {**asdict(self), "format": 1, "passed": bool(self), "rows": rows}
@@ -120,7 +132,10 @@ class RuleReport:
         verdict = "INTERRUPTED" if self.problems else "conforms" if self else "DOES NOT CONFORM"
         counted = f"{len(self.rows)} sequence{'s' * (len(self.rows) != 1)}, {len(failed)} failed"
         return "\n".join(
-            [*lines, f"{verdict}: {counted}, worst ratio {self.worst_ratio:.3g} (fail above {FAIL:g}), {self.seconds:.1f} s"]
+            [
+                *lines,
+                f"{verdict}: {counted}, worst ratio {self.worst_ratio:.3g} (fail above {FAIL:g}), {self.seconds:.1f} s",
+            ]
         )
 
 
@@ -161,22 +176,43 @@ def check_rule(
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
     if dtype == "float16":
-        raise ValueError("dtype: expected one with the range of float32 for a rule, found 'float16'")
+        raise ValueError(
+            "dtype: expected one with the range of float32 for a rule, found 'float16'"
+        )
     if not callable(rule):
         raise ValueError(f"rule: expected a function, found {rule!r}")
     started, conversion = time.perf_counter(), Conversion(array, dtype, device)
-    numbers = checks.below_one("momentum", momentum), checks.nonnegative_number("smoothing", smoothing)
+    numbers = (
+        checks.below_one("momentum", momentum),
+        checks.nonnegative_number("smoothing", smoothing),
+    )
     setting = Setting(*numbers, rounding=EPS[dtype])
     rows: list[RuleRow] = []
     failing: list[_Failing] = []
-    name = name or f"{getattr(rule, '__module__', '?')}:{getattr(rule, '__qualname__', type(rule).__name__)}"
+    name = (
+        name
+        or f"{getattr(rule, '__module__', '?')}:{getattr(rule, '__qualname__', type(rule).__name__)}"
+    )
 
     def report(diagnosis: str, *problems: str) -> RuleReport:
-        return RuleReport(name, definition, array, dtype, tuple(rows), diagnosis, time.perf_counter() - started, problems)
+        return RuleReport(
+            name,
+            definition,
+            array,
+            dtype,
+            tuple(rows),
+            diagnosis,
+            time.perf_counter() - started,
+            problems,
+        )
 
-    everything = [sequence for sequence in questions(definition, conversion) if sequence.id.startswith(select)]
+    everything = [
+        sequence for sequence in questions(definition, conversion) if sequence.id.startswith(select)
+    ]
     if not everything:
-        raise ValueError(f"select: expected the beginning of the id of a sequence, found {select!r}")
+        raise ValueError(
+            f"select: expected the beginning of the id of a sequence, found {select!r}"
+        )
     doing = ""
     try:
         for sequence in everything:
@@ -197,12 +233,21 @@ def check_rule(
 
 
 def _require_rule(
-    rule: Rule, row: RuleRow, further: list[Sequence], definition: str, setting: Setting, conversion: Conversion
+    rule: Rule,
+    row: RuleRow,
+    further: list[Sequence],
+    definition: str,
+    setting: Setting,
+    conversion: Conversion,
 ) -> None:
     """Raise ``ValueError`` if the first row and further sequences show a function that is no rule."""
-    rows = itertools.chain([row], (_judged(rule, sequence, definition, setting, conversion)[0] for sequence in further))
+    rows = itertools.chain(
+        [row], (_judged(rule, sequence, definition, setting, conversion)[0] for sequence in further)
+    )
     signature = f"rule({', '.join(NAMES)}, memory)"
-    if problem := misuse("rule", signature, conversion.array, ((one.error, one.step) for one in rows)):
+    if problem := misuse(
+        "rule", signature, conversion.array, ((one.error, one.step) for one in rows)
+    ):
         raise ValueError(problem)
 
 
@@ -213,9 +258,13 @@ def reproduced(
 
     Raises ``ValueError`` for an id that no sequence has, and for a sequence that passes.
     """
-    sequence = next((sequence for sequence in questions(definition, conversion) if sequence.id == name), None)
+    sequence = next(
+        (sequence for sequence in questions(definition, conversion) if sequence.id == name), None
+    )
     if sequence is None:
-        raise ValueError(f"reproduce: expected the id of a sequence for {conversion.dtype}, found {name!r}")
+        raise ValueError(
+            f"reproduce: expected the id of a sequence for {conversion.dtype}, found {name!r}"
+        )
     row, _ = _judged(rule, sequence, definition, setting, conversion)
     if row.passed:
         raise ValueError(f"reproduce: expected a sequence that fails, found that {name} passes")
@@ -225,7 +274,11 @@ def reproduced(
 def questions(definition: str, conversion: Conversion) -> list[Sequence]:
     """The sequences for a rule with these arrays."""
     wide = conversion.dtype in ("float64", "complex128")
-    return [*sequences(is_complex=conversion.is_complex, wide_range=wide, homogeneous=definition in HOMOGENEOUS)]
+    return [
+        *sequences(
+            is_complex=conversion.is_complex, wide_range=wide, homogeneous=definition in HOMOGENEOUS
+        )
+    ]
 
 
 def given(step: Step, scale: float = 1.0) -> tuple[Matrix, ...]:
@@ -246,16 +299,26 @@ def _judged(
     found: RuleRow | None = None
     answers: list[Triple] = []
     unit = sequence.scale ** HOMOGENEOUS.get(definition, 0)
-    for number, (step, expected) in enumerate(zip(sequence.steps, RULES[definition](sequence.steps, setting), strict=True)):
+    for number, (step, expected) in enumerate(
+        zip(sequence.steps, RULES[definition](sequence.steps, setting), strict=True)
+    ):
         if sequence.between:
-            _, of_another, _ = _called(rule, given(sequence.between[number]), of_another, conversion)
+            _, of_another, _ = _called(
+                rule, given(sequence.between[number]), of_another, conversion
+            )
         D, memory, error = _called(rule, given(step, sequence.scale), memory, conversion)
         if number and error.startswith(INFINITE):
             error += ": the arguments of earlier calls are overwritten with NaN"
         D = D and Triple(*(X / unit for X in D))
         if found is None:
-            now = _ratios(D, step, expected, setting.rounding, first=number == 0, rule=definition) if D else {}
-            ratios |= {name: float(np.maximum(ratio, ratios.get(name, 0.0))) for name, ratio in now.items()}
+            now = (
+                _ratios(D, step, expected, setting.rounding, first=number == 0, rule=definition)
+                if D
+                else {}
+            )
+            ratios |= {
+                name: float(np.maximum(ratio, ratios.get(name, 0.0))) for name, ratio in now.items()
+            }
             row = RuleRow(sequence.id, sequence.reason, dict(ratios), number, error)
             found = None if row.passed else row
         if found is not None:
@@ -265,7 +328,9 @@ def _judged(
     return found or RuleRow(sequence.id, sequence.reason, ratios), answers
 
 
-def _called(rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conversion) -> tuple[Triple | None, Any, str]:
+def _called(
+    rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conversion
+) -> tuple[Triple | None, Any, str]:
     """The direction in double precision, the memory, and an error text; None and a text if there is
     nothing to judge.
     """
@@ -278,7 +343,11 @@ def _called(rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conver
             raise
         except BaseException as problem:  # sys.exit is no Exception
             at = place(problem)
-            return None, memory, f"raised {words(problem)}{at and f' (at {at})'}{_changed(arguments, before, conversion)}"
+            return (
+                None,
+                memory,
+                f"raised {words(problem)}{at and f' (at {at})'}{_changed(arguments, before, conversion)}",
+            )
         try:
             D, memory = answer
             other = [X for X in D if not _alike(X, arguments[2])]
@@ -296,7 +365,11 @@ def _called(rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conver
         spoil(arguments)
     shapes = [X.shape for X in now[2:]]
     if [X.shape for X in D] != shapes:
-        return None, memory, f"expected D_K, D_L and D_S of the shapes {shapes}, found {[X.shape for X in D]}{changed}"
+        return (
+            None,
+            memory,
+            f"expected D_K, D_L and D_S of the shapes {shapes}, found {[X.shape for X in D]}{changed}",
+        )
     if not all(np.all(np.isfinite(X)) for X in D):
         return None, memory, f"{INFINITE}{changed}"
     return _each_wide(D), memory, changed.removeprefix("; ")
@@ -305,14 +378,22 @@ def _called(rule: Rule, now: tuple[Matrix, ...], memory: Any, conversion: Conver
 def _of_another_form(answer: Any, like: Any) -> str:
     """The error text for an answer that is no triple of arrays with a memory."""
     found = type(answer).__name__
-    if isinstance(answer, tuple | list) and len(answer) == len(Triple._fields) and all(_alike(X, like) for X in answer):
+    if (
+        isinstance(answer, tuple | list)
+        and len(answer) == len(Triple._fields)
+        and all(_alike(X, like) for X in answer)
+    ):
         found = f"a {found} of 3 arrays: the memory is missing"
     return f"expected ((D_K, D_L, D_S), memory) of arrays, found {found}"
 
 
 def _changed(arguments: list[Any], before: list[Matrix], conversion: Conversion) -> str:
     """The changed arguments in words, or an empty string."""
-    changed = [name for name, X, Y in zip(NAMES, arguments, before, strict=True) if not np.array_equal(conversion.back(X), Y)]
+    changed = [
+        name
+        for name, X, Y in zip(NAMES, arguments, before, strict=True)
+        if not np.array_equal(conversion.back(X), Y)
+    ]
     return f"; changed its argument {', '.join(changed)}" if changed else ""
 
 
@@ -332,10 +413,14 @@ def _each_wide(D: Triple) -> Triple:
 def _dense(D: Triple, step: Step) -> Matrix:
     """The dense matrix that lines 3 to 5 of Algorithm 1 subtract from W, divided by λ."""
     U, V, _ = step
-    return np.asarray((D.K - U @ (H(U) @ D.K)) @ H(V) + U @ H(D.L - V @ (H(V) @ D.L)) + U @ D.S @ H(V))
+    return np.asarray(
+        (D.K - U @ (H(U) @ D.K)) @ H(V) + U @ H(D.L - V @ (H(V) @ D.L)) + U @ D.S @ H(V)
+    )
 
 
-def _ratios(D: Triple, step: Step, expected: Expected, rounding: float, *, first: bool, rule: str) -> dict[str, float]:
+def _ratios(
+    D: Triple, step: Step, expected: Expected, rounding: float, *, first: bool, rule: str
+) -> dict[str, float]:
     """Each error divided by the error that rounding explains: 4√(m + n)·eps times its scale, as for
     the step.
     """
@@ -343,12 +428,19 @@ def _ratios(D: Triple, step: Step, expected: Expected, rounding: float, *, first
     unit, size = 4.0 * sum(G.shape) ** 0.5 * rounding, float(np.linalg.norm(expected.D))
     views = float(max(np.linalg.norm(H(U) @ D.K - D.S), np.linalg.norm(H(V) @ D.L - H(D.S))))
     ratios = {
-        "views of one matrix": _over(views, unit * (expected.sensitivity + max(map(float, map(np.linalg.norm, (D.K, D.L)))))),
-        "direction": _over(float(np.linalg.norm(found - expected.D)), unit * (expected.sensitivity + size)),
+        "views of one matrix": _over(
+            views, unit * (expected.sensitivity + max(map(float, map(np.linalg.norm, (D.K, D.L)))))
+        ),
+        "direction": _over(
+            float(np.linalg.norm(found - expected.D)), unit * (expected.sensitivity + size)
+        ),
     }
     if first:
         PG = projected(G, U, V)
-        product, scale = float(np.real(np.vdot(PG, found))), unit * float(np.linalg.norm(PG)) * max(size, 1.0)
+        product, scale = (
+            float(np.real(np.vdot(PG, found))),
+            unit * float(np.linalg.norm(PG)) * max(size, 1.0),
+        )
         error = -product if expected.product is None else abs(product - expected.product)
         ratios["inner product"] = _over(max(error, 0.0), scale)
     if rule == "spectral":
@@ -361,7 +453,9 @@ def _over(error: float, allowed: float) -> float:
     return float(error / allowed) if allowed > 0.0 else (np.inf if error > 0.0 else 0.0)
 
 
-def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, setting: Setting) -> str:
+def _diagnosis(
+    rows: list[RuleRow], failing: list[_Failing], definition: str, setting: Setting
+) -> str:
     """The variant or other definition that reproduces the failing answers up to their length; else
     a common property.
     """
@@ -370,30 +464,48 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     if all(row.passed for row in rows if not row.id.startswith("two-")):
         return "wrong only where two layers take turns: the rule uses the memory of another layer, not the one it is given"
     generic = [one for one in failing if one.sequence.generic]
-    telling = sorted(generic or failing, key=lambda one: len(one.answers) == 1)[:TELLING]  # with a memory first
+    telling = sorted(generic or failing, key=lambda one: len(one.answers) == 1)[
+        :TELLING
+    ]  # with a memory first
     defined = [
-        (f"the rule {name}", "", _defined(name, telling, setting)) for name in sorted(RULES, key=lambda name: name != definition)
+        (f"the rule {name}", "", _defined(name, telling, setting))
+        for name in sorted(RULES, key=lambda name: name != definition)
     ]
     if definition == "spectral":  # another smoothing may have been meant
         for other in {0.0, 0.5} - {setting.smoothing}:
             answers = _defined(definition, telling, replace(setting, smoothing=other))
             defined.insert(1, (f"the rule spectral with smoothing {other:g}", "", answers))
-    changed = [(variant.name, variant.says, _answers(variant, telling, setting)) for variant in variants(definition)]
+    changed = [
+        (variant.name, variant.says, _answers(variant, telling, setting))
+        for variant in variants(definition)
+    ]
     first = len(defined) - len(RULES) + 1
-    candidates = [*defined[:first], *changed, *defined[first:]]  # the first of equals is named: for real data ᵀ is ᴴ
-    agreeing = [(*_agreement(answers, telling, setting), name, says) for name, says, answers in candidates]
+    candidates = [
+        *defined[:first],
+        *changed,
+        *defined[first:],
+    ]  # the first of equals is named: for real data ᵀ is ᴴ
+    agreeing = [
+        (*_agreement(answers, telling, setting), name, says) for name, says, answers in candidates
+    ]
     share, factors, name, says = max(agreeing, key=lambda one: one[0])
     if share < NAMED and not generic:
         return "wrong only where M is rank-deficient: what is rounding of the largest singular value has no direction"
     if share < NAMED:
         later = all(one.step > 0 for one in failing)
-        return "no known defect: first steps are right, what the memory does is not" if later else "no known defect"
+        return (
+            "no known defect: first steps are right, what the memory does is not"
+            if later
+            else "no known defect"
+        )
     least, most = min(factors), max(factors)
     if max(abs(least - 1.0), abs(most - 1.0)) > setting.rounding**0.5:
         name += f", times {least:.4g}" + (f" to {most:.4g}" if most > 1.001 * least else "")
     if name == f"the rule {definition}":
         return f"right up to an error below {setting.rounding**0.5:.0e} of its size"
-    words = name.replace(f"the rule {definition}, times", "right up to its length: times") + (says and f": {says}")
+    words = name.replace(f"the rule {definition}, times", "right up to its length: times") + (
+        says and f": {says}"
+    )
     return words if share == 1.0 else f"{words} (in {share:.0%} of the sequences compared)"
 
 
@@ -415,20 +527,27 @@ def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[list[
     for one in failing:
         steps = one.sequence.steps[: one.step + len(one.answers)]
         answers = [
-            Triple(D @ V, H(D) @ U, H(U) @ D @ V) for (U, V, _), (D, _, _) in zip(steps, RULES[name](steps, setting), strict=True)
+            Triple(D @ V, H(D) @ U, H(U) @ D @ V)
+            for (U, V, _), (D, _, _) in zip(steps, RULES[name](steps, setting), strict=True)
         ]
         found.append(answers[one.step :])
     return found
 
 
-def _agreement(answers: list[list[Triple]], failing: list[_Failing], setting: Setting) -> tuple[float, list[float]]:
+def _agreement(
+    answers: list[list[Triple]], failing: list[_Failing], setting: Setting
+) -> tuple[float, list[float]]:
     """The share of failing sequences whose answers these equal up to positive factors, and the
     factors; zero answers do not count, and factors of extreme sequences only if there are no others.
     """
     compared, agreeing = 0, 0
     factors: dict[bool, list[float]] = {False: [], True: []}
     for ours, one in zip(answers, failing, strict=True):
-        known = [_factor(X, Y, setting) for X, Y in zip(ours, one.answers, strict=True) if any(map(np.any, Y))]
+        known = [
+            _factor(X, Y, setting)
+            for X, Y in zip(ours, one.answers, strict=True)
+            if any(map(np.any, Y))
+        ]
         compared += bool(known)
         if known and all(known):
             agreeing += 1

@@ -75,7 +75,10 @@ def _memories(steps: Sequence[Step], momentum: float) -> Iterator[tuple[Matrix, 
     """The memory M ← βPM + PG after each step, and the sum of the norms ‖PG‖ with the same weights."""
     M, size = np.zeros_like(steps[0].G), 0.0
     for U, V, G in steps:
-        M, size = projected(momentum * M + G, U, V), momentum * size + float(np.linalg.norm(projected(G, U, V)))
+        M, size = (
+            projected(momentum * M + G, U, V),
+            momentum * size + float(np.linalg.norm(projected(G, U, V))),
+        )
         yield M, size
 
 
@@ -131,7 +134,10 @@ def preconditioned(steps: Sequence[Step], setting: Setting) -> Iterator[Expected
         M_K, M_L, M_S = mean @ V, H(mean) @ U, H(U) @ mean @ V
         S = 0.5 * (M_S @ X_K + X_L @ M_S)
         D = U @ S @ H(V) + (M_K - U @ M_S) @ X_K @ H(V) + U @ H((M_L - V @ H(M_S)) @ X_L)
-        most, size = max(float(np.linalg.norm(X, 2)) for X in (X_K, X_L)), float(np.linalg.norm(mean))
+        most, size = (
+            max(float(np.linalg.norm(X, 2)) for X in (X_K, X_L)),
+            float(np.linalg.norm(mean)),
+        )
         # a change of R changes X by ‖X‖³/2 times that, a relative change of PG changes R by
         # 2‖PG‖²/m times that
         in_units = (most * float(np.linalg.norm(projected(G, U, V)))) ** 2 / min(G.shape)
@@ -146,7 +152,9 @@ def _carried(R: Matrix, B: Matrix) -> Matrix:
 def _inverse_root(R: Matrix, setting: Setting) -> Matrix:
     """(R + eps²I)^{-1/2}, with eigenvalues of R raised to at least r·eps of the largest."""
     values, Q = np.linalg.eigh(R)
-    root = np.sqrt(np.maximum(values, len(R) * setting.rounding * np.max(np.abs(values))) + setting.eps**2)
+    root = np.sqrt(
+        np.maximum(values, len(R) * setting.rounding * np.max(np.abs(values))) + setting.eps**2
+    )
     return np.asarray((Q / root) @ H(Q))
 
 
@@ -166,7 +174,11 @@ def adam(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
         roots = [np.sqrt(v / (1.0 - two**t)) + setting.eps for v in (v_K, v_L)]
         D_K, D_L = (mean @ V) / roots[0], (H(mean) @ U) / roots[1]
         largest = max(float(np.max(np.abs(X))) for X in (K, L, mean @ V, H(mean) @ U))
-        sensitivity = largest / min(float(np.min(root)) for root in roots) * float(np.sqrt(D_K.size + D_L.size))
+        sensitivity = (
+            largest
+            / min(float(np.min(root)) for root in roots)
+            * float(np.sqrt(D_K.size + D_L.size))
+        )
         yield Expected(D_K @ H(V) + U @ H(D_L), sensitivity, None)
 
 

@@ -15,7 +15,17 @@ __all__ = ["HOMOGENEOUS", "Sequence", "sequences"]
 
 STEPS = 20
 SIZES = (
-    *((9, 7, 2), (12, 9, 3), (9, 12, 3), (6, 5, 4), (5, 4, 4), (1, 1, 1), (8, 1, 1), (33, 40, 8), (64, 48, 16)),
+    *(
+        (9, 7, 2),
+        (12, 9, 3),
+        (9, 12, 3),
+        (6, 5, 4),
+        (5, 4, 4),
+        (1, 1, 1),
+        (8, 1, 1),
+        (33, 40, 8),
+        (64, 48, 16),
+    ),
     *((4, 5, 4), (1, 8, 1), (4, 4, 4), (768, 512, 2)),
 )
 """m, n, r: tall and wide, 2r > min(m, n), r = n < m and r = m < n, one column or row, sizes of tiles and
@@ -74,7 +84,9 @@ Kind = Callable[[_Draw, Matrix, Matrix], Matrix]
 def _without_core(d: _Draw, U: Matrix, V: Matrix) -> Matrix:
     G = d.matrix(len(U), len(V))
     G = projected(G, U, V) - U @ (H(U) @ G @ V) @ H(V)
-    return np.asarray(G if np.linalg.norm(G) > 1e-8 else np.zeros_like(G))  # for r = m = n only rounding is left
+    return np.asarray(
+        G if np.linalg.norm(G) > 1e-8 else np.zeros_like(G)
+    )  # for r = m = n only rounding is left
 
 
 def _geometric(d: _Draw, U: Matrix, V: Matrix, smallest: float = 1e-15) -> Matrix:
@@ -85,7 +97,10 @@ def _geometric(d: _Draw, U: Matrix, V: Matrix, smallest: float = 1e-15) -> Matri
 
 
 KINDS: dict[str, tuple[str, Kind]] = {
-    "full": ("a gradient with a normal part, of full rank", lambda d, U, V: d.matrix(len(U), len(V))),
+    "full": (
+        "a gradient with a normal part, of full rank",
+        lambda d, U, V: d.matrix(len(U), len(V)),
+    ),
     "one": (
         "a gradient of rank 1: most singular values of the core are rounding",
         lambda d, U, V: d.matrix(len(U), 1) @ d.matrix(1, len(V)),
@@ -95,12 +110,20 @@ KINDS: dict[str, tuple[str, Kind]] = {
         lambda d, U, V: U @ d.matrix(U.shape[1], V.shape[1]) @ H(V),
     ),
     "without-core": ("K and L leave the ranges, and S has no gradient", _without_core),
-    "zero": ("a gradient of zeros has the direction 0", lambda d, U, V: np.zeros((len(U), len(V)), U.dtype)),
-    "steep": ("singular values from 1 to 1e-15: a polar factor gives weak directions the weight of strong ones", _geometric),
+    "zero": (
+        "a gradient of zeros has the direction 0",
+        lambda d, U, V: np.zeros((len(U), len(V)), U.dtype),
+    ),
+    "steep": (
+        "singular values from 1 to 1e-15: a polar factor gives weak directions the weight of strong ones",
+        _geometric,
+    ),
 }
 
 
-def sequences(*, is_complex: bool, wide_range: bool, homogeneous: bool = False) -> Iterator[Sequence]:
+def sequences(
+    *, is_complex: bool, wide_range: bool, homogeneous: bool = False
+) -> Iterator[Sequence]:
     """All sequences; ``wide_range`` : with numbers of size 1e±100, for double precision, in place
     of 1e±12; ``homogeneous`` : also with numbers whose squares leave the range of the dtype.
     """
@@ -108,7 +131,12 @@ def sequences(*, is_complex: bool, wide_range: bool, homogeneous: bool = False) 
     for m, n, r in SIZES:
         for kind, (reason, gradient) in KINDS.items():
             U, V = draw.basis(m, r), draw.basis(n, r)
-            yield Sequence(f"{kind}-{m}x{n}x{r}", reason, (Step(U, V, gradient(draw, U, V)),), generic=kind == "full")
+            yield Sequence(
+                f"{kind}-{m}x{n}x{r}",
+                reason,
+                (Step(U, V, gradient(draw, U, V)),),
+                generic=kind == "full",
+            )
     for size in (1e-100, 1e100) if wide_range else (1e-12, 1e12):
         U, V = draw.basis(12, 3), draw.basis(9, 3)
         yield Sequence(
@@ -121,28 +149,52 @@ def sequences(*, is_complex: bool, wide_range: bool, homogeneous: bool = False) 
         steps = tuple(_walk(draw, (12, 9), (0.1, 0.1), (3, 4, 2)))[:5]
         reason = f"gradients of size 2^{exponent}, whose squares leave the range of the dtype, in 5 steps"
         yield Sequence(f"squares-2^{exponent}", reason, steps, scale=2.0**exponent, extreme=True)
-    for m, n, r in ((12, 9, 3), (9, 7, 2), (5, 4, 4), (9, 12, 3), (8, 8, 3), (33, 40, 8), (4, 5, 4), (1, 8, 1)):
+    for m, n, r in (
+        (12, 9, 3),
+        (9, 7, 2),
+        (5, 4, 4),
+        (9, 12, 3),
+        (8, 8, 3),
+        (33, 40, 8),
+        (4, 5, 4),
+        (1, 8, 1),
+    ):
         for name, reason, far, ranks in (
             ("near", "bases that turn slowly", (0.1, 0.1), (r,)),
             ("far", "bases that turn fast: half of a transport shows", (1.0, 1.0), (r,)),
             ("left", "U turns, and V stays", (0.5, 0.0), (r,)),
             ("right", "V turns, and U stays", (0.0, 0.5), (r,)),
-            ("ranks", "ranks that grow and shrink", (0.5, 0.5), (r, min(r + 1, m, n), max(1, r - 1))),
+            (
+                "ranks",
+                "ranks that grow and shrink",
+                (0.5, 0.5),
+                (r, min(r + 1, m, n), max(1, r - 1)),
+            ),
             ("doubles", "ranks that double and fall to 1", (0.5, 0.5), (r, min(2 * r, m, n), 1)),
             ("still", "bases that stay: memory alone", (0.0, 0.0), (r,)),
         ):
             yield Sequence(f"{name}-{m}x{n}x{r}", reason, tuple(_walk(draw, (m, n), far, ranks)))
     steps = tuple(_walk(draw, (12, 9), (0.1, 0.1), (3,), LONG))
-    yield Sequence("long-12x9x3", f"{LONG} steps: a memory that is cut off or started again late shows late", steps)
+    yield Sequence(
+        "long-12x9x3",
+        f"{LONG} steps: a memory that is cut off or started again late shows late",
+        steps,
+    )
     one, other = (tuple(_walk(draw, (12, 9), (0.1, 0.1), (3,))) for _ in range(2))
-    yield Sequence("two-12x9x3", "two layers in turn: each has the memory that it is given", one, between=other)
+    yield Sequence(
+        "two-12x9x3", "two layers in turn: each has the memory that it is given", one, between=other
+    )
     U, V = draw.basis(12, 4), draw.basis(9, 4)
     reason = "singular values from 1 to 3e-4: their squares, 1e-7 of the largest, are no rounding"
     yield Sequence("graded-12x9x4", reason, (Step(U, V, _geometric(draw, U, V, 3e-4)),))
 
 
 def _walk(
-    draw: _Draw, shape: tuple[int, int], far: tuple[float, float], ranks: tuple[int, ...], count: int = STEPS
+    draw: _Draw,
+    shape: tuple[int, int],
+    far: tuple[float, float],
+    ranks: tuple[int, ...],
+    count: int = STEPS,
 ) -> Iterator[Step]:
     """Gradients with a mean that lasts; the last four are smaller by a factor of 1000, so that
     memory decides.

@@ -56,7 +56,9 @@ class Variant:
     def rule(self, setting: Setting) -> Callable[..., tuple[Triple, Memory]]:
         """The variant as a rule that the kit can ask."""
 
-        def step(U: Matrix, V: Matrix, K: Matrix, L: Matrix, S: Matrix, memory: Memory) -> tuple[Triple, Memory]:
+        def step(
+            U: Matrix, V: Matrix, K: Matrix, L: Matrix, S: Matrix, memory: Memory
+        ) -> tuple[Triple, Memory]:
             bases, gradients = _Bases(U.copy(), V.copy()), Triple(K.copy(), L.copy(), S.copy())
             carried = None if memory is None else self.carry(memory[1], memory[0], bases)
             M = self.add(carried, gradients, setting.momentum)
@@ -230,7 +232,11 @@ def _of_length_one_apart(bases: _Bases, M: Triple, setting: Setting) -> Triple:
 def _blockwise(bases: _Bases, M: Triple, setting: Setting) -> Triple:
     core, r = _Core.of(bases, M), M.S.shape[0]
     C = np.zeros_like(core.C)
-    for rows, columns in ((slice(r), slice(r)), (slice(r), slice(r, None)), (slice(r, None), slice(r))):
+    for rows, columns in (
+        (slice(r), slice(r)),
+        (slice(r), slice(r, None)),
+        (slice(r, None), slice(r)),
+    ):
         C[rows, columns] = _polar(core.C[rows, columns])
     return core.triple(bases, C)
 
@@ -246,7 +252,9 @@ def _halves(bases: _Bases, M: Triple, setting: Setting) -> Triple:
 
 
 def _doubled_core(bases: _Bases, M: Triple, setting: Setting) -> Triple:
-    return _spectral(bases, M._replace(K=M.K + bases.U @ M.S, L=M.L + bases.V @ H(M.S), S=2.0 * M.S), setting)
+    return _spectral(
+        bases, M._replace(K=M.K + bases.U @ M.S, L=M.L + bases.V @ H(M.S), S=2.0 * M.S), setting
+    )
 
 
 def _unprojected(bases: _Bases, M: Triple, setting: Setting) -> Triple:
@@ -306,26 +314,55 @@ def _half_core(D: Triple, bases: _Bases) -> Triple:
     return D._replace(S=0.5 * D.S)
 
 
-CORRECT: dict[str, Direct] = {"gradient": _same, "heavy-ball": _same, "normalised": _of_length_one, "spectral": _spectral}
+CORRECT: dict[str, Direct] = {
+    "gradient": _same,
+    "heavy-ball": _same,
+    "normalised": _of_length_one,
+    "spectral": _spectral,
+}
 """The rules from which variants are made; adam and preconditioned are only compared as a whole."""
 
 MOVES: dict[str, tuple[Carry, str]] = {
-    "memory kept": (_kept, "the memory keeps its numbers when the bases move: transport it by P(W₁)M"),
-    "each matrix moves by itself": (_apart, "the transport is M_K(VᴴV₁), M_L(UᴴU₁) alone: U(M_L⊥)ᴴV₁ and V(M_K⊥)ᴴU₁ are lost"),
-    "half of the transport": (_half, "K is transported by P(W₁)M and L by M_L(UᴴU₁) alone: V(M_K⊥)ᴴU₁ is lost"),
-    "wrong basis": (_crossed, "the transport takes UᴴU₁ for K and VᴴV₁ for L: K moves with V, L with U"),
-    "core counted twice in the transport": (_core_twice, "the transport adds U M_LᴴV₁ whole: U M_S VᴴV₁ has to be subtracted"),
+    "memory kept": (
+        _kept,
+        "the memory keeps its numbers when the bases move: transport it by P(W₁)M",
+    ),
+    "each matrix moves by itself": (
+        _apart,
+        "the transport is M_K(VᴴV₁), M_L(UᴴU₁) alone: U(M_L⊥)ᴴV₁ and V(M_K⊥)ᴴU₁ are lost",
+    ),
+    "half of the transport": (
+        _half,
+        "K is transported by P(W₁)M and L by M_L(UᴴU₁) alone: V(M_K⊥)ᴴU₁ is lost",
+    ),
+    "wrong basis": (
+        _crossed,
+        "the transport takes UᴴU₁ for K and VᴴV₁ for L: K moves with V, L with U",
+    ),
+    "core counted twice in the transport": (
+        _core_twice,
+        "the transport adds U M_LᴴV₁ whole: U M_S VᴴV₁ has to be subtracted",
+    ),
     "core not moved": (_stale_core, "K and L are transported, and M_S is not: it is U₁ᴴ(new M_K)"),
     "lost with the rank": (_lost_with_rank, "the memory starts from zero when the rank changes"),
-    "transport without conjugates": (_without_conjugate, "the transport takes transposes where conjugate transposes belong"),
+    "transport without conjugates": (
+        _without_conjugate,
+        "the transport takes transposes where conjugate transposes belong",
+    ),
 }
 SUMS: dict[str, tuple[Add, str]] = {
     "no memory": (_forget, "there is no memory: each direction is that of its gradient alone"),
     "momentum 1": (_undamped, "the memory is not multiplied by the momentum"),
-    "mean of gradients": (_damped_gradient, "the memory is βM + (1 − β)PG after a first PG: gradients have two weights"),
+    "mean of gradients": (
+        _damped_gradient,
+        "the memory is βM + (1 − β)PG after a first PG: gradients have two weights",
+    ),
 }
 DIRECTIONS: dict[str, tuple[Direct, str]] = {
-    "blockwise polar": (_blockwise, "each block of the core has a polar factor of its own: take that of the whole core"),
+    "blockwise polar": (
+        _blockwise,
+        "each block of the core has a polar factor of its own: take that of the whole core",
+    ),
     "polar of K, L and S apart": (
         _polar_apart,
         "K, L and S have a polar factor each, as with Muon on three parameters",
@@ -335,15 +372,30 @@ DIRECTIONS: dict[str, tuple[Direct, str]] = {
         "½(polar(M_K)Vᴴ + U polar(M_L)ᴴ), the relative by halves (LoRA-Muon)",
     ),
     "core counted twice": (_doubled_core, "the core of M is M_S once: K and L hold it too"),
-    "core without projection": (_unprojected, "the blocks of the core are those of M_K and M_L before U and V are projected out"),
-    "squares": (_weighted(lambda sigma: sigma**2 / sigma[0] ** 2), "singular values enter by their squares, not by 1"),
-    "roots": (_weighted(lambda sigma: (sigma / sigma[0]) ** 0.5), "singular values enter by their roots, not by 1"),
-    "scaled by the largest": (_weighted(lambda sigma: sigma / sigma[0]), "M/‖M‖₂: singular values are divided by the largest"),
+    "core without projection": (
+        _unprojected,
+        "the blocks of the core are those of M_K and M_L before U and V are projected out",
+    ),
+    "squares": (
+        _weighted(lambda sigma: sigma**2 / sigma[0] ** 2),
+        "singular values enter by their squares, not by 1",
+    ),
+    "roots": (
+        _weighted(lambda sigma: (sigma / sigma[0]) ** 0.5),
+        "singular values enter by their roots, not by 1",
+    ),
+    "scaled by the largest": (
+        _weighted(lambda sigma: sigma / sigma[0]),
+        "M/‖M‖₂: singular values are divided by the largest",
+    ),
     "first direction alone": (
         _weighted(lambda sigma: 1.0 * (sigma == sigma[0])),
         "only the largest singular value counts",
     ),
-    "five quintic steps": (_iterated(5, 3.4445, -4.775, 2.0315), "Muon's five Newton-Schulz steps: weights of 0.7 to 1.2, not 1"),
+    "five quintic steps": (
+        _iterated(5, 3.4445, -4.775, 2.0315),
+        "Muon's five Newton-Schulz steps: weights of 0.7 to 1.2, not 1",
+    ),
     "thirty cubic steps": (
         _iterated(30, 1.5, -0.5, 0.0),
         "Newton-Schulz steps before they converge for small singular values",
@@ -352,13 +404,19 @@ DIRECTIONS: dict[str, tuple[Direct, str]] = {
         _weighted(lambda sigma: 1.0 * (sigma > 5e-11 * sigma[0])),
         "singular values far above rounding are left out",
     ),
-    "overshoot": (_weighted(lambda sigma: np.where(sigma < 1e-12 * sigma[0], 3.0, 1.0)), "small singular values count threefold"),
+    "overshoot": (
+        _weighted(lambda sigma: np.where(sigma < 1e-12 * sigma[0], 3.0, 1.0)),
+        "small singular values count threefold",
+    ),
     "signs": (_signs, "the sign of each entry: entries are a matter of coordinates"),
 }
 CHANGES: dict[str, tuple[Callable[[Triple, _Bases], Triple], str]] = {
     "sign in L": (_other_sign, "the part of D_L outside V has the wrong sign"),
     "no conjugate in L": (_no_conjugate, "D_L has V D_Sᵀ where V D_Sᴴ belongs"),
-    "core transposed": (_transposed_core, "the core is the adjoint of what it should be: P Qᴴ, not Q Pᴴ"),
+    "core transposed": (
+        _transposed_core,
+        "the core is the adjoint of what it should be: P Qᴴ, not Q Pᴴ",
+    ),
     "core forgotten": (_without_core, "D_S is 0: S does not move"),
     "no core in K": (_core_missing_in_K, "D_K lacks U D_S: the three are no views of one matrix"),
     "half of the core": (_half_core, "D_S is half of UᴴD_K"),
@@ -379,10 +437,18 @@ def variants(rule: str) -> Iterator[Variant]:
     if rule == "spectral":
         for name, (direct, says) in DIRECTIONS.items():
             yield Variant(name, says, direct, _carried, _sum)
-        says = "the memory keeps the orthogonalised direction (Riemannion), not the sum of gradients"
+        says = (
+            "the memory keeps the orthogonalised direction (Riemannion), not the sum of gradients"
+        )
         yield Variant("direction remembered", says, right, _carried, _sum, keeps=lambda M, D: D)
     if rule == "normalised":
-        yield Variant("lengths apart", "K, L and S are divided by a length each", _of_length_one_apart, _carried, _sum)
+        yield Variant(
+            "lengths apart",
+            "K, L and S are divided by a length each",
+            _of_length_one_apart,
+            _carried,
+            _sum,
+        )
     for name, (change, says) in CHANGES.items():
         yield Variant(name, says, _changed(right, change), _carried, add)
 

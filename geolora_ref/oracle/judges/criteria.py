@@ -28,7 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.oracle.judges.storage import Storage, norm
-from geolora_ref.oracle.judges.wide import H, in_double, off, orthonormality_defect, product, spectral_norm, tails_of, wider
+from geolora_ref.oracle.judges.wide import (
+    H,
+    in_double,
+    off,
+    orthonormality_defect,
+    product,
+    spectral_norm,
+    tails_of,
+    wider,
+)
 
 __all__ = [
     "FAIL",
@@ -98,9 +107,15 @@ class StepInputs:
     directions: bool = False
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in (("tau", self.tau), ("theta", self.theta)) if value is not None}
+        given = {
+            name: value
+            for name, value in (("tau", self.tau), ("theta", self.theta))
+            if value is not None
+        }
         if len(given) != 1:
-            raise ValueError(f"tau, theta: expected exactly one of the two thresholds, found {given or 'none'}")
+            raise ValueError(
+                f"tau, theta: expected exactly one of the two thresholds, found {given or 'none'}"
+            )
         for name, value in {"learning_rate": self.learning_rate, **given}.items():
             if not 0.0 <= value < np.inf:
                 raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")
@@ -116,7 +131,9 @@ class StepInputs:
         all outputs: after a change of the arrays in place make a new object.
         """
         (m, r), n = self.U.shape, len(self.V)
-        return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else wider, self.arrays))
+        return _Wide(
+            self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else wider, self.arrays)
+        )
 
     def representable(self, largest: float) -> bool:
         """Return whether no argument and, in whatever gauge, no right result has a number above
@@ -147,7 +164,11 @@ class Verdict:
     @property
     def worst_ratio(self) -> float:
         """The largest ratio; infinite if the output could not be judged, or a ratio is not a number."""
-        return np.inf if self.error or any(map(np.isnan, self.ratios.values())) else max(self.ratios.values())
+        return (
+            np.inf
+            if self.error or any(map(np.isnan, self.ratios.values()))
+            else max(self.ratios.values())
+        )
 
     @property
     def passed(self) -> bool:
@@ -158,7 +179,9 @@ class Verdict:
     def failed_criteria(self) -> tuple[str, ...]:
         """The criteria above ``FAIL``, worst first."""
         bad = [name for name, ratio in self.ratios.items() if not ratio <= FAIL]
-        return tuple(sorted(bad, key=lambda name: -self.ratios[name])) or (("output",) if self.error else ())
+        return tuple(sorted(bad, key=lambda name: -self.ratios[name])) or (
+            ("output",) if self.error else ()
+        )
 
     @property
     def finding(self) -> str:
@@ -166,7 +189,9 @@ class Verdict:
         return finding(self.worst_ratio, self.failed_criteria, self.error, self.ranks)
 
 
-def finding(ratio: float, criteria: Iterable[str], error: str, ranks: Sequence[int] | None = None) -> str:
+def finding(
+    ratio: float, criteria: Iterable[str], error: str, ranks: Sequence[int] | None = None
+) -> str:
     """A finding in words: the ``error`` for which the output could not be judged, or the worst
     ratio and the failing criteria; for a wrong rank also ``ranks``, the rank found and the lowest
     and highest right ones.
@@ -228,7 +253,11 @@ def judge_stages(
             return np.inf
         return _ratio(norm(s[name] - expected) - explained, units)
 
-    expected = {"K_new": x.U @ x.S - rate * x.dK, "L_new": x.V @ H(x.S) - rate * x.dL, "S_new": x.S - rate * x.dS}
+    expected = {
+        "K_new": x.U @ x.S - rate * x.dK,
+        "L_new": x.V @ H(x.S) - rate * x.dL,
+        "S_new": x.S - rate * x.dS,
+    }
     line3 = {name: distance(name, X, stored.rounding(X)) for name, X in expected.items()}
     verdicts = {"line 3": Verdict(line3)}
     if np.inf in line3.values():
@@ -242,7 +271,9 @@ def judge_stages(
     if np.inf in line4.values():
         return verdicts
     Ut, Vt = s["U_tilde"], s["V_tilde"]
-    S_hat = np.block([[S_new, H(L_new) @ Vt], [H(Ut) @ K_new, np.zeros((Ut.shape[1], Vt.shape[1]))]])
+    S_hat = np.block(
+        [[S_new, H(L_new) @ Vt], [H(Ut) @ K_new, np.zeros((Ut.shape[1], Vt.shape[1]))]]
+    )
     # The backend has formed Ŝ before any of these was rounded.
     moved = sum(stored.rounding(X) for X in (S_hat, S_new, K_new, L_new))
     moved += stored.basis(Ut) * norm(K_new) + stored.basis(Vt) * norm(L_new)
@@ -266,13 +297,21 @@ def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = Non
     return FAIL * unit_of(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
 
 
-def allowance(inputs: StepInputs, eps: float, storage: Storage | None = None) -> tuple[float, float, float]:
+def allowance(
+    inputs: StepInputs, eps: float, storage: Storage | None = None
+) -> tuple[float, float, float]:
     """The largest allowed errors of W₁, of the orthonormality of its bases, and of the form of S₁:
     FAIL units and, for the first two, the rounding of storage.
     """
     (m, r), n, q = inputs.U.shape, len(inputs.V), _Question.of(inputs, eps, storage)
-    defects = sum(q.defects) + max(q.storage.defect(np.zeros((size, min(2 * r, size)))) for size in (m, n))
-    return float(resolution(m, n, r, eps, storage) * q.scale + q.unsettled), FAIL * q.unit + defects, FAIL * q.unit * q.scale
+    defects = sum(q.defects) + max(
+        q.storage.defect(np.zeros((size, min(2 * r, size)))) for size in (m, n)
+    )
+    return (
+        float(resolution(m, n, r, eps, storage) * q.scale + q.unsettled),
+        FAIL * q.unit + defects,
+        FAIL * q.unit * q.scale,
+    )
 
 
 def _judge_truncation(
@@ -294,11 +333,18 @@ def _judge_truncation(
     U1, S1, V1 = (X.astype(np.result_type(X.dtype, q.x.S.dtype)) for X in map(np.asarray, outputs))
     rank, units, uncertain = S1.shape[0], q.unit * q.scale, q.unsettled + moved
     D = W_hat - product(U1, S1, H(V1))
-    explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "uncertain": uncertain, "rank": 2 * r + rank}
+    explained: dict[str, Any] = {
+        "storage": q.storage,
+        "defects": q.defects,
+        "uncertain": uncertain,
+        "rank": 2 * r + rank,
+    }
     ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), q.unit, units, **explained)
     ratios |= _rank_ratios(rank, tails, q.inputs, columns, units, uncertain)
     admissible = [
-        j for j in range(1, columns + 1) if max(_rank_ratios(j, tails, q.inputs, columns, units, uncertain).values()) <= FAIL
+        j
+        for j in range(1, columns + 1)
+        if max(_rank_ratios(j, tails, q.inputs, columns, units, uncertain).values()) <= FAIL
     ]
     ranks = (rank, admissible[0], admissible[-1]) if admissible and rank not in admissible else None
     return Verdict(ratios | (diagonal_ratios(S1, units) if diagonal else {}), ranks=ranks)
@@ -327,7 +373,9 @@ def truncation_ratios(
     normal = off(U1, H(off(V1, H(D))))
     sigma_r = float(np.linalg.svd(in_double(S1), compute_uv=False)[-1])
     explained = uncertain + storage.product(U1, S1, V1)
-    turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # rounding turns the tangent space, which then has a part of D
+    turned = (storage.basis(U1) + storage.basis(V1)) * norm(
+        D
+    )  # rounding turns the tangent space, which then has a part of D
     return {
         "orthonormal U": _ratio(orthonormality_defect(U1) - storage.defect(U1) - defects[0], unit),
         "orthonormal V": _ratio(orthonormality_defect(V1) - storage.defect(V1) - defects[1], unit),
@@ -348,7 +396,12 @@ def diagonal_ratios(S1: Matrix, units: float) -> dict[str, float]:
 
 
 def _rank_ratios(
-    rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float, unsettled: float
+    rank: int,
+    tails: NDArray[np.float64],
+    inputs: StepInputs,
+    columns: int,
+    unit: float,
+    unsettled: float,
 ) -> dict[str, float]:
     """Ratios for the rank.  Too low: tail_r > ϑ and the cap allows more.  Too high: tail_{r−1} ≤ ϑ
     and min_rank allows less.
@@ -363,12 +416,18 @@ def _rank_ratios(
     unit, unsettled = (1.0 + tau) * unit, (1.0 + tau) * unsettled
     return {
         "rank clipping": 0.0 if least <= rank <= most else np.inf,
-        "rank not too low": _ratio(float(tails[rank]) - theta - unsettled, unit) if rank < most else 0.0,
-        "rank not too high": _ratio(theta - float(tails[rank - 1]) - unsettled, unit, strict=True) if rank > least else 0.0,
+        "rank not too low": _ratio(float(tails[rank]) - theta - unsettled, unit)
+        if rank < most
+        else 0.0,
+        "rank not too high": _ratio(theta - float(tails[rank - 1]) - unsettled, unit, strict=True)
+        if rank > least
+        else 0.0,
     }
 
 
-def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question, defect: float) -> dict[str, float]:
+def _augmentation(
+    name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question, defect: float
+) -> dict[str, float]:
     """Ratios for BᴴB̃ = 0, B̃ᴴB̃ = I, range([B | B̃]) ⊇ range(X) and the number of columns;
     ``defect`` is that of B.
     """
@@ -380,9 +439,15 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question
     stored = q.storage
     uncovered = stored.rounding(X) + (defect + 2.0 * stored.basis(B_tilde)) * norm(X)
     return {
-        f"{name} orthonormal": _ratio(orthonormality_defect(B_tilde) - stored.defect(B_tilde), q.unit),
-        f"{name} orthogonal to the old basis": _ratio(norm(product(H(B), B_tilde)) - stored.basis(B_tilde) - defect, q.unit),
-        f"{name} covers the update": _ratio(norm(off(B_tilde, off(B, X))) - uncovered, q.unit * q.scale),
+        f"{name} orthonormal": _ratio(
+            orthonormality_defect(B_tilde) - stored.defect(B_tilde), q.unit
+        ),
+        f"{name} orthogonal to the old basis": _ratio(
+            norm(product(H(B), B_tilde)) - stored.basis(B_tilde) - defect, q.unit
+        ),
+        f"{name} covers the update": _ratio(
+            norm(off(B_tilde, off(B, X))) - uncovered, q.unit * q.scale
+        ),
     }
 
 
@@ -401,7 +466,11 @@ def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: in
             return f"{name}: expected shape {shape}, found {X.shape}{_resembles(name, X.shape, shape, columns)}"
         if not np.all(np.isfinite(X)):
             return f"{name}: {np.count_nonzero(~np.isfinite(X))} of {X.size} entries are not finite"
-    return "" if 1 <= rank <= columns else f"rank: expected 1 to {columns} = min(2r, m, n), found {rank}"
+    return (
+        ""
+        if 1 <= rank <= columns
+        else f"rank: expected 1 to {columns} = min(2r, m, n), found {rank}"
+    )
 
 
 def _resembles(name: str, found: tuple[int, ...], expected: tuple[int, int], columns: int) -> str:
@@ -448,7 +517,9 @@ class _Wide:
     @cached_property
     def contradiction(self) -> float:
         """‖UᴴdK − dS‖ + ‖VᴴdL − dSᴴ‖."""
-        return norm(product(H(self.U), self.dK) - self.dS) + norm(product(H(self.V), self.dL) - H(self.dS))
+        return norm(product(H(self.U), self.dK) - self.dS) + norm(
+            product(H(self.V), self.dL) - H(self.dS)
+        )
 
     @cached_property
     def W_hat(self) -> Matrix:
@@ -483,20 +554,43 @@ class _Question:
     unsettled: float = 0.0
 
     @classmethod
-    def of(cls, inputs: StepInputs, eps: float | None, storage: Storage | None, scale: float | None = None) -> _Question:
+    def of(
+        cls,
+        inputs: StepInputs,
+        eps: float | None,
+        storage: Storage | None,
+        scale: float | None = None,
+    ) -> _Question:
         """The question of these inputs; ``eps`` is by default the precision of the inputs,
         ``scale`` that of ``_scale``.
         """
         x = inputs.wide
         eps = float(np.finfo(inputs.S.dtype).eps) if eps is None else eps
-        unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(inputs)
-        formed = inputs.learning_rate * (norm(x.dK) + norm(x.dL) if inputs.directions else inputs.dense)
+        unit, contradiction = (
+            unit_of(len(x.U), len(x.V), eps),
+            inputs.learning_rate * _contradiction(inputs),
+        )
+        formed = inputs.learning_rate * (
+            norm(x.dK) + norm(x.dL) if inputs.directions else inputs.dense
+        )
         if storage is None:
             scale = _scale(inputs, contradiction / eps + formed) if scale is None else scale
             return cls(inputs, x, unit, scale, EXACT)
-        tangential, scale = (_scale(inputs, more) if scale is None else scale for more in (0.0, formed))
-        defects = tuple(min(orthonormality_defect(B), storage.drift(B, inputs.age)) for B in (x.U, x.V))
-        return cls(inputs, x, unit, scale, storage, (defects[0], defects[1]), 2.0 * sum(defects) * tangential + contradiction)
+        tangential, scale = (
+            _scale(inputs, more) if scale is None else scale for more in (0.0, formed)
+        )
+        defects = tuple(
+            min(orthonormality_defect(B), storage.drift(B, inputs.age)) for B in (x.U, x.V)
+        )
+        return cls(
+            inputs,
+            x,
+            unit,
+            scale,
+            storage,
+            (defects[0], defects[1]),
+            2.0 * sum(defects) * tangential + contradiction,
+        )
 
 
 def _contradiction(inputs: StepInputs) -> float:

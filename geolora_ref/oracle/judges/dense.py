@@ -93,7 +93,9 @@ def dense_oracle(
     finite and ≥ 0.
     """
     if (tau is None) == (theta is None):
-        raise ValueError(f"tau, theta: expected exactly one of the two thresholds, found tau={tau}, theta={theta}")
+        raise ValueError(
+            f"tau, theta: expected exactly one of the two thresholds, found tau={tau}, theta={theta}"
+        )
     for name, value in (("learning_rate", learning_rate), ("tau", tau), ("theta", theta)):
         if value is not None and not 0.0 <= value < np.inf:
             raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")

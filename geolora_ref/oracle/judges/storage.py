@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 __all__ = ["Storage", "norm"]
 
 Matrix = NDArray[Any]
-NUMBERS = {"float64": (52, -1074), "float32": (23, -149), "float16": (10, -24), "bfloat16": (7, -133)}
+NUMBERS = {
+    "float64": (52, -1074),
+    "float32": (23, -149),
+    "float16": (10, -24),
+    "bfloat16": (7, -133),
+}
 """For every dtype, the number of bits after the leading one, and the exponent of the smallest number."""
 
 
@@ -39,7 +44,9 @@ class Storage:
     @classmethod
     def of(cls, dtype: str) -> Storage:
         """The format of a dtype by name; a complex dtype has the format of its real part."""
-        bits, smallest = NUMBERS[{"complex128": "float64", "complex64": "float32"}.get(dtype, dtype)]
+        bits, smallest = NUMBERS[
+            {"complex128": "float64", "complex64": "float32"}.get(dtype, dtype)
+        ]
         return cls(2.0 ** -(bits + 1), 2.0**smallest)
 
     def rounding(self, X: Matrix) -> float:

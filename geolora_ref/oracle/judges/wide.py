@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from geolora_ref.oracle.judges.storage import norm
 
-__all__ = ["H", "in_double", "off", "orthonormality_defect", "product", "singular_values", "spectral_norm", "tails_of", "wider"]
+__all__ = [
+    "H",
+    "in_double",
+    "off",
+    "orthonormality_defect",
+    "product",
+    "singular_values",
+    "spectral_norm",
+    "tails_of",
+    "wider",
+]
 
 LARGE = 512
 """From this min(m, n) on, singular values of low-rank matrices are computed from a smaller matrix,
@@ -23,7 +33,9 @@ def wider(X: Matrix) -> Matrix:
     """X in the next wider precision: float32 to float64, float64 to extended (double again on
     platforms without it).
     """
-    wider: Any = {"e": "d", "f": "d", "d": "g", "g": "g", "F": "D", "D": "G", "G": "G"}[X.dtype.char]
+    wider: Any = {"e": "d", "f": "d", "d": "g", "g": "g", "F": "D", "D": "G", "G": "G"}[
+        X.dtype.char
+    ]
     return X.astype(wider)
 
 

@@ -55,7 +55,9 @@ class Row:
     @property
     def finding(self) -> str:
         """The finding in words."""
-        found = finding(self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None)
+        found = finding(
+            self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None
+        )
         found = f"{found} (at {self.where})" if self.where else found
         return f"{found}; in {self.failed} of {self.asked} times" if self.asked > 1 else found
 
@@ -147,7 +149,11 @@ class Report:
         or "nan".
         """
         rows = [
-            {**asdict(row), "ratio": _plain(row.ratio), "ratios": {name: _plain(ratio) for name, ratio in row.ratios.items()}}
+            {
+                **asdict(row),
+                "ratio": _plain(row.ratio),
+                "ratios": {name: _plain(ratio) for name, ratio in row.ratios.items()},
+            }
             for row in self.rows
         ]
         return {

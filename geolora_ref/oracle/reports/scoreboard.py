@@ -19,7 +19,9 @@ __all__ = ["Scoreboard", "read_report", "scoreboard"]
 SELECTION = ("select", "quick", "shapes", "fuzz", "seed", "fail_fast", "repeat")
 FIELDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("backend", "dtype", "precision"), str),
-    **dict.fromkeys(("batched", "whole", "diagonal", "directions", "quick", "fail_fast", "passed"), bool),
+    **dict.fromkeys(
+        ("batched", "whole", "diagonal", "directions", "quick", "fail_fast", "passed"), bool
+    ),
     **dict.fromkeys(("threads", "fuzz", "seed", "repeat", "cases"), int),
     **dict.fromkeys(("problems", "rows", "shapes"), list),
     **dict.fromkeys(("environment", "select"), dict),
@@ -38,13 +40,19 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected a report of geolora-ref check --json, found no JSON: {error}") from error
+        raise ValueError(
+            f"{path}: expected a report of geolora-ref check --json, found no JSON: {error}"
+        ) from error
     found = data.get("format") if isinstance(data, dict) and "rows" in data else "none"
     if found != FORMAT:
-        raise ValueError(f"{path}: expected a report of geolora-ref check --json of format {FORMAT}, found {found!r}")
+        raise ValueError(
+            f"{path}: expected a report of geolora-ref check --json of format {FORMAT}, found {found!r}"
+        )
     wrong = next(_wrong(data), None)
     if wrong is not None:
-        raise ValueError(f"{path}: {wrong}: expected what geolora-ref check --json writes, found {str(data.get(wrong))[:80]}")
+        raise ValueError(
+            f"{path}: {wrong}: expected what geolora-ref check --json writes, found {str(data.get(wrong))[:80]}"
+        )
     return dict(data)
 
 
@@ -66,7 +74,11 @@ def _wrong(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("group"), str) and row.get("outcome") in OUTCOMES
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("group"), str)
+        and row.get("outcome") in OUTCOMES
+    )
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,11 @@ class Scoreboard:
 
     def markdown(self) -> str:
         """The table and the notes in Markdown."""
-        lines = [["", *self.heads], ["---"] * (1 + len(self.heads)), *([title, *cells] for title, cells in self.rows.items())]
+        lines = [
+            ["", *self.heads],
+            ["---"] * (1 + len(self.heads)),
+            *([title, *cells] for title, cells in self.rows.items()),
+        ]
         table = ["| " + " | ".join(map(_plain, line)) + " |" for line in lines]
         return "\n".join([*table, *(f"\n{_plain(note)}" for note in self.notes)])
 
@@ -87,7 +103,9 @@ class Scoreboard:
         """The table and the notes as a whole HTML page."""
         body = "".join(_row("th", title, cells) for title, cells in self.rows.items())
         notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in self.notes)
-        return PAGE.format(table=f"<table>\n{_row('th', '', self.heads, 'th')}{body}</table>\n{notes}")
+        return PAGE.format(
+            table=f"<table>\n{_row('th', '', self.heads, 'th')}{body}</table>\n{notes}"
+        )
 
 
 PAGE = """\
@@ -119,15 +137,31 @@ def scoreboard(reports: Sequence[Mapping[str, Any]]) -> Scoreboard:
     facts = {title: [fact(report) for report in reports] for title, fact in FACTS.items()}
     groups = dict.fromkeys(row["group"] for report in reports for row in report["rows"])
     traps = {group: [_cell(report, group) for report in reports] for group in groups}
-    alike = {title: cells[0] for title, cells in facts.items() if len(reports) > 1 and len({*cells}) == 1}
-    versions = [tuple(report["environment"].get(name) for name in ("kit", "catalogue")) for report in reports]
-    heads = [f"{report['backend']}{f' {MARK}' * (of != versions[0])}" for report, of in zip(reports, versions, strict=True)]
+    alike = {
+        title: cells[0] for title, cells in facts.items() if len(reports) > 1 and len({*cells}) == 1
+    }
+    versions = [
+        tuple(report["environment"].get(name) for name in ("kit", "catalogue"))
+        for report in reports
+    ]
+    heads = [
+        f"{report['backend']}{f' {MARK}' * (of != versions[0])}"
+        for report, of in zip(reports, versions, strict=True)
+    ]
     notes = (
-        ["Of all: " + "; ".join(f"{title} {fact}" for title, fact in alike.items() if fact) + "."] if any(alike.values()) else []
+        ["Of all: " + "; ".join(f"{title} {fact}" for title, fact in alike.items() if fact) + "."]
+        if any(alike.values())
+        else []
     )
     if len({*versions}) > 1:
-        notes.append(f"{MARK} Not comparable with the first one: another version of the kit, or of its catalogue.")
-    rows = {title: cells for title, cells in (facts | traps).items() if title not in alike and any(cells)}
+        notes.append(
+            f"{MARK} Not comparable with the first one: another version of the kit, or of its catalogue."
+        )
+    rows = {
+        title: cells
+        for title, cells in (facts | traps).items()
+        if title not in alike and any(cells)
+    }
     return Scoreboard(heads, rows, notes)
 
 
@@ -140,7 +174,10 @@ def _verdict(report: Mapping[str, Any]) -> str:
     failed = outcomes["failed"] + outcomes["xpassed"]
     if not (failed or report["problems"]):
         return CONFORMS
-    return "; ".join([f"{failed} of {len(report['rows'])} fail"] * bool(failed) + [str(one) for one in report["problems"]])
+    return "; ".join(
+        [f"{failed} of {len(report['rows'])} fail"] * bool(failed)
+        + [str(one) for one in report["problems"]]
+    )
 
 
 def _defect(report: Mapping[str, Any]) -> str:
@@ -156,7 +193,9 @@ def _words(report: Mapping[str, Any]) -> str:
 
 
 def _promised(report: Mapping[str, Any]) -> str:
-    promises = [name for name in ("batched", "whole", "directions") if report[name]] + ["dense core"] * (not report["diagonal"])
+    promises = [name for name in ("batched", "whole", "directions") if report[name]] + [
+        "dense core"
+    ] * (not report["diagonal"])
     return ", ".join(promises + [f"{report['threads']} threads"] * (report["threads"] > 1))
 
 
@@ -177,14 +216,21 @@ FACTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "dtype": _precision,
     "promised": _promised,
     "asked": _words,
-    **{title: _of(title) for title in ("library", "blas", "device", "processor", "kit", "catalogue")},
+    **{
+        title: _of(title)
+        for title in ("library", "blas", "device", "processor", "kit", "catalogue")
+    },
 }
 
 
 def _cell(report: Mapping[str, Any], group: str) -> str:
     """The number of cases of a group, and how many of them fail."""
     outcomes = Counter(row["outcome"] for row in report["rows"] if row["group"] == group)
-    failed, known, count = outcomes["failed"] + outcomes["xpassed"], outcomes["xfailed"], outcomes.total()
+    failed, known, count = (
+        outcomes["failed"] + outcomes["xpassed"],
+        outcomes["xfailed"],
+        outcomes.total(),
+    )
     if failed:
         return f"{failed} of {count} fail"
     return f"{count}, {known} known to fail" if known else str(count or "–")

@@ -26,7 +26,8 @@ def summary(report: Report, verdict: str = "") -> str:
         groups.setdefault(row.group, []).append(row.outcome)
     lines = [f"{report.backend}  ({report.array}, {report.dtype})"]
     lines += [
-        f"  {group:<12} {len(outcomes):4d} {_cases(len(outcomes)):<6} {_counted(outcomes)}" for group, outcomes in groups.items()
+        f"  {group:<12} {len(outcomes):4d} {_cases(len(outcomes)):<6} {_counted(outcomes)}"
+        for group, outcomes in groups.items()
     ]
     failed = _failed(report)
     for row in failed[:10]:
@@ -46,7 +47,9 @@ def summary(report: Report, verdict: str = "") -> str:
     if report.diagnosis:
         lines.append(f"diagnosis: {report.diagnosis.text}")
     verdict = verdict or ("conforms" if report.passed else "DOES NOT CONFORM")
-    return "\n".join([*lines, f"{verdict}: {_totals(report)}, {report.seconds:.1f} s", _resolution(report)])
+    return "\n".join(
+        [*lines, f"{verdict}: {_totals(report)}, {report.seconds:.1f} s", _resolution(report)]
+    )
 
 
 def _counted(outcomes: Sequence[str]) -> str:
@@ -63,10 +66,15 @@ def _cases(count: int) -> str:
 def _totals(report: Report) -> str:
     """The numbers of the verdict; known failures do not count in the worst ratio."""
     known = len(report.known_failures)
-    totals = [f"{len(report.rows)} {_cases(len(report.rows))}" + (f" with {report.choice.words}" if report.choice.words else "")]
+    totals = [
+        f"{len(report.rows)} {_cases(len(report.rows))}"
+        + (f" with {report.choice.words}" if report.choice.words else "")
+    ]
     totals += [f"{known} known to fail"] if known else []
     if len(report.rows) > known:
-        totals.append(f"worst ratio{' of the others' if known else ''} {report.worst_ratio:.3g} (fail above {FAIL:g})")
+        totals.append(
+            f"worst ratio{' of the others' if known else ''} {report.worst_ratio:.3g} (fail above {FAIL:g})"
+        )
     return ", ".join(totals)
 
 
@@ -91,7 +99,9 @@ def junit(report: Report) -> str:
     tests, failures = (len(rows) + len(report.problems) for rows in (report.rows, _failed(report)))
     suite = ET.Element("testsuite", name=report.backend, tests=str(tests), failures=str(failures))
     for row in report.rows:
-        case = ET.SubElement(suite, "testcase", classname=row.group, name=row.id, time=f"{row.seconds:.4f}")
+        case = ET.SubElement(
+            suite, "testcase", classname=row.group, name=row.id, time=f"{row.seconds:.4f}"
+        )
         if row.outcome == "failed":
             ET.SubElement(case, "failure", message=row.finding).text = row.reason
         elif row.outcome == "xfailed":

@@ -52,9 +52,13 @@ class Choice:
             if key not in ("group", "flag", "id"):
                 raise ValueError(f"select: expected keys among group, flag, id, found {key!r}")
         for size in self.shapes:
-            whole = isinstance(size, Sequence) and len(size) == 3 and all(map(checks.is_integer, size))
+            whole = (
+                isinstance(size, Sequence) and len(size) == 3 and all(map(checks.is_integer, size))
+            )
             if not whole or not 1 <= size[2] <= min(size[:2]):
-                raise ValueError(f"shapes: expected (m, n, r) with 1 <= r <= min(m, n), found {size!r}")
+                raise ValueError(
+                    f"shapes: expected (m, n, r) with 1 <= r <= min(m, n), found {size!r}"
+                )
         for name, least in (("fuzz", 0), ("seed", 0), ("repeat", 1)):
             checks.integer(name, getattr(self, name), least)
 
@@ -70,11 +74,17 @@ class Choice:
         words += ["quick"] * self.quick + ["fail-fast"] * self.fail_fast
         words += [f"each {self.repeat} times"] * (self.repeat > 1)
         words += ["x".join(map(str, size)) for size in self.shapes]
-        return " and ".join([*words, *([f"{self.fuzz} drawn from seed {self.seed}"] if self.fuzz else [])])
+        return " and ".join(
+            [*words, *([f"{self.fuzz} drawn from seed {self.seed}"] if self.fuzz else [])]
+        )
 
     def as_data(self) -> dict[str, Any]:
         """The choice as plain JSON data."""
-        return {**asdict(self), "select": dict(self.select), "shapes": [list(size) for size in self.shapes]}
+        return {
+            **asdict(self),
+            "select": dict(self.select),
+            "shapes": [list(size) for size in self.shapes],
+        }
 
     def cases(self, harness: Harness) -> list[ConformanceCase]:
         """The cases that match, catalogue first; ``ValueError`` if there is none, or too little
@@ -84,24 +94,36 @@ class Choice:
             needed = (2 if harness.conversion.is_complex else 1) * MATRICES * 8.0 * m * n
             if needed > memory():
                 size = f"{m}x{n}x{r}: to judge a step takes {needed / 1e9:.3g} GB, and there are {memory() / 1e9:.3g}"
-                raise ValueError(f"shapes: expected sizes whose dense matrices fit into memory, found {size}")
-        layouts = [layout for layout in LAYOUTS if harness.conversion.has_layout(layout)] or ["rows"]
+                raise ValueError(
+                    f"shapes: expected sizes whose dense matrices fit into memory, found {size}"
+                )
+        layouts = [layout for layout in LAYOUTS if harness.conversion.has_layout(layout)] or [
+            "rows"
+        ]
         known = [case for case in questions(harness) if not self.quick or case.id in QUICK]
         more = [case for size in self.shapes for case in of_size(size)]
-        drawn = drawn_cases(self.seed, self.fuzz, complex_data=harness.conversion.is_complex, layouts=layouts)
+        drawn = drawn_cases(
+            self.seed, self.fuzz, complex_data=harness.conversion.is_complex, layouts=layouts
+        )
         more += [case for case in drawn if representable(case, harness)]
         cases = [*known, *(case for case in more if _taken(case, harness))]
         matching = [case for case in cases if self._matches(case)]
         if not matching:
             groups = ", ".join(dict.fromkeys(case.group for case in cases))
             selected = f"{dict(self.select)}{' and is quick' * self.quick}"
-            raise ValueError(f"select: no case for {harness.conversion.dtype} matches {selected}; the groups are {groups}")
+            raise ValueError(
+                f"select: no case for {harness.conversion.dtype} matches {selected}; the groups are {groups}"
+            )
         return matching
 
     def _matches(self, case: ConformanceCase) -> bool:
         """Return whether a case matches every key of ``select``."""
         group, flag = self.select.get("group", case.group), self.select.get("flag", case.flags[0])
-        return case.group == group and flag in case.flags and case.id.startswith(self.select.get("id", ""))
+        return (
+            case.group == group
+            and flag in case.flags
+            and case.id.startswith(self.select.get("id", ""))
+        )
 
 
 def questions(harness: Harness) -> list[ConformanceCase]:
@@ -113,8 +135,12 @@ def _taken(case: ConformanceCase, harness: Harness) -> bool:
     """Return whether a backend can take a case: its arrays hold the numbers, and it takes
     directions or stacks if need be.  JAX computes with 0 in place of subnormal numbers.
     """
-    taken = (harness.directions or case.parameters.gradient != SIGNS) and (harness.batched or not case.problems)
-    held = harness.conversion.has_layout(case.layout) and applicable(case, harness.conversion.dtype, harness.precision)
+    taken = (harness.directions or case.parameters.gradient != SIGNS) and (
+        harness.batched or not case.problems
+    )
+    held = harness.conversion.has_layout(case.layout) and applicable(
+        case, harness.conversion.dtype, harness.precision
+    )
     return taken and held and not (harness.conversion.array == "jax" and "subnormal" in case.flags)
 
 
@@ -122,7 +148,9 @@ def representable(case: ConformanceCase, harness: Harness) -> bool:
     """Return whether the numbers of a drawn case, in its first step, are finite in the dtype of a backend."""
     if harness.conversion.dtype != "float16":
         return True
-    return StepCase.build(case.parameters).inputs("float32").representable(harness.conversion.largest)
+    return (
+        StepCase.build(case.parameters).inputs("float32").representable(harness.conversion.largest)
+    )
 
 
 def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:

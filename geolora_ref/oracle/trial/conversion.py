@@ -28,7 +28,11 @@ EPS = {
     "complex64": 2.0**-23,
 }
 """The distance from 1 to the next number, by dtype."""
-LARGEST = {"float16": 65504.0, "float64": float(np.finfo(np.float64).max), "complex128": float(np.finfo(np.float64).max)}
+LARGEST = {
+    "float16": 65504.0,
+    "float64": float(np.finfo(np.float64).max),
+    "complex128": float(np.finfo(np.float64).max),
+}
 """The largest number, by dtype; for all others it is that of float32, nearly."""
 NEGATIVE = ("reversed", "backwards", "turned")
 """Layouts with negative strides."""
@@ -56,9 +60,13 @@ class Conversion:
         if self.dtype not in EPS:
             raise ValueError(f"dtype: expected one of {', '.join(EPS)}, found {self.dtype!r}")
         if self.dtype == "bfloat16" and self.array in ("numpy", "cupy"):
-            raise ValueError(f"dtype: {self.array} has no bfloat16, found {self.dtype!r}; use --array torch or jax")
+            raise ValueError(
+                f"dtype: {self.array} has no bfloat16, found {self.dtype!r}; use --array torch or jax"
+            )
         if self.device is not None and self.array != "torch":
-            raise ValueError(f"device: expected none for {self.array}, found {self.device!r}; only torch takes one")
+            raise ValueError(
+                f"device: expected none for {self.array}, found {self.device!r}; only torch takes one"
+            )
         if self.device == "":
             raise ValueError("device: expected the name of a device, or None for the CPU, found ''")
 
@@ -78,7 +86,9 @@ class Conversion:
         """
         if self.array != "jax" or self.dtype not in ("float64", "complex128"):
             return contextlib.nullcontext()
-        scope: contextlib.AbstractContextManager[Any] = importlib.import_module("jax").enable_x64(True)
+        scope: contextlib.AbstractContextManager[Any] = importlib.import_module("jax").enable_x64(
+            True
+        )
         return scope
 
     def has_layout(self, layout: str) -> bool:
@@ -89,7 +99,9 @@ class Conversion:
         how = layout.partition(":")[0]
         if how in ("lazy", "negated"):
             return self.array == "torch" and (self.is_complex or how == "negated")
-        return how == "rows" or (self.array != "jax" and not (self.array == "torch" and how in NEGATIVE))
+        return how == "rows" or (
+            self.array != "jax" and not (self.array == "torch" and how in NEGATIVE)
+        )
 
     def laid_out(self, X: Matrix, layout: str) -> Array:
         """A new array of the library in a memory layout, "rows" or one of ``catalogue.LAYOUTS``.
@@ -111,13 +123,19 @@ class Conversion:
             return self._corner(X.swapaxes(-1, -2)).swapaxes(-1, -2)
         if layout == "reversed":
             rows = X.shape[-2]  # as many NaN rows at the end, for code that reads forwards
-            return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, :]
+            return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[
+                ..., rows - 1 :: -1, :
+            ]
         if layout == "backwards":
             columns = X.shape[-1]
-            return self.to(np.concatenate([X[..., ::-1], np.full_like(X, np.nan)], axis=-1))[..., columns - 1 :: -1]
+            return self.to(np.concatenate([X[..., ::-1], np.full_like(X, np.nan)], axis=-1))[
+                ..., columns - 1 :: -1
+            ]
         if layout == "turned":
             rows = X.shape[-2]
-            return self.to(np.concatenate([X[..., ::-1, ::-1], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, ::-1]
+            return self.to(np.concatenate([X[..., ::-1, ::-1], np.full_like(X, np.nan)], axis=-2))[
+                ..., rows - 1 :: -1, ::-1
+            ]
         if layout == "negated":
             return importlib.import_module(self.array)._neg_view(self.to(-X))
         if layout == "lazy" and self.has_layout(layout):
@@ -133,7 +151,9 @@ class Conversion:
         wide = np.concatenate([X, np.full((*X.shape[:-1], 3), np.nan, X.dtype)], axis=-1)
         if X.ndim == 2:
             return self.to(wide)[:, : X.shape[-1]]
-        return self.to(np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:]))[::2, :, : X.shape[-1]]
+        return self.to(
+            np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:])
+        )[::2, :, : X.shape[-1]]
 
     def _expanded(self, X: Matrix) -> Array:
         """X as one row with a stride of 0; its rows must be alike."""
@@ -141,7 +161,9 @@ class Conversion:
         if self.array == "torch":
             return one.expand(X.shape)
         strides = (*one.strides[:-2], 0, one.strides[-1])
-        return importlib.import_module(self.array).lib.stride_tricks.as_strided(one, X.shape, strides)
+        return importlib.import_module(self.array).lib.stride_tricks.as_strided(
+            one, X.shape, strides
+        )
 
     def overwritten(self, X: Array, values: Matrix) -> bool:
         """Write these values into an array of their shape; False if it cannot be written to, as all
@@ -149,7 +171,11 @@ class Conversion:
         """
         try:
             X[...] = self.to(values)
-        except (ValueError, TypeError, RuntimeError):  # read-only, JAX, several entries at one place
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ):  # read-only, JAX, several entries at one place
             return False
         return True
 
@@ -160,11 +186,16 @@ class Conversion:
         if self.array == "jax":
             return True
         if self.array == "torch":
-            around, strides = X.as_strided((X.untyped_storage().nbytes() // X.element_size(),), (1,), 0), X.stride()
+            around, strides = (
+                X.as_strided((X.untyped_storage().nbytes() // X.element_size(),), (1,), 0),
+                X.stride(),
+            )
         else:
             strides, around = X.strides, owner_of(X)
         around = self.back(around)
-        numbers = math.prod(count for count, stride in zip(X.shape, strides, strict=True) if stride)  # each one once
+        numbers = math.prod(
+            count for count, stride in zip(X.shape, strides, strict=True) if stride
+        )  # each one once
         return bool(np.isnan(around).sum() == around.size - numbers)
 
     def to(self, X: Matrix) -> Array:
@@ -173,7 +204,11 @@ class Conversion:
             return X.astype(self.dtype, order="C", copy=True)
         library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
         if self.array == "torch":
-            return library.tensor(np.ascontiguousarray(X), device="cpu").to(getattr(library, self.dtype)).to(self.device or "cpu")
+            return (
+                library.tensor(np.ascontiguousarray(X), device="cpu")
+                .to(getattr(library, self.dtype))
+                .to(self.device or "cpu")
+            )
         with self.scope():
             return library.array(np.ascontiguousarray(X), dtype=getattr(library, self.dtype))
 
@@ -197,7 +232,9 @@ class Conversion:
             raise
         except Exception as problem:  # every library has its own, torch's assertions included
             where = f" on the device {self.device!r}" if self.device else ""
-            raise ValueError(f"device: expected {self.array} to make and read arrays{where}, found {words(problem)}") from problem
+            raise ValueError(
+                f"device: expected {self.array} to make and read arrays{where}, found {words(problem)}"
+            ) from problem
 
     def back(self, X: Array) -> Matrix:
         """A NumPy copy; reduced precision that NumPy lacks becomes float32."""
@@ -217,7 +254,9 @@ def layouts(layout: str) -> tuple[str, ...]:
     if alone:
         return tuple(how if name == alone else "rows" for name in ARGUMENTS)
     rows, columns, repeated = ("rows",) * 3, ("columns",) * 3, ("expanded", "expanded", "rows")
-    return {"mixed": rows + columns, "swapped": columns + rows, "expanded": rows + repeated}.get(layout, (layout,) * 6)
+    return {"mixed": rows + columns, "swapped": columns + rows, "expanded": rows + repeated}.get(
+        layout, (layout,) * 6
+    )
 
 
 def taken_away(X: Array) -> bool:
@@ -236,7 +275,9 @@ def share_memory(X: Array, Y: Array) -> bool:
     if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):
         if X.untyped_storage().data_ptr() != Y.untyped_storage().data_ptr():
             return False
-        memory = np.empty(X.untyped_storage().nbytes(), np.uint8)  # never written, so it takes no memory
+        memory = np.empty(
+            X.untyped_storage().nbytes(), np.uint8
+        )  # never written, so it takes no memory
         return bool(np.shares_memory(_lying(X, memory), _lying(Y, memory)))
     return X is Y and not hasattr(X, "is_deleted")
 
@@ -244,4 +285,10 @@ def share_memory(X: Array, Y: Array) -> bool:
 def _lying(X: Any, memory: NDArray[np.uint8]) -> NDArray[Any]:
     """A view of this memory with the offset, shape and strides of a torch tensor."""
     size = X.element_size()
-    return np.ndarray(tuple(X.shape), f"V{size}", memory, X.storage_offset() * size, [size * step for step in X.stride()])
+    return np.ndarray(
+        tuple(X.shape),
+        f"V{size}",
+        memory,
+        X.storage_offset() * size,
+        [size * step for step in X.stride()],
+    )

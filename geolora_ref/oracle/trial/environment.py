@@ -51,7 +51,10 @@ def _blas(array: str, device: str) -> str:
         return f"CUDA {library.version.cuda}"
     if array == "torch":
         built = library.__config__.show()
-        found = (re.search(pattern, built) for pattern in (r"BLAS_INFO=(\w+)", r"Kernel Library Version ([\d.]+)"))
+        found = (
+            re.search(pattern, built)
+            for pattern in (r"BLAS_INFO=(\w+)", r"Kernel Library Version ([\d.]+)")
+        )
         return " ".join(part[1] for part in found if part) or "unknown"
     if array == "numpy":
         blas = library.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})

@@ -119,21 +119,34 @@ class Harness:
         if not self.name:
             function = getattr(self.step, "__qualname__", type(self.step).__name__)
             object.__setattr__(self, "name", f"{getattr(self.step, '__module__', '?')}:{function}")
-        for name, function in {"step": self.step, **({} if self.stages is None else {"stages": self.stages})}.items():
+        for name, function in {
+            "step": self.step,
+            **({} if self.stages is None else {"stages": self.stages}),
+        }.items():
             if not callable(function):
                 raise ValueError(f"{name}: expected a function, found {function!r}")
         if self.precision is not None and self.precision not in EPS:
-            raise ValueError(f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}")
+            raise ValueError(
+                f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}"
+            )
         if self.whole and self.stages is not None:
-            raise ValueError("stages: expected none with whole: a whole step forms dK, dL, dS itself, stages are given them")
+            raise ValueError(
+                "stages: expected none with whole: a whole step forms dK, dL, dS itself, stages are given them"
+            )
         if self.whole and self.directions:
-            raise ValueError("directions: expected none with whole: a whole step has its own optimizer")
+            raise ValueError(
+                "directions: expected none with whole: a whole step has its own optimizer"
+            )
         checks.integer("threads", self.threads, 1)
         self.conversion.try_out()
 
     @classmethod
     def of(
-        cls, step: Callable[..., Any], *, stages: Callable[..., Mapping[str, Array]] | None = None, **options: Unpack[Options]
+        cls,
+        step: Callable[..., Any],
+        *,
+        stages: Callable[..., Mapping[str, Array]] | None = None,
+        **options: Unpack[Options],
     ) -> Harness:
         """A harness by keywords; ``array`` is the library (numpy, torch, jax, cupy), with a
         ``dtype`` and for torch a ``device``.
@@ -142,9 +155,15 @@ class Harness:
         does not exist.
         """
         if unknown := sorted(set(options) - set(Options.__annotations__)):
-            raise TypeError(f"{', '.join(unknown)}: expected options among {', '.join(Options.__annotations__)}")
+            raise TypeError(
+                f"{', '.join(unknown)}: expected options among {', '.join(Options.__annotations__)}"
+            )
         promises: dict[str, Any] = dict(options)
-        conversion = Conversion(promises.pop("array", "numpy"), promises.pop("dtype", "float64"), promises.pop("device", None))
+        conversion = Conversion(
+            promises.pop("array", "numpy"),
+            promises.pop("dtype", "float64"),
+            promises.pop("device", None),
+        )
         return cls(step, conversion, stages=stages, **promises)
 
     @property
@@ -175,7 +194,13 @@ class Harness:
         named = ("batched", "whole", "diagonal", "directions", "threads")
         return {name: getattr(self, name) for name in named} | {"stages": self.stages is not None}
 
-    def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
+    def call(
+        self,
+        inputs: StepInputs,
+        gradient: Gradient,
+        held: Iterable[Held] = (),
+        own: Sequence[Array] = (),
+    ) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
         A stack has the problem and, as a rule, up to four mirror images of it, no two alike.  All
@@ -192,12 +217,19 @@ class Harness:
             outcome = replace(self._call(problems, held, own), stacked=len(problems))
             if not (outcome.listed and inputs.age == 0):
                 return outcome
-            of_two_ranks = [_still(*problem) if k % 2 else problem for k, problem in enumerate(problems)]
+            of_two_ranks = [
+                _still(*problem) if k % 2 else problem for k, problem in enumerate(problems)
+            ]
             mixed = self._call(of_two_ranks, outcome.held, ())
             both, held = [*outcome.results, *mixed.results], [*outcome.held, *mixed.held]
             return replace(mixed, results=both, held=held, stacked=len(problems))
 
-    def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
+    def _call(
+        self,
+        problems: Sequence[tuple[StepInputs, Gradient]],
+        held: Iterable[Held],
+        own: Sequence[Array],
+    ) -> Outcome:
         convert, steps = self.conversion, [inputs for inputs, _ in problems]
         meant, lying = _meant(problems, self.batched), layouts(steps[0].layout)
         made, error = self._made(meant[len(own) :], lying[len(own) :])
@@ -211,27 +243,42 @@ class Harness:
             error, where = (error, where) if error else errors[0]
             return Outcome(error=error, where=where)
         if any(taken_away(X) for X in given):
-            return Outcome(error="took the memory of its inputs (donated arguments): the caller has them no longer")
-        if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, meant, strict=True)):
+            return Outcome(
+                error="took the memory of its inputs (donated arguments): the caller has them no longer"
+            )
+        if any(
+            not np.array_equal(convert.back(X), convert.rounded(Y))
+            for X, Y in zip(given, meant, strict=True)
+        ):
             return Outcome(error="changed its inputs in place")
         if not all(map(_can_be_written, made)):
-            return Outcome(error="left an argument that cannot be written to: it belongs to the caller")
+            return Outcome(
+                error="left an argument that cannot be written to: it belongs to the caller"
+            )
         if not all(map(convert.alone, made)):
-            return Outcome(error="wrote next to its inputs: the memory between and after them belongs to the caller")
+            return Outcome(
+                error="wrote next to its inputs: the memory between and after them belongs to the caller"
+            )
         for what, X, values in held:
             if taken_away(X) or not _unchanged(convert.back(X), values):
-                return Outcome(error=f"changed {what} of an earlier step: what was given and returned belongs to the caller")
+                return Outcome(
+                    error=f"changed {what} of an earlier step: what was given and returned belongs to the caller"
+                )
         if touched:
             return Outcome(error=touched[0])
         return self._unpacked(returned, given, steps)
 
-    def _problems(self, inputs: StepInputs, gradient: Gradient) -> list[tuple[StepInputs, Gradient]]:
+    def _problems(
+        self, inputs: StepInputs, gradient: Gradient
+    ) -> list[tuple[StepInputs, Gradient]]:
         """The one problem, or those of the stack that is made of it."""
         if not self.batched:
             return [(inputs, gradient)]
         m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
         count = inputs.problems or STACKED[(m + 2 * n + r) % len(STACKED)]
-        mirrored = (_mirrored(inputs, gradient, self.conversion, *_mirror(k)) for k in range(count - 1))
+        mirrored = (
+            _mirrored(inputs, gradient, self.conversion, *_mirror(k)) for k in range(count - 1)
+        )
         return [(inputs, gradient), *mirrored]
 
     def meant(self, inputs: StepInputs, gradient: Gradient) -> list[Matrix]:
@@ -239,23 +286,33 @@ class Harness:
         return _meant(self._problems(inputs, gradient), self.batched)
 
     @contextlib.contextmanager
-    def _company(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Iterator[list[tuple[str, str]]]:
+    def _company(
+        self, problems: Sequence[tuple[StepInputs, Gradient]]
+    ) -> Iterator[list[tuple[str, str]]]:
         """Within this context other threads repeat a question about −W and −G in reverse order; the
         list gets their errors.
         """
         others, over = self.threads - 1, threading.Event()
         errors: list[tuple[str, str]] = []
-        problems = [_mirrored(*problem, self.conversion, *_mirror(0)) for problem in problems] if others else []
+        problems = (
+            [_mirrored(*problem, self.conversion, *_mirror(0)) for problem in problems]
+            if others
+            else []
+        )
         begun = threading.Barrier(1 + others)
 
         def ask() -> None:
             with self.conversion.scope(), np.errstate(all="ignore"):
-                given, error = self._made(_meant(problems, self.batched), layouts(problems[0][0].layout))
+                given, error = self._made(
+                    _meant(problems, self.batched), layouts(problems[0][0].layout)
+                )
                 where = ""
                 arguments = [*given[:3], self._gradients(problems)] if self.whole else given
                 begun.wait()
                 while not error:
-                    _, error, where = self._attempt(self.step, *arguments, **problems[0][0].parameters)
+                    _, error, where = self._attempt(
+                        self.step, *arguments, **problems[0][0].parameters
+                    )
                     if over.is_set():
                         break
             if error:
@@ -289,16 +346,22 @@ class Harness:
                 named = {name: returned[name] for name in STAGES}
                 named |= dict(zip(("U1", "S1", "V1"), returned["output"], strict=True))
                 error = self._unlike(named, given[0])
-                arrays = {} if error else {name: self.conversion.back(X) for name, X in named.items()}
+                arrays = (
+                    {} if error else {name: self.conversion.back(X) for name, X in named.items()}
+                )
             except Exception as problem:  # a result of another form
                 expected = f"a mapping with {', '.join(STAGES)}, output"
-                error = f"expected {expected}, found {_described(returned)} ({words(problem, LONGEST)})"
+                error = (
+                    f"expected {expected}, found {_described(returned)} ({words(problem, LONGEST)})"
+                )
         if error:
             return {}, None, f"stages: {error}"
         output = (arrays.pop("U1"), arrays.pop("S1"), arrays.pop("V1"))
         return arrays, output, ""
 
-    def _gradients(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Callable[[Array], Array]:
+    def _gradients(
+        self, problems: Sequence[tuple[StepInputs, Gradient]]
+    ) -> Callable[[Array], Array]:
         """The gradient function for a whole step; in a stack each problem has its own gradient at
         its own W.
         """
@@ -306,7 +369,9 @@ class Harness:
         def gradients(W: Array) -> Array:
             with np.errstate(all="ignore"):
                 points = self.conversion.back(W) if self.batched else [self.conversion.back(W)]
-                found = [gradient(point) for (_, gradient), point in zip(problems, points, strict=True)]
+                found = [
+                    gradient(point) for (_, gradient), point in zip(problems, points, strict=True)
+                ]
                 return self.conversion.to(np.stack(found) if self.batched else found[0])
 
         return gradients
@@ -318,7 +383,10 @@ class Harness:
         try:
             return [*map(self.conversion.laid_out, arrays, lying)], ""
         except Exception as problem:  # every library has its own
-            return [], f"no arrays could be made for it, as if an earlier call had broken the device: {words(problem, LONGEST)}"
+            return (
+                [],
+                f"no arrays could be made for it, as if an earlier call had broken the device: {words(problem, LONGEST)}",
+            )
 
     def _attempt(self, function: Any, *arguments: Any, **parameters: Any) -> tuple[Any, str, str]:
         """The return value of a backend's function, or the error that ended it, and the place of the error.
@@ -340,12 +408,20 @@ class Harness:
                 place(problem, sys.modules.get(getattr(function, "__module__", None) or "")),
             )
 
-    def _unpacked(self, returned: Any, given: Sequence[Array], steps: Sequence[StepInputs]) -> Outcome:
+    def _unpacked(
+        self, returned: Any, given: Sequence[Array], steps: Sequence[StepInputs]
+    ) -> Outcome:
         """(U₁, S₁, V₁) of every problem as NumPy arrays."""
         results: list[tuple[StepInputs, Any]] = []
         held: list[Held] = [("an input", X, self.conversion.back(X).copy()) for X in given]
         try:
-            items = [returned] if not self.batched else returned if isinstance(returned, list) else zip(*returned, strict=True)
+            items = (
+                [returned]
+                if not self.batched
+                else returned
+                if isinstance(returned, list)
+                else zip(*returned, strict=True)
+            )
             for inputs, (U1, S1, V1) in zip(steps, items, strict=True):
                 named = {"U1": U1, "S1": S1, "V1": V1}
                 error = self._unlike(named, given[0]) or _shared(named, given)
@@ -353,7 +429,10 @@ class Harness:
                     return Outcome(error=error)
                 factors = tuple(self.conversion.back(X) for X in named.values())
                 results.append((inputs, factors))
-                held += [("the result", X, values.copy()) for X, values in zip(named.values(), factors, strict=True)]
+                held += [
+                    ("the result", X, values.copy())
+                    for X, values in zip(named.values(), factors, strict=True)
+                ]
         except Exception as problem:  # a result of another form
             many = f"{len(steps)} problem{'s' * (len(steps) > 1)}"
             expected = f"(U1, S1, V1){f' of {many}' if self.batched else ''}"
@@ -370,10 +449,16 @@ class Harness:
         """
         for name, X in named.items():
             # subclasses of NumPy's array, such as masked ones, may hide entries
-            if not (type(X) is np.ndarray if isinstance(given, np.ndarray) else isinstance(X, type(given))):
+            if not (
+                type(X) is np.ndarray
+                if isinstance(given, np.ndarray)
+                else isinstance(X, type(given))
+            ):
                 return f"{name}: expected an array of {self.conversion.array}, found {type(X).__module__}.{type(X).__qualname__}"
             for kind in ("dtype", "device"):
-                expected, found = (str(getattr(Y, kind, "")).removeprefix("torch.") for Y in (given, X))
+                expected, found = (
+                    str(getattr(Y, kind, "")).removeprefix("torch.") for Y in (given, X)
+                )
                 if found != expected:
                     return f"{name}: expected {expected}, found {found}"
             if getattr(X, "requires_grad", False):
@@ -405,7 +490,13 @@ def _mirror(k: int) -> tuple[int, int, int, int]:
 
 
 def _mirrored(
-    inputs: StepInputs, gradient: Gradient, conversion: Conversion, rows: int, columns: int, basis: int, exponent: int
+    inputs: StepInputs,
+    gradient: Gradient,
+    conversion: Conversion,
+    rows: int,
+    columns: int,
+    basis: int,
+    exponent: int,
 ) -> tuple[StepInputs, Gradient]:
     """Another problem as hard as this one: −c W and −c G, with rows, columns or the basis U in
     reverse order.
@@ -416,11 +507,17 @@ def _mirrored(
     """
     sizes = [2.0**power for power in (exponent, round(exponent / 10)) if inputs.theta is None]
     held = (size for size in sizes if inputs.representable(conversion.largest / size))
-    keeps = (size for size in held if all(np.array_equal(conversion.rounded(size * X) / size, X) for X in inputs.arrays))
+    keeps = (
+        size
+        for size in held
+        if all(np.array_equal(conversion.rounded(size * X) / size, X) for X in inputs.arrays)
+    )
     size = next(keeps, 1.0)
     U, S, V, dK, dL, dS = inputs.arrays
     other = replace(inputs, U=U[::rows, ::basis], S=-size * S[::basis], V=V[::columns])
-    other = replace(other, dK=-size * dK[::rows], dL=-size * dL[::columns, ::basis], dS=-size * dS[::basis])
+    other = replace(
+        other, dK=-size * dK[::rows], dL=-size * dL[::columns, ::basis], dS=-size * dS[::basis]
+    )
     other = replace(other, dense=size * inputs.dense)
     return other, lambda W: -size * gradient(-W[::rows, ::columns] / size)[::rows, ::columns]
 
@@ -455,7 +552,9 @@ def _unchanged(X: Matrix, values: Matrix) -> bool:
 
 def _can_be_written(X: Array) -> bool:
     """Return whether the caller can still write into an argument, if the library allows writing at all."""
-    return bool(getattr(getattr(X, "flags", None), "writeable", True)) and not getattr(X, "requires_grad", False)
+    return bool(getattr(getattr(X, "flags", None), "writeable", True)) and not getattr(
+        X, "requires_grad", False
+    )
 
 
 def _described(X: Any) -> str:

@@ -31,18 +31,27 @@ def load_object(name: str, what: str, kind: str = "attribute") -> Any:
     For the message, ``what`` is the role of the object, and ``kind`` the kind of attribute.
     """
     module_name, _, attribute = name.partition(":")
-    if not attribute or not all(module_name.split(".")) or "/" in module_name or "\\" in module_name:
+    if (
+        not attribute
+        or not all(module_name.split("."))
+        or "/" in module_name
+        or "\\" in module_name
+    ):
         raise ValueError(f"{what}: expected package.module:{kind}, found {name!r}")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         at = place(error)
-        raise ValueError(f"{what}: no module {error.name!r} (looking for {name!r}{at and f', at {at}'})") from error
+        raise ValueError(
+            f"{what}: no module {error.name!r} (looking for {name!r}{at and f', at {at}'})"
+        ) from error
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # sys.exit and pytest.skip are no Exception
         at = place(problem)  # empty if a compiled module cannot be loaded
-        raise ValueError(f"{what}: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
+        raise ValueError(
+            f"{what}: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}"
+        ) from problem
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
@@ -52,7 +61,9 @@ def load_object(name: str, what: str, kind: str = "attribute") -> Any:
             raise
         except BaseException as problem:  # a module may load its attributes lazily
             at = place(problem)
-            raise ValueError(f"{what}: {name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
+            raise ValueError(
+                f"{what}: {name!r} raised {words(problem)}{at and f' (at {at})'}"
+            ) from problem
     return found
 
 
@@ -62,7 +73,19 @@ def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
 
     Raises ``ValueError`` like :func:`load_backend` for stages that cannot be loaded.
     """
-    given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched", "directions", "threads")}
+    given = {
+        name: get(name)
+        for name in (
+            "dtype",
+            "precision",
+            "array",
+            "device",
+            "whole",
+            "batched",
+            "directions",
+            "threads",
+        )
+    }
     stages = get("stages")
     loaded = None if stages is None else load_backend(stages, "stages")
     return {**given, "diagonal": not get("dense-core"), "stages": loaded, "name": get("backend")}

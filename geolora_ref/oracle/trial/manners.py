@@ -28,7 +28,9 @@ def spoil(arrays: Iterable[Array]) -> None:
     A backend that has kept such an array computes with the overwritten numbers from now on.
     """
     for X in arrays:
-        with contextlib.suppress(ValueError, TypeError, RuntimeError, AttributeError):  # read-only, JAX, inference tensors
+        with contextlib.suppress(
+            ValueError, TypeError, RuntimeError, AttributeError
+        ):  # read-only, JAX, inference tensors
             if isinstance(X, np.ndarray):
                 X[...] = np.nan
             elif hasattr(X, "detach"):
@@ -50,10 +52,16 @@ def watched() -> Iterator[list[str]]:
         yield touched
     finally:
         found = [setting.probed() for setting in settings]
-        for setting, before, after in reversed([*zip(settings, kept, found, strict=True)]):  # torch's device above all
+        for setting, before, after in reversed(
+            [*zip(settings, kept, found, strict=True)]
+        ):  # torch's device above all
             if setting.probe or not setting.same(after, before):
                 setting.write(before)
-    touched += [s.said for s, before, after in zip(settings, marked, found, strict=True) if not s.same(after, before)]
+    touched += [
+        s.said
+        for s, before, after in zip(settings, marked, found, strict=True)
+        if not s.same(after, before)
+    ]
 
 
 class _Setting(NamedTuple):
@@ -96,22 +104,37 @@ def _settings() -> list[_Setting]:
     settings = [
         _Setting(RANDOMNESS.format("NumPy's"), _state_of_numpy, _put_back_to_numpy, _next_of_numpy),
         _Setting(SEEDED, random.getstate, random.setstate, same=_drawn_from),
-        _Setting("changed a number of threads in the environment: it belongs to the caller", _threads, _put_back_threads),
+        _Setting(
+            "changed a number of threads in the environment: it belongs to the caller",
+            _threads,
+            _put_back_threads,
+        ),
         _Setting(PROCESSOR.format("rounding mode"), _mode, _put_back_mode, _rounding),
-        _Setting(PROCESSOR.format("treatment of subnormal numbers"), _mode, _put_back_mode, _flushes),
+        _Setting(
+            PROCESSOR.format("treatment of subnormal numbers"), _mode, _put_back_mode, _flushes
+        ),
     ]
     if "torch" in sys.modules:
         torch, said = sys.modules["torch"], "left torch with another {}: it belongs to the caller"
         begun = torch.Generator().manual_seed(MARK).get_state()
-        deterministic = torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode  # warn_only included
+        deterministic = (
+            torch.get_deterministic_debug_mode,
+            torch.set_deterministic_debug_mode,
+        )  # warn_only included
         settings += [
-            _generator_of_torch(torch.get_rng_state, torch.set_rng_state, lambda: torch.set_rng_state(begun)),
+            _generator_of_torch(
+                torch.get_rng_state, torch.set_rng_state, lambda: torch.set_rng_state(begun)
+            ),
             *_on_cuda(torch),
             _Setting(said.format("grad mode"), torch.is_grad_enabled, torch.set_grad_enabled),
-            _Setting(said.format("default dtype"), torch.get_default_dtype, torch.set_default_dtype),
+            _Setting(
+                said.format("default dtype"), torch.get_default_dtype, torch.set_default_dtype
+            ),
             _Setting(said.format("autocast"), *_autocast(torch)),
             _Setting(said.format("choice of deterministic algorithms"), *deterministic),
-            _Setting(said.format("number of threads"), torch.get_num_threads, torch.set_num_threads),
+            _Setting(
+                said.format("number of threads"), torch.get_num_threads, torch.set_num_threads
+            ),
             _Setting(said.format("precision of float32 products"), *_products(torch)),
             _Setting(said.format("default device"), *_default_device(torch)),
         ]
@@ -208,7 +231,9 @@ def _next_of_numpy() -> int:
     return number
 
 
-def _generator_of_torch(read: Callable[[], Any], write: Callable[[Any], Any], begin: Callable[[], Any]) -> _Setting:
+def _generator_of_torch(
+    read: Callable[[], Any], write: Callable[[Any], Any], begin: Callable[[], Any]
+) -> _Setting:
     """The setting of a generator of torch; its whole state is quick to read and serves as the probe."""
 
     def probe() -> Any:
@@ -223,7 +248,11 @@ def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     """The functions that read and restore the precision of products: the common setting, and since
     torch 2.9 each backend's.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(torch.backends.mkldnn, "matmul") else ()
+    backends = (
+        (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        if hasattr(torch.backends.mkldnn, "matmul")
+        else ()
+    )
 
     def read() -> tuple[str, ...]:
         try:
@@ -245,7 +274,9 @@ def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 def _rounding() -> tuple[float, ...]:
     """Sums by which the four rounding modes of this thread differ."""
-    return tuple(one + small for one in ONES for small in (0.5 * HALF, 1.5 * HALF, -0.5 * HALF, -1.5 * HALF))
+    return tuple(
+        one + small for one in ONES for small in (0.5 * HALF, 1.5 * HALF, -0.5 * HALF, -1.5 * HALF)
+    )
 
 
 def _flushes() -> tuple[bool, bool]:
@@ -283,7 +314,11 @@ def _on_cuda(torch: Any) -> list[_Setting]:
     if not torch.cuda.is_initialized():
         return []
     cuda = torch.cuda
-    return [_generator_of_torch(cuda.get_rng_state_all, cuda.set_rng_state_all, lambda: cuda.manual_seed_all(MARK))]
+    return [
+        _generator_of_torch(
+            cuda.get_rng_state_all, cuda.set_rng_state_all, lambda: cuda.manual_seed_all(MARK)
+        )
+    ]
 
 
 def _same(found: Any, before: Any) -> bool:

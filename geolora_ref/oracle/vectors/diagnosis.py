@@ -37,19 +37,55 @@ def diagnose_outputs(vectors: Mapping[str, Vector], judgement: Judgement) -> Dia
     if not questions[False]:
         return None
     with np.errstate(all="ignore"):  # numbers at both ends of the range
-        return diagnose(lambda inputs: answers[id(inputs)], questions[False], questions[True], EPS["float64"], asked_again=False)
+        return diagnose(
+            lambda inputs: answers[id(inputs)],
+            questions[False],
+            questions[True],
+            EPS["float64"],
+            asked_again=False,
+        )
 
 
-def report_of(name: str, directory: Path, judgement: Judgement, diagnosis: Diagnosis | None) -> Report:
+def report_of(
+    name: str, directory: Path, judgement: Judgement, diagnosis: Diagnosis | None
+) -> Report:
     """The judgement by the vectors of a folder, in the form of a backend's report."""
     texts = [read_regular(path) for path in vector_files(directory)]
     vectors, rows = {vector["id"]: vector for vector in map(json.loads, texts)}, []
     for verdict in judgement.rows:
         vector = vectors.get(verdict.id, {"flags": ["unknown"], "reason": ""})
-        about = (verdict.id, vector["flags"][0], tuple(vector["flags"]), vector["reason"], verdict.worst_ratio)
-        ranks = dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True)) if verdict.ranks else None
+        about = (
+            verdict.id,
+            vector["flags"][0],
+            tuple(vector["flags"]),
+            vector["reason"],
+            verdict.worst_ratio,
+        )
+        ranks = (
+            dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True))
+            if verdict.ranks
+            else None
+        )
         found = (verdict.failed_criteria, verdict.error)
-        rows.append(Row(*about, "passed" if verdict.passed else "failed", *found, rank=ranks, ratios=verdict.ratios))
-    facts = {"kit": __version__, "catalogue": f"vectors {digest(b''.join(texts))[:16]}", "library": "files"}
-    promised = {**dict.fromkeys(("batched", "whole", "directions", "stages"), False), "diagonal": True, "threads": 1}
-    return Report(name, "files", "float64", rows, diagnosis=diagnosis, promised=promised, environment=facts)
+        rows.append(
+            Row(
+                *about,
+                "passed" if verdict.passed else "failed",
+                *found,
+                rank=ranks,
+                ratios=verdict.ratios,
+            )
+        )
+    facts = {
+        "kit": __version__,
+        "catalogue": f"vectors {digest(b''.join(texts))[:16]}",
+        "library": "files",
+    }
+    promised = {
+        **dict.fromkeys(("batched", "whole", "directions", "stages"), False),
+        "diagonal": True,
+        "threads": 1,
+    }
+    return Report(
+        name, "files", "float64", rows, diagnosis=diagnosis, promised=promised, environment=facts
+    )

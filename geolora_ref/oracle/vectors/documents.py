@@ -29,7 +29,11 @@ VECTOR, OUTPUT = "vector.schema.json", "output.schema.json"
 
 
 def read(
-    path: Path, schema: str, *, largest: float = math.inf, at_once: Callable[[Any], None] = lambda document: None
+    path: Path,
+    schema: str,
+    *,
+    largest: float = math.inf,
+    at_once: Callable[[Any], None] = lambda document: None,
 ) -> dict[str, Any]:
     """The document in this file, valid against ``schema`` (``VECTOR`` or ``OUTPUT``), or ``ValueError``.
 
@@ -41,14 +45,18 @@ def read(
         raise ValueError(f"{path.name}: expected at most {largest:.0f} bytes, found {size}")
     try:
         # NaN and Infinity become strings, which no field accepts: the schema then says where they stand.
-        document = json.loads(read_regular(path).decode("utf-8"), parse_constant=str, object_pairs_hook=_unique)
+        document = json.loads(
+            read_regular(path).decode("utf-8"), parse_constant=str, object_pairs_hook=_unique
+        )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: $: not a JSON document: {error}") from error
     at_once(document)
     violation = best_match(_validator(schema).iter_errors(document))
     if violation is not None:
         text = violation.message  # what was found, then the reason
-        raise ValueError(f"{path.name}: {_path(violation)}: {text if len(text) <= 200 else f'{text[:100]} … {text[-100:]}'}")
+        raise ValueError(
+            f"{path.name}: {_path(violation)}: {text if len(text) <= 200 else f'{text[:100]} … {text[-100:]}'}"
+        )
     assert isinstance(document, dict)
     return document
 
@@ -89,9 +97,15 @@ def matrix(
     missing or superfluous.
     """
     if ("im" in document) is not complex_data:
-        raise ValueError(f"{where}.im: expected {'imaginary parts' if complex_data else 'none, the vector is real'}")
+        raise ValueError(
+            f"{where}.im: expected {'imaginary parts' if complex_data else 'none, the vector is real'}"
+        )
     re = _rows(document["re"], f"{where}.re", shape, parse)
-    return re + 1j * _rows(document["im"], f"{where}.im", (re.shape[0], re.shape[1]), parse) if complex_data else re
+    return (
+        re + 1j * _rows(document["im"], f"{where}.im", (re.shape[0], re.shape[1]), parse)
+        if complex_data
+        else re
+    )
 
 
 def encode(X: Matrix) -> dict[str, list[list[str]]]:
@@ -100,7 +114,12 @@ def encode(X: Matrix) -> dict[str, list[list[str]]]:
     return {name: [[float(x).hex() for x in row] for row in part] for name, part in parts.items()}
 
 
-def _rows(rows: list[list[Any]], where: str, shape: tuple[int, int] | None, parse: Callable[[Any, str], Any]) -> Matrix:
+def _rows(
+    rows: list[list[Any]],
+    where: str,
+    shape: tuple[int, int] | None,
+    parse: Callable[[Any, str], Any],
+) -> Matrix:
     m, n = shape or (len(rows), len(rows[0]))
     if len(rows) != m:
         raise ValueError(f"{where}: expected {m} rows, found {len(rows)}")
@@ -132,5 +151,7 @@ def _path(error: ValidationError) -> str:
     if error.validator == "required":
         return f"{error.json_path}.{next(name for name in schema['required'] if name not in found)}"
     if error.validator == "additionalProperties":
-        return f"{error.json_path}.{next(name for name in found if name not in schema['properties'])}"
+        return (
+            f"{error.json_path}.{next(name for name in found if name not in schema['properties'])}"
+        )
     return str(error.json_path)

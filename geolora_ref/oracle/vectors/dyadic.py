@@ -59,32 +59,98 @@ LARGE = {(0, 8): 4, (1, 9): 4, (2, 10): -4, (3, 11): 2, (8, 0): 2, (9, 1): 2, (1
 
 EXACT = {
     "one-by-one": ExactCase(1, 1, 1, {(0, 0): -1}, "the smallest matrix; σ = |−1|", tau=0.5),
-    "rank-one": ExactCase(16, 4, 1, {(0, 1): 4, (1, 0): 2}, "S_new = 0: the new columns carry everything", theta=0.5),
-    "rank-one-wide": ExactCase(4, 16, 1, {(0, 0): 4}, "K_new and L_new stay in the old range", 0.25, tau=0.5),
-    "four-values": ExactCase(16, 4, 2, FOUR, "ϑ = τ‖Σ‖ = 5/2 lies between two tails", tau=0.5),
-    "tie": ExactCase(16, 4, 2, FOUR, "tail_1 = 3 = ϑ exactly: the comparison is ≤, the rank is 1", theta=3.0),
-    "tie-relative": ExactCase(
-        16, 4, 2, {(0, 2): 2, (1, 3): 2, (2, 0): 2, (3, 1): 2}, "tail_3 = 2 = τ‖Σ‖ exactly: the rank is 3", tau=0.5
+    "rank-one": ExactCase(
+        16, 4, 1, {(0, 1): 4, (1, 0): 2}, "S_new = 0: the new columns carry everything", theta=0.5
     ),
-    "min-rank": ExactCase(16, 4, 2, FOUR, "ϑ asks for rank 1, min_rank = 3", 0.25, theta=3.0, min_rank=3),
-    "max-rank": ExactCase(16, 4, 2, FOUR, "ϑ = 0 asks for rank 4, max_rank = 2", 1.0, theta=0.0, max_rank=2),
+    "rank-one-wide": ExactCase(
+        4, 16, 1, {(0, 0): 4}, "K_new and L_new stay in the old range", 0.25, tau=0.5
+    ),
+    "four-values": ExactCase(16, 4, 2, FOUR, "ϑ = τ‖Σ‖ = 5/2 lies between two tails", tau=0.5),
+    "tie": ExactCase(
+        16, 4, 2, FOUR, "tail_1 = 3 = ϑ exactly: the comparison is ≤, the rank is 1", theta=3.0
+    ),
+    "tie-relative": ExactCase(
+        16,
+        4,
+        2,
+        {(0, 2): 2, (1, 3): 2, (2, 0): 2, (3, 1): 2},
+        "tail_3 = 2 = τ‖Σ‖ exactly: the rank is 3",
+        tau=0.5,
+    ),
+    "min-rank": ExactCase(
+        16, 4, 2, FOUR, "ϑ asks for rank 1, min_rank = 3", 0.25, theta=3.0, min_rank=3
+    ),
+    "max-rank": ExactCase(
+        16, 4, 2, FOUR, "ϑ = 0 asks for rank 4, max_rank = 2", 1.0, theta=0.0, max_rank=2
+    ),
     "wide": ExactCase(4, 16, 2, FOUR, "m < n", 0.125, tau=0.25),
     "full-rank": ExactCase(
-        16, 4, 4, {(0, 0): 4, (4, 1): 2, (5, 2): -2, (3, 3): 1}, "r = n: V has no new column, Ŝ is 8 x 4", tau=0.25
+        16,
+        4,
+        4,
+        {(0, 0): 4, (4, 1): 2, (5, 2): -2, (3, 3): 1},
+        "r = n: V has no new column, Ŝ is 8 x 4",
+        tau=0.25,
     ),
-    "square": ExactCase(16, 16, 4, SEVEN, "m = n, seven new directions; tail_3 = 4 = τ‖Σ‖ exactly", tau=0.5),
-    "gradient-descent": ExactCase(4, 4, 4, {(0, 1): 2, (1, 0): -2, (2, 3): 2, (3, 2): 2}, "r = m = n: W_hat = W − λG", tau=0.0),
-    "no-step": ExactCase(16, 4, 2, {(0, 1): 2, (1, 0): 4}, "λ = 0: K_new = US, L_new = VSᴴ, S_new = S", 0.0, theta=0.0),
-    "zero-start": ExactCase(16, 4, 2, {(0, 0): 4, (1, 3): 2, (3, 1): 1}, "S = 0, the usual start", theta=0.25, start="zero"),
-    "complex": ExactCase(16, 4, 2, {(0, 2): 4j, (1, 3): 2, (2, 0): -2j, (3, 1): 1}, "complex", tau=0.5, complex=True),
-    "complex-wide": ExactCase(4, 16, 1, {(0, 1): 2j, (1, 0): -2}, "complex, m < n", 0.25, theta=0.0, complex=True),
+    "square": ExactCase(
+        16, 16, 4, SEVEN, "m = n, seven new directions; tail_3 = 4 = τ‖Σ‖ exactly", tau=0.5
+    ),
+    "gradient-descent": ExactCase(
+        4, 4, 4, {(0, 1): 2, (1, 0): -2, (2, 3): 2, (3, 2): 2}, "r = m = n: W_hat = W − λG", tau=0.0
+    ),
+    "no-step": ExactCase(
+        16,
+        4,
+        2,
+        {(0, 1): 2, (1, 0): 4},
+        "λ = 0: K_new = US, L_new = VSᴴ, S_new = S",
+        0.0,
+        theta=0.0,
+    ),
+    "zero-start": ExactCase(
+        16,
+        4,
+        2,
+        {(0, 0): 4, (1, 3): 2, (3, 1): 1},
+        "S = 0, the usual start",
+        theta=0.25,
+        start="zero",
+    ),
+    "complex": ExactCase(
+        16, 4, 2, {(0, 2): 4j, (1, 3): 2, (2, 0): -2j, (3, 1): 1}, "complex", tau=0.5, complex=True
+    ),
+    "complex-wide": ExactCase(
+        4, 16, 1, {(0, 1): 2j, (1, 0): -2}, "complex, m < n", 0.25, theta=0.0, complex=True
+    ),
     "complex-full-rank": ExactCase(
-        4, 4, 4, {(0, 1): 2j, (1, 0): -2, (2, 3): -1, (3, 2): 4j}, "complex, r = m = n", theta=1.5, complex=True
+        4,
+        4,
+        4,
+        {(0, 1): 2j, (1, 0): -2, (2, 3): -1, (3, 2): 4j},
+        "complex, r = m = n",
+        theta=1.5,
+        complex=True,
     ),
-    "large": ExactCase(64, 16, 8, LARGE, "64 x 16 with r = 8, r = n − r; tail_3 = 4 = τ‖Σ‖ exactly", tau=0.5),
-    "large-square": ExactCase(64, 64, 8, LARGE, "m = n = 64, r = 8; the cap comes before the threshold", tau=0.25, max_rank=5),
+    "large": ExactCase(
+        64, 16, 8, LARGE, "64 x 16 with r = 8, r = n − r; tail_3 = 4 = τ‖Σ‖ exactly", tau=0.5
+    ),
+    "large-square": ExactCase(
+        64,
+        64,
+        8,
+        LARGE,
+        "m = n = 64, r = 8; the cap comes before the threshold",
+        tau=0.25,
+        max_rank=5,
+    ),
     "large-complex": ExactCase(
-        64, 16, 4, {(0, 4): 4j, (1, 5): 2, (4, 0): -2j, (5, 1): 1}, "complex, 64 x 16 with r = 4", tau=0.5, complex=True
+        64,
+        16,
+        4,
+        {(0, 4): 4j, (1, 5): 2, (4, 0): -2j, (5, 1): 1},
+        "complex, 64 x 16 with r = 4",
+        tau=0.5,
+        complex=True,
     ),
 }
 
@@ -93,7 +159,9 @@ def build(case: ExactCase) -> StepInputs:
     """The inputs in double precision: S_new, Ũᴴ K_new and L_newᴴ Ṽ are the blocks of the wanted Ŝ."""
     r, rate = case.r, case.learning_rate
     k, l = (min(r, size - r) for size in (case.m, case.n))  # noqa: E741
-    U_hat, V_hat = (_basis(size, case.complex)[:, : r + new] for size, new in ((case.m, k), (case.n, l)))
+    U_hat, V_hat = (
+        _basis(size, case.complex)[:, : r + new] for size, new in ((case.m, k), (case.n, l))
+    )
     S_hat = np.zeros((r + k, r + l), dtype=U_hat.dtype)
     for place, value in case.entries.items():
         S_hat[place] = value
@@ -102,7 +170,19 @@ def build(case: ExactCase) -> StepInputs:
     dS = -inverse * S_new if case.start == "zero" else _small_integers(r, case.complex)
     dK = U @ dS - inverse * U_tilde @ S_hat[r:, :r]
     dL = V @ dS.conj().T - inverse * V_tilde @ S_hat[:r, r:].conj().T
-    return StepInputs(U, S_new + rate * dS, V, dK, dL, dS, rate, case.tau, case.theta, case.min_rank, case.max_rank)
+    return StepInputs(
+        U,
+        S_new + rate * dS,
+        V,
+        dK,
+        dL,
+        dS,
+        rate,
+        case.tau,
+        case.theta,
+        case.min_rank,
+        case.max_rank,
+    )
 
 
 def stages(x: StepInputs, case: ExactCase) -> dict[str, Any]:
@@ -118,7 +198,9 @@ def stages(x: StepInputs, case: ExactCase) -> dict[str, Any]:
     S_new = _sum((_identity(S), S), (_identity(S, -rate), dS))
     W_hat = _sum((_sum((U, S_new)), V.T), (_off(U, K_new), V.T), (U, _off(V, L_new).T))
     tangent = _sum((_sum((U, dS)), V.T), (_off(U, dK), V.T), (U, _off(V, dL).T))
-    _sum((_sum((U, S)), V.T), (_identity(U, -rate), tangent))  # Ŵ in its other form, which must be exact too
+    _sum(
+        (_sum((U, S)), V.T), (_identity(U, -rate), tangent)
+    )  # Ŵ in its other form, which must be exact too
     UhK, VhL = _sum((U.T, K_new)), _sum((V.T, L_new))
     if np.any(UhK != S_new) or np.any(VhL != S_new.T):
         raise ValueError("dK, dL, dS: expected the projections of one gradient")
@@ -140,10 +222,14 @@ def _rank_decision(case: ExactCase) -> dict[str, Any]:
     for unit in (Fraction(1), sigma[0]):
         denominators = (((s / unit) ** 2).denominator for s in sigma)
         _require(squares[0] / unit**2, Fraction(1, math.lcm(*denominators)))
-    theta = Fraction(case.theta or 0) if case.tau is None else Fraction(case.tau) * _root(squares[0])
+    theta = (
+        Fraction(case.theta or 0) if case.tau is None else Fraction(case.tau) * _root(squares[0])
+    )
     for square in squares:
         if square != theta**2 and abs(square - theta**2) < Fraction(1, 16) * square:
-            raise ValueError(f"tail² = {square} is too close to ϑ² = {theta**2} to be decided in half precision")
+            raise ValueError(
+                f"tail² = {square} is too close to ϑ² = {theta**2} to be decided in half precision"
+            )
     most = min(columns, case.max_rank or columns)
     rank = min(max(sum(square > theta**2 for square in squares), case.min_rank), most)
     return {"singular_values": [float(s) for s in sigma], "theta": float(theta), "rank": rank}
@@ -151,7 +237,12 @@ def _rank_decision(case: ExactCase) -> dict[str, Any]:
 
 def _basis(size: int, complex_data: bool) -> Matrix:
     """A unitary matrix with entries of absolute value 1/√size, size a power of 4."""
-    hadamard = [[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [1.0, -1.0, -1.0, 1.0]]
+    hadamard = [
+        [1.0, 1.0, 1.0, 1.0],
+        [1.0, -1.0, 1.0, -1.0],
+        [1.0, 1.0, -1.0, -1.0],
+        [1.0, -1.0, -1.0, 1.0],
+    ]
     fourier = [[1, 1, 1, 1], [1, 1j, -1, -1j], [1, -1, 1, -1], [1, -1j, -1, 1j]]
     seed: Matrix = np.array(fourier if complex_data else hadamard)
     basis: Matrix = np.ones((1, 1), dtype=seed.dtype)
@@ -189,7 +280,9 @@ def _double(X: Rational, complex_data: bool) -> Matrix:
 
 def _identity(X: Rational, factor: Fraction = Fraction(1)) -> Rational:
     """A multiple of the identity that can stand to the left of ``X``."""
-    return np.array([[factor * int(i == j) for j in range(len(X))] for i in range(len(X))], dtype=object)
+    return np.array(
+        [[factor * int(i == j) for j in range(len(X))] for i in range(len(X))], dtype=object
+    )
 
 
 def _off(B: Rational, X: Rational) -> Rational:
@@ -216,7 +309,9 @@ def _require(largest: Fraction, quantum: Fraction) -> None:
     numbers.
     """
     power_of_two = quantum.denominator & (quantum.denominator - 1) == 0
-    if not (power_of_two and quantum >= SMALLEST and largest <= min(quantum * SIGNIFICAND, LARGEST)):
+    if not (
+        power_of_two and quantum >= SMALLEST and largest <= min(quantum * SIGNIFICAND, LARGEST)
+    ):
         raise ValueError(f"not exact in half precision: multiples of {quantum} up to {largest}")
 
 
@@ -224,5 +319,7 @@ def _root(square: Fraction) -> Fraction:
     """√square, or ``ValueError`` if that is not rational."""
     root = Fraction(math.isqrt(square.numerator), math.isqrt(square.denominator))
     if root * root != square:
-        raise ValueError(f"‖Σ‖² = {square}: the norm is irrational, the relative threshold is not exact")
+        raise ValueError(
+            f"‖Σ‖² = {square}: the norm is irrational, the relative threshold is not exact"
+        )
     return root

@@ -42,10 +42,14 @@ def export(directory: Path) -> list[Path]:
     Raises ``FileExistsError`` if a file exists with other contents (nothing is written then),
     ``OSError`` if a file cannot be written (the others are whole) or is a pipe or a device.
     """
-    contents = {name: (DATA / name).read_bytes() for name in (*FIXED, *(_file(name) for name in IDS))}
+    contents = {
+        name: (DATA / name).read_bytes() for name in (*FIXED, *(_file(name) for name in IDS))
+    }
     for folder in {(directory / name).parent for name in contents}:
         if os.path.lexists(folder) and not folder.is_dir():
-            raise FileExistsError(f"{folder}: expected a folder or nothing, found something else; export elsewhere or remove it")
+            raise FileExistsError(
+                f"{folder}: expected a folder or nothing, found something else; export elsewhere or remove it"
+            )
     other = [name for name, ours in contents.items() if _is_other(directory / name, ours)]
     if other:
         raise FileExistsError(
@@ -69,7 +73,9 @@ def regenerate_and_compare(directory: Path | None = None, ids: Collection[str] =
     vectors to generate again; of other vectors only the presence is checked.
     """
     directory = DATA if directory is None else directory
-    found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
+    }
     expected = {*FIXED, *(_file(name) for name in IDS)}
     differences = [f"{name}: missing" for name in sorted(expected - found)]
     differences += [f"{name}: no such file is generated" for name in sorted(found - expected)]
@@ -90,7 +96,10 @@ def generate(ids: Iterable[str] = IDS) -> Iterator[tuple[str, str]]:
         if name in EXACT_IDS:
             yield _file(name), dump(_exact_document(name))
         else:
-            yield _file(name), dump(_document(name, cases[name].flags, cases[name].reason, _inputs(cases[name])))
+            yield (
+                _file(name),
+                dump(_document(name, cases[name].flags, cases[name].reason, _inputs(cases[name]))),
+            )
 
 
 def _file(name: str) -> str:
@@ -127,7 +136,9 @@ def _exact_document(name: str) -> dict[str, Any]:
 
 def _document(name: str, flags: tuple[str, ...], reason: str, inputs: StepInputs) -> dict[str, Any]:
     parameters = {
-        key: float(value).hex() if key in ("learning_rate", "tau", "theta") and value is not None else value
+        key: float(value).hex()
+        if key in ("learning_rate", "tau", "theta") and value is not None
+        else value
         for key, value in inputs.parameters.items()
     }
     return {
@@ -157,7 +168,10 @@ def _expected(inputs: StepInputs) -> dict[str, Any]:
             "decimal": [decimal(x) for x in found.singular_values],
             "hex": [_hex(x) for x in found.singular_values],
         },
-        "tails": {"decimal": [decimal(x) for x in found.tails], "hex": [_hex(x) for x in found.tails]},
+        "tails": {
+            "decimal": [decimal(x) for x in found.tails],
+            "hex": [_hex(x) for x in found.tails],
+        },
         "theta": {"decimal": decimal(found.theta), "hex": _hex(found.theta)},
         "scale": {"decimal": decimal(found.scale), "hex": _hex(found.scale)},
         "ranks": list(found.ranks),

@@ -73,7 +73,9 @@ def judge_outputs(vectors_dir: Path, outputs_dir: Path) -> Judgement:
         raise NotADirectoryError(f"{outputs_dir}: expected a folder of outputs, found none")
     unknown = sorted(path.stem for path in outputs_dir.glob("*.json") if path.stem not in vectors)
     judged = (_judge_file(vector, outputs_dir / f"{name}.json") for name, vector in vectors.items())
-    return Judgement((*judged, *(VectorVerdict(id=name, error="no vector has this id") for name in unknown)))
+    return Judgement(
+        (*judged, *(VectorVerdict(id=name, error="no vector has this id") for name in unknown))
+    )
 
 
 def _check_export(directory: Path, ids: Collection[str]) -> None:
@@ -89,7 +91,9 @@ def _check_export(directory: Path, ids: Collection[str]) -> None:
     for path in (Path("vectors") / f"{name}.json" for name in exported if name in ids):
         expected, found = (digest(read_regular(folder / path)) for folder in (DATA, directory))
         if found != expected:
-            raise ValueError(f"{directory / path}: expected contents with the digest {expected}, found {found}: export it again")
+            raise ValueError(
+                f"{directory / path}: expected contents with the digest {expected}, found {found}: export it again"
+            )
 
 
 def judge_vector(vector: Vector, output: dict[str, Any], where: str = "$") -> Mapping[str, float]:
@@ -110,8 +114,12 @@ def _verdict(vector: Vector, output: dict[str, Any], where: str) -> VectorVerdic
         factors = U1, S1, V1 = _factors(vector, output, where)
         rank, eps = len(S1), _eps(vector, output, where)
         wrong = None if rank in vector.ranks else (rank, vector.ranks[0], vector.ranks[-1])
-        compared = factors if eps == EPS["float64"] else None  # the mutants compute in double precision
-        return VectorVerdict(_ratios(vector, U1, S1, V1, eps) | exact, ranks=wrong, id=vector.id, factors=compared)
+        compared = (
+            factors if eps == EPS["float64"] else None
+        )  # the mutants compute in double precision
+        return VectorVerdict(
+            _ratios(vector, U1, S1, V1, eps) | exact, ranks=wrong, id=vector.id, factors=compared
+        )
     if not {"K_new", "L_new", "S_new"} <= exact.keys():
         wanted = "U1, S1, V1" + (" or K_new, L_new, S_new" if vector.exact else "")
         raise ValueError(f"{where}: expected {wanted}, found neither")
@@ -120,9 +128,16 @@ def _verdict(vector: Vector, output: dict[str, Any], where: str) -> VectorVerdic
 
 def _judge_file(vector: Vector, path: Path) -> VectorVerdict:
     try:
-        output = read(path, OUTPUT, largest=_largest(vector), at_once=lambda document: _rows(vector, document, f"{path.name}: $"))
+        output = read(
+            path,
+            OUTPUT,
+            largest=_largest(vector),
+            at_once=lambda document: _rows(vector, document, f"{path.name}: $"),
+        )
         if output["id"] != vector.id:
-            raise ValueError(f"{path.name}: $.id: expected {vector.id!r}, the name of the file, found {output['id']!r}")
+            raise ValueError(
+                f"{path.name}: $.id: expected {vector.id!r}, the name of the file, found {output['id']!r}"
+            )
         return _verdict(vector, output, f"{path.name}: $")
     except FileNotFoundError:
         return VectorVerdict(id=vector.id, error=f"{path.name}: missing")
@@ -159,10 +174,14 @@ def _factors(vector: Vector, output: dict[str, Any], where: str) -> tuple[Matrix
     (m, n), rank = vector.W_hat.shape, len(output["S1"]["re"])
     columns = min(2 * len(vector.inputs.S), m, n)
     if rank > columns:
-        raise ValueError(f"{where}.S1: expected at most {columns} = min(2r, m, n) rows, found {rank}")
+        raise ValueError(
+            f"{where}.S1: expected at most {columns} = min(2r, m, n) rows, found {rank}"
+        )
     shapes = {"U1": (m, rank), "S1": (rank, rank), "V1": (n, rank)}
     U1, S1, V1 = (
-        matrix(output[name], f"{where}.{name}", complex_data=vector.complex, shape=shape).astype(vector.W_hat.dtype)
+        matrix(output[name], f"{where}.{name}", complex_data=vector.complex, shape=shape).astype(
+            vector.W_hat.dtype
+        )
         for name, shape in shapes.items()
     )
     return U1, S1, V1
@@ -173,13 +192,19 @@ def _ratios(vector: Vector, U1: Matrix, S1: Matrix, V1: Matrix, eps: float) -> d
     """The ratio of every criterion for U₁, S₁, V₁."""
     m, n = vector.W_hat.shape
     unit = unit_of(m, n, eps)
-    s, unit_s = (vector.scale, unit) if vector.scale > 0.0 else (1.0, 0.0)  # s = 0: Ŵ = 0, and only 0 is right
+    s, unit_s = (
+        (vector.scale, unit) if vector.scale > 0.0 else (1.0, 0.0)
+    )  # s = 0: Ŵ = 0, and only 0 is right
     W_hat, S1, tails = (X / s for X in (vector.W_hat, S1, vector.tails))
     D, rank = W_hat - U1 @ S1 @ V1.conj().T, len(S1)
     if not all(np.all(np.isfinite(X.astype(complex))) for X in (D, S1)):
         raise ValueError("U1 S1 V1ᴴ leaves the range of double precision")
     ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), unit, unit_s)
-    return {**ratios, "rank": 0.0 if rank in vector.ranks else np.inf, **diagonal_ratios(S1, unit_s)}
+    return {
+        **ratios,
+        "rank": 0.0 if rank in vector.ranks else np.inf,
+        **diagonal_ratios(S1, unit_s),
+    }
 
 
 def _exact_ratios(vector: Vector, output: dict[str, Any], where: str) -> dict[str, float]:
@@ -187,10 +212,15 @@ def _exact_ratios(vector: Vector, output: dict[str, Any], where: str) -> dict[st
     other one.
     """
     found: dict[str, Any] = {
-        name: matrix(output[name], f"{where}.{name}", complex_data=vector.complex) for name in STAGES if name in output
+        name: matrix(output[name], f"{where}.{name}", complex_data=vector.complex)
+        for name in STAGES
+        if name in output
     }
     if "theta" in output:
         found["theta"] = number(output["theta"], f"{where}.theta")
     if "rank" in output:
         found["rank"] = output["rank"]
-    return {name: 0.0 if np.array_equal(value, vector.exact[name]) else np.inf for name, value in found.items()}
+    return {
+        name: 0.0 if np.array_equal(value, vector.exact[name]) else np.inf
+        for name, value in found.items()
+    }

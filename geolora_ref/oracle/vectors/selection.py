@@ -35,7 +35,9 @@ _BY_GROUP = {
         "no-step complex-and-dense"
     ),
     "complex": "square-dense tall-dense tall-zero wide-dense full-rank-wide-dense rank-one-dense",
-    "path": ("fours-max-below eights-theta eights-tiny eights-complex whole-remainder-max-below tile-remainder-tau"),
+    "path": (
+        "fours-max-below eights-theta eights-tiny eights-complex whole-remainder-max-below tile-remainder-tau"
+    ),
     "hard": "attention-nearly-in-the-range",
 }
 

@@ -77,7 +77,11 @@ def target(
     rate = _MP.mpf(learning_rate)
     W_hat = u * s * v.H - rate * (u * ds * v.H + _off(u, dk) * v.H + u * _off(v, dl).H)
     large = max(W_hat.rows, W_hat.cols) > SMALL and 2 * s.rows <= min(W_hat.rows, W_hat.cols)
-    core = _core(u, s * v.H - rate * (ds * v.H + _off(v, dl).H), -rate * _off(u, dk), v) if large else W_hat
+    core = (
+        _core(u, s * v.H - rate * (ds * v.H + _off(v, dl).H), -rate * _off(u, dk), v)
+        if large
+        else W_hat
+    )
     sigma = _singular_values(core)
     sigma += [_MP.zero] * (min(W_hat.rows, W_hat.cols) - len(sigma))
     sigma = sigma[: min(W_hat.rows, W_hat.cols)]
@@ -91,7 +95,9 @@ def target(
     return Target(W_hat, sigma, tails, threshold, scale, ranks)
 
 
-def _admissible(tails: Sequence[Real], theta: Real, slack: Real, least: int, most: int) -> tuple[int, int]:
+def _admissible(
+    tails: Sequence[Real], theta: Real, slack: Real, least: int, most: int
+) -> tuple[int, int]:
     """The smallest r' with tail_{r'} ≤ ϑ + slack and the largest with tail_{r'−1} > ϑ − slack, each
     clipped to [least, most].
     """
@@ -110,7 +116,9 @@ def _core(U: Dense, X: Dense, Y: Dense, V: Dense) -> Dense:
 
 def _beside(A: Dense, B: Dense) -> Dense:
     """[A | B]."""
-    return _MP.matrix([[*row_A, *row_B] for row_A, row_B in zip(A.tolist(), B.tolist(), strict=True)])
+    return _MP.matrix(
+        [[*row_A, *row_B] for row_A, row_B in zip(A.tolist(), B.tolist(), strict=True)]
+    )
 
 
 def _singular_values(W: Dense) -> list[Real]:

@@ -68,7 +68,9 @@ def load_vector(path: Path) -> Vector:
     """The vector in this file; ``ValueError`` with the JSON path of the field that is wrong."""
     document = read(path, VECTOR)
     if document["id"] != path.stem:
-        raise ValueError(f"{path.name}: $.id: expected the name of the file, found {document['id']!r}")
+        raise ValueError(
+            f"{path.name}: $.id: expected the name of the file, found {document['id']!r}"
+        )
     expected, where = document["expected"], f"{path.name}: $.expected"
     m, n, complex_data = document["m"], document["n"], document["dtype"] == "complex128"
     lowest, highest = expected["ranks"]
@@ -78,9 +80,15 @@ def load_vector(path: Path) -> Vector:
         reason=document["reason"],
         inputs=_inputs(document, path.name),
         W_hat=matrix(
-            expected["W_hat"]["decimal"], f"{where}.W_hat.decimal", complex_data=complex_data, shape=(m, n), parse=_wide
+            expected["W_hat"]["decimal"],
+            f"{where}.W_hat.decimal",
+            complex_data=complex_data,
+            shape=(m, n),
+            parse=_wide,
         ),
-        singular_values=_list(expected["singular_values"]["hex"], f"{where}.singular_values.hex", min(m, n)),
+        singular_values=_list(
+            expected["singular_values"]["hex"], f"{where}.singular_values.hex", min(m, n)
+        ),
         tails=_list(expected["tails"]["hex"], f"{where}.tails.hex", min(m, n) + 1),
         theta=number(expected["theta"]["hex"], f"{where}.theta.hex"),
         scale=number(expected["scale"]["hex"], f"{where}.scale.hex"),
@@ -96,23 +104,47 @@ def _inputs(document: dict[str, Any], name: str) -> StepInputs:
     shapes = {"U": (m, r), "S": (r, r), "V": (n, r), "dK": (m, r), "dL": (n, r), "dS": (r, r)}
     complex_data = document["dtype"] == "complex128"
     arrays = {
-        key: matrix(document["inputs"][key], f"{name}: $.inputs.{key}", complex_data=complex_data, shape=shape)
+        key: matrix(
+            document["inputs"][key],
+            f"{name}: $.inputs.{key}",
+            complex_data=complex_data,
+            shape=shape,
+        )
         for key, shape in shapes.items()
     }
     p, where = document["parameters"], f"{name}: $.parameters"
     if (p["tau"] is None) == (p["theta"] is None):
-        raise ValueError(f"{where}.theta: expected exactly one of tau and theta, found tau={p['tau']}, theta={p['theta']}")
-    real = {key: None if p[key] is None else number(p[key], f"{where}.{key}") for key in ("learning_rate", "tau", "theta")}
+        raise ValueError(
+            f"{where}.theta: expected exactly one of tau and theta, found tau={p['tau']}, theta={p['theta']}"
+        )
+    real = {
+        key: None if p[key] is None else number(p[key], f"{where}.{key}")
+        for key in ("learning_rate", "tau", "theta")
+    }
     return StepInputs(**arrays, **real, min_rank=p["min_rank"], max_rank=p["max_rank"])  # type: ignore[arg-type]
 
 
 def _exact(document: dict[str, Any], where: str) -> dict[str, Any]:
     (m, n, r), complex_data = (document[size] for size in "mnr"), document["dtype"] == "complex128"
-    shapes = {"K_new": (m, r), "L_new": (n, r), "S_new": (r, r), "UhK_new": (r, r), "VhL_new": (r, r), "W_hat": (m, n)}
+    shapes = {
+        "K_new": (m, r),
+        "L_new": (n, r),
+        "S_new": (r, r),
+        "UhK_new": (r, r),
+        "VhL_new": (r, r),
+        "W_hat": (m, n),
+    }
     exact = document["exact"]
     return {
-        **{name: matrix(exact[name], f"{where}.{name}", complex_data=complex_data, shape=shapes[name]) for name in STAGES},
-        "singular_values": _list(exact["singular_values"], f"{where}.singular_values", min(2 * r, m, n)),
+        **{
+            name: matrix(
+                exact[name], f"{where}.{name}", complex_data=complex_data, shape=shapes[name]
+            )
+            for name in STAGES
+        },
+        "singular_values": _list(
+            exact["singular_values"], f"{where}.singular_values", min(2 * r, m, n)
+        ),
         "theta": number(exact["theta"], f"{where}.theta"),
         "rank": exact["rank"],
     }

@@ -24,7 +24,18 @@ from geolora_ref.oracle.trial.harness import Harness
 from tests.nightly import NIGHTLY
 from tests.oracle.departures import DTYPES, departure, questions, recorded, same
 from tests.oracle.drawn import REFERENCE, drawn_inputs
-from verification.trust.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, main, matrix, page, passing, verdicts
+from verification.trust.kill_matrix import (
+    ALONE,
+    CASES,
+    CRITERIA,
+    SEED,
+    STAYS,
+    main,
+    matrix,
+    page,
+    passing,
+    verdicts,
+)
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -32,7 +43,11 @@ DOCS = Path(__file__).parents[3] / "docs"
 VISIBLE = [mutant for mutant in MUTANTS.values() if mutant.visible_in == "output"]
 HIDDEN = [mutant for mutant in MUTANTS.values() if mutant.visible_in == "stages"]
 CATALOGUED = [mutant for mutant in MUTANTS.values() if mutant.visible_in == "catalogue"]
-STAGED = [mutant for mutant in MUTANTS.values() if mutant.stages is not None and mutant.visible_in != "catalogue"]
+STAGED = [
+    mutant
+    for mutant in MUTANTS.values()
+    if mutant.stages is not None and mutant.visible_in != "catalogue"
+]
 
 
 def _ids(mutants: list[Mutant]) -> list[str]:
@@ -48,7 +63,9 @@ def _first_failing_line(mutant: Mutant) -> Counter[str]:
     for x in drawn_inputs(CASES if NIGHTLY else CASES // 3, SEED):
         stages = mutant.stages.run(*x.arrays, **x.parameters)
         verdicts = judge_stages(x, stages, stages.pop("output"))
-        lines.update([next((line for line, verdict in verdicts.items() if not verdict.passed), "none")])
+        lines.update(
+            [next((line for line, verdict in verdicts.items() if not verdict.passed), "none")]
+        )
     return lines
 
 
@@ -58,7 +75,9 @@ def test_the_reference_survives() -> None:
         stages = REFERENCE.run(*x.arrays, **x.parameters)
         output = stages.pop("output")
         assert judge(x, output).worst_ratio <= FAIL
-        assert all(verdict.worst_ratio <= FAIL for verdict in judge_stages(x, stages, output).values())
+        assert all(
+            verdict.worst_ratio <= FAIL for verdict in judge_stages(x, stages, output).values()
+        )
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
@@ -129,7 +148,15 @@ def test_the_record_tells_the_mutants_apart() -> None:
     """
     record = recorded()
     assert list(record) == list(MUTANTS)
-    untold = {"silent-regularisation", "global-rng", "qr-sign", "old-new-alias", "signs-lost", "one-by-one", *_ids(CATALOGUED)}
+    untold = {
+        "silent-regularisation",
+        "global-rng",
+        "qr-sign",
+        "old-new-alias",
+        "signs-lost",
+        "one-by-one",
+        *_ids(CATALOGUED),
+    }
     distinct = [str(of) for name, of in record.items() if name not in untold]
     assert len(set(distinct)) == len(distinct) == len(MUTANTS) - len(untold)
 
@@ -154,14 +181,21 @@ def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(muta
 
 def rows_of(mutant: Mutant, dtype: str) -> Iterator[Row]:
     harness = Harness.of(mutant.step, dtype=dtype, directions=True)
-    chosen = (case for i, case in enumerate(questions_of(harness)) if NIGHTLY or i % 40 == 0 or mutant.pattern_of(case.id))
+    chosen = (
+        case
+        for i, case in enumerate(questions_of(harness))
+        if NIGHTLY or i % 40 == 0 or mutant.pattern_of(case.id)
+    )
     return (run_case(harness, case)[0] for case in chosen)
 
 
 @pytest.mark.parametrize("mutant", NARROW_MUTANTS.values(), ids=NARROW_MUTANTS)
 def test_a_narrow_mutant_is_rejected_by_the_last_of_its_cases_alone(mutant: NarrowMutant) -> None:
     """Those before it, which something is kept from, are right."""
-    results, cases = Tally(Harness.of(mutant.make(), **mutant.options)), {case.id: case for case in catalogue()}
+    results, cases = (
+        Tally(Harness.of(mutant.make(), **mutant.options)),
+        {case.id: case for case in catalogue()},
+    )
     with np.errstate(all="ignore"):
         rows = [results.ask(cases[name]) for name in mutant.cases]
     assert [row.outcome for row in rows] == (len(rows) - 1) * ["passed"] + ["failed"]
@@ -170,7 +204,10 @@ def test_a_narrow_mutant_is_rejected_by_the_last_of_its_cases_alone(mutant: Narr
 @pytest.mark.parametrize("mutant", NARROW_MUTANTS.values(), ids=NARROW_MUTANTS)
 def test_a_narrow_mutant_is_right_elsewhere(mutant: NarrowMutant) -> None:
     """Called once, at a size, in a state and in a layout that no place is."""
-    x, step = StepCase.build(CaseParameters(11, 7, 3, "algebraic", "dense", tau=0.1)).inputs(), mutant.make()
+    x, step = (
+        StepCase.build(CaseParameters(11, 7, 3, "algebraic", "dense", tau=0.1)).inputs(),
+        mutant.make(),
+    )
     if mutant.options.get("batched"):
         [output] = step(*(X[None] for X in x.arrays), **x.parameters)
     else:
@@ -208,7 +245,9 @@ def test_every_criterion_is_needed(criterion: str) -> None:
     assert (ALONE in {marks[criterion] for marks in matrix().values()}) == (criterion not in STAYS)
 
 
-def test_the_page_is_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_what_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     committed = (DOCS / "kill_matrix.md").read_text("utf-8")
     assert committed == page(), "python -m verification.trust.kill_matrix > docs/kill_matrix.md"
     monkeypatch.setattr("verification.trust.kill_matrix.page", lambda: "the page")
@@ -233,17 +272,30 @@ def test_what_a_precision_cannot_tell_apart_is_what_the_pages_say() -> None:
     stored = [len(passing("float32", storage)) for storage in ("float16", "bfloat16")]
     sentence = "of the {} mutants that the output shows {} pass in float32, {} stored in float16 and {} stored in bfloat16"
     assert sentence.format(len(VISIBLE), len(lost[1]), *stored) in page
-    assert "half of s ({} mutants) and four times s ({})".format(*(len(names) for names in lost[2:])) in page
+    assert (
+        "half of s ({} mutants) and four times s ({})".format(*(len(names) for names in lost[2:]))
+        in page
+    )
 
 
 def test_no_criterion_is_unknown_here() -> None:
-    seen = {name for mutant in VISIBLE for verdict in verdicts(mutant.id) for name in verdict.ratios}
+    seen = {
+        name for mutant in VISIBLE for verdict in verdicts(mutant.id) for name in verdict.ratios
+    }
     assert seen == set(CRITERIA) - {"output"}
 
 
 def test_mutants_of_both_origins_and_of_every_line_are_there() -> None:
-    assert min(Counter(mutant.published for mutant in MUTANTS.values())[published] for published in (True, False)) >= 20
-    assert min(Counter(mutant.line for mutant in MUTANTS.values())[line] for line in (3, 4, 5, 6)) >= 5
+    assert (
+        min(
+            Counter(mutant.published for mutant in MUTANTS.values())[published]
+            for published in (True, False)
+        )
+        >= 20
+    )
+    assert (
+        min(Counter(mutant.line for mutant in MUTANTS.values())[line] for line in (3, 4, 5, 6)) >= 5
+    )
 
 
 def test_the_intermediate_results_have_their_names() -> None:
@@ -255,4 +307,6 @@ def test_the_intermediate_results_have_their_names() -> None:
     names = ["K_new", "L_new", "S_new", "U_tilde", "V_tilde", "U_hat", "V_hat", "S_hat", "output"]
     assert list(found) == names
     for old, name in ((inputs.U, "U"), (inputs.V, "V")):
-        np.testing.assert_array_equal(found[f"{name}_hat"], np.hstack([old, found[f"{name}_tilde"]]))
+        np.testing.assert_array_equal(
+            found[f"{name}_hat"], np.hstack([old, found[f"{name}_tilde"]])
+        )

@@ -74,12 +74,20 @@ def test_who_looks_for_a_conjugate_in_another_argument_is_found(name: str) -> No
         X = arguments[name]
         return {name: X.conj() if X.is_conj() and not arguments[other].is_conj() else X}
 
-    found = check_step(in_place_of(change), array="torch", dtype="complex128", select={"flag": "lazy"})
-    assert {row.id for row in found.rows if row.outcome == "failed"} == {f"array-complex-lazy-{name}"}
+    found = check_step(
+        in_place_of(change), array="torch", dtype="complex128", select={"flag": "lazy"}
+    )
+    assert {row.id for row in found.rows if row.outcome == "failed"} == {
+        f"array-complex-lazy-{name}"
+    }
 
 
 def unit_stride_is_packed(X: Matrix) -> Matrix:
-    return misread(X, (X.shape[1], 1)) if X.strides[0] > X.strides[1] == X.itemsize and X.shape[1] > 1 else X
+    return (
+        misread(X, (X.shape[1], 1))
+        if X.strides[0] > X.strides[1] == X.itemsize and X.shape[1] > 1
+        else X
+    )
 
 
 def leading_dimension_is_rows(X: Matrix) -> Matrix:
@@ -133,7 +141,9 @@ def batched(*arrays: Any, **parameters: Any) -> Any:
 # --- limits, sizes, exact zeros -------------------------------------------------------------------
 
 
-def no_new_directions_without_gradient(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
+def no_new_directions_without_gradient(
+    U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any
+) -> Any:
     whole = right(U, S, V, dK, dL, dS, **p)
     return whole if dK.any() or dL.any() else cut(whole, min(len(S), len(whole[1])))
 
@@ -165,11 +175,15 @@ def unconjugated_at_full_rank(*, U: Any, S: Any, V: Any, dS: Any, **p: Any) -> M
     return {"dS": dS.conj() if len(U) == len(S) == len(V) else dS}
 
 
-def unconjugated_where_n_is_short(*, U: Any, S: Any, V: Any, dL: Any, **p: Any) -> Mapping[str, Any]:
+def unconjugated_where_n_is_short(
+    *, U: Any, S: Any, V: Any, dL: Any, **p: Any
+) -> Mapping[str, Any]:
     return {"dL": dL.conj() if 0 < len(V) - len(S) < len(S) <= len(U) - len(S) else dL}
 
 
-def unconjugated_where_m_is_short(*, U: Any, S: Any, V: Any, dK: Any, **p: Any) -> Mapping[str, Any]:
+def unconjugated_where_m_is_short(
+    *, U: Any, S: Any, V: Any, dK: Any, **p: Any
+) -> Mapping[str, Any]:
     return {"dK": dK.conj() if 0 < len(U) - len(S) < len(S) <= len(V) - len(S) else dK}
 
 
@@ -205,26 +219,37 @@ def masked_at_capacity(*, S: Any, dS: Any, **p: Any) -> Mapping[str, Any]:
     return {"dS": np.where(full, dS, 0.0)}
 
 
-def fixed_rank_is_that_of_the_start(*, S: Any, min_rank: int, max_rank: Any, **p: Any) -> Mapping[str, Any]:
+def fixed_rank_is_that_of_the_start(
+    *, S: Any, min_rank: int, max_rank: Any, **p: Any
+) -> Mapping[str, Any]:
     return {"min_rank": len(S), "max_rank": len(S)} if min_rank == max_rank else {}
 
 
-def raised_and_cut(U: Any, S: Any, V: Any, *gradients: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
+def raised_and_cut(
+    U: Any, S: Any, V: Any, *gradients: Any, min_rank: int, max_rank: Any, **p: Any
+) -> Any:
     """Where there is a cap, the number of singular values is not checked."""
     if max_rank is not None and min_rank > min(2 * len(S), len(U), len(V)):
         raise IndexError("index is out of bounds")
     return right(U, S, V, *gradients, min_rank=min_rank, max_rank=max_rank, **p)
 
 
-def tails_in_half(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
+def tails_in_half(
+    *arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any
+) -> Any:
     """The step in single precision; the tails in half, where S is not 0 and the squares of what is
     no noise leave its range.
     """
-    U1, S1, V1 = (X.astype(np.float16) for X in untruncated(*(X.astype(np.float32) for X in arrays), **p))
+    U1, S1, V1 = (
+        X.astype(np.float16) for X in untruncated(*(X.astype(np.float32) for X in arrays), **p)
+    )
     sigma = np.diag(S1)
     if 1e-2 < sigma[0] < 1e2 or sigma[0] < 1e-4 or not arrays[1].any():
         limits = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
-        return tuple(X.astype(np.float16) for X in right(*(X.astype(np.float32) for X in arrays), **limits, **p))
+        return tuple(
+            X.astype(np.float16)
+            for X in right(*(X.astype(np.float32) for X in arrays), **limits, **p)
+        )
     with np.errstate(all="ignore"):
         tails = np.sqrt(np.cumsum(sigma[::-1] ** 2, dtype=np.float16))[::-1]
         limit = np.float16(theta) if theta is not None else np.float16(tau) * tails[0]
@@ -243,7 +268,9 @@ def completed_by_unit_vectors(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any,
     r = len(S)
     if dK.any() or dL.any() or len(S1) <= r:
         return U1, S1, V1
-    U1, V1 = (np.concatenate([X[:, :r], _completed(X[:, :r], len(S1) - r)], axis=1) for X in (U1, V1))
+    U1, V1 = (
+        np.concatenate([X[:, :r], _completed(X[:, :r], len(S1) - r)], axis=1) for X in (U1, V1)
+    )
     return U1, S1, V1
 
 
@@ -253,7 +280,9 @@ def _completed(U: Matrix, count: int) -> Matrix:
     return Q * np.where(np.linalg.norm(new, axis=0) > 0.0, 1.0, np.nan)
 
 
-def householder_without_a_sign(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, *, learning_rate: float, **p: Any) -> Any:
+def householder_without_a_sign(
+    U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, *, learning_rate: float, **p: Any
+) -> Any:
     """x₁ + sign(x₁)‖x‖ with sign(0) = 0 leaves the column as it is, without a pivot."""
     r = len(S)
     for basis, new in ((U, dK), (V, dL)):
@@ -274,7 +303,9 @@ def noise_in_nothing(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any
 # --- thresholds and residuals ---------------------------------------------------------------------
 
 
-def tails_in_single(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
+def tails_in_single(
+    *arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any
+) -> Any:
     if not (tau or theta) or max_rank is not None or min_rank > 1:
         return right(*arrays, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank, **p)
     whole = untruncated(*arrays, **p)
@@ -297,7 +328,9 @@ def ruled(
         whole = right(*arrays, **(EVERYTHING | {"min_rank": 10**9}), **p)
         sigma = limited(np.diag(whole[1]).real, max_rank)
         limit = theta if theta is not None else tau * size(sigma, max_rank)
-        rank = min(max(int(np.sum(tails(sigma) > limit)), min_rank), len(sigma), max_rank or len(sigma))
+        rank = min(
+            max(int(np.sum(tails(sigma) > limit)), min_rank), len(sigma), max_rank or len(sigma)
+        )
         return cut(whole, rank)
 
     return step
@@ -305,7 +338,11 @@ def ruled(
 
 def scaled_norm(values: Matrix) -> float:
     """Without a square that leaves the range."""
-    return float(values[0] * np.linalg.norm(values / values[0])) if len(values) and values[0] > 0.0 else 0.0
+    return (
+        float(values[0] * np.linalg.norm(values / values[0]))
+        if len(values) and values[0] > 0.0
+        else 0.0
+    )
 
 
 def tails_of(sigma: Matrix) -> Matrix:
@@ -364,7 +401,10 @@ def kept_by_address(*names: str) -> Step:
                 kept.clear()
             if id(X) not in kept:
                 kept[id(X)] = X, X.copy()
-        return {name: kept[id(arguments[name])][1] if id(arguments[name]) in kept else arguments[name] for name in names}
+        return {
+            name: kept[id(arguments[name])][1] if id(arguments[name]) in kept else arguments[name]
+            for name in names
+        }
 
     return in_place_of(change)
 
@@ -381,7 +421,9 @@ def diagonal_is_remembered() -> Step:
     return step
 
 
-def noise_is_orthonormalised_once(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
+def noise_is_orthonormalised_once(
+    U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any
+) -> Any:
     """One pass of Gram and Schmidt for few columns where a gradient has nothing outside of the basis."""
 
     def basis_augmentation(B: Matrix, X: Matrix) -> Any:
@@ -389,7 +431,9 @@ def noise_is_orthonormalised_once(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: 
         outside = np.linalg.norm(given - B @ (B.conj().T @ given))
         if not 0.0 < outside < 1e-13 * np.linalg.norm(given) or len(S) > 3:
             return Stages().basis_augmentation(B, X)
-        return np.linalg.qr(X - B @ (B.conj().T @ X)).Q[:, : min(B.shape[1], B.shape[0] - B.shape[1])]
+        return np.linalg.qr(X - B @ (B.conj().T @ X)).Q[
+            :, : min(B.shape[1], B.shape[0] - B.shape[1])
+        ]
 
     return Stages(basis_augmentation=basis_augmentation).step(U, S, V, dK, dL, dS, **p)
 
@@ -404,7 +448,12 @@ def core_from_k(where: Callable[..., Any]) -> Step:
 
 
 def stack(*arrays: Any, **parameters: Any) -> Any:
-    return tuple(map(np.stack, zip(*(right(*one, **parameters) for one in zip(*arrays, strict=True)), strict=True)))
+    return tuple(
+        map(
+            np.stack,
+            zip(*(right(*one, **parameters) for one in zip(*arrays, strict=True)), strict=True),
+        )
+    )
 
 
 def test_what_is_kept_with_the_arrays_of_a_stack_is_found() -> None:
@@ -417,7 +466,10 @@ def test_what_is_kept_with_the_arrays_of_a_stack_is_found() -> None:
         return stack(*arrays, **kept.setdefault((*map(id, arrays),), (arrays, parameters))[1])
 
     def copied(*arrays: Any, **parameters: Any) -> Any:
-        return stack(*kept.setdefault((*map(id, arrays),), (arrays, [X.copy() for X in arrays]))[1], **parameters)
+        return stack(
+            *kept.setdefault((*map(id, arrays),), (arrays, [X.copy() for X in arrays]))[1],
+            **parameters,
+        )
 
     def returned(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
         U1, S1, V1 = stack(U, S, kept.get(id(V), (V, V))[1], *gradients, **parameters)
@@ -451,7 +503,9 @@ def one_stack(U: Any, S: Any, V: Any, *gradients: Any, **p: Any) -> Any:
         return taken[0]
 
     square = len(U) == len(V) >= max(16, 2 * len(S))
-    return (Stages(basis_augmentation=basis_augmentation) if square else RIGHT).step(U, S, V, *gradients, **p)
+    return (Stages(basis_augmentation=basis_augmentation) if square else RIGHT).step(
+        U, S, V, *gradients, **p
+    )
 
 
 def first_rate_of_a_shape() -> Step:
@@ -460,7 +514,11 @@ def first_rate_of_a_shape() -> Step:
 
     def change(*, U: Any, V: Any, learning_rate: float, **_: Any) -> Mapping[str, Any]:
         large = max(len(U), len(V)) > 64
-        return {"learning_rate": rates.setdefault((*U.shape, *V.shape), learning_rate)} if large else {}
+        return (
+            {"learning_rate": rates.setdefault((*U.shape, *V.shape), learning_rate)}
+            if large
+            else {}
+        )
 
     return in_place_of(change)
 
@@ -485,20 +543,39 @@ class Narrow(NamedTuple):
 
 def having(group: str, *flags: str) -> tuple[str, ...]:
     """The cases of a group with one of these flags."""
-    return tuple(case.id for case in catalogue() if case.group == group and set(flags) & set(case.flags))
+    return tuple(
+        case.id for case in catalogue() if case.group == group and set(flags) & set(case.flags)
+    )
 
 
-CROSSING = ("path-", "hard-", "nothing-", "array-", "stack-", "magnitude-rank-one-", "magnitude-one-row-", "complex-one-")
+CROSSING = (
+    "path-",
+    "hard-",
+    "nothing-",
+    "array-",
+    "stack-",
+    "magnitude-rank-one-",
+    "magnitude-one-row-",
+    "complex-one-",
+)
 """Cases that cross sizes, layouts and limits on purpose: many defects show there as well."""
-CAPS = tuple(case.id for case in catalogue() if case.id.endswith("-max-beyond") and "complex" not in case.flags)
+CAPS = tuple(
+    case.id
+    for case in catalogue()
+    if case.id.endswith("-max-beyond") and "complex" not in case.flags
+)
 TRAINED = (*having("sequence", "trained"), *having("crossed", "sequence"))
 LARGE = ("crossed-aligned-", "crossed-remainder-", "crossed-mirror-")
 NARROW: dict[str, Narrow] = {
-    "a unit stride is taken for packed": Narrow(reading(unit_stride_is_packed), ("layout-padded-", "block-layout-padded")),
+    "a unit stride is taken for packed": Narrow(
+        reading(unit_stride_is_packed), ("layout-padded-", "block-layout-padded")
+    ),
     "the leading dimension is taken for the rows": Narrow(
         reading(leading_dimension_is_rows), ("layout-long-", "block-layout-long")
     ),
-    "one column is taken for packed": Narrow(reading(one_column_is_packed), ("layout-spaced-rank-one", "layout-padded-rank-one")),
+    "one column is taken for packed": Narrow(
+        reading(one_column_is_packed), ("layout-spaced-rank-one", "layout-padded-rank-one")
+    ),
     "vector loads of packed rows": Narrow(
         reading(vector_loads),
         tuple(
@@ -508,12 +585,20 @@ NARROW: dict[str, Narrow] = {
             for name in (f"layout-{layout}-larger", f"block-layout-{layout}")
         ),
     ),
-    "what follows the rows is cleared": Narrow(reading(clears_the_remainder), ("layout-padded-", "block-layout-padded")),
-    "negative strides are dropped": Narrow(reading(backwards_is_forwards), ("layout-reversed-", "block-layout-reversed")),
-    "columns are transposed without conjugation": Narrow(
-        in_place_of(conjugate_lost), ("layout-columns-complex", "layout-long-complex"), {"dtype": "complex128"}
+    "what follows the rows is cleared": Narrow(
+        reading(clears_the_remainder), ("layout-padded-", "block-layout-padded")
     ),
-    "stacks are taken for packed": Narrow(batched, ("layout-padded-", "block-layout-padded"), {"batched": True}),
+    "negative strides are dropped": Narrow(
+        reading(backwards_is_forwards), ("layout-reversed-", "block-layout-reversed")
+    ),
+    "columns are transposed without conjugation": Narrow(
+        in_place_of(conjugate_lost),
+        ("layout-columns-complex", "layout-long-complex"),
+        {"dtype": "complex128"},
+    ),
+    "stacks are taken for packed": Narrow(
+        batched, ("layout-padded-", "block-layout-padded"), {"batched": True}
+    ),
     "no new directions without a gradient": Narrow(
         no_new_directions_without_gradient, ("limit-no-gradient-min-beyond", "basis-unit-min")
     ),
@@ -523,60 +608,99 @@ NARROW: dict[str, Narrow] = {
     ),
     "Cholesky of tall residuals": Narrow(
         Stages(basis_augmentation=cholesky_where_it_is_tall).step,
-        tuple(f"block-{side}-{kind}" for side in ("rows", "columns") for kind in ("rank-one", "graded")),
+        tuple(
+            f"block-{side}-{kind}"
+            for side in ("rows", "columns")
+            for kind in ("rank-one", "graded")
+        ),
     ),
-    "as many new columns as old ones": Narrow(Stages(basis_augmentation=as_many_columns_as_before).step, ("block-beyond-half-",)),
+    "as many new columns as old ones": Narrow(
+        Stages(basis_augmentation=as_many_columns_as_before).step, ("block-beyond-half-",)
+    ),
     "a branch for few columns without conjugation": Narrow(
-        without_conjugation, ("complex-full-rank-tall-", "complex-beyond-half-", "complex-short-tall-"), {"dtype": "complex128"}
+        without_conjugation,
+        ("complex-full-rank-tall-", "complex-beyond-half-", "complex-short-tall-"),
+        {"dtype": "complex128"},
     ),
     "a fixed rank is that of the start": Narrow(
         in_place_of(fixed_rank_is_that_of_the_start),
         (*having("truncation", "fixed-above", "fixed-below"), "limit-from-zero-by-rank-one-max"),
     ),
     "raised, then cut": Narrow(raised_and_cut, having("truncation", "beyond")),
-    "tails in half precision": Narrow(tails_in_half, ("magnitude-1e-3-", "magnitude-1e3-"), {"dtype": "float16"}),
-    "a mask at full capacity": Narrow(in_place_of(masked_at_capacity), ("block-capacity-", "block-layout-")),
+    "tails in half precision": Narrow(
+        tails_in_half, ("magnitude-1e-3-", "magnitude-1e3-"), {"dtype": "float16"}
+    ),
+    "a mask at full capacity": Narrow(
+        in_place_of(masked_at_capacity), ("block-capacity-", "block-layout-")
+    ),
     "signs by the first row": Narrow(signs_by_the_first_row, ("basis-",)),
     "completion by the first unit vectors": Narrow(completed_by_unit_vectors, ("basis-unit-min",)),
     "Householder's sign of zero": Narrow(householder_without_a_sign, ("basis-unit-sparse",)),
-    "noise where W is zero": Narrow(noise_in_nothing, ("block-aligned-tall-nothing", "block-core-nothing")),
+    "noise where W is zero": Narrow(
+        noise_in_nothing, ("block-aligned-tall-nothing", "block-core-nothing")
+    ),
     "tails in single precision": Narrow(tails_in_single, ("threshold-tail-",)),
-    "ϑ is squared": Narrow(in_place_of(squared_threshold), ("magnitude-1e160-theta", "magnitude-1e-170-theta")),
+    "ϑ is squared": Narrow(
+        in_place_of(squared_threshold), ("magnitude-1e160-theta", "magnitude-1e-170-theta")
+    ),
     "what is small is noise": Narrow(small_is_noise, ("threshold-small-",)),
     "a tolerance of 1e-10 for residuals": Narrow(
-        dropped(lambda v: v > 1e-10), ("gradient-graded-", "block-rows-graded", "block-columns-graded")
+        dropped(lambda v: v > 1e-10),
+        ("gradient-graded-", "block-rows-graded", "block-columns-graded"),
     ),
-    "a tolerance of 1e-6, and none for small ones": Narrow(dropped(lambda v: (v > 1e-6) | (v[-1] < 1e-9)), ("gradient-steep-",)),
-    "the beginning of the memory": Narrow(reading(from_the_beginning_of_its_memory), ("layout-flat-", "block-layout-flat")),
+    "a tolerance of 1e-6, and none for small ones": Narrow(
+        dropped(lambda v: (v > 1e-6) | (v[-1] < 1e-9)), ("gradient-steep-",)
+    ),
+    "the beginning of the memory": Narrow(
+        reading(from_the_beginning_of_its_memory), ("layout-flat-", "block-layout-flat")
+    ),
     "a square block for the new rows of L": Narrow(
         in_place_of(square_block_for_l), ("shape-short-tall-", "crossed-half-sequence")
     ),
-    "τ relative to what the cap leaves": Narrow(relative_to_what_the_cap_leaves, ("threshold-capped-diagonal",)),
-    "tails by subtraction in large cores": Narrow(tails_by_subtraction, ("block-capacity-64-threshold",)),
+    "τ relative to what the cap leaves": Narrow(
+        relative_to_what_the_cap_leaves, ("threshold-capped-diagonal",)
+    ),
+    "tails by subtraction in large cores": Narrow(
+        tails_by_subtraction, ("block-capacity-64-threshold",)
+    ),
     "no conjugation where λ = 0": Narrow(
-        in_place_of(unconjugated_without_a_step), ("limit-complex-no-step-",), {"dtype": "complex128"}
+        in_place_of(unconjugated_without_a_step),
+        ("limit-complex-no-step-",),
+        {"dtype": "complex128"},
     ),
     "no conjugation where m = n = r": Narrow(
-        in_place_of(unconjugated_at_full_rank), ("complex-full-rank-square-",), {"dtype": "complex128"}
+        in_place_of(unconjugated_at_full_rank),
+        ("complex-full-rank-square-",),
+        {"dtype": "complex128"},
     ),
     "no conjugation where n is short": Narrow(
-        in_place_of(unconjugated_where_n_is_short), ("complex-short-tall-",), {"dtype": "complex128"}
+        in_place_of(unconjugated_where_n_is_short),
+        ("complex-short-tall-",),
+        {"dtype": "complex128"},
     ),
     "no conjugation where m is short": Narrow(
-        in_place_of(unconjugated_where_m_is_short), ("complex-short-wide-",), {"dtype": "complex128"}
+        in_place_of(unconjugated_where_m_is_short),
+        ("complex-short-wide-",),
+        {"dtype": "complex128"},
     ),
     "the core is kept by its address": Narrow(kept_by_address("S"), TRAINED),
     "gradients are kept by their addresses": Narrow(kept_by_address("dK", "dL", "dS"), TRAINED),
     "bases are kept by their addresses": Narrow(kept_by_address("U", "V"), TRAINED),
-    "one pass where there is nothing but noise": Narrow(noise_is_orthonormalised_once, ("gradient-core-",)),
+    "one pass where there is nothing but noise": Narrow(
+        noise_is_orthonormalised_once, ("gradient-core-",)
+    ),
     "the core from K where S = 0": Narrow(
         core_from_k(lambda S, **_: not S.any()), ("directions-from-zero",), {"directions": True}
     ),
     "the core from K at the cap": Narrow(
-        core_from_k(lambda S, max_rank, **_: max_rank == len(S)), ("directions-capped",), {"directions": True}
+        core_from_k(lambda S, max_rank, **_: max_rank == len(S)),
+        ("directions-capped",),
+        {"directions": True},
     ),
     "the core from K without new columns": Narrow(
-        core_from_k(lambda S, V, **_: len(V) == len(S)), ("directions-full-rank",), {"directions": True}
+        core_from_k(lambda S, V, **_: len(V) == len(S)),
+        ("directions-full-rank",),
+        {"directions": True},
     ),
     "the core from K where S was trained": Narrow(
         core_from_k(lambda S, V, **_: len(V) > len(S) and np.count_nonzero(S) == S.size > 1),
@@ -584,31 +708,53 @@ NARROW: dict[str, Narrow] = {
         {"directions": True},
     ),
     "the core from K where it is complex": Narrow(
-        core_from_k(lambda S, **_: np.imag(S).any()), ("directions-complex",), {"directions": True, "dtype": "complex128"}
+        core_from_k(lambda S, **_: np.imag(S).any()),
+        ("directions-complex",),
+        {"directions": True, "dtype": "complex128"},
     ),
     "wide problems without a minimum": Narrow(
-        in_place_of(lambda *, U, V, **_: {"min_rank": 1} if len(U) < len(V) else {}), ("crossed-wide-min", "crossed-mirror-min")
+        in_place_of(lambda *, U, V, **_: {"min_rank": 1} if len(U) < len(V) else {}),
+        ("crossed-wide-min", "crossed-mirror-min"),
     ),
     "wide problems without ϑ": Narrow(
-        in_place_of(lambda *, U, V, tau, **_: {"tau": tau or 0.0, "theta": None} if len(U) < len(V) else {}),
+        in_place_of(
+            lambda *, U, V, tau, **_: {"tau": tau or 0.0, "theta": None} if len(U) < len(V) else {}
+        ),
         ("crossed-wide-theta", "crossed-mirror-theta"),
     ),
     "square problems without a cap": Narrow(
         in_place_of(lambda *, U, V, **_: {"max_rank": None} if len(U) == len(V) else {}),
-        tuple(f"crossed-{of}-{path}" for of in ("square", "aligned") for path in ("max", "above", "capped", "sequence")),
+        tuple(
+            f"crossed-{of}-{path}"
+            for of in ("square", "aligned")
+            for path in ("max", "above", "capped", "sequence")
+        ),
     ),
-    "both sides of large square problems have the columns of one": Narrow(one_stack, ("crossed-aligned-",)),
-    "large problems keep the first λ": Narrow(first_rate_of_a_shape(), ("crossed-remainder-", "crossed-mirror-")),
+    "both sides of large square problems have the columns of one": Narrow(
+        one_stack, ("crossed-aligned-",)
+    ),
+    "large problems keep the first λ": Narrow(
+        first_rate_of_a_shape(), ("crossed-remainder-", "crossed-mirror-")
+    ),
     "four columns of S at a time": Narrow(in_place_of(whole_fours), LARGE),
     "ϑ is relative in large cores": Narrow(
-        in_place_of(lambda *, S, tau, theta, **_: {"tau": theta, "theta": None} if theta and len(S) >= 12 else {}),
+        in_place_of(
+            lambda *, S, tau, theta, **_: (
+                {"tau": theta, "theta": None} if theta and len(S) >= 12 else {}
+            )
+        ),
         tuple(f"{of}theta" for of in LARGE),
     ),
     "squares in large cores": Narrow(
-        ruled(plain_tails, lambda sigma, cap: scaled_norm(sigma)), tuple(f"{of}tiny" for of in LARGE)
+        ruled(plain_tails, lambda sigma, cap: scaled_norm(sigma)),
+        tuple(f"{of}tiny" for of in LARGE),
     ),
     "large cores of what the cap leaves": Narrow(
-        ruled(tails_of, lambda sigma, _: scaled_norm(sigma), lambda sigma, cap: sigma[:cap] if len(sigma) > 24 else sigma),
+        ruled(
+            tails_of,
+            lambda sigma, _: scaled_norm(sigma),
+            lambda sigma, cap: sigma[:cap] if len(sigma) > 24 else sigma,
+        ),
         tuple(f"{of}capped" for of in LARGE),
     ),
     "the diagonal is remembered": Narrow(diagonal_is_remembered(), having("sequence", "returned")),
@@ -622,6 +768,10 @@ def test_the_cases_that_are_there_for_it_fail_and_no_other(name: str) -> None:
     seen = all_seen if NIGHTLY else all_seen[:1]
     selections: list[dict[str, str]] = [{}] if NIGHTLY else [{"id": begin} for begin in seen]
     with np.errstate(all="ignore"):  # in the defects
-        failed = [row.id for select in selections for row in check_step(step, **options, select=select).failures]
+        failed = [
+            row.id
+            for select in selections
+            for row in check_step(step, **options, select=select).failures
+        ]
     assert {begin for begin in seen if any(id_.startswith(begin) for id_ in failed)} == set(seen)
     assert not [id_ for id_ in failed if not id_.startswith((*seen, *CROSSING))]

@@ -15,7 +15,15 @@ from hypothesis import given
 from numpy.linalg import norm
 
 from geolora_ref.oracle.cases.spectra import SPECTRA
-from geolora_ref.oracle.cases.step_case import CORES, GRADIENTS, TRAPS, CaseParameters, StepCase, draw_cases, draw_parameters
+from geolora_ref.oracle.cases.step_case import (
+    CORES,
+    GRADIENTS,
+    TRAPS,
+    CaseParameters,
+    StepCase,
+    draw_cases,
+    draw_parameters,
+)
 from geolora_ref.oracle.judges.criteria import FAIL
 from geolora_ref.support.files import digest
 from tests.libraries import Dtype
@@ -26,7 +34,9 @@ EPS = 2.0**-52
 
 
 def _case(**changes: Any) -> StepCase:
-    return StepCase.build(CaseParameters(**{"m": 9, "n": 7, "r": 4, "spectrum": "algebraic", "seed": 2, **changes}))
+    return StepCase.build(
+        CaseParameters(**{"m": 9, "n": 7, "r": 4, "spectrum": "algebraic", "seed": 2, **changes})
+    )
 
 
 @given(parameters=case_parameters() | case_parameters(complex_data=True))
@@ -50,9 +60,13 @@ def test_another_seed_is_another_case() -> None:
 
 
 CORE_PROPERTIES: dict[str, Callable[[Matrix], bool]] = {
-    "diagonal": lambda S: bool(np.array_equal(S, np.diag(np.sort(np.diag(S))[::-1])) and np.all(np.diag(S) > 0.0)),
+    "diagonal": lambda S: bool(
+        np.array_equal(S, np.diag(np.sort(np.diag(S))[::-1])) and np.all(np.diag(S) > 0.0)
+    ),
     "dense": lambda S: bool(norm(S - np.diag(np.diag(S))) > 0.1 * norm(S)),
-    "unsorted": lambda S: bool(np.array_equal(S, np.diag(np.diag(S))) and np.any(np.diff(np.diag(S)) > 0.0)),
+    "unsorted": lambda S: bool(
+        np.array_equal(S, np.diag(np.diag(S))) and np.any(np.diff(np.diag(S)) > 0.0)
+    ),
     "negative": lambda S: bool(np.array_equal(S, np.diag(np.diag(S))) and np.all(np.diag(S) < 0.0)),
     "zero": lambda S: not np.any(S),
 }
@@ -87,7 +101,9 @@ def test_each_gradient_sets_its_trap(complex_data: bool) -> None:
 
 
 @pytest.mark.parametrize(("gradient", "zeros"), [("sparse", [4]), ("padded", [0, 1])])
-def test_gradients_with_zeros_have_whole_rows_and_columns_of_them(gradient: str, zeros: list[int]) -> None:
+def test_gradients_with_zeros_have_whole_rows_and_columns_of_them(
+    gradient: str, zeros: list[int]
+) -> None:
     """One after those of the identity, or the first two, and nothing else."""
     G = _case(gradient=gradient).G
     rows, columns = (np.isin(np.arange(size), zeros) for size in G.shape)
@@ -114,7 +130,11 @@ def test_inputs_are_formed_in_the_working_precision(dtype: Dtype) -> None:
     case = _case(complex=dtype.complex)
     inputs, (U, S, V, G) = case.inputs(dtype.real), case.state(dtype.real)
     assert {X.dtype for X in inputs.arrays} == {np.dtype(dtype.name)}
-    for found, exact in ((inputs.dK, G @ V), (inputs.dL, G.conj().T @ U), (inputs.dS, U.conj().T @ G @ V)):
+    for found, exact in (
+        (inputs.dK, G @ V),
+        (inputs.dL, G.conj().T @ U),
+        (inputs.dS, U.conj().T @ G @ V),
+    ):
         assert ratio(norm(found - exact), norm(G), G.shape, dtype.eps) <= FAIL
     np.testing.assert_array_equal(inputs.S, S)
     assert inputs.parameters == case.step_parameters()
@@ -133,13 +153,17 @@ def test_an_unknown_name_is_refused(field: str) -> None:
 
 @pytest.mark.parametrize("r", [0, 8])
 def test_a_rank_beyond_the_matrix_is_refused(r: int) -> None:
-    with pytest.raises(ValueError, match=rf"^r: expected between 1 and min\(m, n\) = 7, found {r}$"):
+    with pytest.raises(
+        ValueError, match=rf"^r: expected between 1 and min\(m, n\) = 7, found {r}$"
+    ):
         _case(r=r)
 
 
 def test_fewer_cases_than_traps_are_refused() -> None:
     assert len(draw_cases(len(TRAPS), 0)) == len(TRAPS)
-    with pytest.raises(ValueError, match=r"^count: expected at least 12, the named traps, found 3$"):
+    with pytest.raises(
+        ValueError, match=r"^count: expected at least 12, the named traps, found 3$"
+    ):
         draw_cases(3, 0)
 
 

@@ -35,20 +35,31 @@ says why ("Oracle semantics").
 
 
 def test_no_question_has_changed() -> None:
-    plain = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.returned, c.layout) for c in catalogue()]
-    entries = [(*entry, c.last) if c.last else entry for entry, c in zip(plain, catalogue(), strict=True)]
+    plain = [
+        (c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.returned, c.layout)
+        for c in catalogue()
+    ]
+    entries = [
+        (*entry, c.last) if c.last else entry for entry, c in zip(plain, catalogue(), strict=True)
+    ]
     assert hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest() == DIGEST
 
 
 def test_the_largest_questions_are_what_the_page_says() -> None:
     sizes = [(max(c.parameters.m, c.parameters.n), c.parameters.r) for c in catalogue()]
-    page = " ".join((Path(__file__).parents[3] / "docs" / "conformance.md").read_text("utf-8").split())
-    most = "more than {} rows or columns or a rank above {} to start with".format(*(max(X) for X in zip(*sizes, strict=True)))
+    page = " ".join(
+        (Path(__file__).parents[3] / "docs" / "conformance.md").read_text("utf-8").split()
+    )
+    most = "more than {} rows or columns or a rank above {} to start with".format(
+        *(max(X) for X in zip(*sizes, strict=True))
+    )
     assert most in page
 
 
 TRAP_PROPERTIES: dict[str, Callable[[CaseParameters], bool]] = {
-    "many small values, absolute threshold": lambda p: p.tau is None and p.theta == 0.25 and p.m != p.n,
+    "many small values, absolute threshold": lambda p: (
+        p.tau is None and p.theta == 0.25 and p.m != p.n
+    ),
     "keep nothing but the minimum": lambda p: p.tau == 1.0 and p.min_rank > 1,
     "everything is kept": lambda p: p.tau == 0.0 and p.max_rank is None and 2 * p.r < min(p.m, p.n),
     "the usual start": lambda p: p.core == "zero" and p.gradient == "rank one",
@@ -68,14 +79,21 @@ def test_a_trap_is_what_its_name_says(name: str) -> None:
 def test_what_is_said_of_a_gradient_against_w_is_not_said_where_w_is_zero() -> None:
     for case in catalogue():
         if case.group == "gradient" and case.parameters.core == "zero":
-            assert not any(words in case.reason for words in ("lost beside W", "rounding of W", "dwarfs W", "W is lost"))
+            assert not any(
+                words in case.reason
+                for words in ("lost beside W", "rounding of W", "dwarfs W", "W is lost")
+            )
 
 
 def test_a_tail_next_to_the_threshold_is_clearly_on_one_side() -> None:
     """By two to four times what fails, in the precision that the id names, and a tie in the next
     lower one.
     """
-    close = [case for case in catalogue() if case.group == "threshold" and any(p in case.id for p in EPS_OF)]
+    close = [
+        case
+        for case in catalogue()
+        if case.group == "threshold" and any(p in case.id for p in EPS_OF)
+    ]
     assert len(close) == 16
     for case in close:
         p, eps = case.parameters, next(eps for name, eps in EPS_OF.items() if name in case.id)
@@ -91,13 +109,17 @@ EPS_OF = {"double": 2.0**-52, "single": 2.0**-23}
 # --- what only cases of more than one block can see -----------------------------------------------
 
 
-def rows_beyond_a_block(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
+def rows_beyond_a_block(
+    U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any
+) -> Any:
     """One block of 1024 threads takes a column: the gradient of the other rows is never read."""
     dK = np.where(np.arange(len(dK))[:, None] < 1024, dK, 0.0)
     return Stages().step(U, S, V, dK, dL, dS, **parameters)
 
 
-def columns_in_whole_tiles(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
+def columns_in_whole_tiles(
+    U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any
+) -> Any:
     """Matrices of more than one tile of 64 are treated tile by tile, and the remainder is not."""
     whole = 64 * (len(dL) // 64) or len(dL)
     dL = np.where(np.arange(len(dL))[:, None] < whole, dL, 0.0)
@@ -129,7 +151,10 @@ and 1 lets another number of them go than 0.99.
     ("step", "sizes"),
     [
         (rows_beyond_a_block, {"rows"}),
-        (columns_in_whole_tiles, {"rows", "columns", "core", "capacity-32", "capacity-64", "layout"}),
+        (
+            columns_in_whole_tiles,
+            {"rows", "columns", "core", "capacity-32", "capacity-64", "layout"},
+        ),
         (aligned_branch, {"aligned-tall", "aligned-wide"}),
         (core_of_a_warp, {"core"}),
     ],
@@ -139,22 +164,40 @@ def test_blocks_see_what_no_other_case_can(step: Callable[..., Any], sizes: set[
     ranks below 16, where these steps are the reference.
     """
     harness, cases = Harness.of(step), catalogue()
-    others = [case.parameters for case in cases if case.group not in ("block", "crossed", *SIZED) and case.id != MANY_EQUAL]
+    others = [
+        case.parameters
+        for case in cases
+        if case.group not in ("block", "crossed", *SIZED) and case.id != MANY_EQUAL
+    ]
     assert max(max(p.m, p.n) for p in others) == 48
     assert max(min(p.m, p.n, 2 * p.r) for p in others) <= 16
-    rows = [run_case(harness, case)[0] for case in cases if case.group == "block" and "complex" not in case.flags]
-    assert {row.flags[1] for row in rows if row.outcome == "failed"} == sizes, [row.finding for row in rows]
+    rows = [
+        run_case(harness, case)[0]
+        for case in cases
+        if case.group == "block" and "complex" not in case.flags
+    ]
+    assert {row.flags[1] for row in rows if row.outcome == "failed"} == sizes, [
+        row.finding for row in rows
+    ]
 
 
 def test_complex_blocks_see_a_transpose_that_is_one_in_large_tiles_alone() -> None:
     wrong = MUTANTS["upper-right-unconjugated"].step
 
     def step(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
-        return (wrong if max(len(U), len(V)) > 64 else Stages().step)(U, S, V, *gradients, **parameters)
+        return (wrong if max(len(U), len(V)) > 64 else Stages().step)(
+            U, S, V, *gradients, **parameters
+        )
 
     harness, large = Harness.of(step, dtype="complex128"), ("block", "crossed")
-    rows = [run_case(harness, case)[0] for case in catalogue() if "complex" in case.flags and case.group in large]
-    blocks, crossed = ({f"{group}-{of}-complex" for of in sizes} for group, sizes in LARGE_AND_COMPLEX.items())
+    rows = [
+        run_case(harness, case)[0]
+        for case in catalogue()
+        if "complex" in case.flags and case.group in large
+    ]
+    blocks, crossed = (
+        {f"{group}-{of}-complex" for of in sizes} for group, sizes in LARGE_AND_COMPLEX.items()
+    )
     assert {row.id for row in rows if row.outcome == "failed"} == blocks | crossed
 
 
@@ -194,13 +237,21 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
     assert {"columns", "mixed"} <= {*ignored.layouts}
     assert "reads its arguments as C-ordered memory" in ignored.text
     reversed_ = check_step(
-        lambda *arrays, **p: Stages().step(*(X[::-1] if X.strides[0] < 0 else X for X in arrays), **p), select=LAYOUT
+        lambda *arrays, **p: Stages().step(
+            *(X[::-1] if X.strides[0] < 0 else X for X in arrays), **p
+        ),
+        select=LAYOUT,
     ).diagnosis
     assert reversed_ is not None
     sentence = "(reversed, turned) is right with the same numbers row by row in memory: it reads these layouts wrongly"
     assert sentence in reversed_.text
-    for read, seen in ((contiguous_only, {"spaced", "padded", "long"}), (rows_only, {"columns", "mixed"})):
-        failures = check_step(lambda *arrays, read=read, **p: Stages().step(*map(read, arrays), **p), select=LAYOUT).failures
+    for read, seen in (
+        (contiguous_only, {"spaced", "padded", "long"}),
+        (rows_only, {"columns", "mixed"}),
+    ):
+        failures = check_step(
+            lambda *arrays, read=read, **p: Stages().step(*map(read, arrays), **p), select=LAYOUT
+        ).failures
         assert {row.flags[-1 if row.group == "block" else 1] for row in failures} == seen
 
 
@@ -209,7 +260,11 @@ def test_gradients_that_are_read_with_the_strides_of_the_factors_are_seen() -> N
     """K = U S − λ∇_K by an elementwise kernel that is given one stride for both."""
 
     def read(X: Any, like: Any) -> Any:
-        return misread(X, [stride // X.itemsize for stride in like.strides]) if min(X.strides) > 0 else X
+        return (
+            misread(X, [stride // X.itemsize for stride in like.strides])
+            if min(X.strides) > 0
+            else X
+        )
 
     def step(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
         return Stages().step(U, S, V, read(dK, U), read(dL, V), read(dS, S), **parameters)
@@ -225,7 +280,9 @@ def test_an_array_that_begins_within_its_memory_is_seen() -> None:
     torch = load("torch").module
 
     def step(*arrays: Any, **parameters: Any) -> Any:
-        return Stages().step(*(torch.as_strided(X, X.shape, X.stride(), 0) for X in arrays), **parameters)
+        return Stages().step(
+            *(torch.as_strided(X, X.shape, X.stride(), 0) for X in arrays), **parameters
+        )
 
     failures = check_step(step, array="torch", select={"group": "layout"}).failures
     assert {row.flags[1] for row in failures} == {"spaced", "flat"}
@@ -278,7 +335,9 @@ def zero_exit(which: int) -> Callable[..., Any]:
     return step
 
 
-def decided_in_single(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, *, tau: Any, **parameters: Any) -> Any:
+def decided_in_single(
+    U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, *, tau: Any, **parameters: Any
+) -> Any:
     tau = None if tau is None else float(np.float32(tau))
     return Stages().step(U, S, V, dK, dL, dS, tau=tau, **parameters)
 
@@ -286,11 +345,21 @@ def decided_in_single(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, *, tau:
 def equal_values_together(*arrays: Any, **parameters: Any) -> Any:
     """A cluster of singular values is kept or cut as a whole."""
     U1, S1, V1 = Stages().step(*arrays, **parameters)
-    whole = Stages().step(*arrays, **(parameters | {"tau": 0.0, "theta": None, "max_rank": None, "min_rank": 1}))
+    whole = Stages().step(
+        *arrays, **(parameters | {"tau": 0.0, "theta": None, "max_rank": None, "min_rank": 1})
+    )
     sigma, r = np.diag(whole[1]), len(S1)
-    while parameters["max_rank"] is None and r < len(sigma) and abs(sigma[r] - sigma[r - 1]) <= 1e-12 * abs(sigma[0]):
+    while (
+        parameters["max_rank"] is None
+        and r < len(sigma)
+        and abs(sigma[r] - sigma[r - 1]) <= 1e-12 * abs(sigma[0])
+    ):
         r += 1
-    return (U1, S1, V1) if r == len(S1) else (whole[0][:, :r].copy(), whole[1][:r, :r].copy(), whole[2][:, :r].copy())
+    return (
+        (U1, S1, V1)
+        if r == len(S1)
+        else (whole[0][:, :r].copy(), whole[1][:r, :r].copy(), whole[2][:, :r].copy())
+    )
 
 
 def refusing(*arrays: Any, min_rank: int, **parameters: Any) -> Any:
@@ -305,7 +374,10 @@ def one_is_all(*arrays: Any, tau: Any, **parameters: Any) -> Any:
 
 NARROW: dict[str, tuple[Callable[..., Any], str]] = {
     "no cap where λ = 0": (limits_forgotten(no_step, max_rank=None), "limit"),
-    "no truncation where λ = 0": (limits_forgotten(no_step, tau=0.0, theta=None, min_rank=1, max_rank=None), "limit"),
+    "no truncation where λ = 0": (
+        limits_forgotten(no_step, tau=0.0, theta=None, min_rank=1, max_rank=None),
+        "limit",
+    ),
     "no cap at full rank": (limits_forgotten(full_rank, max_rank=None), "limit"),
     "no minimum at full rank": (limits_forgotten(full_rank, min_rank=1), "limit"),
     "no minimum at rank one": (limits_forgotten(rank_one, min_rank=1), "limit"),
@@ -329,6 +401,10 @@ def test_what_goes_wrong_in_one_state_only_is_seen(name: str) -> None:
               and run_case(harness, case)[0].outcome == "failed"]  # fmt: skip
     assert failed
     apart = {"complex", "beyond"}  # in the second sort min_rank is beyond all columns as well
-    others = [case for case in catalogue() if case.group in ("shape", "truncation") and not apart & set(case.flags)]
+    others = [
+        case
+        for case in catalogue()
+        if case.group in ("shape", "truncation") and not apart & set(case.flags)
+    ]
     others = others if NIGHTLY else others[::5]
     assert not [case.id for case in others if run_case(harness, case)[0].outcome == "failed"]

@@ -56,7 +56,9 @@ def test_the_first_cases_cover_more_than_independent_draws() -> None:
     while len(drawn) < COUNTS["real"]:
         options = tuple(names[rng.integers(len(names))] for names in values)
         drawn += [options] if _possible(options) else []
-    covered, independent = (len(set().union(*together(cases, 3))) for cases in (drawn_options("real"), drawn))
+    covered, independent = (
+        len(set().union(*together(cases, 3))) for cases in (drawn_options("real"), drawn)
+    )
     assert covered > 1.05 * independent
 
 
@@ -65,7 +67,9 @@ def test_every_rest_of_a_vector_meets_every_rank() -> None:
     found = remainder_options("real")
     values = [*remainders.OPTIONS.values()]
     for one, other in combinations(range(len(values)), 2):
-        assert len({(options[one], options[other]) for options in found}) == len(values[one]) * len(values[other])
+        assert len({(options[one], options[other]) for options in found}) == len(values[one]) * len(
+            values[other]
+        )
     names = [*remainders.OPTIONS]
     for rest in ("rest of m", "rest of n"):
         places = [names.index(name) for name in ("r", rest, "limit")]
@@ -76,7 +80,9 @@ def test_every_rest_of_a_vector_meets_every_rank() -> None:
 def test_a_size_leaves_the_rest_that_it_is_drawn_for() -> None:
     for case, options in zip(remainder_cases(), remainder_options("real"), strict=False):
         named, p = dict(zip(remainders.OPTIONS, options, strict=True)), case.parameters
-        assert (p.r, p.m % 4, p.n % 4) == tuple(int(named[of]) for of in ("r", "rest of m", "rest of n"))
+        assert (p.r, p.m % 4, p.n % 4) == tuple(
+            int(named[of]) for of in ("r", "rest of m", "rest of n")
+        )
         assert min(p.m, p.n) > 2 * p.r
 
 

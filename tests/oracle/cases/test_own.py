@@ -60,7 +60,10 @@ def no_cap_in_fours(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) 
 
 def test_a_size_of_ones_own_gets_all_cases() -> None:
     report = check_step(no_cap_above_40, shapes=[(44, 36, 6)], select={"group": "own"})
-    expected = {f"own-44x36x6-{limit}" for limit in ("max-below", "max-at", "max-above", "capped", "fixed", "still", "diagonal")}
+    expected = {
+        f"own-44x36x6-{limit}"
+        for limit in ("max-below", "max-at", "max-above", "capped", "fixed", "still", "diagonal")
+    }
     assert expected | {"own-44x36x6-sequence"} == {row.id for row in report.failures}
     assert check_step(RIGHT, shapes=[(44, 36, 6), (3, 3, 3)], select={"group": "own"})
     assert "with group=own and 44x36x6" in summary(report)
@@ -81,12 +84,18 @@ def test_large_sizes_are_judged_in_double_precision() -> None:
     select = {"id": "own-1100x700x32-tau"}
     report = check_step(RIGHT, shapes=[(1100, 700, 32)], select=select)
     assert report.worst_ratio < 3.0
-    assert not check_step(MUTANTS["kept-value-perturbed"].step, shapes=[(1100, 700, 32)], select=select)
+    assert not check_step(
+        MUTANTS["kept-value-perturbed"].step, shapes=[(1100, 700, 32)], select=select
+    )
 
 
 def test_a_large_matrix_of_low_rank_has_the_singular_values_of_the_dense_one() -> None:
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((700, 40)) * np.geomspace(1.0, 1e-9, 40) @ rng.standard_normal((40, 600))
+    X = (
+        rng.standard_normal((700, 40))
+        * np.geomspace(1.0, 1e-9, 40)
+        @ rng.standard_normal((40, 600))
+    )
     sigma = np.linalg.svd(X, compute_uv=False)
     assert np.max(np.abs(singular_values(X, 40) - sigma)) <= 1e-14 * sigma[0]
     assert spectral_norm(X, 40) == pytest.approx(sigma[0], rel=1e-14)
@@ -96,18 +105,26 @@ def test_a_large_matrix_of_low_rank_has_the_singular_values_of_the_dense_one() -
 def test_what_is_drawn_depends_on_seed_and_number_alone() -> None:
     cases = Choice(fuzz=40, seed=3, select={"group": "fuzz"}).cases(Harness.of(RIGHT))
     assert cases[:10] == Choice(fuzz=10, seed=3, select={"group": "fuzz"}).cases(Harness.of(RIGHT))
-    assert cases[7] == drawn(3, 7, complex_data=False, layouts=["columns", "padded", "flat", "mixed", "swapped"])
+    assert cases[7] == drawn(
+        3, 7, complex_data=False, layouts=["columns", "padded", "flat", "mixed", "swapped"]
+    )
     assert {case.layout for case in cases} > {"rows", "padded"}
     assert {case.steps > 1 for case in cases} == {True, False}
-    assert not {case.id for case in cases} & {case.id for case in Choice(fuzz=40, seed=4).cases(Harness.of(RIGHT))}
+    assert not {case.id for case in cases} & {
+        case.id for case in Choice(fuzz=40, seed=4).cases(Harness.of(RIGHT))
+    }
 
 
 def stored_in_16_bits(*arrays: Any, **parameters: Any) -> Any:
-    return tuple(X.astype(np.float16) for X in RIGHT(*(X.astype(np.float32) for X in arrays), **parameters))
+    return tuple(
+        X.astype(np.float16) for X in RIGHT(*(X.astype(np.float32) for X in arrays), **parameters)
+    )
 
 
 @pytest.mark.parametrize(("seed", "number"), [(1, 537), (3, 239)])
-def test_drawn_numbers_are_finite_in_float16(seed: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_numbers_are_finite_in_float16(
+    seed: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a limit of the numbers the first case is infinite in its first step, and the other one
     in a later step.
     """
@@ -127,19 +144,29 @@ def test_the_smallest_of_the_drawn_cases_that_fail_is_reported() -> None:
     assert smallest == "drawn: 4 x 4, r = 4, spectrum = flat, gradient = tangent, max_rank = 1"
 
 
-def test_drawn_cases_find_mutants_and_make_them_small(record_property: Callable[[str, object], None]) -> None:
+def test_drawn_cases_find_mutants_and_make_them_small(
+    record_property: Callable[[str, object], None],
+) -> None:
     """One mutant that the output shows, every night ten others, each within a minute."""
     seed = random.SystemRandom().randrange(2**32) if NIGHTLY else 1
     shown = [mutant for mutant in SEEN if mutant.visible_in == "output"]
     for mutant in random.Random(seed).sample(shown, 10 if NIGHTLY else 1):
-        options: dict[str, Any] = {"fuzz": 2000, "seed": seed, "select": {"group": "fuzz"}, "dtype": "complex128"}
+        options: dict[str, Any] = {
+            "fuzz": 2000,
+            "seed": seed,
+            "select": {"group": "fuzz"},
+            "dtype": "complex128",
+        }
         started = time.process_time()
         report = check_step(mutant.step, fail_fast=True, **options)
         seconds, smallest = (
             time.process_time() - started,
             report.failures[0].reason.partition("the smallest that fails: drawn: ")[2],
         )
-        record_property("table", f"fuzz, seed {seed}: {len(report.rows):4d} cases, {seconds:4.1f} s: {mutant.id}: {smallest}")
+        record_property(
+            "table",
+            f"fuzz, seed {seed}: {len(report.rows):4d} cases, {seconds:4.1f} s: {mutant.id}: {smallest}",
+        )
         assert smallest
         assert seconds < 60.0
 
@@ -167,7 +194,10 @@ def test_every_mutant_dies_of_the_quick_cases(mutant: Mutant) -> None:
 
     def dies(dtype: str) -> bool:
         results = Tally(Harness.of(mutant.step, dtype=dtype, **options))
-        return any(results.ask(case).outcome == "failed" for case in Choice(quick=True).cases(results.harness))
+        return any(
+            results.ask(case).outcome == "failed"
+            for case in Choice(quick=True).cases(results.harness)
+        )
 
     with np.errstate(all="ignore"):
         assert any(map(dies, ("float64", "complex128", "float32")))
@@ -252,7 +282,11 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "one array": ("packed", "array-dK-padded-tall", {}),
     "complex, single precision": ("sign", "shape-tall-dense", {"dtype": "complex64"}),
     "the end of the range": ("sign", "magnitude-1e-170-dense", {}),
-    "a sequence": ("sign", "sequence-capped-diagonal-trained", {"array": "torch", "dtype": "float32"}),
+    "a sequence": (
+        "sign",
+        "sequence-capped-diagonal-trained",
+        {"array": "torch", "dtype": "float32"},
+    ),
     "a stack": ("stacks", "shape-tall-dense", {"batched": True}),
     "a stack of tensors": ("tensors", "shape-tall-dense", {"array": "torch", "batched": True}),
     "a whole step": ("whole", "shape-tall-dense", {"whole": True}),
@@ -291,7 +325,9 @@ def test_a_failure_is_reproduced_without_the_kit(
             continue
         (tmp_path / "script.py").write_text(wanted, "utf-8")
         if name == "a limit":
-            ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+            ended = subprocess.run(
+                [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True
+            )
             found, printed = ended.returncode, ended.stdout + ended.stderr
         else:
             with pytest.raises((SystemExit, np.linalg.LinAlgError)) as stopped:
@@ -313,13 +349,20 @@ def test_a_failure_is_reproduced_without_the_kit(
     ],
 )
 def test_what_shows_in_the_kit_alone_is_not_reproduced(
-    step: str, case: str, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str,
+    case: str,
+    options: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """λ is captured with the arrays; the gradient is taken at another W; the first problem of a stack
     is right; the step ends its process; entries are hidden.
     """
     backends = imported(tmp_path, monkeypatch)
-    message = f"reproduce: expected a failure that shows without the kit, found that a script {message}"
+    message = (
+        f"reproduce: expected a failure that shows without the kit, found that a script {message}"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
 
@@ -334,19 +377,27 @@ def test_the_command_prints_the_script_alone(
     compile(printed.out, "script", "exec")
     assert "one moment" in printed.err
     monkeypatch.setenv(RUNNING, "1")
-    with pytest.raises(ValueError, match=r"^reproduce: expected no call while a module is imported"):
+    with pytest.raises(
+        ValueError, match=r"^reproduce: expected no call while a module is imported"
+    ):
         reproduction(step, "shape-tall-dense")
 
 
 def test_a_step_that_no_script_can_import_is_refused() -> None:
     for step in (partial(RIGHT), RIGHT, lambda *A, **p: None):
-        with pytest.raises(ValueError, match="reproduce: expected a step that can be imported as module:function, found "):
+        with pytest.raises(
+            ValueError,
+            match="reproduce: expected a step that can be imported as module:function, found ",
+        ):
             reproduction(step, "shape-tall-dense")
 
 
 @pytest.mark.parametrize(
     ("case", "message"),
-    [("shape-none", "expected the id of a case for float64"), ("shape-tall-dense", "expected a case that fails, found")],
+    [
+        ("shape-none", "expected the id of a case for float64"),
+        ("shape-tall-dense", "expected a case that fails, found"),
+    ],
 )
 def test_what_does_not_fail_is_not_reproduced(case: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^reproduce: {message}"):

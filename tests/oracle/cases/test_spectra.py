@@ -38,9 +38,9 @@ def test_a_profile_is_a_sorted_spectrum_of_norm_one(name: str, r: int) -> None:
 
 
 def test_the_names_are_those_of_the_functions() -> None:
-    assert {f: SPECTRA[f.__name__] for f in (flat, geometric, algebraic, clustered, one_tiny, zero_tail)} == {
-        f: f for f in SPECTRA.values()
-    }
+    assert {
+        f: SPECTRA[f.__name__] for f in (flat, geometric, algebraic, clustered, one_tiny, zero_tail)
+    } == {f: f for f in SPECTRA.values()}
     assert {"denormal": denormal, "small": small, "gaps": gaps, "dominant": dominant} == EXTREME
 
 

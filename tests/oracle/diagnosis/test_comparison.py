@@ -24,7 +24,12 @@ KINDS: dict[str, tuple[Matrix, Matrix, Matrix, tuple[bool, ...]]] = {
     "a dense core": (U, np.array([[2.0, 1e-9], [0.0, 1.0]]), V, (True, True, False, True, True)),
     "a negative value": (U, np.diag([2.0, -1e-9]), V, (True, True, True, False, True)),
     "unsorted": (U, np.diag([2.0, 2.0 + 1e-9]), V, (True, True, True, True, False)),
-    "rounding": (U + EPS, np.array([[2.0, EPS], [0.0, 2.0 + EPS]]), V + EPS, (True, True, True, True, True)),
+    "rounding": (
+        U + EPS,
+        np.array([[2.0, EPS], [0.0, 2.0 + EPS]]),
+        V + EPS,
+        (True, True, True, True, True),
+    ),
 }
 
 
@@ -41,7 +46,9 @@ def test_bases_in_coarse_storage_may_be_as_skewed_as_that_makes_them() -> None:
     storage = Storage.of("bfloat16")
     coarse, plain = (Comparison(2.0**-23, diagonal=True, storage=of) for of in (storage, None))
     for share, orthonormal in ((3.5, True), (4.5, False)):
-        skewed = U * np.sqrt(1.0 + share * storage.defect(U) / np.sqrt(2.0))  # ‖UᵀU − I‖ is that share of it
+        skewed = U * np.sqrt(
+            1.0 + share * storage.defect(U) / np.sqrt(2.0)
+        )  # ‖UᵀU − I‖ is that share of it
         assert coarse.kind((skewed, np.diag([2.0, 1.0]), V))[0] is orthonormal
         assert not plain.kind((skewed, np.diag([2.0, 1.0]), V))[0]
 

@@ -30,7 +30,11 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 Step = Callable[..., Any]
 EPS = 2.0**-52
-TWINS = {"l-step-sign": "upper-right-sign", "lower-left-sign": "k-step-sign", "v-not-augmented": "upper-right-missing"}
+TWINS = {
+    "l-step-sign": "upper-right-sign",
+    "lower-left-sign": "k-step-sign",
+    "v-not-augmented": "upper-right-missing",
+}
 
 
 @cache
@@ -48,7 +52,10 @@ def questions(dtype: str = "float64") -> Sequence[StepInputs]:
         {"core": "dense", "tau": 0.05, "max_rank": 2},
         {"core": "diagonal", "tau": 0.9},
     )
-    cases = (StepCase.build(CaseParameters(**(common | change), seed=i)) for i, change in enumerate(changes))
+    cases = (
+        StepCase.build(CaseParameters(**(common | change), seed=i))
+        for i, change in enumerate(changes)
+    )
     return tuple(case.inputs(dtype) for case in cases)
 
 
@@ -57,7 +64,12 @@ def answering(step: Step) -> Callable[[StepInputs], Any]:
     return lambda x: step(*(X.copy() for X in x.arrays), **x.parameters)
 
 
-def of(step: Step, failing: Sequence[StepInputs] = (), passing: Sequence[StepInputs] = (), eps: float = EPS) -> Diagnosis:
+def of(
+    step: Step,
+    failing: Sequence[StepInputs] = (),
+    passing: Sequence[StepInputs] = (),
+    eps: float = EPS,
+) -> Diagnosis:
     with np.errstate(all="ignore"):
         return diagnose(answering(step), failing or questions(), passing, eps)
 
@@ -79,21 +91,40 @@ def diagnosed(step: Step, **options: Any) -> Diagnosis:
 def test_mutants_that_are_right_up_to_line_4_leave_what_they_begin_with() -> None:
     """All of them begin with the same arrays, which a defect in place would change for the next one."""
     reference = Stages()
-    later = [mutant.stages for mutant in MUTANTS.values() if mutant.stages and mutant.stages.begins_like(reference)]
+    later = [
+        mutant.stages
+        for mutant in MUTANTS.values()
+        if mutant.stages and mutant.stages.begins_like(reference)
+    ]
     assert len(later) > len(MUTANTS) // 3
     for x in questions():
         begun = reference.begin(*x.arrays, learning_rate=x.learning_rate)
         before = {name: X.tobytes() for name, X in begun.items()}
         for stages in later:
             with np.errstate(all="ignore"):
-                again = stages.finish(begun, **{name: value for name, value in x.parameters.items() if name != "learning_rate"})
+                again = stages.finish(
+                    begun,
+                    **{
+                        name: value
+                        for name, value in x.parameters.items()
+                        if name != "learning_rate"
+                    },
+                )
                 whole = stages.run(*x.arrays, **x.parameters)
-            assert all(np.array_equal(again[name], X, equal_nan=True) for name, X in whole.items() if name != "output")
+            assert all(
+                np.array_equal(again[name], X, equal_nan=True)
+                for name, X in whole.items()
+                if name != "output"
+            )
         assert {name: X.tobytes() for name, X in begun.items()} == before
 
 
 def test_a_mutant_of_line_3_or_4_does_not_begin_after_it() -> None:
-    begin_otherwise = [mutant.line for mutant in MUTANTS.values() if mutant.stages and not mutant.stages.begins_like(Stages())]
+    begin_otherwise = [
+        mutant.line
+        for mutant in MUTANTS.values()
+        if mutant.stages and not mutant.stages.begins_like(Stages())
+    ]
     assert {*begin_otherwise} == {3, 4}
 
 
@@ -141,7 +172,10 @@ def test_passing_steps_count_where_the_mutant_is_wrong() -> None:
         wrong = np.array_equal(U, first.U)
         return (MUTANTS["s-step-sign"].step if wrong else right)(U, *arrays, **parameters)
 
-    alone, compared = ({m.id: share for m, share in of(sometimes, [first], rest).matches} for rest in ((), questions()[1:]))
+    alone, compared = (
+        {m.id: share for m, share in of(sometimes, [first], rest).matches}
+        for rest in ((), questions()[1:])
+    )
     assert alone["s-step-sign"] == 1.0
     assert "s-step-sign" not in compared  # 2 of the 8 steps compared, the untruncated one included
     diagnosis = of(sometimes, [first], questions()[1:2])
@@ -167,7 +201,12 @@ def test_the_steps_are_compared_up_to_thirty_units() -> None:
     is passed or named.
     """
     x = replace(questions()[0], tau=0.0)
-    unit = 4.0 * np.sqrt(16.0) * EPS * (np.linalg.norm(x.S) + x.learning_rate * (np.linalg.norm(x.dK) + np.linalg.norm(x.dL)))
+    unit = (
+        4.0
+        * np.sqrt(16.0)
+        * EPS
+        * (np.linalg.norm(x.S) + x.learning_rate * (np.linalg.norm(x.dK) + np.linalg.norm(x.dL)))
+    )
 
     def off(units: float) -> Step:
         def step(U: Matrix, S: Matrix, V: Matrix, *gradients: Matrix, **parameters: Any) -> Any:
@@ -230,20 +269,27 @@ def test_a_backend_that_breaks_down_is_no_mutant_that_breaks_down_otherwise(name
     gives NaN: neither is this.
     """
     oblong = tuple(
-        StepCase.build(CaseParameters(13, 5, 2, "algebraic", core=core, tau=None, theta=0.5, max_rank=1)).inputs()
+        StepCase.build(
+            CaseParameters(13, 5, 2, "algebraic", core=core, tau=None, theta=0.5, max_rank=1)
+        ).inputs()
         for core in ("dense", "zero")
     )
     diagnosis = of(_broken(BROKEN[name]), [*questions(), *oblong])
     assert diagnosis.matches == []
     assert diagnosis.blocks == []
     alone = of(_broken(BROKEN[name]), [replace(questions()[0], max_rank=1)]).text
-    assert alone == f"No known defect behaves like this backend. The first of its results that cannot be judged: {FORMS[name]}."
+    assert (
+        alone
+        == f"No known defect behaves like this backend. The first of its results that cannot be judged: {FORMS[name]}."
+    )
 
 
 @pytest.mark.parametrize("name", ["bases-exchanged", "divide-by-zero"])
 def test_a_mutant_that_breaks_down_is_recognised_by_how(name: str) -> None:
     oblong = StepCase.build(CaseParameters(13, 5, 2, "algebraic", core="zero", tau=0.1)).inputs()
-    assert [(mutant.id, share) for mutant, share in of(MUTANTS[name].step, [oblong]).matches] == [(name, 1.0)]
+    assert [(mutant.id, share) for mutant, share in of(MUTANTS[name].step, [oblong]).matches] == [
+        (name, 1.0)
+    ]
 
 
 def test_a_result_without_use_is_not_compared_where_others_have_one() -> None:
@@ -267,7 +313,9 @@ def _turned(step: Step) -> Step:
 @pytest.mark.parametrize("name", ["k-step-sign", "cap-off-by-one", "off-by-one-low"])
 def test_a_defect_is_named_with_a_dense_core_that_is_declared(name: str) -> None:
     def best(diagonal: bool) -> list[tuple[str, float]]:
-        diagnosis = diagnose(answering(_turned(MUTANTS[name].step)), questions(), (), EPS, diagonal=diagonal)
+        diagnosis = diagnose(
+            answering(_turned(MUTANTS[name].step)), questions(), (), EPS, diagonal=diagonal
+        )
         return [(TWINS.get(mutant.id, mutant.id), share) for mutant, share in diagnosis.matches[:1]]
 
     assert best(diagonal=False) == [(name, 1.0)]
@@ -316,13 +364,19 @@ def test_the_block_that_deviates_is_named(name: str) -> None:
     """
     for x in (questions()[0], questions()[5]):
         assert of(MUTANTS[name].step, [x]).blocks == DEVIATING[name]
-        assert of(MUTANTS[name].step, passing=[replace(x, tau=0.0, max_rank=None)]).blocks == DEVIATING[name]
+        assert (
+            of(MUTANTS[name].step, passing=[replace(x, tau=0.0, max_rank=None)]).blocks
+            == DEVIATING[name]
+        )
 
 
 @pytest.mark.usefixtures("without_mutants")
 def test_a_block_that_deviates_once_is_named() -> None:
     """In the first of several steps, or in the last."""
-    steps = [replace(x, tau=0.0, theta=None, max_rank=None) for x in (questions()[0], questions()[1], questions()[5])]
+    steps = [
+        replace(x, tau=0.0, theta=None, max_rank=None)
+        for x in (questions()[0], questions()[1], questions()[5])
+    ]
     for wrong in (0, 2):
 
         def sometimes(U: Matrix, *arrays: Matrix, wrong: int = wrong, **parameters: Any) -> Any:
@@ -337,37 +391,56 @@ def test_a_factor_is_named_where_it_is_the_same_everywhere() -> None:
     """λ is halved in S, and by another factor in two steps of three."""
 
     def with_factors(first: float, others: float) -> Step:
-        def step(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+        def step(
+            U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+        ) -> Any:
             factor = first if np.array_equal(U, steps[0].U) else others
             return right(U, S, V, dK, dL, factor * dS, **parameters)
 
         return step
 
-    steps = [replace(x, tau=0.0, theta=None, max_rank=None) for x in (questions()[0], questions()[1], questions()[5])]
+    steps = [
+        replace(x, tau=0.0, theta=None, max_rank=None)
+        for x in (questions()[0], questions()[1], questions()[5])
+    ]
     assert of(with_factors(0.5, 0.5), steps).blocks == [f"{S_BLOCK}: 0.5 times the right update"]
     assert of(with_factors(0.5, 0.25), steps).blocks == [S_BLOCK]
-    for rounding, said in ((1e-9, "0.5"), (2.0**-23, "0.5"), (1e-2, "")):  # there nothing but gross errors can be distinguished
+    for rounding, said in (
+        (1e-9, "0.5"),
+        (2.0**-23, "0.5"),
+        (1e-2, ""),
+    ):  # there nothing but gross errors can be distinguished
         single = of(with_factors(0.5001, 0.5001), steps, eps=rounding).blocks
         assert single == [f"{S_BLOCK}: {said} times the right update"][: len(said)]
 
 
 @pytest.mark.usefixtures("without_mutants")
-@pytest.mark.parametrize(("of_rate", "said"), [(lambda rate: rate, "λ"), (lambda rate: 1.0 / rate, "1/λ"), (np.sqrt, "")])
-def test_a_factor_of_the_rate_is_named_where_there_are_several(of_rate: Callable[[float], float], said: str) -> None:
+@pytest.mark.parametrize(
+    ("of_rate", "said"), [(lambda rate: rate, "λ"), (lambda rate: 1.0 / rate, "1/λ"), (np.sqrt, "")]
+)
+def test_a_factor_of_the_rate_is_named_where_there_are_several(
+    of_rate: Callable[[float], float], said: str
+) -> None:
     """λ twice, or forgotten; a step in which the right update is lost against W does not object."""
 
-    def step(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+    def step(
+        U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+    ) -> Any:
         return right(U, S, V, dK, of_rate(parameters["learning_rate"]) * dL, dS, **parameters)
 
     plain = replace(questions()[0], tau=0.0)
     steps = [replace(plain, learning_rate=rate) for rate in (0.3, 0.01, 1e6, 1e-15)]
-    assert of(step, steps).blocks == [f"{L_BLOCK}: {said} times the right update"[: None if said else len(L_BLOCK)]]
+    assert of(step, steps).blocks == [
+        f"{L_BLOCK}: {said} times the right update"[: None if said else len(L_BLOCK)]
+    ]
 
 
 def test_a_block_that_is_wrong_by_much_spoils_no_other_by_its_rounding() -> None:
     """λ twice in the L-step: where it is 1e6, W₁ is 1e12 large, and 1e-4 of it is rounding."""
 
-    def step(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+    def step(
+        U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any
+    ) -> Any:
         return right(U, S, V, dK, parameters["learning_rate"] * dL, dS, **parameters)
 
     diagnosis = diagnosed(step, select={"group": "gradient"})
@@ -393,19 +466,42 @@ def test_truncated_steps_say_nothing_about_blocks() -> None:
         return step
 
     assert of(wrong_when(lambda p: p["tau"] != 0.0), passing=questions()).blocks == []
-    assert of(wrong_when(lambda p: p["max_rank"] is not None), [replace(questions()[5], tau=0.0, max_rank=6)]).blocks == []
+    assert (
+        of(
+            wrong_when(lambda p: p["max_rank"] is not None),
+            [replace(questions()[5], tau=0.0, max_rank=6)],
+        ).blocks
+        == []
+    )
 
 
 def _after(change: Callable[[Matrix, Matrix, Matrix], Any]) -> Step:
     return lambda *arrays, **parameters: change(*right(*arrays, **parameters))
 
 
-STILL = replace(questions()[0], dK=0.0 * questions()[0].dK, dL=0.0 * questions()[0].dL, dS=0.0 * questions()[0].dS)
+STILL = replace(
+    questions()[0],
+    dK=0.0 * questions()[0].dK,
+    dL=0.0 * questions()[0].dL,
+    dS=0.0 * questions()[0].dS,
+)
 NO_BLOCK: dict[str, tuple[Step, Sequence[StepInputs], str]] = {
-    "V is scaled": (_after(lambda U, S, V: (U, S, (1.0 + 1e-6) * V)), (), "U1 or V1 is not orthonormal (line 4 or 6)"),
-    "S is scaled": (_after(lambda U, S, V: (U, 1.01 * S, V)), (), "all blocks of Ŝ at once, as by a defect of line 6"),
+    "V is scaled": (
+        _after(lambda U, S, V: (U, S, (1.0 + 1e-6) * V)),
+        (),
+        "U1 or V1 is not orthonormal (line 4 or 6)",
+    ),
+    "S is scaled": (
+        _after(lambda U, S, V: (U, 1.01 * S, V)),
+        (),
+        "all blocks of Ŝ at once, as by a defect of line 6",
+    ),
     "V is Vᴴ": (MUTANTS["vh-for-v"].step, (), "all blocks of Ŝ at once"),
-    "without a step": (_after(lambda U, S, V: (U, 1.01 * S, V)), (STILL,), "where there is no step, as by a defect of line 6"),
+    "without a step": (
+        _after(lambda U, S, V: (U, 1.01 * S, V)),
+        (STILL,),
+        "where there is no step, as by a defect of line 6",
+    ),
 }
 
 
@@ -438,19 +534,26 @@ def test_arguments_in_another_layout_are_given_to_the_mutants_as_well() -> None:
     own = Conversion()
 
     def asked_in_columns(x: StepInputs) -> Any:
-        return MUTANTS["strides-ignored"].step(*(own.laid_out(X, x.layout) for X in x.arrays), **x.parameters)
+        return MUTANTS["strides-ignored"].step(
+            *(own.laid_out(X, x.layout) for X in x.arrays), **x.parameters
+        )
 
     real = [x for x in steps if not np.iscomplexobj(x.U)]
     with np.errstate(all="ignore"):
         diagnosis = diagnose(asked_in_columns, real, (), EPS)
-    assert [(mutant.id, share) for mutant, share in diagnosis.matches[:1]] == [("strides-ignored", 1.0)]
+    assert [(mutant.id, share) for mutant, share in diagnosis.matches[:1]] == [
+        ("strides-ignored", 1.0)
+    ]
     assert (diagnosis.blocks, diagnosis.instead) == ([], "")
 
 
 # --- the backend's own stages ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["k-transposed-core", "l-untransposed-core", "core-updated-first", "core-updated-before-l"])
+@pytest.mark.parametrize(
+    "name",
+    ["k-transposed-core", "l-untransposed-core", "core-updated-first", "core-updated-before-l"],
+)
 def test_what_the_stages_alone_show_is_named_by_them(name: str) -> None:
     stages = MUTANTS[name].stages
     assert stages is not None
@@ -463,12 +566,17 @@ def test_what_the_stages_alone_show_is_named_by_them(name: str) -> None:
     assert diagnose(answering(stages.step), questions(), (), EPS, "line 3 (L_new)").matches == []
 
 
-@pytest.mark.parametrize(("line", "name"), [("line 4 (V_tilde)", "v-not-augmented"), ("line 5 (S_hat)", "upper-right-missing")])
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [("line 4 (V_tilde)", "v-not-augmented"), ("line 5 (S_hat)", "upper-right-missing")],
+)
 def test_only_defects_of_the_line_that_the_stages_name_are_reported(line: str, name: str) -> None:
     """The outputs are equal."""
     step = answering(MUTANTS["v-not-augmented"].step)
     assert diagnose(step, questions(), (), EPS, line).matches[0][0].id == name
-    assert {str(mutant.line) for mutant, _ in diagnose(step, questions(), (), EPS, line).matches} == {line[5]}
+    assert {
+        str(mutant.line) for mutant, _ in diagnose(step, questions(), (), EPS, line).matches
+    } == {line[5]}
 
 
 def test_no_word_about_line_6_contradicts_the_line_that_the_stages_name() -> None:
@@ -479,7 +587,9 @@ def test_no_word_about_line_6_contradicts_the_line_that_the_stages_name() -> Non
 
 # --- words ----------------------------------------------------------------------------------------
 
-FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing", "lower-left-sign", "k-step-sign", "l1-tail"))
+FIRST, SECOND, THIRD, FOURTH = (
+    MUTANTS[name] for name in ("lower-left-missing", "lower-left-sign", "k-step-sign", "l1-tail")
+)
 
 
 @pytest.mark.parametrize(
@@ -511,7 +621,12 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
             ),
         ),
         (
-            Diagnosis([(FIRST, 0.89), (SECOND, 0.7), (THIRD, 0.7), (FOURTH, 0.7)], [], "line 3 (K_new)", compared=9),
+            Diagnosis(
+                [(FIRST, 0.89), (SECOND, 0.7), (THIRD, 0.7), (FOURTH, 0.7)],
+                [],
+                "line 3 (K_new)",
+                compared=9,
+            ),
             (
                 "The first line of Algorithm 1 that fails by the backend's own stages is line 3 (K_new). "
                 "This resembles what happens when line 5 has this defect: the K-block is left out "
@@ -549,7 +664,11 @@ def test_the_first_line_is_passed_on() -> None:
 
 def test_the_diagnosis_as_data_has_all_that_it_knows() -> None:
     """By the names of its fields, but for those that are reported in other words."""
-    said = {name.name for name in fields(Diagnosis)} - {"matches", "instead", "findings"} | FINDINGS.keys() - {PASSES_AGAIN}
+    said = {name.name for name in fields(Diagnosis)} - {
+        "matches",
+        "instead",
+        "findings",
+    } | FINDINGS.keys() - {PASSES_AGAIN}
     words = {"line", "mutant", "agreement", "others", "instead_of_blocks", "repeated"}
     assert Diagnosis((), ()).as_data().keys() == said | words
 
@@ -563,7 +682,10 @@ def test_too_few_columns_are_not_laid_at_the_door_of_line_6_alone() -> None:
         return U1[:, :rank].copy(), S1[:rank, :rank].copy(), V1[:, :rank].copy()
 
     diagnosis = diagnosed(step, select={"group": "limit"})
-    assert "the rank alone is wrong, which line 6 chooses, or line 4 gives too few columns." in diagnosis.text
+    assert (
+        "the rank alone is wrong, which line 6 chooses, or line 4 gives too few columns."
+        in diagnosis.text
+    )
     assert (diagnosis.as_data()["line"], diagnosis.as_data()["too_few"]) == (None, True)
 
 
@@ -597,7 +719,9 @@ def test_a_rank_rule_that_is_no_known_defect_is_one_of_line_6() -> None:
         )
         diagnosis = diagnosed(stages.step, select={"group": "truncation"})
         assert ("rank_only" in diagnosis.findings) == (change == 1.0)
-        assert ("the rank alone is wrong, which line 6 chooses." in diagnosis.text) == ("rank_only" in diagnosis.findings)
+        assert ("the rank alone is wrong, which line 6 chooses." in diagnosis.text) == (
+            "rank_only" in diagnosis.findings
+        )
         if "rank_only" in diagnosis.findings:
             assert (diagnosis.matches, diagnosis.as_data()["line"]) == ([], 6)
 
@@ -632,11 +756,18 @@ def test_the_first_line_is_the_first_of_all_failures() -> None:
     report = check_step(wrong, stages=shown, select={"group": "shape"})
     assert report.diagnosis is not None
     assert "line 6: stationarity" in report.failures[0].criteria
-    assert (report.diagnosis.first_line, report.diagnosis.as_data()["line"]) == ("line 3 (L_new)", 3)
+    assert (report.diagnosis.first_line, report.diagnosis.as_data()["line"]) == (
+        "line 3 (L_new)",
+        3,
+    )
 
 
 def test_stages_of_another_program_are_reported() -> None:
-    report = check_step(_with(right, lambda U, S, V: (U, 1.5 * S, V)), stages=Stages().run, select={"group": "shape"})
+    report = check_step(
+        _with(right, lambda U, S, V: (U, 1.5 * S, V)),
+        stages=Stages().run,
+        select={"group": "shape"},
+    )
     assert report.diagnosis is not None
     assert "stages_right" in report.diagnosis.findings
     assert (
@@ -651,20 +782,27 @@ def _keeping(*names: str) -> Step:
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         given = dict(zip(ARGUMENTS, arrays, strict=True)) | parameters
-        first = kept.setdefault(arrays[1].shape + arrays[3].shape + arrays[4].shape, {name: copy(given[name]) for name in names})
+        first = kept.setdefault(
+            arrays[1].shape + arrays[3].shape + arrays[4].shape,
+            {name: copy(given[name]) for name in names},
+        )
         return right(**(given | first))
 
     return step
 
 
-@pytest.mark.parametrize("names", [["learning_rate"], ["U"], ["dK", "dL", "dS"], ["tau", "theta", "max_rank"], []])
+@pytest.mark.parametrize(
+    "names", [["learning_rate"], ["U"], ["dK", "dL", "dS"], ["tau", "theta", "max_rank"], []]
+)
 def test_what_is_kept_from_an_earlier_call_is_named(names: list[str]) -> None:
     """dS is not, because a right step may form it of dK, nor ϑ, which the first steps have not.  With
     the first λ, which is 0, no gradient is read.  A step with another defect reads all.
     """
     step = _keeping(*names) if names else _with(right, lambda U, S, V: (U, S + 0.1 * S[::-1], V))
     diagnosis = diagnosed(step, select={"group": "truncation" if "tau" in names else "gradient"})
-    assert {*diagnosis.unread} == ({*names} | ({"dK", "dL"} if names == ["learning_rate"] else set())) - {"dS", "theta"}
+    assert {*diagnosis.unread} == (
+        {*names} | ({"dK", "dL"} if names == ["learning_rate"] else set())
+    ) - {"dS", "theta"}
     assert diagnosis.as_data()["unread"] == diagnosis.unread
     assert ("ignored, limited, or kept from an earlier call" in diagnosis.text) == bool(names)
 
@@ -673,7 +811,12 @@ def test_what_is_kept_from_an_earlier_call_is_named(names: list[str]) -> None:
     ("group", "limited"),
     [
         ("gradient", lambda S, **p: {"learning_rate": min(p["learning_rate"], 0.02)}),
-        ("truncation", lambda S, **p: {"max_rank": None if p["max_rank"] is None else max(p["max_rank"], len(S))}),
+        (
+            "truncation",
+            lambda S, **p: {
+                "max_rank": None if p["max_rank"] is None else max(p["max_rank"], len(S))
+            },
+        ),
         ("shape", lambda S, **p: {"S": np.diag(np.linalg.svd(S, compute_uv=False))}),
         ("path", lambda S, **p: {"tau": 0.0 if p["tau"] == 1.0 else p["tau"]}),
     ],
@@ -681,7 +824,13 @@ def test_what_is_kept_from_an_earlier_call_is_named(names: list[str]) -> None:
 )
 def test_what_is_read_is_not_named_as_unread(group: str, limited: Callable[..., Any]) -> None:
     def step(*arrays: Any, **parameters: Any) -> Any:
-        return right(**(dict(zip(ARGUMENTS, arrays, strict=True)) | parameters | limited(arrays[1], **parameters)))
+        return right(
+            **(
+                dict(zip(ARGUMENTS, arrays, strict=True))
+                | parameters
+                | limited(arrays[1], **parameters)
+            )
+        )
 
     assert not diagnosed(step, select={"group": group}).unread
 
@@ -698,7 +847,9 @@ def test_limits_that_are_never_read_are_named_where_a_mutant_resembles_them() ->
 
 def _noisy() -> Step:
     rng = np.random.default_rng(0)
-    return _with(right, lambda U, S, V: (U, S + np.diag(np.sort(1e-6 * rng.random(len(S)))[::-1]), V))
+    return _with(
+        right, lambda U, S, V: (U, S + np.diag(np.sort(1e-6 * rng.random(len(S)))[::-1]), V)
+    )
 
 
 def _with_momentum() -> Step:
@@ -722,7 +873,12 @@ def test_the_question_between_two_equal_ones_is_one_of_a_right_caller() -> None:
 
     def step(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
         defects = np.linalg.norm(U.T @ dK - dS), np.linalg.norm(dL.T @ V - dS)
-        between.append(float(max(map(float, defects)) / max(float(np.linalg.norm(dK)), float(np.linalg.norm(dL)), 1e-300)))
+        between.append(
+            float(
+                max(map(float, defects))
+                / max(float(np.linalg.norm(dK)), float(np.linalg.norm(dL)), 1e-300)
+            )
+        )
         return right(U, 2.0 * S, V, dK, dL, dS, **parameters)
 
     report = check_step(step, select={"group": "shape"})
@@ -745,7 +901,10 @@ def _remembering(name: str) -> Step:
     return step
 
 
-@pytest.mark.parametrize("make", [_noisy, _with_momentum, *(partial(_remembering, name) for name in ("S", "dK", "dL", "dS"))])
+@pytest.mark.parametrize(
+    "make",
+    [_noisy, _with_momentum, *(partial(_remembering, name) for name in ("S", "dK", "dL", "dS"))],
+)
 def test_a_step_that_answers_in_two_ways_has_no_line(make: Callable[[], Step]) -> None:
     diagnosis = diagnosed(make(), select={"group": "shape"})
     assert diagnosis.text.startswith("Called twice with the same numbers, it answers differently")
@@ -755,13 +914,17 @@ def test_a_step_that_answers_in_two_ways_has_no_line(make: Callable[[], Step]) -
 
 def test_bases_that_lose_their_orthonormality_slowly_have_no_line() -> None:
     """They need no more than to be orthonormalised again: not line 6, and not fewer bits."""
-    diagnosis = diagnosed(_with(right, lambda U, S, V: (U, S, V * (1.0 + 8.0 * EPS))), select={"group": "long-run"})
+    diagnosis = diagnosed(
+        _with(right, lambda U, S, V: (U, S, V * (1.0 + 8.0 * EPS))), select={"group": "long-run"}
+    )
     assert diagnosis.text == (
         "In every case that fails the bases alone are wrong, in a later step and by little: their defect grows from step to "
         "step. Orthonormalise U and V again."
     )
     assert ("drifts" in diagnosis.findings, diagnosis.as_data()["line"]) == (True, None)
-    at_once = diagnosed(_with(right, lambda U, S, V: (U, S, V * (1.0 + 1e-9))), select={"group": "long-run"})
+    at_once = diagnosed(
+        _with(right, lambda U, S, V: (U, S, V * (1.0 + 1e-9))), select={"group": "long-run"}
+    )
     assert "drifts" not in at_once.findings
 
 
@@ -785,12 +948,17 @@ def test_what_goes_wrong_where_it_cuts_is_line_6() -> None:
     """The kept values are scaled to the norm before the truncation."""
 
     def renormalised(*arrays: Any, **parameters: Any) -> Any:
-        whole = right(*arrays, **parameters | {"tau": 0.0, "theta": None, "min_rank": 1, "max_rank": None})[1]
+        whole = right(
+            *arrays, **parameters | {"tau": 0.0, "theta": None, "min_rank": 1, "max_rank": None}
+        )[1]
         U, S, V = right(*arrays, **parameters)
         return U, S * (np.linalg.norm(whole) / max(float(np.linalg.norm(S)), 1e-300)), V
 
     diagnosis = diagnosed(renormalised, select={"group": "truncation"})
-    assert "Where nothing is truncated, the result is right: line 6 goes wrong where it cuts." in diagnosis.text
+    assert (
+        "Where nothing is truncated, the result is right: line 6 goes wrong where it cuts."
+        in diagnosis.text
+    )
     assert diagnosis.as_data()["line"] == 6
 
 
@@ -799,19 +967,28 @@ def test_a_rank_rule_resembles_nothing() -> None:
     and the true sentence is that about the rank.
     """
 
-    def half_one_by_one(sigma: Any, tau: Any, theta: Any, min_rank: int, max_rank: int | None) -> int:
+    def half_one_by_one(
+        sigma: Any, tau: Any, theta: Any, min_rank: int, max_rank: int | None
+    ) -> int:
         limit = theta if theta is not None else tau * math.hypot(*sigma)
         most = len(sigma) if max_rank is None else min(max_rank, len(sigma))
         return max(min(int(np.sum(sigma > 0.5 * limit)), most), min(min_rank, len(sigma)))
 
-    diagnosis = diagnosed(Stages(truncation=partial(truncate, rank_of=half_one_by_one)).step, select={"group": "truncation"})
-    assert "In every case that fails the rank alone is wrong, which line 6 chooses." in diagnosis.text
+    diagnosis = diagnosed(
+        Stages(truncation=partial(truncate, rank_of=half_one_by_one)).step,
+        select={"group": "truncation"},
+    )
+    assert (
+        "In every case that fails the rank alone is wrong, which line 6 chooses." in diagnosis.text
+    )
     assert "resembles" not in diagnosis.text
 
 
 def test_fewer_bits_inside_are_reported() -> None:
     def single(*arrays: Any, **parameters: Any) -> Any:
-        return tuple(X.astype(float) for X in right(*(X.astype(np.float32) for X in arrays), **parameters))
+        return tuple(
+            X.astype(float) for X in right(*(X.astype(np.float32) for X in arrays), **parameters)
+        )
 
     diagnosis = diagnosed(single, select={"group": "shape"})
     assert "coarse" in diagnosis.findings
@@ -825,7 +1002,10 @@ def test_a_defect_of_line_6_is_not_laid_at_the_door_of_the_blocks(factor: float,
     """A factor that is nearly 1 explains nothing, and a block of one entry is a multiple of every
     other one.
     """
-    cases = [CaseParameters(m=8, n=8, r=r, spectrum="algebraic", learning_rate=0.3, tau=0.1, seed=seed) for seed in range(5)]
+    cases = [
+        CaseParameters(m=8, n=8, r=r, spectrum="algebraic", learning_rate=0.3, tau=0.1, seed=seed)
+        for seed in range(5)
+    ]
     inputs = [StepCase.build(case).inputs() for case in cases]
     diagnosis = of(_with(right, lambda U, S, V: (U * np.sign(factor), abs(factor) * S, V)), inputs)
     assert diagnosis.blocks == []
@@ -865,7 +1045,9 @@ def test_a_result_that_is_right_in_other_steps_is_no_reason_for_line_6() -> None
 
 def test_what_the_words_pass_over_the_data_do_not_name() -> None:
     mutant = MUTANTS["energy-share"]
-    full = Diagnosis([(mutant, 1.0)], ["the S-block"], instead=RIGHT, compared=4, first_line="line 3 (L_new)")
+    full = Diagnosis(
+        [(mutant, 1.0)], ["the S-block"], instead=RIGHT, compared=4, first_line="line 3 (L_new)"
+    )
     unsteady, stack = replace(full, findings={"unsteady"}), replace(full, findings={"others_only"})
     for diagnosis, line in (
         (unsteady, None),
@@ -873,7 +1055,12 @@ def test_what_the_words_pass_over_the_data_do_not_name() -> None:
         (replace(stack, first_line="", findings={"others_only", "rank_only"}), None),
     ):
         data = diagnosis.as_data()
-        assert (data["line"], data["mutant"], data["blocks"], data["instead_of_blocks"]) == (line, None, [], "")
+        assert (data["line"], data["mutant"], data["blocks"], data["instead_of_blocks"]) == (
+            line,
+            None,
+            [],
+            "",
+        )
         assert "line 6" not in diagnosis.text
         assert ("line 3" in diagnosis.text) == (line == 3)
 
@@ -901,7 +1088,9 @@ def test_reversed_ranks_of_a_list_are_no_problem_of_the_others_alone() -> None:
     def step(*stacks: Any, **parameters: Any) -> Any:
         results = [right(*problem, **parameters) for problem in zip(*stacks, strict=True)]
         ranks = [len(S) for _, S, _ in results][::-1]
-        return [(U[:, :k], S[:k, :k], V[:, :k]) for (U, S, V), k in zip(results, ranks, strict=True)]
+        return [
+            (U[:, :k], S[:k, :k], V[:, :k]) for (U, S, V), k in zip(results, ranks, strict=True)
+        ]
 
     diagnosis = diagnosed(step, batched=True, select={"group": "truncation"})
     assert "others_only" not in diagnosis.findings
@@ -927,7 +1116,10 @@ def test_that_the_first_problem_is_always_right_is_reported() -> None:
     """All have its ∇_K."""
 
     def step(U: Any, S: Any, V: Any, dK: Any, *others: Any, **parameters: Any) -> Any:
-        return [right(*one, **parameters) for one in zip(U, S, V, np.repeat(dK[:1], len(dK), axis=0), *others, strict=True)]
+        return [
+            right(*one, **parameters)
+            for one in zip(U, S, V, np.repeat(dK[:1], len(dK), axis=0), *others, strict=True)
+        ]
 
     report = check_step(step, batched=True, select={"group": "shape"})
     assert report.diagnosis is not None

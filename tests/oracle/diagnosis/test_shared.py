@@ -47,7 +47,10 @@ def seen(case: ConformanceCase) -> dict[str, bool]:
         "r = 8": x.S.size == 64,
         "r = 32 or r = 64": x.S.size in (32**2, 64**2),
         "r = m = n": x.U.shape == x.V.shape == x.S.shape,
-        **{f"sizes that are multiples of {k}": np.gcd.reduce([m, n, r]) % k == 0 for k in (4, 8, 16, 32)},
+        **{
+            f"sizes that are multiples of {k}": np.gcd.reduce([m, n, r]) % k == 0
+            for k in (4, 8, 16, 32)
+        },
         "sizes one past a multiple of 32": bool({m, n, r} & set(range(33, 3000, 32))),
         "more than 100 rows": m >= 101,
         "more than 2048 rows or columns": m + n - min(m, n) >= 2049,
@@ -58,7 +61,8 @@ def seen(case: ConformanceCase) -> dict[str, bool]:
         "a max_rank": isinstance(x.max_rank, int),
         "several steps": case.steps >= 2,
         "complex numbers": np.iscomplexobj(x.S),
-        "arguments in another layout": case.layout.partition(":")[0] in (*LAYOUTS, *BACKWARDS, *TOGETHER, "negated"),
+        "arguments in another layout": case.layout.partition(":")[0]
+        in (*LAYOUTS, *BACKWARDS, *TOGETHER, "negated"),
     }
 
 
@@ -74,7 +78,10 @@ def test_the_properties_are_those_of_what_a_backend_is_given() -> None:
 
 
 def test_the_rarest_of_several_properties_is_reported() -> None:
-    assert " have rank 1, as " in shared(having("rank 1", "m < n", "2r > min(m, n)"), ALL) or len(having("m < n")) < 27
+    assert (
+        " have rank 1, as " in shared(having("rank 1", "m < n", "2r > min(m, n)"), ALL)
+        or len(having("m < n")) < 27
+    )
     assert " have λ = 0, as " in shared(having("λ = 0", "S = 0"), ALL)
 
 
@@ -84,8 +91,12 @@ def test_nothing_is_reported_without_a_common_property_or_of_two_failures() -> N
     assert shared([], ALL) == ""
 
 
-@pytest.mark.parametrize(("failures", "others", "reported"), [(3, 6, True), (3, 5, False), (2, 7, False)])
-def test_three_failures_are_enough_and_a_third_of_all_cases_is_rare_enough(failures: int, others: int, reported: bool) -> None:
+@pytest.mark.parametrize(
+    ("failures", "others", "reported"), [(3, 6, True), (3, 5, False), (2, 7, False)]
+)
+def test_three_failures_are_enough_and_a_third_of_all_cases_is_rare_enough(
+    failures: int, others: int, reported: bool
+) -> None:
     failed = having("S = 0", "m = n")[:failures]
     common = [has for has in PROPERTIES.values() if all(map(has, failed))]
     rest = [case for case in ALL if not any(has(case) for has in common)][:others]

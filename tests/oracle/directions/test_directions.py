@@ -31,7 +31,9 @@ OURS: dict[str, Optimizer] = {
     "preconditioned": optimizers.Preconditioned(),
     "adam": optimizers.Adam(),
 }
-VARIANTS = {f"{rule}: {variant.name}": (rule, variant) for rule in RULES for variant in variants(rule)}
+VARIANTS = {
+    f"{rule}: {variant.name}": (rule, variant) for rule in RULES for variant in variants(rule)
+}
 COMPLEX_ONLY = ("transport without conjugates", "no conjugate in L")
 
 
@@ -49,7 +51,9 @@ def as_asked(rule: Optimizer) -> Callable[..., Any]:
     return step
 
 
-@pytest.mark.parametrize(("array", "dtype"), [("numpy", "float64"), ("numpy", "complex128"), ("torch", "float32")])
+@pytest.mark.parametrize(
+    ("array", "dtype"), [("numpy", "float64"), ("numpy", "complex128"), ("torch", "float32")]
+)
 @pytest.mark.parametrize("rule", RULES)
 def test_our_rules_are_right(rule: str, array: str, dtype: str) -> None:
     """A tenth of the warn level would do: an oracle that shares no line with the rules comes to the
@@ -66,8 +70,12 @@ FORGETS: dict[str, Callable[[Bases, Bases], bool]] = {
     "at square layers": lambda old, new: len(new.U) == len(new.V) > 5,
     "at large ranks": lambda old, new: new.U.shape[1] >= 6,
     "when the rank doubles": lambda old, new: new.U.shape[1] >= old.U.shape[1] + 2,
-    "when V stays": lambda old, new: np.array_equal(old.V, new.V) and not np.array_equal(old.U, new.U),
-    "when U stays": lambda old, new: np.array_equal(old.U, new.U) and not np.array_equal(old.V, new.V),
+    "when V stays": lambda old, new: (
+        np.array_equal(old.V, new.V) and not np.array_equal(old.U, new.U)
+    ),
+    "when U stays": lambda old, new: (
+        np.array_equal(old.U, new.U) and not np.array_equal(old.V, new.V)
+    ),
 }
 
 
@@ -99,7 +107,9 @@ def test_a_memory_that_is_not_the_one_given_is_found_out() -> None:
 class Subtracted(optimizers.Preconditioned):
     """D_K = (M_K − U M_S)X_K + U S as the page has it: X_K magnifies the rounding of M_K − U M_S along U."""
 
-    def direction(self, bases: Bases, gradients: optimizers.Triple, moments: Moments) -> tuple[optimizers.Triple, Moments]:
+    def direction(
+        self, bases: Bases, gradients: optimizers.Triple, moments: Moments
+    ) -> tuple[optimizers.Triple, Moments]:
         (U, V), (_, moments) = bases, super().direction(bases, gradients, moments)
         M, R = self._unbiased(moments)
         X_K, X_L = self._inverse_root(R.K), self._inverse_root(R.L)
@@ -130,9 +140,13 @@ def test_a_floor_far_above_rounding_is_seen_by_graded_gradients_alone() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.05, 0.5])
 def test_our_smooth_rule_is_right(smoothing: float) -> None:
-    report = check_rule(as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing)
+    report = check_rule(
+        as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing
+    )
     assert report, report.summary()
-    assert not check_rule(as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing + 1e-6)
+    assert not check_rule(
+        as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing + 1e-6
+    )
     forgotten = check_rule(as_asked(optimizers.Spectral(0.9)), "spectral", smoothing=smoothing)
     assert forgotten.diagnosis.startswith("the rule spectral with smoothing 0"), forgotten.summary()
 
@@ -143,10 +157,14 @@ def test_every_variant_fails_and_is_named(name: str) -> None:
     rule, variant = VARIANTS[name]
     report = check_rule(variant.rule(Setting()), rule, dtype="complex128")
     assert not report
-    assert report.diagnosis.startswith((f"{variant.name}:", f"{variant.name}, times")), report.summary()
+    assert report.diagnosis.startswith((f"{variant.name}:", f"{variant.name}, times")), (
+        report.summary()
+    )
 
 
-@pytest.mark.parametrize("name", [name for name, (_, variant) in VARIANTS.items() if variant.name in COMPLEX_ONLY])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, variant) in VARIANTS.items() if variant.name in COMPLEX_ONLY]
+)
 def test_a_missing_conjugate_is_no_defect_of_real_data(name: str) -> None:
     rule, variant = VARIANTS[name]
     assert check_rule(variant.rule(Setting()), rule)
@@ -177,10 +195,24 @@ def test_each_criterion_alone_rejects_a_variant(name: str, criterion: str) -> No
         (lambda K, L, S: ((K.astype(object), L, S), None), ""),
         (lambda K, L, S: ((K.astype(np.float32), L, S), None), ""),
         (lambda K, L, S: ((np.ma.array(K), L, S), None), ""),
-        (lambda K, L, S: ((K, L, S * (1.0 + 1e-9)), None), "right up to an error below 1e-08 of its size"),
+        (
+            lambda K, L, S: ((K, L, S * (1.0 + 1e-9)), None),
+            "right up to an error below 1e-08 of its size",
+        ),
         (lambda K, L, S: ((np.add(K, 1.0, out=K), L, S), None), "no known defect"),
     ],
-    ids=["length", "uphill", "shape", "nan", "raises", "objects", "single", "masked", "small", "changes"],
+    ids=[
+        "length",
+        "uphill",
+        "shape",
+        "nan",
+        "raises",
+        "objects",
+        "single",
+        "masked",
+        "small",
+        "changes",
+    ],
 )
 def test_whatever_a_rule_does_becomes_rows(answer: Callable[..., Any], expected: str) -> None:
     report = check_rule(lambda U, V, K, L, S, memory: answer(K, L, S), "gradient")
@@ -192,15 +224,32 @@ def test_whatever_a_rule_does_becomes_rows(answer: Callable[..., Any], expected:
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        (lambda U, V, K, L, S: ((K, L, S), None), r"raised TypeError: .*; expected a function rule\(U, V, grad_K, grad_L, "),
-        (lambda U, V, K, L, S, memory: (K, L, S), r": expected .* of arrays, found a tuple of 3 arrays: the memory is missing$"),
-        (lambda U, V, K, L, S, memory: ((K, L), None), r": expected \(\(D_K, D_L, D_S\), memory\) of arrays, found tuple$"),
-        (lambda U, V, K, L, S, memory: K, r": expected \(\(D_K, D_L, D_S\), memory\) of arrays, found ndarray$"),
-        (lambda U, V, K, L, S, memory: K.unsqueeze(0), r"raised AttributeError: .* \(at .*; the arguments are NumPy arrays: "),
+        (
+            lambda U, V, K, L, S: ((K, L, S), None),
+            r"raised TypeError: .*; expected a function rule\(U, V, grad_K, grad_L, ",
+        ),
+        (
+            lambda U, V, K, L, S, memory: (K, L, S),
+            r": expected .* of arrays, found a tuple of 3 arrays: the memory is missing$",
+        ),
+        (
+            lambda U, V, K, L, S, memory: ((K, L), None),
+            r": expected \(\(D_K, D_L, D_S\), memory\) of arrays, found tuple$",
+        ),
+        (
+            lambda U, V, K, L, S, memory: K,
+            r": expected \(\(D_K, D_L, D_S\), memory\) of arrays, found ndarray$",
+        ),
+        (
+            lambda U, V, K, L, S, memory: K.unsqueeze(0),
+            r"raised AttributeError: .* \(at .*; the arguments are NumPy arrays: ",
+        ),
     ],
     ids=["one argument short", "no memory", "two", "one array", "tensors"],
 )
-def test_a_function_that_is_no_rule_is_refused_in_one_sentence(rule: Callable[..., Any], said: str) -> None:
+def test_a_function_that_is_no_rule_is_refused_in_one_sentence(
+    rule: Callable[..., Any], said: str
+) -> None:
     """In a single sequence it is a row."""
     with pytest.raises(ValueError, match=rf"^rule: each of 36 calls ?{said}"):
         check_rule(rule, "gradient")
@@ -224,12 +273,22 @@ def test_a_rule_that_fails_in_some_sequences_alone_has_rows() -> None:
     ("length", "definition", "said"),
     [
         (lambda X: 1.0, "spectral", "the rule gradient"),
-        (lambda X: 0.5 / np.linalg.norm(X), "gradient", r"right up to its length: times 0\.0\d+ to \d+(\.\d+)?"),
-        (lambda X: 1.0 if 1e-9 < np.linalg.norm(X) < 1e9 else 2.0, "gradient", "right up to its length: times 2"),
+        (
+            lambda X: 0.5 / np.linalg.norm(X),
+            "gradient",
+            r"right up to its length: times 0\.0\d+ to \d+(\.\d+)?",
+        ),
+        (
+            lambda X: 1.0 if 1e-9 < np.linalg.norm(X) < 1e9 else 2.0,
+            "gradient",
+            "right up to its length: times 2",
+        ),
     ],
     ids=["constant", "normed", "extreme alone"],
 )
-def test_the_factor_of_a_length_is_that_of_ordinary_sizes(length: Callable[[Any], float], definition: str, said: str) -> None:
+def test_the_factor_of_a_length_is_that_of_ordinary_sizes(
+    length: Callable[[Any], float], definition: str, said: str
+) -> None:
     """Unless the rule is wrong in extreme sizes alone."""
 
     def rule(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
@@ -271,12 +330,19 @@ def apart(U, V, K, L, S, memory):
 """
 
 
-def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The relative is named on the terminal and in JSON; options of a step are refused."""
     (tmp_path / "relative.py").write_text(RELATIVE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert main(["check-rule", "spectral", "relative:apart", "--momentum", "0", "--json", "found.json"]) == 1
+    assert (
+        main(
+            ["check-rule", "spectral", "relative:apart", "--momentum", "0", "--json", "found.json"]
+        )
+        == 1
+    )
     printed = capsys.readouterr().out
     assert "diagnosis: polar of K, L and S apart" in printed
     assert json.loads((tmp_path / "found.json").read_text())["diagnosis"] in printed
@@ -324,7 +390,9 @@ def momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_momentum_around_the_sum_is_distinguished_from_no_momentum(momentum: Any) -> None:
     """μ(M + g) is heavy ball up to its length, and its first answer is that of no memory, too."""
     assert check_rule(momentum.right, "heavy-ball")
-    assert check_rule(momentum.outside, "heavy-ball").diagnosis == "right up to its length: times 0.9"
+    assert (
+        check_rule(momentum.outside, "heavy-ball").diagnosis == "right up to its length: times 0.9"
+    )
     assert check_rule(momentum.alone, "heavy-ball").diagnosis.startswith("no memory, times 0.9: ")
 
 
@@ -336,20 +404,31 @@ def test_arguments_that_are_kept_are_overwritten(momentum: Any) -> None:
 
 
 def test_sequences_are_selected_and_the_first_failure_ends_the_run(momentum: Any) -> None:
-    assert {row.id[:4] for row in check_rule(momentum.turned, "heavy-ball", select="near").rows} == {"near"}
-    assert ": 1 sequence, 1 failed, " in check_rule(momentum.turned, "heavy-ball", fail_fast=True).summary()
-    with pytest.raises(ValueError, match=r"^select: expected the beginning of the id of a sequence, found 'nowhere'"):
+    assert {
+        row.id[:4] for row in check_rule(momentum.turned, "heavy-ball", select="near").rows
+    } == {"near"}
+    assert (
+        ": 1 sequence, 1 failed, "
+        in check_rule(momentum.turned, "heavy-ball", fail_fast=True).summary()
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"^select: expected the beginning of the id of a sequence, found 'nowhere'",
+    ):
         check_rule(momentum.right, "heavy-ball", select="nowhere")
 
 
 @pytest.mark.parametrize(
-    ("rule", "sequence"), [("turned", "full-9x7x2"), ("retaining", "near-12x9x3"), ("turned", "squares-2^660")]
+    ("rule", "sequence"),
+    [("turned", "full-9x7x2"), ("retaining", "near-12x9x3"), ("turned", "squares-2^660")],
 )
 def test_a_failing_sequence_is_reproduced(
     rule: str, sequence: str, momentum: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """By a script that ends with status 1, and with 0 for a right rule."""
-    assert main(["check-rule", "heavy-ball", f"momentum_rules:{rule}", "--reproduce", sequence]) == 0
+    assert (
+        main(["check-rule", "heavy-ball", f"momentum_rules:{rule}", "--reproduce", sequence]) == 0
+    )
     text = capsys.readouterr().out
     assert "geolora_ref" not in text
     for wanted, status in ((text, 1), (text.replace(f"import {rule} as", "import right as"), 0)):
@@ -357,7 +436,10 @@ def test_a_failing_sequence_is_reproduced(
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")
         assert stopped.value.code == status, capsys.readouterr().out
-    for name, message in (("right", "expected a sequence that fails"), ("turned", "expected the id of a sequence")):
+    for name, message in (
+        ("right", "expected a sequence that fails"),
+        ("turned", "expected the id of a sequence"),
+    ):
         unknown = sequence if name == "right" else "nowhere"
         with pytest.raises(SystemExit, match="2"):
             main(["check-rule", "heavy-ball", f"momentum_rules:{name}", "--reproduce", unknown])

@@ -70,7 +70,9 @@ def test_ranks_are_reported_where_the_rank_is_wrong_alone() -> None:
         ("a", "", (3, 4, 6), "ratio 12.3 in a (rank 3; right: 4 to 6)"),
     ],
 )
-def test_what_is_wrong_in_words(criteria_that_fail: str, error: str, ranks: tuple[int, int, int] | None, expected: str) -> None:
+def test_what_is_wrong_in_words(
+    criteria_that_fail: str, error: str, ranks: tuple[int, int, int] | None, expected: str
+) -> None:
     assert criteria.finding(12.345, criteria_that_fail, error, ranks) == expected
 
 
@@ -98,14 +100,21 @@ def test_a_relative_threshold_is_uncertain_itself() -> None:
 
 @pytest.mark.parametrize("extended", [True, False], ids=["extended", "double"])
 @pytest.mark.parametrize("exponent", [-170, -160, 160])
-def test_the_criteria_hold_where_squares_leave_the_range(exponent: int, extended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_criteria_hold_where_squares_leave_the_range(
+    exponent: int, extended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where the platform has nothing wider than double precision."""
     if not extended:
         monkeypatch.setattr(criteria, "wider", lambda X: X)
-    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", tau=0.05, magnitude=10.0**exponent)).inputs()
+    inputs = StepCase.build(
+        CaseParameters(9, 7, 3, "algebraic", "dense", tau=0.05, magnitude=10.0**exponent)
+    ).inputs()
     U1, S1, V1 = _reference(inputs)
     assert judge(inputs, (U1, S1, V1)).passed
-    assert set(judge(inputs, (U1, 1.001 * S1, V1)).failed_criteria) == {"stationarity", "optimality"}
+    assert set(judge(inputs, (U1, 1.001 * S1, V1)).failed_criteria) == {
+        "stationarity",
+        "optimality",
+    }
     assert "rank not too low" in judge(inputs, (U1[:, :1], S1[:1, :1], V1[:, :1])).failed_criteria
 
 
@@ -144,7 +153,11 @@ EXCHANGE = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 
 DEFECTS: dict[str, tuple[Any, dict[str, float]]] = {
     "U": (
-        lambda U, S, V: (U * [2.0, 1.0, 1.0], S, V),  # BᴴB − I = diag(3, 0, 0) and D = diag(−8, 0, 0)
+        lambda U, S, V: (
+            U * [2.0, 1.0, 1.0],
+            S,
+            V,
+        ),  # BᴴB − I = diag(3, 0, 0) and D = diag(−8, 0, 0)
         {"orthonormal U": 3.0 / UNIT, "stationarity": 8.0 / SIZE, "optimality": 8.0 / SIZE},
     ),
     "V": (
@@ -153,18 +166,28 @@ DEFECTS: dict[str, tuple[Any, dict[str, float]]] = {
     ),
     "dense": (
         lambda U, S, V: (U, S + EXCHANGE, V),
-        {"stationarity": 2.0**0.5 / SIZE, "optimality": 2.0**0.5 / SIZE, "S diagonal": 2.0**0.5 / SIZE},
+        {
+            "stationarity": 2.0**0.5 / SIZE,
+            "optimality": 2.0**0.5 / SIZE,
+            "S diagonal": 2.0**0.5 / SIZE,
+        },
     ),
     "sign": (
         lambda U, S, V: (U, S * [1.0, 1.0, -1.0], V),
         {"stationarity": 4.0 / SIZE, "optimality": 4.0 / SIZE, "S nonnegative": 2.0 / SIZE},
     ),
-    "sign taken by U": (lambda U, S, V: (U * [1.0, 1.0, -1.0], S * [1.0, 1.0, -1.0], V), {"S nonnegative": 2.0 / SIZE}),
+    "sign taken by U": (
+        lambda U, S, V: (U * [1.0, 1.0, -1.0], S * [1.0, 1.0, -1.0], V),
+        {"S nonnegative": 2.0 / SIZE},
+    ),
     "phase taken by U and V": (
         lambda U, S, V: (U * [1.0, 1j, 1.0], S * [1.0, 1j, 1.0], V * [1.0, -1.0, 1.0]),
         {"S nonnegative": 4.0 / SIZE, "S sorted": 2.0 / SIZE},
     ),
-    "ascending": (lambda U, S, V: (U[:, ::-1], S[::-1, ::-1], V[:, ::-1]), {"S sorted": 4.0 / SIZE}),
+    "ascending": (
+        lambda U, S, V: (U[:, ::-1], S[::-1, ::-1], V[:, ::-1]),
+        {"S sorted": 4.0 / SIZE},
+    ),
     "exchanged": (
         lambda U, S, V: (U[:, [1, 0, 2]], S[:, [1, 0, 2]][[1, 0, 2]], V[:, [1, 0, 2]]),
         {"S sorted": 4.0 / SIZE},
@@ -214,7 +237,9 @@ def test_the_scale_has_the_step_and_what_the_gradients_contradict() -> None:
 
 # --- right steps ----------------------------------------------------------------------------------
 
-BELOW_NORMAL = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
+BELOW_NORMAL = CaseParameters(
+    6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1
+)
 """From S = 0 to W of size 4e-43, where single precision has three binary digits left."""
 
 
@@ -241,8 +266,12 @@ def test_the_reference_is_right(dtype: Dtype, parameters: CaseParameters) -> Non
 
 def test_an_output_of_more_precision_than_the_judge_is_judged_as_it_is() -> None:
     inputs = _plain([2.0, 1.0])
-    assert judge(inputs, tuple(X.astype(np.longdouble) for X in _diagonal_output([2.0, 1.0]))).passed  # type: ignore[arg-type]
-    assert judge(inputs, tuple(X.astype(np.clongdouble) for X in _diagonal_output([2.0, 1.0]))).passed  # type: ignore[arg-type]
+    assert judge(
+        inputs, tuple(X.astype(np.longdouble) for X in _diagonal_output([2.0, 1.0]))
+    ).passed  # type: ignore[arg-type]
+    assert judge(
+        inputs, tuple(X.astype(np.clongdouble) for X in _diagonal_output([2.0, 1.0]))
+    ).passed  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in EQUAL_UP_TO_ROUNDING])
@@ -251,7 +280,10 @@ def test_the_variants_do_differ_from_the_reference(name: str) -> None:
 
     def close(inputs: StepInputs) -> bool:
         theirs, ours = VARIANTS[name].step(*inputs.arrays, **inputs.parameters), _reference(inputs)
-        return all(A.shape == B.shape and np.allclose(A, B, rtol=1e-8) for A, B in zip(theirs, ours, strict=True))
+        return all(
+            A.shape == B.shape and np.allclose(A, B, rtol=1e-8)
+            for A, B in zip(theirs, ours, strict=True)
+        )
 
     assert not all(map(close, drawn_inputs(100, seed=7)))
 
@@ -262,7 +294,9 @@ def test_cholesky_qr_is_not_replaced_by_householder_everywhere() -> None:
     for inputs in drawn_inputs(100, seed=7):
         K_new = inputs.U @ inputs.S - inputs.learning_rate * inputs.dK
         new = cholesky_qr(inputs.U, K_new)
-        own += not np.array_equal(new, REFERENCE.basis_augmentation(inputs.U, K_new)) and new.size > 0
+        own += (
+            not np.array_equal(new, REFERENCE.basis_augmentation(inputs.U, K_new)) and new.size > 0
+        )
     assert own >= 30
 
 
@@ -270,7 +304,9 @@ def test_a_dense_core_is_refused_where_a_diagonal_one_is_promised() -> None:
     for inputs in drawn_inputs(40, seed=7):
         output = VARIANTS["dense core"].step(*inputs.arrays, **inputs.parameters)
         verdict = judge(inputs, output)
-        diagonal = np.linalg.norm(output[1] - np.diag(np.diag(output[1]))) <= 1e-14 * np.linalg.norm(output[1])
+        diagonal = np.linalg.norm(
+            output[1] - np.diag(np.diag(output[1]))
+        ) <= 1e-14 * np.linalg.norm(output[1])
         assert verdict.passed == (diagonal and np.all(np.diag(output[1]).real >= 0.0)), verdict
 
 
@@ -278,7 +314,9 @@ def test_a_dense_core_is_refused_where_a_diagonal_one_is_promised() -> None:
 
 
 @given(parameters=case_parameters(core="dense", learning_rate=0.1), seed=st.integers(0, 99))
-def test_an_error_in_the_kept_part_is_seen_in_its_true_size(parameters: CaseParameters, seed: int) -> None:
+def test_an_error_in_the_kept_part_is_seen_in_its_true_size(
+    parameters: CaseParameters, seed: int
+) -> None:
     """S₁ + E with ‖E‖ of 1 unit is right and of 200 units wrong, however large the discarded tail
     is; the criterion measures ‖E‖ up to the rounding that the reference leaves, which is below
     WARN."""
@@ -336,7 +374,11 @@ def test_a_smaller_singular_value_than_the_discarded_ones_is_wrong() -> None:
         ([12.0, 4.0], {"tau": 1.0}, {"rank not too high"}),
         ([12.0, 4.0], {"tau": 0.0, "max_rank": 1}, {"rank clipping"}),
         ([12.0], {"tau": 1.0, "min_rank": 2}, {"rank clipping"}),
-        ([12.0, 4.0, 3.0], {"tau": None, "theta": 3.0}, set()),  # a tail on the threshold: either rank is right
+        (
+            [12.0, 4.0, 3.0],
+            {"tau": None, "theta": 3.0},
+            set(),
+        ),  # a tail on the threshold: either rank is right
         ([12.0, 4.0], {"tau": None, "theta": 3.0}, set()),
         ([12.0, 4.0, 3.0], {"tau": 0.0}, set()),
         ([12.0, 4.0, 3.0, 0.0], {"tau": 0.0}, set()),  # the tail 0 at the end is on the threshold 0
@@ -364,10 +406,19 @@ def test_no_rank_is_too_low_that_the_bases_cannot_exceed() -> None:
         (lambda U, S, V: (U, S[:, :1], V), r"S1: expected shape \(2, 2\), found \(2, 1\)"),
         (lambda U, S, V: (U, S, V[:, :1]), r"V1: expected shape \(9, 2\), found \(9, 1\)"),
         (lambda U, S, V: (U, np.diag(S), V), r"S1: expected a square matrix, found shape \(2,\)"),
-        (lambda U, S, V: (U, S * [[1.0, np.nan], [1.0, 1.0]], V), "S1: 1 of 4 entries are not finite"),
+        (
+            lambda U, S, V: (U, S * [[1.0, np.nan], [1.0, 1.0]], V),
+            "S1: 1 of 4 entries are not finite",
+        ),
         (lambda U, S, V: (U * np.inf, S, V), "U1: 16 of 16 entries are not finite"),
-        (lambda U, S, V: (U[:, :0], S[:0, :0], V[:, :0]), r"rank: expected 1 to 4 = min\(2r, m, n\), found 0"),
-        (lambda U, S, V: (np.eye(8)[:, :5], np.eye(5), np.eye(9)[:, :5]), "rank: expected 1 to 4 .*found 5"),
+        (
+            lambda U, S, V: (U[:, :0], S[:0, :0], V[:, :0]),
+            r"rank: expected 1 to 4 = min\(2r, m, n\), found 0",
+        ),
+        (
+            lambda U, S, V: (np.eye(8)[:, :5], np.eye(5), np.eye(9)[:, :5]),
+            "rank: expected 1 to 4 .*found 5",
+        ),
     ],
 )
 def test_an_output_that_cannot_be_judged(change: Any, error: str) -> None:
@@ -397,7 +448,9 @@ def test_where_the_answer_is_zero_the_rank_is_no_tie() -> None:
     """Nothing is rounded: tail_1 = 0 ≤ ϑ = 0 says that the second direction goes, unless min_rank
     keeps it.
     """
-    assert judge(_plain([0.0, 0.0]), _diagonal_output([0.0, 0.0])).failed_criteria == ("rank not too high",)
+    assert judge(_plain([0.0, 0.0]), _diagonal_output([0.0, 0.0])).failed_criteria == (
+        "rank not too high",
+    )
     assert judge(_plain([0.0, 0.0], min_rank=2), _diagonal_output([0.0, 0.0])).passed
 
 
@@ -432,15 +485,21 @@ def test_the_criteria_of_the_stages() -> None:
     augmentation = ("orthonormal", "orthogonal to the old basis", "covers the update")
     assert {line: tuple(verdict.ratios) for line, verdict in verdicts.items()} == {
         "line 3": ("K_new", "L_new", "S_new"),
-        "line 4": tuple(f"{basis} {what}" for basis in ("U_tilde", "V_tilde") for what in augmentation),
+        "line 4": tuple(
+            f"{basis} {what}" for basis in ("U_tilde", "V_tilde") for what in augmentation
+        ),
         "line 5": ("S_hat",),
         "line 6": NAMES,
     }
     narrow = judge_stages(
-        inputs, {**stages, "V_tilde": stages["V_tilde"][:, 1:]}, REFERENCE.step(*inputs.arrays, **inputs.parameters)
+        inputs,
+        {**stages, "V_tilde": stages["V_tilde"][:, 1:]},
+        REFERENCE.step(*inputs.arrays, **inputs.parameters),
     )
     assert list(narrow) == ["line 3", "line 4"]
-    assert {name: ratio for name, ratio in narrow["line 4"].ratios.items() if ratio > FAIL} == {"V_tilde shape": np.inf}
+    assert {name: ratio for name, ratio in narrow["line 4"].ratios.items() if ratio > FAIL} == {
+        "V_tilde shape": np.inf
+    }
 
 
 def test_each_stage_is_measured_in_units_of_its_step() -> None:
@@ -448,21 +507,40 @@ def test_each_stage_is_measured_in_units_of_its_step() -> None:
     in the bases.
     """
     inputs, stages, output = _staged()
-    U, V, dK, dL, dS = (X.astype(np.longdouble) for X in (inputs.U, inputs.V, inputs.dK, inputs.dL, inputs.dS))
-    parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS, 2.0**52 * (U.T @ dK - dS), 2.0**52 * (V.T @ dL - dS.T))
-    scale = float(np.linalg.norm(inputs.S) + inputs.learning_rate * sum(np.sqrt(np.sum(X**2)) for X in parts))
+    U, V, dK, dL, dS = (
+        X.astype(np.longdouble) for X in (inputs.U, inputs.V, inputs.dK, inputs.dL, inputs.dS)
+    )
+    parts = (
+        dK - U @ (U.T @ dK),
+        dL - V @ (V.T @ dL),
+        dS,
+        2.0**52 * (U.T @ dK - dS),
+        2.0**52 * (V.T @ dL - dS.T),
+    )
+    scale = float(
+        np.linalg.norm(inputs.S) + inputs.learning_rate * sum(np.sqrt(np.sum(X**2)) for X in parts)
+    )
     unit = 4.0 * np.sqrt(16.0) * 2.0**-52
-    for name, line in (("K_new", "line 3"), ("L_new", "line 3"), ("S_new", "line 3"), ("S_hat", "line 5")):
+    for name, line in (
+        ("K_new", "line 3"),
+        ("L_new", "line 3"),
+        ("S_new", "line 3"),
+        ("S_hat", "line 5"),
+    ):
         shifted = stages[name].copy()
         shifted[1, 1] += 1000.0 * unit * scale
         ratios = judge_stages(inputs, {**stages, name: shifted}, output)[line].ratios
         assert ratios[name] == pytest.approx(1000.0, rel=0.02)
     for name in ("U_tilde", "V_tilde"):
-        longer = stages[name] * (1.0 + 500.0 * unit * np.array([1.0, 0.0, 0.0]))  # BᴴB − I = 2·500 units in one entry
-        assert judge_stages(inputs, {**stages, name: longer}, output)["line 4"].ratios[f"{name} orthonormal"] == pytest.approx(
-            1000.0, rel=0.02
+        longer = stages[name] * (
+            1.0 + 500.0 * unit * np.array([1.0, 0.0, 0.0])
+        )  # BᴴB − I = 2·500 units in one entry
+        assert judge_stages(inputs, {**stages, name: longer}, output)["line 4"].ratios[
+            f"{name} orthonormal"
+        ] == pytest.approx(1000.0, rel=0.02)
+        tilted = stages[name] + 1000.0 * unit * np.outer(
+            inputs.U[:, 0] if name == "U_tilde" else inputs.V[:, 0], [1.0, 0.0, 0.0]
         )
-        tilted = stages[name] + 1000.0 * unit * np.outer(inputs.U[:, 0] if name == "U_tilde" else inputs.V[:, 0], [1.0, 0.0, 0.0])
         ratios = judge_stages(inputs, {**stages, name: tilted}, output)["line 4"].ratios
         assert ratios[f"{name} orthogonal to the old basis"] == pytest.approx(1000.0, rel=0.02)
 

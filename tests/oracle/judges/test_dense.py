@@ -36,7 +36,9 @@ MATRIX_CRITERIA = (
 """The criteria about the matrix W₁ and its rank; the others are about its factors."""
 
 
-def _oracle(case: StepCase, dtype: type[np.floating[Any]] = np.float64, **changes: Any) -> DenseOracle:
+def _oracle(
+    case: StepCase, dtype: type[np.floating[Any]] = np.float64, **changes: Any
+) -> DenseOracle:
     return dense_oracle(*case.state(dtype), **{**case.step_parameters(), **changes})
 
 
@@ -60,7 +62,9 @@ def test_half_precision_is_judged_in_its_own_units() -> None:
 
 def test_below_the_normal_numbers_the_unit_is_absolute() -> None:
     """c multiples of the smallest number, 1.4e-45 in single precision; where nothing happens, 0 as ever."""
-    case = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
+    case = CaseParameters(
+        6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1
+    )
     unit = 4.0 * np.sqrt(11.0) * 2.0**-149
     assert _oracle(StepCase.build(case), np.float32).unit == pytest.approx(unit)
     assert _oracle(StepCase.build(replace(case, learning_rate=1e-25)), np.float32).unit > 1e5 * unit
@@ -84,13 +88,18 @@ def _diagonal_case(sigma: list[float], **changes: Any) -> DenseOracle:
     """λ = 0 and S = diag(σ) in 8 x 9."""
     r = len(sigma)
     arguments = {"learning_rate": 0.0, "tau": 0.0, **changes}
-    return dense_oracle(np.eye(8)[:, :r], np.diag(sigma), np.eye(9)[:, :r], np.zeros((8, 9)), **arguments)
+    return dense_oracle(
+        np.eye(8)[:, :r], np.diag(sigma), np.eye(9)[:, :r], np.zeros((8, 9)), **arguments
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "ranks"),
     [
-        ({}, range(3, 7)),  # the zeros at the end may be kept or dropped: their tail is on the threshold 0
+        (
+            {},
+            range(3, 7),
+        ),  # the zeros at the end may be kept or dropped: their tail is on the threshold 0
         ({"max_rank": 8}, range(3, 7)),
         ({"tau": 0.3}, range(2, 3)),
         ({"tau": None, "theta": 3.0}, range(2, 4)),  # the tail 3 is on the threshold
@@ -109,8 +118,12 @@ def test_admissible_ranks(changes: dict[str, Any], ranks: range) -> None:
 
 def test_reported_numbers() -> None:
     oracle = _diagonal_case([12.0, 4.0, 3.0], tau=0.3)
-    np.testing.assert_allclose(oracle.singular_values, [12.0, 4.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0], atol=1e-14)
-    np.testing.assert_allclose(oracle.tails, [13.0, 5.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], atol=1e-14)
+    np.testing.assert_allclose(
+        oracle.singular_values, [12.0, 4.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0], atol=1e-14
+    )
+    np.testing.assert_allclose(
+        oracle.tails, [13.0, 5.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], atol=1e-14
+    )
     assert oracle.theta == pytest.approx(3.9, rel=1e-14)
     assert oracle.scale == 13.0
     assert oracle.unit == 4.0 * np.sqrt(17.0) * 2.0**-52 * 13.0
@@ -164,7 +177,9 @@ def test_the_forward_error_is_needed() -> None:
     unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
     sigma = [1.0] + 29 * [1.0 - 60.0 * unit]
     eye, G = np.eye(40), np.zeros((40, 40))
-    oracle = dense_oracle(eye[:, :30], np.diag(sigma), eye[:, :30], G, learning_rate=0.0, tau=0.0, max_rank=1)
+    oracle = dense_oracle(
+        eye[:, :30], np.diag(sigma), eye[:, :30], G, learning_rate=0.0, tau=0.0, max_rank=1
+    )
     assert oracle.ratio(np.outer(eye[0], eye[0]), 1) <= FAIL
     wrong = oracle.ratio(sigma[29] * np.outer(eye[29], eye[29]), 1)
     assert wrong == pytest.approx(60.0 * np.sqrt(2.0), rel=0.1)
@@ -177,7 +192,9 @@ def test_at_a_tie_what_remains_may_not_exceed_what_is_kept() -> None:
     unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
     sigma = [1.0, 1.0] + 28 * [1.0 - 75.0 * unit]
     eye, G = np.eye(40), np.zeros((40, 40))
-    oracle = dense_oracle(eye[:, :30], np.diag(sigma), eye[:, :30], G, learning_rate=0.0, tau=0.0, max_rank=1)
+    oracle = dense_oracle(
+        eye[:, :30], np.diag(sigma), eye[:, :30], G, learning_rate=0.0, tau=0.0, max_rank=1
+    )
     assert oracle.ratio(np.outer(eye[1], eye[1]), 1) <= FAIL
     wrong = oracle.ratio(sigma[29] * np.outer(eye[29], eye[29]), 1)
     assert wrong == pytest.approx(75.0, rel=0.1)
@@ -198,7 +215,9 @@ def test_the_precision_that_is_claimed_counts(dtype: Dtype) -> None:
 def _nudged(size: float) -> Backend:
     """The reference with an error of this many rounding units in its core."""
 
-    def truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> tuple[Matrix, Matrix, Matrix]:
+    def truncation(
+        S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any
+    ) -> tuple[Matrix, Matrix, Matrix]:
         U1, S1, V1 = REFERENCE.truncation(S_hat, U_hat, V_hat, **parameters)
         E = np.random.default_rng(len(S1)).standard_normal(S1.shape)
         unit = 4.0 * np.sqrt(len(U1) + len(V1)) * 2.0**-52 * np.linalg.norm(S_hat)
@@ -215,12 +234,17 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-def _matrix_ratio(inputs: StepInputs, output: tuple[Matrix, Matrix, Matrix], scale: float) -> float | None:
+def _matrix_ratio(
+    inputs: StepInputs, output: tuple[Matrix, Matrix, Matrix], scale: float
+) -> float | None:
     """The worst criterion about the matrix, or None where the bases are not orthonormal or nothing
     can be judged.
     """
     verdict = judge(inputs, output, scale=scale)
-    if verdict.error or max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) > FAIL:
+    if (
+        verdict.error
+        or max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) > FAIL
+    ):
         return None
     return max(verdict.ratios[name] for name in MATRIX_CRITERIA)
 
@@ -264,11 +288,15 @@ def test_the_forward_error_reaches_what_the_criteria_allow(size: float) -> None:
     unit = 4.0 * np.sqrt(14.0) * 2.0**-52 * np.sqrt(5.0)
     t = size * unit
     U, S, zero = np.eye(7, 5), np.diag([1.0 - t, 1.0 + t, *3 * [1.0 - t]]), np.zeros((7, 5))
-    inputs = StepInputs(U, S, U, zero, zero, np.zeros((5, 5)), learning_rate=0.1, theta=0.0, max_rank=1)
+    inputs = StepInputs(
+        U, S, U, zero, zero, np.zeros((5, 5)), learning_rate=0.1, theta=0.0, max_rank=1
+    )
     oracle = dense_oracle(U, S, U, np.zeros((7, 7)), learning_rate=0.1, theta=0.0, max_rank=1)
     criteria = _matrix_ratio(inputs, (np.eye(7, 1), np.eye(1), np.eye(7, 1)), oracle.scale)
     assert criteria == pytest.approx(size, rel=0.05)
-    assert oracle.ratio(np.eye(7, 1) @ np.eye(1, 7), 1) == pytest.approx(2.0 * np.sqrt(2.0) * size, rel=0.05)
+    assert oracle.ratio(np.eye(7, 1) @ np.eye(1, 7), 1) == pytest.approx(
+        2.0 * np.sqrt(2.0) * size, rel=0.05
+    )
 
 
 def test_the_forward_error_stays_below_what_the_criteria_allow() -> None:
@@ -284,7 +312,9 @@ def test_the_forward_error_stays_below_what_the_criteria_allow() -> None:
         D, (P, sigma, Qt) = W_hat - W1, np.linalg.svd(W_hat)
         N = np.pad(D[r:, r:], (r, 0))
         eta = max(np.linalg.norm(D - N), np.linalg.norm(N, 2) - np.diag(W1)[:r].min())
-        forward = (1.0 - sigma[r] / sigma[r - 1]) * np.linalg.norm(W1 - (P[:, :r] * sigma[:r]) @ Qt[:r])
+        forward = (1.0 - sigma[r] / sigma[r - 1]) * np.linalg.norm(
+            W1 - (P[:, :r] * sigma[:r]) @ Qt[:r]
+        )
         worst = max(worst, forward / (2.0 * np.sqrt(1.0 + r) * eta))
     assert 0.4 < worst <= 1.0
 

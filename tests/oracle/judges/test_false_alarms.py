@@ -47,19 +47,30 @@ def test_no_false_alarm(name: str, record_property: Callable[[str, object], None
         if not verdict.worst_ratio <= FAIL:
             alarms.append((parameters, verdict))
         if verdict.worst_ratio > worst[0]:
-            worst = (verdict.worst_ratio, max(verdict.ratios, key=lambda criterion: verdict.ratios[criterion]), parameters)
-    record_property("table", f"false alarms: {len(alarms)} of {count['pairs']}, worst ratio {worst[0]:5.2f} ({worst[1]}): {name}")
+            worst = (
+                verdict.worst_ratio,
+                max(verdict.ratios, key=lambda criterion: verdict.ratios[criterion]),
+                parameters,
+            )
+    record_property(
+        "table",
+        f"false alarms: {len(alarms)} of {count['pairs']}, worst ratio {worst[0]:5.2f} ({worst[1]}): {name}",
+    )
     assert not alarms, alarms[:3]
     assert count["pairs"] == CASES
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_no_false_alarm_in_what_fuzz_draws(name: str, record_property: Callable[[str, object], None]) -> None:
+def test_no_false_alarm_in_what_fuzz_draws(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
     """By the whole kit: sizes that kernels have paths for, layouts, sequences."""
     variant = VARIANTS[name]
     claimed: dict[str, Any] = {"diagonal": variant.diagonal, "dtype": "complex128"}
     claimed |= {"precision": variant.precision} if variant.precision != "float64" else {}
-    report = check_step(variant.step, fuzz=FUZZED // len(VARIANTS), seed=5, select={"group": "fuzz"}, **claimed)
+    report = check_step(
+        variant.step, fuzz=FUZZED // len(VARIANTS), seed=5, select={"group": "fuzz"}, **claimed
+    )
     line = f"false alarms: {len(report.failures)} of {len(report.rows)} drawn, worst ratio {report.worst_ratio:5.2f}: {name}"
     record_property("table", line)
     assert report, report.failures[:3]
@@ -72,7 +83,9 @@ def test_there_are_enough_variants_and_each_says_why_it_is_right() -> None:
     assert FUZZED // len(VARIANTS) * len(VARIANTS) >= (20_000 if NIGHTLY else 18)
 
 
-@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.precision != "float64"])
+@pytest.mark.parametrize(
+    "name", [name for name, variant in VARIANTS.items() if variant.precision != "float64"]
+)
 def test_the_claimed_precision_is_needed(name: str) -> None:
     """Claimed to be double, these variants are wrong: singular values near
     eps^(1/2)·σ_1 = 1.5e-8·σ_1 stay undiagonalised.

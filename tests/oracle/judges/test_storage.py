@@ -41,7 +41,9 @@ def _stored(dtype: str, case: StepCase) -> StepInputs:
     rounded = _conversion(dtype).rounded
     U, S, V = (rounded(X).astype(np.float64) for X in (case.U, case.S, case.V))
     G = case.gradient(U @ S @ V.T)
-    return _in_single([rounded(X) for X in (U, S, V, G @ V, G.T @ U, U.T @ (G @ V))], **case.step_parameters())
+    return _in_single(
+        [rounded(X) for X in (U, S, V, G @ V, G.T @ U, U.T @ (G @ V))], **case.step_parameters()
+    )
 
 
 def _in_single(arrays: Sequence[Matrix], **parameters: Any) -> StepInputs:
@@ -52,7 +54,10 @@ def _in_single(arrays: Sequence[Matrix], **parameters: Any) -> StepInputs:
 def _drawn(dtype: str, count: int, seed: int) -> list[StepInputs]:
     """Drawn cases that the dtype can hold."""
     rng = np.random.default_rng(seed)
-    cases = (StepCase.build(replace(draw_parameters(rng, largest=24), magnitude=1.0)) for _ in range(count))
+    cases = (
+        StepCase.build(replace(draw_parameters(rng, largest=24), magnitude=1.0))
+        for _ in range(count)
+    )
     with np.errstate(over="ignore", invalid="ignore"):
         inputs = [_stored(dtype, case) for case in cases]
     return [x for x in inputs if all(np.all(np.isfinite(X)) for X in x.arrays)]
@@ -62,7 +67,10 @@ def _answer(dtype: str, step: Any, x: StepInputs) -> tuple[Matrix, Matrix, Matri
     """The step in float32, its result rounded to the storage."""
     rounded = _conversion(dtype).rounded
     with np.errstate(all="ignore"):
-        U1, S1, V1 = (rounded(np.asarray(X)).astype(np.float32) for X in step(*(X.copy() for X in x.arrays), **x.parameters))
+        U1, S1, V1 = (
+            rounded(np.asarray(X)).astype(np.float32)
+            for X in step(*(X.copy() for X in x.arrays), **x.parameters)
+        )
     return U1, S1, V1
 
 
@@ -83,7 +91,9 @@ def test_rounding_is_bounded_and_the_bound_is_reached(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", *DTYPES])
 def test_the_smallest_number_is_that_of_the_dtype(dtype: str) -> None:
     eta = Storage.of(dtype).eta
-    assert _conversion(dtype).rounded(np.asarray([[0.5 * eta, 0.75 * eta]])).tolist() == [[0.0, eta]]
+    assert _conversion(dtype).rounded(np.asarray([[0.5 * eta, 0.75 * eta]])).tolist() == [
+        [0.0, eta]
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -124,11 +134,21 @@ def test_no_more_is_set_aside_than_three_times_what_happens(dtype: str) -> None:
     """
     full, rng, refused = Storage.of(dtype), np.random.default_rng(12), 0
     for _ in range(20):
-        U, V, G = np.eye(9)[:, :3], np.eye(7)[:, :3], rng.integers(-9, 10, (9, 7)).astype(np.float64)
-        x = _in_single((U, np.diag([9.0, 4.0, 1.0]), V, G @ V, G.T @ U, U.T @ G @ V), learning_rate=0.5, tau=0.0)
+        U, V, G = (
+            np.eye(9)[:, :3],
+            np.eye(7)[:, :3],
+            rng.integers(-9, 10, (9, 7)).astype(np.float64),
+        )
+        x = _in_single(
+            (U, np.diag([9.0, 4.0, 1.0]), V, G @ V, G.T @ U, U.T @ G @ V),
+            learning_rate=0.5,
+            tau=0.0,
+        )
         answer = _answer(dtype, REFERENCE.step, x)
         assert judge(x, answer, eps=SINGLE, storage=full).passed
-        refused += not judge(x, answer, eps=SINGLE, storage=Storage(full.u / 3.0, full.eta / 3.0)).passed
+        refused += not judge(
+            x, answer, eps=SINGLE, storage=Storage(full.u / 3.0, full.eta / 3.0)
+        ).passed
     assert refused >= 5
 
 
@@ -137,19 +157,31 @@ def test_of_contradicting_gradients_any_may_be_used(dtype: str) -> None:
     """dS is off by Δ: UᴴdK is as good, which moves the result by λ‖Δ‖, half of what is set aside;
     3Δ are too much.
     """
-    U, V, G = np.eye(9)[:, :3], np.eye(7)[:, :3], np.random.default_rng(13).integers(-9, 10, (9, 7)).astype(np.float64)
+    U, V, G = (
+        np.eye(9)[:, :3],
+        np.eye(7)[:, :3],
+        np.random.default_rng(13).integers(-9, 10, (9, 7)).astype(np.float64),
+    )
     dS, off = U.T @ G @ V, np.array([[0.0, 4.0, 0.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
-    x = _in_single((U, np.diag([9.0, 4.0, 1.0]), V, G @ V, G.T @ U, dS + off), learning_rate=0.5, tau=0.0)
+    x = _in_single(
+        (U, np.diag([9.0, 4.0, 1.0]), V, G @ V, G.T @ U, dS + off), learning_rate=0.5, tau=0.0
+    )
     for factor, passes in ((1.0, True), (0.0, True), (4.0, False)):  # times Δ
         with np.errstate(all="ignore"):
-            answer = REFERENCE.step(*(X.astype(np.float64) for X in (*x.arrays[:5], dS + factor * off)), **x.parameters)
+            answer = REFERENCE.step(
+                *(X.astype(np.float64) for X in (*x.arrays[:5], dS + factor * off)), **x.parameters
+            )
         assert judge(x, answer, eps=SINGLE, storage=Storage.of(dtype)).passed == passes
 
 
 def test_a_complex_number_has_two_parts_to_round() -> None:
     storage = Storage.of("complex64")
     least = np.full((4, 3), (0.5 + 0.5j) * storage.eta)
-    assert storage.rounding(least) >= np.linalg.norm(least) > Storage(storage.u, 0.5 * storage.eta).rounding(least)
+    assert (
+        storage.rounding(least)
+        >= np.linalg.norm(least)
+        > Storage(storage.u, 0.5 * storage.eta).rounding(least)
+    )
 
 
 def _orthonormal(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
@@ -179,14 +211,21 @@ def test_only_bases_that_have_come_far_leave_much_open(dtype: str, age: int) -> 
     """Twelve roundings too long each: Q in place of U moves W by 24u, which a hundred steps explain
     and none does not.
     """
-    storage, Q_U, S, Q_V = Storage.of(dtype), np.eye(9)[:, :3], np.diag([4.0, 2.0, 1.0]), np.eye(7)[:, :3]
+    storage, Q_U, S, Q_V = (
+        Storage.of(dtype),
+        np.eye(9)[:, :3],
+        np.diag([4.0, 2.0, 1.0]),
+        np.eye(7)[:, :3],
+    )
     zero = [np.zeros((size, 3)) for size in (9, 7, 3)]
     grown = 1.0 + 12.0 * storage.u
     x = _in_single((grown * Q_U, S, grown * Q_V, *zero), learning_rate=0.0, tau=0.0, age=age)
     assert judge(x, (Q_U, S, Q_V), eps=SINGLE, storage=storage).passed == (age == 100)
 
 
-@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", None), ("float16", None), ("float32", "float64")])
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("bfloat16", None), ("float16", None), ("float32", "float64")]
+)
 def test_a_right_whole_step_conforms(dtype: str, precision: str | None) -> None:
     """It forms dK, dL and dS itself, from a G that has been rounded, also where P(W)G is nothing
     next to G.
@@ -197,10 +236,20 @@ def test_a_right_whole_step_conforms(dtype: str, precision: str | None) -> None:
         wide = torch.float64 if dtype == "float32" else torch.float32
         G = gradients(U @ S @ V.mT).to(wide)
         U, S, V = (X.to(wide) for X in (U, S, V))
-        return tuple(X.to(getattr(torch, dtype)) for X in REFERENCE.step(U, S, V, G @ V, G.mT @ U, U.mT @ G @ V, **parameters))
+        return tuple(
+            X.to(getattr(torch, dtype))
+            for X in REFERENCE.step(U, S, V, G @ V, G.mT @ U, U.mT @ G @ V, **parameters)
+        )
 
     for group in ("gradient", "shape", "sequence"):
-        report = check_step(step, array="torch", dtype=dtype, precision=precision, whole=True, select={"group": group})
+        report = check_step(
+            step,
+            array="torch",
+            dtype=dtype,
+            precision=precision,
+            whole=True,
+            select={"group": group},
+        )
         assert report.passed, report.failures[:3]
 
 
@@ -213,8 +262,14 @@ def test_single_precision_may_be_storage_as_well() -> None:
         U1, S1, V1 = step(*arrays, **parameters)
         return U1, S1 * np.float32(1.0 + 1e-5), V1
 
-    for name, precision, passes in ((step, "float64", True), (off, "float64", False), (off, "float32", True)):
-        report = check_step(name, dtype="float32", precision=precision, select={"id": "shape-square"})
+    for name, precision, passes in (
+        (step, "float64", True),
+        (off, "float64", False),
+        (off, "float32", True),
+    ):
+        report = check_step(
+            name, dtype="float32", precision=precision, select={"id": "shape-square"}
+        )
         assert (report.passed, report.precision) == (passes, precision)
 
 
@@ -227,10 +282,21 @@ def test_what_storage_does_not_explain_is_rejected(dtype: str) -> None:
     cases, storage = _drawn(dtype, 250, seed=6), Storage.of(dtype)
 
     def passes(step: Any) -> bool:
-        return all(judge(x, _answer(dtype, step, x), eps=SINGLE, storage=storage).passed for x in cases)
+        return all(
+            judge(x, _answer(dtype, step, x), eps=SINGLE, storage=storage).passed for x in cases
+        )
 
-    lost = {name for name, mutant in MUTANTS.items() if mutant.visible_in == "output" and passes(mutant.step)}
-    unconjugated = {"upper-right-unconjugated", "upper-right-transposed", "lower-left-transposed", "missing-conjugate"}
+    lost = {
+        name
+        for name, mutant in MUTANTS.items()
+        if mutant.visible_in == "output" and passes(mutant.step)
+    }
+    unconjugated = {
+        "upper-right-unconjugated",
+        "upper-right-transposed",
+        "lower-left-transposed",
+        "missing-conjugate",
+    }
     assert lost <= {*passing("float32", dtype)} | unconjugated
     assert len(lost) < 0.3 * len(passing("bfloat16"))
 
@@ -241,7 +307,9 @@ def test_an_error_above_the_resolution_is_rejected(dtype: str) -> None:
     for x in _drawn(dtype, 40, seed=8):
         U1, S1, V1 = _answer(dtype, REFERENCE.step, x)
         (m, r), n = x.U.shape, len(x.V)
-        scale = np.linalg.norm(x.S) + x.learning_rate * (np.linalg.norm(x.dK) + np.linalg.norm(x.dL) + np.linalg.norm(x.dS))
+        scale = np.linalg.norm(x.S) + x.learning_rate * (
+            np.linalg.norm(x.dK) + np.linalg.norm(x.dL) + np.linalg.norm(x.dS)
+        )
         if scale == 0.0:
             continue
         wrong = S1.astype(np.float64)
@@ -269,11 +337,17 @@ def test_a_defect_does_not_grow_like_the_number_of_steps() -> None:
     def growing(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
         factors = REFERENCE.step(*(X.float() for X in (U, S, V, *gradients)), **parameters)
         U1, S1, V1 = (X.double() for X in factors)
-        grown = (B * np.sqrt(1.0 + 0.5 * storage.defect(B.numpy()) / np.sqrt(len(S1))) for B in (U1, V1))
+        grown = (
+            B * np.sqrt(1.0 + 0.5 * storage.defect(B.numpy()) / np.sqrt(len(S1))) for B in (U1, V1)
+        )
         return tuple(X.to(torch.bfloat16) for X in (next(grown), S1, next(grown)))
 
-    rows = check_step(growing, array="torch", dtype="bfloat16", select={"id": "long-run-quadratic"}).rows
-    assert [(row.outcome, row.step > 10, "orthonormal" in row.finding) for row in rows] == [("failed", True, True)]
+    rows = check_step(
+        growing, array="torch", dtype="bfloat16", select={"id": "long-run-quadratic"}
+    ).rows
+    assert [(row.outcome, row.step > 10, "orthonormal" in row.finding) for row in rows] == [
+        ("failed", True, True)
+    ]
     once = check_step(growing, array="torch", dtype="bfloat16", select={"group": "trap"})
     assert not [row for row in once.failures if "orthonormal" in row.finding]
 
@@ -282,13 +356,21 @@ def test_each_wrong_stage_is_named_in_storage() -> None:
     """In bfloat16: the line that is wrong is the first that fails."""
     rounded, storage = _conversion("bfloat16").rounded, Storage.of("bfloat16")
     cases = _drawn("bfloat16", 40, seed=11)
-    for name in ("k-step-sign", "l-untransposed-core", "not-orthogonalised", "lower-left-missing", "swap-truncation-factors"):
+    for name in (
+        "k-step-sign",
+        "l-untransposed-core",
+        "not-orthogonalised",
+        "lower-left-missing",
+        "swap-truncation-factors",
+    ):
         mutant, found = MUTANTS[name], set()
         assert mutant.stages is not None
         for x in cases:
             with np.errstate(all="ignore"):
                 named = mutant.stages.run(*(X.copy() for X in x.arrays), **x.parameters)
-                output = tuple(rounded(np.asarray(X)).astype(np.float32) for X in named.pop("output"))
+                output = tuple(
+                    rounded(np.asarray(X)).astype(np.float32) for X in named.pop("output")
+                )
                 stages = {key: rounded(X).astype(np.float32) for key, X in named.items()}
             lines = judge_stages(x, stages, output, eps=SINGLE, storage=storage)  # type: ignore[arg-type]
             found |= {next((line for line, verdict in lines.items() if not verdict.passed), "")}

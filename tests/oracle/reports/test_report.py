@@ -37,12 +37,23 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 REFERENCE = Stages()
 PLAIN = ConformanceCase(
-    "small-plain", "small", ("small", "plain"), "a plain one", CaseParameters(5, 4, 2, "algebraic", "dense", tau=0.05)
+    "small-plain",
+    "small",
+    ("small", "plain"),
+    "a plain one",
+    CaseParameters(5, 4, 2, "algebraic", "dense", tau=0.05),
 )
 RUN = ConformanceCase(
-    "run-of-three", "run", ("run",), "three steps", CaseParameters(6, 5, 2, "algebraic", tau=0.05, seed=1), steps=3
+    "run-of-three",
+    "run",
+    ("run",),
+    "three steps",
+    CaseParameters(6, 5, 2, "algebraic", tau=0.05, seed=1),
+    steps=3,
 )
-TRAINED = ConformanceCase("run-trained", "run", ("run", "trained"), "trained", RUN.parameters, steps=3, trained=True)
+TRAINED = ConformanceCase(
+    "run-trained", "run", ("run", "trained"), "trained", RUN.parameters, steps=3, trained=True
+)
 CASES = (PLAIN, RUN, TRAINED)
 
 
@@ -74,7 +85,10 @@ def test_a_row_in_words() -> None:
     assert _row("a", "failed", 1234.5, criteria=("optimality", "stationarity"), step=3).text == (
         "ratio 1.23e+03 in optimality, stationarity (step 3): because"
     )
-    assert _row("a", "failed", np.inf, error="raised RuntimeError: no").text == "raised RuntimeError: no (step 0): because"
+    assert (
+        _row("a", "failed", np.inf, error="raised RuntimeError: no").text
+        == "raised RuntimeError: no (step 0): because"
+    )
 
 
 def test_a_row_says_where_it_was_raised_and_which_ranks_would_be_right() -> None:
@@ -89,10 +103,15 @@ def test_a_row_says_where_it_was_raised_and_which_ranks_would_be_right() -> None
 def test_a_wrong_rank_stands_next_to_the_right_one() -> None:
     """On a tie two ranks are right; a right rank is not reported."""
     select = {"id": "threshold-tau-double-below-dense"}
-    for name, rank in (("off-by-one-low", {"found": 3, "lowest": 4, "highest": 4}), ("k-step-sign", None)):
+    for name, rank in (
+        ("off-by-one-low", {"found": 3, "lowest": 4, "highest": 4}),
+        ("k-step-sign", None),
+    ):
         rows = check_step(MUTANTS[name].step, select=select).rows
         assert [row.rank for row in rows] == [rank]
-    tie = check_step(MUTANTS["relative-per-sigma"].step, select={"id": "trap-all-values-equal"}).rows
+    tie = check_step(
+        MUTANTS["relative-per-sigma"].step, select={"id": "trap-all-values-equal"}
+    ).rows
     assert [row.rank for row in tie] in ([None], [{"found": 1, "lowest": 3, "highest": 4}])
 
 
@@ -102,18 +121,33 @@ def test_an_exception_is_reported_with_its_place(few: None) -> None:
 
     report = check_step(step)
     expected = f"{__file__}:{step.__code__.co_firstlineno + 1}"
-    assert {row.where for row in report.rows} == {row["where"] for row in report.as_data()["rows"]} == {expected}
+    assert (
+        {row.where for row in report.rows}
+        == {row["where"] for row in report.as_data()["rows"]}
+        == {expected}
+    )
     assert f"raised RuntimeError: out of luck (at {expected})" in summary(report)
 
 
 def test_a_defect_is_reported_as_data() -> None:
     report = check_step(MUTANTS["s-step-sign"].step, select={"group": "shape"})
     data = report.as_data()["defect"]
-    assert (data["line"], data["mutant"], data["agreement"], data["repeated"]) == (3, "s-step-sign", 1.0, True)
-    assert data["blocks"] == ["the S-block (S_new or its place in Ŝ: lines 3 and 5): -1 times the right update"]
+    assert (data["line"], data["mutant"], data["agreement"], data["repeated"]) == (
+        3,
+        "s-step-sign",
+        1.0,
+        True,
+    )
+    assert data["blocks"] == [
+        "the S-block (S_new or its place in Ŝ: lines 3 and 5): -1 times the right update"
+    ]
     assert json.loads(json.dumps(data)) == data
     unknown = Diagnosis([], [], "line 4 (U_tilde)").as_data()
-    assert (unknown["line"], unknown["mutant"], unknown["first_line"]) == (4, None, "line 4 (U_tilde)")
+    assert (unknown["line"], unknown["mutant"], unknown["first_line"]) == (
+        4,
+        None,
+        "line 4 (U_tilde)",
+    )
 
 
 ROWS = (
@@ -142,7 +176,15 @@ def test_what_counts_against_a_backend() -> None:
 def test_a_report_as_data() -> None:
     """Every field under its name; JSON has no infinity."""
     data = Report(
-        "package:step", "torch", "float32", ROWS[3:5], ["a problem"], Diagnosis([], []), 1.23456, "bfloat16", 4.2
+        "package:step",
+        "torch",
+        "float32",
+        ROWS[3:5],
+        ["a problem"],
+        Diagnosis([], []),
+        1.23456,
+        "bfloat16",
+        4.2,
     ).as_data()
     common: dict[str, Any] = {
         "group": "group",
@@ -188,11 +230,24 @@ def test_a_report_as_data() -> None:
                 "step": 2,
                 "seconds": 0.25,
             },
-            common | {"id": "e", "ratio": 50.0, "outcome": "xfailed", "criteria": (), "error": "", "step": 0, "seconds": 0.0},
+            common
+            | {
+                "id": "e",
+                "ratio": 50.0,
+                "outcome": "xfailed",
+                "criteria": (),
+                "error": "",
+                "step": 0,
+                "seconds": 0.0,
+            },
         ],
     }
     broken = Report("b", "numpy", "float64", [_row("a", "failed", np.inf)]).as_data()
-    assert (broken["worst_ratio"], broken["rows"][0]["ratio"], broken["diagnosis"]) == ("inf", "inf", "")
+    assert (broken["worst_ratio"], broken["rows"][0]["ratio"], broken["diagnosis"]) == (
+        "inf",
+        "inf",
+        "",
+    )
     assert json.loads(json.dumps(broken, allow_nan=False))["cases"] == 1
 
 
@@ -200,12 +255,21 @@ def test_the_worst_ratio_of_every_criterion_is_reported() -> None:
     """Over all steps of a sequence; the worst of them is that of the case."""
     row, first = (run_case(Harness.of(right), replace(RUN, steps=steps))[0] for steps in (3, 1))
     assert max(row.ratios.values()) == row.ratio
-    assert set(row.ratios) == set(first.ratios) >= {"orthonormal U", "stationarity", "rank not too low", "S sorted"}
+    assert (
+        set(row.ratios)
+        == set(first.ratios)
+        >= {"orthonormal U", "stationarity", "rank not too low", "S sorted"}
+    )
     assert all(row.ratios[name] >= ratio for name, ratio in first.ratios.items())
     assert row.ratios != first.ratios
     wrong = run_case(Harness.of(doubled), PLAIN)[0]
     assert {name for name, ratio in wrong.ratios.items() if ratio > FAIL} == set(wrong.criteria)
-    data = Report("b", "numpy", "float64", [_row("a", "failed", np.inf, ratios={"x": np.nan, "y": np.inf, "z": 2.0})]).as_data()
+    data = Report(
+        "b",
+        "numpy",
+        "float64",
+        [_row("a", "failed", np.inf, ratios={"x": np.nan, "y": np.inf, "z": 2.0})],
+    ).as_data()
     assert data["rows"][0]["ratios"] == {"x": "nan", "y": "inf", "z": 2.0}
     assert json.dumps(data, allow_nan=False)
 
@@ -225,9 +289,13 @@ def test_the_precision_is_what_is_claimed() -> None:
     assert Harness.of(right, precision="float32").eps == 2.0**-23
     assert Harness.of(right, dtype="float32", precision="float64").eps == 2.0**-52
     assert Harness.of(right, dtype="bfloat16", array="torch").eps == 2.0**-23
-    with pytest.raises(ValueError, match=r"^precision: expected one of float64, .*, found 'float8'$"):
+    with pytest.raises(
+        ValueError, match=r"^precision: expected one of float64, .*, found 'float8'$"
+    ):
         Harness.of(right, precision="float8")
-    assert Harness.of(right, array="torch", dtype="float32", device="cpu").conversion == Conversion("torch", "float32", "cpu")
+    assert Harness.of(right, array="torch", dtype="float32", device="cpu").conversion == Conversion(
+        "torch", "float32", "cpu"
+    )
 
 
 def test_a_backend_is_given_the_arrays_and_parameters_by_their_names() -> None:
@@ -239,8 +307,16 @@ def test_a_backend_is_given_the_arrays_and_parameters_by_their_names() -> None:
 
     x = _inputs()
     outcome = Harness.of(step).call(x, lambda W: W)
-    assert [np.array_equal(X, Y) for X, Y in zip(seen["arrays"], x.arrays, strict=True)] == 6 * [True]
-    assert seen["parameters"] == {"learning_rate": 0.1, "tau": 0.05, "theta": None, "min_rank": 1, "max_rank": None}
+    assert [np.array_equal(X, Y) for X, Y in zip(seen["arrays"], x.arrays, strict=True)] == 6 * [
+        True
+    ]
+    assert seen["parameters"] == {
+        "learning_rate": 0.1,
+        "tau": 0.05,
+        "theta": None,
+        "min_rank": 1,
+        "max_rank": None,
+    }
     assert outcome.error == ""
     assert [given for given, _ in outcome.results] == [x]
     assert outcome.factors is not None
@@ -248,7 +324,9 @@ def test_a_backend_is_given_the_arrays_and_parameters_by_their_names() -> None:
 
 
 @pytest.mark.parametrize(("n", "count"), [(3, 2), (4, 4), (5, 5), (6, 3), (7, 1)])
-def test_a_batched_backend_is_given_stacks_and_may_return_a_list_or_stacks(n: int, count: int) -> None:
+def test_a_batched_backend_is_given_stacks_and_may_return_a_list_or_stacks(
+    n: int, count: int
+) -> None:
     inputs = StepCase.build(CaseParameters(5, n, 2, "algebraic", "dense", tau=0.05)).inputs()
 
     def by_list(*stacks: Any, **parameters: Any) -> Any:
@@ -260,7 +338,10 @@ def test_a_batched_backend_is_given_stacks_and_may_return_a_list_or_stacks(n: in
     def by_stacks(*stacks: Any, **parameters: Any) -> Any:
         return tuple(np.stack(X) for X in zip(*by_list(*stacks, **parameters), strict=True))
 
-    for step, lengths in ((by_list, [count, count]), (by_stacks, [count])):  # a list may have different ranks
+    for step, lengths in (
+        (by_list, [count, count]),
+        (by_stacks, [count]),
+    ):  # a list may have different ranks
         calls: list[int] = []
         outcome = Harness.of(step, batched=True).call(inputs, lambda W: W)
         assert outcome.error == ""
@@ -358,7 +439,10 @@ MANNERS: dict[str, tuple[Callable[..., Any], str]] = {
         )
         for i, (output, name) in enumerate((("U1", "U"), ("S1", "dS"), ("V1", "dL")))
     },
-    "returns a part twice": (_a_part_of_another_result, "S1 shares memory with U1: a later change of one changes the other"),
+    "returns a part twice": (
+        _a_part_of_another_result,
+        "S1 shares memory with U1: a later change of one changes the other",
+    ),
     "hides its entries": (_masked, "U1: expected an array of numpy, found numpy.ma.MaskedArray"),
     "draws": (_drawing, RANDOM),
     "draws a block": (_drawing_a_block, RANDOM),
@@ -406,7 +490,9 @@ def other_bits() -> Iterator[np.random.PCG64]:
 
 
 @pytest.mark.parametrize("step", [right, _drawing, _with_other_bits])
-def test_another_source_of_bits_belongs_to_the_caller_too(other_bits: np.random.PCG64, step: Callable[..., Any]) -> None:
+def test_another_source_of_bits_belongs_to_the_caller_too(
+    other_bits: np.random.PCG64, step: Callable[..., Any]
+) -> None:
     np.random.randn()  # noqa: NPY002  (a second normal number is kept)
     before: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     assert Harness.of(step).call(_inputs(), lambda W: W).error == ("" if step is right else RANDOM)
@@ -433,7 +519,9 @@ def test_devices_that_nobody_uses_are_left_alone(monkeypatch: pytest.MonkeyPatch
         Harness.of(right).call(_inputs(), lambda W: W)
 
 
-def test_what_a_device_finds_wrong_later_is_the_backends_and_so_is_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_device_finds_wrong_later_is_the_backends_and_so_is_a_broken_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Kernels run on while the host does: an error of theirs shows where they are waited for, and
     may break the device.
     """
@@ -444,20 +532,28 @@ def test_what_a_device_finds_wrong_later_is_the_backends_and_so_is_a_broken_one(
     harness = Harness.of(right)
     with monkeypatch.context() as patched:
         patched.setattr(Conversion, "wait", broken)
-        assert harness.call(_inputs(), lambda W: W).error == "raised RuntimeError: an illegal memory access was encountered"
+        assert (
+            harness.call(_inputs(), lambda W: W).error
+            == "raised RuntimeError: an illegal memory access was encountered"
+        )
     monkeypatch.setattr(Conversion, "laid_out", broken)
-    expected = (
-        "no arrays could be made for it, as if an earlier call had broken the device: RuntimeError: an illegal memory access"
-    )
+    expected = "no arrays could be made for it, as if an earlier call had broken the device: RuntimeError: an illegal memory access"
     assert harness.call(_inputs(), lambda W: W).error.startswith(expected)
     assert replace(harness, stages=right).run_stages(_inputs())[2].startswith(f"stages: {expected}")
 
 
-def test_memory_that_was_taken_is_noticed_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_was_taken_is_noticed_before_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Conversion, "to", lambda self, X: X.copy().view(Donated))
-    outcome = Harness.of(lambda *arrays, **p: right(*(np.asarray(X) for X in arrays), **p)).call(_inputs(), lambda W: W)
+    outcome = Harness.of(lambda *arrays, **p: right(*(np.asarray(X) for X in arrays), **p)).call(
+        _inputs(), lambda W: W
+    )
     assert outcome.factors is None
-    assert outcome.error == "took the memory of its inputs (donated arguments): the caller has them no longer"
+    assert (
+        outcome.error
+        == "took the memory of its inputs (donated arguments): the caller has them no longer"
+    )
 
 
 def test_a_vector_that_is_returned_is_left_to_the_criteria() -> None:
@@ -475,13 +571,23 @@ def test_a_vector_that_is_returned_is_left_to_the_criteria() -> None:
 
 def test_a_row_says_what_the_case_is_and_how_it_went() -> None:
     row, inputs = run_case(Harness.of(right), PLAIN)
-    assert (row.id, row.group, row.flags, row.reason) == (PLAIN.id, PLAIN.group, PLAIN.flags, PLAIN.reason)
+    assert (row.id, row.group, row.flags, row.reason) == (
+        PLAIN.id,
+        PLAIN.group,
+        PLAIN.flags,
+        PLAIN.reason,
+    )
     assert (row.outcome, row.criteria, row.error, row.step) == ("passed", (), "", 0)
     assert inputs is not None
     assert row.ratio == judge(inputs, right(*inputs.arrays, **inputs.parameters)).worst_ratio < 1.0
     assert row.seconds > 0.0
     wrong, inputs = run_case(Harness.of(doubled), PLAIN)
-    assert (wrong.id, wrong.group, wrong.flags, wrong.reason) == (PLAIN.id, PLAIN.group, PLAIN.flags, PLAIN.reason)
+    assert (wrong.id, wrong.group, wrong.flags, wrong.reason) == (
+        PLAIN.id,
+        PLAIN.group,
+        PLAIN.flags,
+        PLAIN.reason,
+    )
     assert (wrong.outcome, wrong.error, wrong.step) == ("failed", "", 0)
     assert wrong.criteria[0] in ("stationarity", "optimality")
     assert wrong.ratio > FAIL
@@ -508,7 +614,9 @@ def test_each_output_of_a_sequence_is_the_next_input(case: ConformanceCase) -> N
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         output = right(*arrays, **parameters)
-        seen.append(tuple(tuple(X.copy() for X in each) for each in (arrays, output)))  # the kit overwrites its own at the end
+        seen.append(
+            tuple(tuple(X.copy() for X in each) for each in (arrays, output))
+        )  # the kit overwrites its own at the end
         return output
 
     row, inputs = run_case(Harness.of(step), case)
@@ -540,11 +648,16 @@ def test_the_worst_step_of_a_sequence_counts_and_the_first_failing_one_is_named(
         calls: list[Any] = []
         row, inputs = run_case(Harness.of(step), RUN)
         ratios.append(row.ratio)
-        assert (row.outcome, row.step, len(calls)) == (("passed", 0, 3) if wrong_at == 99 else ("failed", 1, 2))
+        assert (row.outcome, row.step, len(calls)) == (
+            ("passed", 0, 3) if wrong_at == 99 else ("failed", 1, 2)
+        )
     assert inputs is not None
     np.testing.assert_array_equal(inputs.U, calls[1][0])
     single = [
-        run_case(Harness.of(right), ConformanceCase("a", "a", ("a",), "", RUN.parameters, steps=k))[0].ratio for k in (1, 2, 3)
+        run_case(Harness.of(right), ConformanceCase("a", "a", ("a",), "", RUN.parameters, steps=k))[
+            0
+        ].ratio
+        for k in (1, 2, 3)
     ]
     assert single == sorted(single)
     assert ratios[0] == single[-1]
@@ -576,7 +689,11 @@ def test_a_run_of_a_right_backend() -> None:
     report = check_step(right, progress=lambda done, total: progress.append((done, total)))
     assert [row.id for row in report.rows] == [case.id for case in CASES]
     assert (report.passed, report.problems, report.diagnosis) == (True, [], None)
-    assert (report.backend, report.array, report.dtype) == ("tests.oracle.reports.test_report:right", "numpy", "float64")
+    assert (report.backend, report.array, report.dtype) == (
+        "tests.oracle.reports.test_report:right",
+        "numpy",
+        "float64",
+    )
     assert progress == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert 0.0 < report.seconds < 60.0
 
@@ -595,7 +712,10 @@ def test_a_report_says_what_its_verdict_cannot_see(options: dict[str, Any], prec
     where failing begins.
     """
     report = check_step(right, **options)
-    assert (report.precision, report.resolution) == (precision, FAIL * 4.0 * np.sqrt(11) * EPS[precision])
+    assert (report.precision, report.resolution) == (
+        precision,
+        FAIL * 4.0 * np.sqrt(11) * EPS[precision],
+    )
     inputs = StepCase.build(RUN.parameters).inputs()
     U1, S1, V1 = right(*inputs.arrays, **inputs.parameters)
     for factor in (0.9, 1.1):
@@ -612,8 +732,14 @@ def test_a_report_says_what_its_verdict_cannot_see(options: dict[str, Any], prec
 def test_a_report_says_what_storage_hides() -> None:
     u, r = 2.0**-24, RUN.parameters.r
     report = check_step(right, dtype="float32", precision="float64")
-    assert report.resolution == pytest.approx(FAIL * 4.0 * np.sqrt(11) * EPS["float64"] + u * (3.0 + 8.0 * np.sqrt(r)), rel=1e-12)
-    assert summary(report).splitlines()[-1].endswith("(30 units of float64 and the rounding of float32 storage)")
+    assert report.resolution == pytest.approx(
+        FAIL * 4.0 * np.sqrt(11) * EPS["float64"] + u * (3.0 + 8.0 * np.sqrt(r)), rel=1e-12
+    )
+    assert (
+        summary(report)
+        .splitlines()[-1]
+        .endswith("(30 units of float64 and the rounding of float32 storage)")
+    )
 
 
 @pytest.mark.usefixtures("few")
@@ -652,7 +778,9 @@ def test_the_first_line_is_that_of_the_first_question_where_a_line_fails() -> No
     report = check_step(doubled, stages=late)
     assert report.diagnosis is not None
     assert report.diagnosis.first_line.startswith("line 3 (L_new)")
-    assert len(calls) == 3 * len(CASES) + 1  # those that failed and those untruncated are compared, one is called again
+    assert (
+        len(calls) == 3 * len(CASES) + 1
+    )  # those that failed and those untruncated are compared, one is called again
 
 
 @pytest.mark.usefixtures("few")
@@ -708,7 +836,9 @@ def test_a_result_that_cannot_be_judged_is_the_diagnosis() -> None:
 
     report = check_step(broken)
     assert report.diagnosis is not None
-    assert report.diagnosis.text.endswith(f"The first of its results that cannot be judged: {report.rows[0].error}.")
+    assert report.diagnosis.text.endswith(
+        f"The first of its results that cannot be judged: {report.rows[0].error}."
+    )
 
 
 @pytest.mark.usefixtures("few")
@@ -739,11 +869,16 @@ def test_a_selection(select: Mapping[str, str], ids: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("select", [{"group": "nonsense"}, {"id": "of"}, {"group": "run", "flag": "plain"}])
+@pytest.mark.parametrize(
+    "select", [{"group": "nonsense"}, {"id": "of"}, {"group": "run", "flag": "plain"}]
+)
 def test_a_selection_of_nothing_is_refused(select: Mapping[str, str]) -> None:
     with pytest.raises(ValueError) as found:  # noqa: PT011  the message is compared literally
         check_step(right, select=select)
-    assert str(found.value) == f"select: no case for float64 matches {select}; the groups are small, run"
+    assert (
+        str(found.value)
+        == f"select: no case for float64 matches {select}; the groups are small, run"
+    )
 
 
 @pytest.mark.usefixtures("few")
@@ -759,13 +894,18 @@ def test_a_report_is_true_if_the_backend_conforms_and_short_in_a_notebook() -> N
 
 
 def test_the_refusal_of_an_unknown_option_lists_the_known_ones() -> None:
-    with pytest.raises(TypeError, match=r"^arrray: expected options among dtype, array, device, precision, diagonal, whole, "):
+    with pytest.raises(
+        TypeError,
+        match=r"^arrray: expected options among dtype, array, device, precision, diagonal, whole, ",
+    ):
         check_step(right, arrray="torch")  # type: ignore[call-arg]
 
 
 @pytest.mark.usefixtures("few")
 def test_an_unknown_key_of_a_selection_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^select: expected keys among group, flag, id, found 'colour'$"):
+    with pytest.raises(
+        ValueError, match=r"^select: expected keys among group, flag, id, found 'colour'$"
+    ):
         check_step(right, select={"colour": "red"})
 
 
@@ -786,9 +926,15 @@ def test_known_failures() -> None:
     ]  # fmt: skip
     assert report.rows[0].error == "known"
     assert report.problems == []
-    assert check_step(_raising, xfail={"small-plain": "known"}).rows[0].error == "raised RuntimeError: out of luck"
+    assert (
+        check_step(_raising, xfail={"small-plain": "known"}).rows[0].error
+        == "raised RuntimeError: out of luck"
+    )
     report = check_step(right, xfail={"small-plain": "known", "misspelt": ""})
-    assert report.problems == ["xfail: no case has the id 'misspelt'", "xfail: small-plain passes; take it off the list"]
+    assert report.problems == [
+        "xfail: no case has the id 'misspelt'",
+        "xfail: small-plain passes; take it off the list",
+    ]
     assert report.failures[0].outcome == "xpassed"
     assert report.diagnosis is None
     elsewhere = check_step(right, xfail={"small-plain": "known"}, select={"group": "run"})
@@ -807,7 +953,9 @@ def test_a_function_object_is_named_by_its_class() -> None:
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize(("stopped_at", "doing", "rows"), [(2, "case run-of-three", 1), (4, "the diagnosis", 3)])
+@pytest.mark.parametrize(
+    ("stopped_at", "doing", "rows"), [(2, "case run-of-three", 1), (4, "the diagnosis", 3)]
+)
 def test_an_interrupted_run_tells_what_it_has(stopped_at: int, doing: str, rows: int) -> None:
     """In a case, or in the diagnosis after the last."""
     calls: list[Any] = []
@@ -848,25 +996,33 @@ def test_a_case_that_is_wrong_now_and_then_is_reported_with_its_counts() -> None
 
 
 @pytest.mark.usefixtures("few")
-def test_what_the_kit_has_no_memory_for_is_no_fault_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kit_has_no_memory_for_is_no_fault_of_the_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Sizes are refused before any case runs; where memory ends later, so does the run, and
     says where it was.
     """
     with pytest.raises(
-        ValueError, match=r"^shapes: expected sizes .* into memory, found 3000000x2000000x4: .* takes 7.2e\+05 GB"
+        ValueError,
+        match=r"^shapes: expected sizes .* into memory, found 3000000x2000000x4: .* takes 7.2e\+05 GB",
     ):
         check_step(right, shapes=[(9, 7, 2), (3_000_000, 2_000_000, 4)])
     with monkeypatch.context() as patched:
         patched.setattr("geolora_ref.oracle.trial.choice.memory", lambda: 8 * 15 * 9 * 7)
         assert check_step(right, shapes=[(9, 7, 2)], select={"id": "own-9x7x2-none"})
         with pytest.raises(ValueError, match=r"^shapes: "):
-            check_step(right, shapes=[(9, 7, 2)], select={"id": "own-9x7x2-none"}, dtype="complex128")
+            check_step(
+                right, shapes=[(9, 7, 2)], select={"id": "own-9x7x2-none"}, dtype="complex128"
+            )
 
     def large(parameters: CaseParameters) -> StepCase:
         raise MemoryError("Unable to allocate 72.0 TiB")
 
     monkeypatch.setattr("geolora_ref.oracle.check._drawn", large)
-    with pytest.raises(MemoryError, match=r"^not enough memory for case small-plain: MemoryError: Unable to allocate 72\.0 TiB$"):
+    with pytest.raises(
+        MemoryError,
+        match=r"^not enough memory for case small-plain: MemoryError: Unable to allocate 72\.0 TiB$",
+    ):
         check_step(right)
 
 
@@ -875,7 +1031,9 @@ def test_what_the_kit_has_no_memory_for_is_no_fault_of_the_backend(monkeypatch: 
 
 def test_the_words_for_a_terminal() -> None:
     """Known failures are counted, not passed, and the worst ratio is not theirs."""
-    report = Report("package:step", "numpy", "float64", ROWS, ["a problem"], seconds=1.0, resolution=1.2345e-13)
+    report = Report(
+        "package:step", "numpy", "float64", ROWS, ["a problem"], seconds=1.0, resolution=1.2345e-13
+    )
     lines = summary(report).splitlines()
     assert lines == [
         "package:step  (numpy, float64)",
@@ -888,9 +1046,15 @@ def test_the_words_for_a_terminal() -> None:
         "resolution: errors below 1.2e-13 s may pass, s = ‖W‖ + λ‖P(W)G‖₊ (30 units of float64)",
     ]
     known = summary(Report("b", "numpy", "float64", ROWS[4:5])).splitlines()
-    assert known[1:-1] == ["  group           1 case   1 known to fail", "conforms: 1 case, 1 known to fail, 0.0 s"]
+    assert known[1:-1] == [
+        "  group           1 case   1 known to fail",
+        "conforms: 1 case, 1 known to fail, 0.0 s",
+    ]
     passed = summary(Report("b", "numpy", "float64", ROWS[:2]), "INTERRUPTED").splitlines()
-    assert passed[1:-1] == ["  group           2 cases  passed", "INTERRUPTED: 2 cases, worst ratio 10 (fail above 30), 0.0 s"]
+    assert passed[1:-1] == [
+        "  group           2 cases  passed",
+        "INTERRUPTED: 2 cases, worst ratio 10 (fail above 30), 0.0 s",
+    ]
 
 
 # --- backends by name -----------------------------------------------------------------------------
@@ -907,8 +1071,14 @@ def test_a_backend_is_found_by_its_name() -> None:
         ("numpy", "backend: expected package.module:function, found 'numpy'"),
         (":step", "backend: expected package.module:function, found ':step'"),
         ("numpy:", "backend: expected package.module:function, found 'numpy:'"),
-        ("no_such_module:step", "backend: no module 'no_such_module' (looking for 'no_such_module:step')"),
-        ("numpy.nothing:step", "backend: no module 'numpy.nothing' (looking for 'numpy.nothing:step')"),
+        (
+            "no_such_module:step",
+            "backend: no module 'no_such_module' (looking for 'no_such_module:step')",
+        ),
+        (
+            "numpy.nothing:step",
+            "backend: no module 'numpy.nothing' (looking for 'numpy.nothing:step')",
+        ),
         ("numpy:linalg:norm", "backend: numpy has no 'linalg:norm'"),
         ("numpy:linalg.nothing", "backend: numpy has no 'linalg.nothing'"),
         ("numpy:pi", "backend: expected a function, found float at 'numpy:pi'"),
@@ -920,15 +1090,22 @@ def test_a_backend_that_does_not_exist(name: str, message: str) -> None:
     assert str(found.value) == message
 
 
-def test_a_backend_that_is_loaded_at_its_first_use_may_fail_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_loaded_at_its_first_use_may_fail_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = 'def __getattr__(name):\n    raise ImportError("libcudart.so: cannot open")\n'
     (tmp_path / "loaded_late.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"^backend: 'loaded_late:step' raised ImportError: libcudart.*loaded_late.py:2\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^backend: 'loaded_late:step' raised ImportError: libcudart.*loaded_late.py:2\)$",
+    ):
         load_backend("loaded_late:step")
 
 
-@pytest.mark.parametrize(("step", "options"), [("numpy:dot", {}), (None, {}), (right, {"stages": 3})])
+@pytest.mark.parametrize(
+    ("step", "options"), [("numpy:dot", {}), (None, {}), (right, {"stages": 3})]
+)
 def test_what_cannot_be_called_is_no_verdict(step: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^(step|stages): expected a function, found "):
         check_step(step, **options)
@@ -948,12 +1125,17 @@ def test_a_report_says_what_was_requested_and_what_is_wrong_wherever_it_is_read(
     }
     assert f": 1 case with group={CASES[0].group}, " in summary(report)
     assert report.diagnosis is not None
-    assert ET.fromstring(junit(report)).findtext("system-out") == f"diagnosis: {report.diagnosis.text}"
+    assert (
+        ET.fromstring(junit(report)).findtext("system-out") == f"diagnosis: {report.diagnosis.text}"
+    )
     assert ET.fromstring(junit(check_step(right))).find("system-out") is None
 
 
 def test_a_suite_is_selected_from_by_pytest() -> None:
-    with pytest.raises(ValueError, match=r"^select: expected none, all cases become tests; pytest selects them: -k GROUP$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^select: expected none, all cases become tests; pytest selects them: -k GROUP$",
+    ):
         conformance_suite(right, select={"group": "shape"})  # type: ignore[call-arg]
 
 
@@ -961,7 +1143,9 @@ def test_a_step_is_measured_by_what_it_was_given() -> None:
     """A whole step forms G V itself; one that is given ∇_K and ∇_L has no rounding of a G outside
     of its bases.
     """
-    single = (case for case in catalogue() if case.steps == 1 and case.parameters.learning_rate >= 0.1)
+    single = (
+        case for case in catalogue() if case.steps == 1 and case.parameters.learning_rate >= 0.1
+    )
     case = next(case for case in single if case.parameters.gradient == "normal")
     inputs = StepCase.build(case.parameters).inputs()
 
@@ -970,4 +1154,6 @@ def test_a_step_is_measured_by_what_it_was_given() -> None:
         return U1, S1 * (1.0 + 1e-9), V1
 
     [row] = (row for row in check_step(off, select={"id": case.id}).rows if row.id == case.id)
-    assert row.ratio == pytest.approx(judge(inputs, off(*inputs.arrays, **inputs.parameters)).worst_ratio, rel=1e-6)
+    assert row.ratio == pytest.approx(
+        judge(inputs, off(*inputs.arrays, **inputs.parameters)).worst_ratio, rel=1e-6
+    )

@@ -18,7 +18,12 @@ from tests.libraries import load
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 X = np.array([[1.0, 1.0 + 2.0**-9, 1.0 + 2.0**-20], [-2.0, 0.0, 2.0**-52 + 1.0]])
-PAIRS = [(array, dtype) for array in LIBRARIES for dtype in EPS if array != "cupy" and (array, dtype) != ("numpy", "bfloat16")]
+PAIRS = [
+    (array, dtype)
+    for array in LIBRARIES
+    for dtype in EPS
+    if array != "cupy" and (array, dtype) != ("numpy", "bfloat16")
+]
 
 
 def test_the_options_name_every_dtype() -> None:
@@ -69,14 +74,25 @@ def test_a_transposed_array_is_converted_as_it_looks() -> None:
 def test_an_array_has_the_requested_layout_in_memory(array: str) -> None:
     load(array)
     conversion = Conversion(array)
-    strides = {"rows": (3, 1), "columns": (1, 2), "spaced": (6, 2), "padded": (6, 1), "long": (1, 5), "reversed": (-3, 1)}
+    strides = {
+        "rows": (3, 1),
+        "columns": (1, 2),
+        "spaced": (6, 2),
+        "padded": (6, 1),
+        "long": (1, 5),
+        "reversed": (-3, 1),
+    }
     assert conversion.has_layout("reversed") == (array == "numpy")
     for given in (X, X.T.copy().T, np.stack([X, -X])):
         for layout, expected in strides.items():
             if not conversion.has_layout(layout):
                 continue
             there = conversion.laid_out(given, layout)
-            found = there.stride() if array == "torch" else tuple(step // X.itemsize for step in there.strides)
+            found = (
+                there.stride()
+                if array == "torch"
+                else tuple(step // X.itemsize for step in there.strides)
+            )
             assert found[-2:] == expected
             assert np.array_equal(conversion.back(there), given)
 
@@ -88,7 +104,10 @@ def test_a_conjugate_of_torch_may_still_have_to_be_taken() -> None:
     assert there.is_conj()
     assert np.array_equal(conversion.back(there), X + 1j * X[::-1])
     assert conversion.alone(there)
-    assert not any(Conversion(*other).has_layout("lazy") for other in (("torch", "float64"), ("numpy", "complex128")))
+    assert not any(
+        Conversion(*other).has_layout("lazy")
+        for other in (("torch", "float64"), ("numpy", "complex128"))
+    )
 
 
 def test_between_the_columns_of_a_slice_there_is_nothing_to_compute_with() -> None:
@@ -157,7 +176,9 @@ def test_what_is_written_next_to_an_array_is_noticed(array: str) -> None:
             own = conversion.back(there)
             around[...] = 7.0
             there[...] = conversion.to(own)
-            assert conversion.alone(there) == (around.size == there.size if array == "numpy" else len(around) == there.numel())
+            assert conversion.alone(there) == (
+                around.size == there.size if array == "numpy" else len(around) == there.numel()
+            )
 
 
 def test_torch_tensors_are_made_on_the_device_that_is_named() -> None:
@@ -171,7 +192,8 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     load("torch")
     Conversion("torch", device="cpu").try_out()
     with pytest.raises(
-        ValueError, match=rf"^device: expected torch to make and read arrays on the device '{device}', found \w+: "
+        ValueError,
+        match=rf"^device: expected torch to make and read arrays on the device '{device}', found \w+: ",
     ):
         Conversion("torch", device=device).try_out()
 
@@ -190,10 +212,14 @@ def test_cupy_is_called_by_its_own_names(monkeypatch: pytest.MonkeyPatch) -> Non
             return self.values
 
     cupy = SimpleNamespace(
-        float32="cupy's float32", ndarray=OnDevice, array=lambda values, dtype: OnDevice(values=values, dtype=dtype)
+        float32="cupy's float32",
+        ndarray=OnDevice,
+        array=lambda values, dtype: OnDevice(values=values, dtype=dtype),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    assert Conversion("cupy", "float32").to(X.T).values.flags.c_contiguous, "CuPy keeps the order of what it is given"
+    assert Conversion("cupy", "float32").to(X.T).values.flags.c_contiguous, (
+        "CuPy keeps the order of what it is given"
+    )
     there = Conversion("cupy", "float32").to(X)
     assert there.dtype == "cupy's float32"
     back = Conversion("cupy", "float32").back(there)
@@ -205,7 +231,9 @@ def test_cupy_is_called_by_its_own_names(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_64_bits_of_jax_exist_inside_the_scope_only(dtype: str) -> None:
     jax = load("jax").module
     with Conversion("jax", dtype).scope():
-        assert jax.numpy.ones(1, dtype=float).dtype == ("float32" if dtype == "float32" else "float64")
+        assert jax.numpy.ones(1, dtype=float).dtype == (
+            "float32" if dtype == "float32" else "float64"
+        )
     assert jax.numpy.ones(1, dtype=float).dtype == "float32"
     with Conversion("numpy", dtype).scope():
         assert jax.numpy.ones(1, dtype=float).dtype == "float32"
@@ -216,10 +244,22 @@ def test_64_bits_of_jax_exist_inside_the_scope_only(dtype: str) -> None:
     [
         ({"array": "nympy"}, r"^array: expected one of numpy, torch, jax, cupy, found 'nympy'$"),
         ({"dtype": "float8"}, r"^dtype: expected one of float64, float32, .*, found 'float8'$"),
-        ({"array": "cupy", "dtype": "bfloat16"}, r"^dtype: cupy has no bfloat16, found 'bfloat16'; use --array torch or jax$"),
-        ({"array": "torch", "device": ""}, r"^device: expected the name of a device, or None for the CPU, found ''$"),
-        ({"array": "jax", "device": ""}, r"^device: expected none for jax, found ''; only torch takes one$"),
-        ({"array": "jax", "device": "cpu"}, r"^device: expected none for jax, found 'cpu'; only torch takes one$"),
+        (
+            {"array": "cupy", "dtype": "bfloat16"},
+            r"^dtype: cupy has no bfloat16, found 'bfloat16'; use --array torch or jax$",
+        ),
+        (
+            {"array": "torch", "device": ""},
+            r"^device: expected the name of a device, or None for the CPU, found ''$",
+        ),
+        (
+            {"array": "jax", "device": ""},
+            r"^device: expected none for jax, found ''; only torch takes one$",
+        ),
+        (
+            {"array": "jax", "device": "cpu"},
+            r"^device: expected none for jax, found 'cpu'; only torch takes one$",
+        ),
     ],
 )
 def test_what_does_not_exist_is_refused(options: dict[str, str], message: str) -> None:

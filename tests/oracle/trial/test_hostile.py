@@ -73,7 +73,9 @@ def test_a_backend_that_ends_the_program_gets_a_row(end: Callable[[], None], wha
         return right(*arrays, **parameters)
 
     report = check_step(step, select=FEW)
-    assert [(row.id, row.error, row.outcome) for row in report.failures] == [("shape-tall-zero", what, "failed")]
+    assert [(row.id, row.error, row.outcome) for row in report.failures] == [
+        ("shape-tall-zero", what, "failed")
+    ]
 
 
 def test_the_user_may_interrupt_a_run() -> None:
@@ -95,14 +97,19 @@ def stacked(*stacks: Any, **parameters: Any) -> tuple[Any, ...]:
     """One rank for all: where ϑ = 0, rounding may keep a direction in one problem and not in another."""
     results = each(*stacks, **parameters)
     r = min(len(S1) for _, S1, _ in results)
-    return tuple(np.stack(X) for X in zip(*((U1[:, :r], S1[:r, :r], V1[:, :r]) for U1, S1, V1 in results), strict=True))
+    return tuple(
+        np.stack(X)
+        for X in zip(*((U1[:, :r], S1[:r, :r], V1[:, :r]) for U1, S1, V1 in results), strict=True)
+    )
 
 
 def with_the_first(index: int) -> Callable[..., Any]:
     """The argument at this place is that of the first problem for all of them."""
 
     def step(*stacks: Any, **parameters: Any) -> Any:
-        mixed = [np.repeat(X[:1], len(X), axis=0) if i == index else X for i, X in enumerate(stacks)]
+        mixed = [
+            np.repeat(X[:1], len(X), axis=0) if i == index else X for i, X in enumerate(stacks)
+        ]
         return each(*mixed, **parameters)
 
     return step
@@ -113,7 +120,9 @@ def test_a_right_backend_for_stacks_conforms(step: Callable[..., Any]) -> None:
     """Also where the threshold is a tie: one stack needs one rank.  By night in all cases, else in
     those and the quick ones.
     """
-    choices: list[dict[str, Any]] = [{}] if NIGHTLY else [{"quick": True}, {"select": {"group": "threshold"}}]
+    choices: list[dict[str, Any]] = (
+        [{}] if NIGHTLY else [{"quick": True}, {"select": {"group": "threshold"}}]
+    )
     for options in choices:
         report = check_step(step, batched=True, directions=True, **options)
         assert report.passed, report.failures[:3]
@@ -123,7 +132,9 @@ def test_a_right_backend_for_stacks_conforms(step: Callable[..., Any]) -> None:
 def test_problems_of_a_stack_may_not_be_mixed(index: int) -> None:
     report = check_step(with_the_first(index), batched=True, select=FEW)
     assert len(report.failures) >= 4  # where S = 0 a wrong S cannot show
-    assert all(criterion.startswith("problem ") for row in report.failures for criterion in row.criteria)
+    assert all(
+        criterion.startswith("problem ") for row in report.failures for criterion in row.criteria
+    )
 
 
 def decided_by_the_first(*stacks: Any, **parameters: Any) -> list[Any]:
@@ -141,8 +152,12 @@ def form_of_the_first(U: Any, S: Any, *rest: Any, **parameters: Any) -> list[Any
     return each(U, S, *rest, **parameters)
 
 
-@pytest.mark.parametrize(("step", "select"), [(decided_by_the_first, {"group": "truncation"}), (form_of_the_first, FEW)])
-def test_one_problem_may_not_decide_for_a_stack(step: Callable[..., Any], select: Mapping[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("step", "select"), [(decided_by_the_first, {"group": "truncation"}), (form_of_the_first, FEW)]
+)
+def test_one_problem_may_not_decide_for_a_stack(
+    step: Callable[..., Any], select: Mapping[str, str]
+) -> None:
     assert check_step(step, batched=True, select=select).failures
 
 
@@ -154,7 +169,10 @@ def test_ranks_of_a_list_are_those_of_its_problems() -> None:
     def ranks_of(index: int) -> Callable[..., Any]:
         def step(*stacks: Any, **parameters: Any) -> list[Any]:
             rank = len(each(*stacks, **parameters)[index][1])
-            return each(*stacks, **(parameters | {"tau": 0.0, "theta": None, "min_rank": rank, "max_rank": rank}))
+            return each(
+                *stacks,
+                **(parameters | {"tau": 0.0, "theta": None, "min_rank": rank, "max_rank": rank}),
+            )
 
         return step
 
@@ -176,10 +194,20 @@ def test_ranks_of_a_list_are_those_of_its_problems() -> None:
         lambda results: [results[k - k % 2] for k in range(len(results))],
         lambda results: [results[k + 1 - 2 * (k % 2)] for k in range(len(results))],
     ],
-    ids=["the first", "the last", "reversed", "shifted down", "shifted up", "the first of two", "neighbours"],
+    ids=[
+        "the first",
+        "the last",
+        "reversed",
+        "shifted down",
+        "shifted up",
+        "the first of two",
+        "neighbours",
+    ],
 )
 def test_results_of_a_stack_may_not_be_mixed(mixed: Callable[[list[Any]], list[Any]]) -> None:
-    report = check_step(lambda *stacks, **parameters: mixed(each(*stacks, **parameters)), batched=True, select=FEW)
+    report = check_step(
+        lambda *stacks, **parameters: mixed(each(*stacks, **parameters)), batched=True, select=FEW
+    )
     assert len(report.failures) == len(report.rows)
 
 
@@ -194,12 +222,16 @@ def test_every_problem_of_a_stack_has_a_result() -> None:
 def test_a_whole_step_of_a_stack_has_the_gradient_of_each_problem(group: str) -> None:
     """Constant gradients come as stacks as well."""
 
-    def whole(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> list[Any]:
+    def whole(
+        U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any
+    ) -> list[Any]:
         G = gradients(U @ S @ np.swapaxes(V, 1, 2))
         GH = np.swapaxes(G, 1, 2)
         return each(U, S, V, G @ V, GH @ U, np.swapaxes(U, 1, 2) @ G @ V, **parameters)
 
-    def of_the_first(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> list[Any]:
+    def of_the_first(
+        U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any
+    ) -> list[Any]:
         return whole(U, S, V, lambda W: np.repeat(gradients(W)[:1], len(W), axis=0), **parameters)
 
     assert check_step(whole, whole=True, batched=True, select={"group": group}).passed
@@ -221,12 +253,21 @@ def changed(index: int, change: Callable[[Any], Any]) -> Callable[..., Any]:
 KINDS: dict[str, tuple[Callable[..., Any], str]] = {
     "complex": (changed(1, lambda X: X + 0j), "S1: expected float64, found complex128"),
     "single": (changed(0, lambda X: X.astype(np.float32)), "U1: expected float64, found float32"),
-    "extended": (changed(2, lambda X: X.astype(np.longdouble)), f"V1: expected float64, found {np.dtype(np.longdouble)}"),
+    "extended": (
+        changed(2, lambda X: X.astype(np.longdouble)),
+        f"V1: expected float64, found {np.dtype(np.longdouble)}",
+    ),
     "integers": (changed(1, lambda X: X.astype(int)), "S1: expected float64, found int64"),
     "objects": (changed(1, lambda X: X.astype(object)), "S1: expected float64, found object"),
     "strings": (changed(0, lambda X: X.astype("U8")), "U1: expected float64, found <U8"),
-    "lists": (changed(0, lambda X: X.tolist()), "U1: expected an array of numpy, found builtins.list"),
-    "a number": (changed(1, lambda X: X[0, 0]), "S1: expected an array of numpy, found numpy.float64"),
+    "lists": (
+        changed(0, lambda X: X.tolist()),
+        "U1: expected an array of numpy, found builtins.list",
+    ),
+    "a number": (
+        changed(1, lambda X: X[0, 0]),
+        "S1: expected an array of numpy, found numpy.float64",
+    ),
     "a mapping": (
         lambda *arrays, **parameters: dict(zip("USV", right(*arrays, **parameters), strict=True)),
         "U1: expected an array of numpy, found builtins.str",
@@ -250,7 +291,9 @@ def test_a_result_has_the_kind_of_the_arguments(step: Callable[..., Any], what: 
     ],
     ids=["library", "dtype", "device"],
 )
-def test_a_result_has_the_library_the_dtype_and_the_device_of_the_arguments(change: Callable[[Any], Any], what: str) -> None:
+def test_a_result_has_the_library_the_dtype_and_the_device_of_the_arguments(
+    change: Callable[[Any], Any], what: str
+) -> None:
     load("torch")
     assert errors(right, array="torch", dtype="float32") == set()
     assert errors(changed(0, change), array="torch", dtype="float32") == {what}
@@ -272,7 +315,9 @@ def test_the_arithmetic_of_the_kit_is_not_that_of_the_backend() -> None:
             return right(*arrays, **parameters)
 
     before = np.geterr()
-    report = check_step(step, select={} if NIGHTLY else {"group": "magnitude"})  # where it overflows and underflows
+    report = check_step(
+        step, select={} if NIGHTLY else {"group": "magnitude"}
+    )  # where it overflows and underflows
     assert {row.error for row in report.rows} == {HANDLING}
     assert np.geterr() == before
     assert seen == [before] * len(seen)
@@ -306,7 +351,9 @@ def keeping(copies: bool) -> Callable[..., Any]:
 
 def test_a_result_belongs_to_the_caller() -> None:
     assert errors(keeping(copies=True), select=SEQUENCES) == set()
-    kept = "changed the result of an earlier step: what was given and returned belongs to the caller"
+    kept = (
+        "changed the result of an earlier step: what was given and returned belongs to the caller"
+    )
     handed_back = "changed its inputs in place"
     assert errors(keeping(copies=False), select=SEQUENCES) == {kept, handed_back}
 
@@ -314,16 +361,24 @@ def test_a_result_belongs_to_the_caller() -> None:
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_workspaces_that_are_used_in_turn_are_noticed(count: int, batched: bool) -> None:
-    places, calls = [[keeping(copies=False) for _ in range(5)] for _ in range(count)], itertools.count()
+    places, calls = (
+        [[keeping(copies=False) for _ in range(5)] for _ in range(count)],
+        itertools.count(),
+    )
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         turn = places[next(calls) % count]
         if not batched:
             return turn[0](*arrays, **parameters)
-        return [place(*problem, **parameters) for place, *problem in zip(turn, *arrays, strict=False)]
+        return [
+            place(*problem, **parameters) for place, *problem in zip(turn, *arrays, strict=False)
+        ]
 
     found = errors(step, select=SEQUENCES, batched=batched)
-    assert any(error.startswith(("changed the result of an earlier step", "changed its inputs")) for error in found)
+    assert any(
+        error.startswith(("changed the result of an earlier step", "changed its inputs"))
+        for error in found
+    )
 
 
 def test_what_a_backend_keeps_for_itself_may_not_be_returned() -> None:
@@ -373,7 +428,11 @@ def test_results_may_have_any_layout_and_come_back_in_it() -> None:
         if ignoring:
             U, S, V = (torch.as_strided(X, X.shape, (X.shape[1], 1)) for X in (U, S, V))
         U1, S1, V1 = right(U, S, V, *gradients, **parameters)
-        return torch.cat([U1, U1], dim=1)[:, : len(S1)], S1, torch.cat([V1, V1], dim=1)[:, : len(S1)]
+        return (
+            torch.cat([U1, U1], dim=1)[:, : len(S1)],
+            S1,
+            torch.cat([V1, V1], dim=1)[:, : len(S1)],
+        )
 
     for ignoring in (False, True):
         failed = errors(step, array="torch", select=SEQUENCES)
@@ -385,7 +444,10 @@ def test_results_may_have_any_layout_and_come_back_in_it() -> None:
     [
         (lambda torch, X: X.clone().requires_grad_() * 1.0, "one that requires gradients"),
         (lambda torch, X: torch.nn.Parameter(X), "one that requires gradients"),
-        (lambda torch, X: torch.inference_mode()(X.clone)(), "an inference tensor, which nobody can change"),
+        (
+            lambda torch, X: torch.inference_mode()(X.clone)(),
+            "an inference tensor, which nobody can change",
+        ),
     ],
 )
 def test_results_belong_to_the_caller(handed_out: Callable[..., Any], what: str) -> None:
@@ -411,7 +473,9 @@ def test_the_state_of_the_caller_is_put_back_where_the_backend_has_set_the_same(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_default_device_is_put_back_where_torch_cannot_tell_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_default_device_is_put_back_where_torch_cannot_tell_that_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Up to release 2.9 ``get_default_device`` raises after ``set_default_device(None)``."""
     torch = load("torch").module
     get, put = torch.get_default_device, torch.set_default_device
@@ -431,7 +495,9 @@ def test_a_default_device_is_put_back_where_torch_cannot_tell_that_there_is_none
     try:
         with watched() as said:
             torch.set_default_device("meta")
-        assert [line.partition(":")[0] for line in said] == ["left torch with another default device"]
+        assert [line.partition(":")[0] for line in said] == [
+            "left torch with another default device"
+        ]
         assert torch.get_default_device().type == "cpu"
     finally:
         put(None)
@@ -453,20 +519,53 @@ MODES = (0x400, 0x800, 0xC00) if platform.machine() in ("x86_64", "AMD64") else 
         (lambda torch: torch.manual_seed(3), "seeded or used torch's global random generator"),
         (lambda torch: torch.randn(2), "seeded or used torch's global random generator"),
         (lambda torch: torch.set_grad_enabled(False), "left torch with another grad mode"),
-        (lambda torch: torch.set_default_dtype(torch.float64), "left torch with another default dtype"),
-        (lambda torch: torch.use_deterministic_algorithms(True), "left torch with another choice of deterministic algorithms"),
-        (lambda torch: torch.use_deterministic_algorithms(False), "left torch with another choice of deterministic algorithms"),
+        (
+            lambda torch: torch.set_default_dtype(torch.float64),
+            "left torch with another default dtype",
+        ),
+        (
+            lambda torch: torch.use_deterministic_algorithms(True),
+            "left torch with another choice of deterministic algorithms",
+        ),
+        (
+            lambda torch: torch.use_deterministic_algorithms(False),
+            "left torch with another choice of deterministic algorithms",
+        ),
         (lambda torch: torch.set_num_threads(3), "left torch with another number of threads"),
-        (lambda torch: torch.set_float32_matmul_precision("medium"), "left torch with another precision of float32 products"),
-        (lambda torch: torch.set_flush_denormal(True), "left the processor with another treatment of subnormal numbers"),
-        *((lambda torch, mode=mode: of_c().fesetround(mode), "left the processor with another rounding mode") for mode in MODES),
-        (lambda torch: np.seterr(all="ignore"), "left NumPy with another handling of floating-point errors"),
+        (
+            lambda torch: torch.set_float32_matmul_precision("medium"),
+            "left torch with another precision of float32 products",
+        ),
+        (
+            lambda torch: torch.set_flush_denormal(True),
+            "left the processor with another treatment of subnormal numbers",
+        ),
+        *(
+            (
+                lambda torch, mode=mode: of_c().fesetround(mode),
+                "left the processor with another rounding mode",
+            )
+            for mode in MODES
+        ),
+        (
+            lambda torch: np.seterr(all="ignore"),
+            "left NumPy with another handling of floating-point errors",
+        ),
         (lambda torch: torch.set_default_device("meta"), "left torch with another default device"),
         (lambda torch: torch.set_autocast_enabled("cpu", True), "left torch with another autocast"),
-        (lambda torch: torch.set_autocast_dtype("cpu", torch.float16), "left torch with another autocast"),
+        (
+            lambda torch: torch.set_autocast_dtype("cpu", torch.float16),
+            "left torch with another autocast",
+        ),
         (lambda torch: random.seed(3), "seeded Python's global random generator"),
-        (lambda torch: os.environ.update(OMP_NUM_THREADS="7"), "changed a number of threads in the environment"),
-        (lambda torch: os.environ.pop("OMP_NUM_THREADS"), "changed a number of threads in the environment"),
+        (
+            lambda torch: os.environ.update(OMP_NUM_THREADS="7"),
+            "changed a number of threads in the environment",
+        ),
+        (
+            lambda torch: os.environ.pop("OMP_NUM_THREADS"),
+            "changed a number of threads in the environment",
+        ),
     ],
 )
 def test_global_state_belongs_to_the_caller(
@@ -476,10 +575,28 @@ def test_global_state_belongs_to_the_caller(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def settings() -> tuple[Any, ...]:
-        modes: tuple[Any, ...] = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_deterministic_debug_mode()
-        modes += torch.zeros(()).device, torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
-        modes += random.getstate(), os.environ.get("OMP_NUM_THREADS"), np.geterr(), of_c().fegetround()
-        return *modes, torch.get_num_threads(), torch.get_float32_matmul_precision(), np.float64(5e-324) * 1.0
+        modes: tuple[Any, ...] = (
+            torch.is_grad_enabled(),
+            torch.get_default_dtype(),
+            torch.get_deterministic_debug_mode(),
+        )
+        modes += (
+            torch.zeros(()).device,
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+        )
+        modes += (
+            random.getstate(),
+            os.environ.get("OMP_NUM_THREADS"),
+            np.geterr(),
+            of_c().fegetround(),
+        )
+        return (
+            *modes,
+            torch.get_num_threads(),
+            torch.get_float32_matmul_precision(),
+            np.float64(5e-324) * 1.0,
+        )
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         meddle(torch)
@@ -509,7 +626,9 @@ def test_numbers_may_be_drawn_from_pythons_generator() -> None:
     assert not errors(step, select={"id": "shape-square"})
 
 
-def test_the_run_continues_in_whatever_state_a_backend_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_continues_in_whatever_state_a_backend_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Here NumPy without a function that the kit needs; the row says so and where."""
 
     def gone(*arguments: Any, **keywords: Any) -> Any:
@@ -523,7 +642,9 @@ def test_the_run_continues_in_whatever_state_a_backend_leaves(monkeypatch: pytes
     report = check_step(step, select={"id": "shape-square"})
     monkeypatch.undo()
     assert len(report.rows) == 5
-    assert {row.error for row in report.failures} == {"left a state in which the kit cannot continue: RuntimeError: out of order"}
+    assert {row.error for row in report.failures} == {
+        "left a state in which the kit cannot continue: RuntimeError: out of order"
+    }
 
 
 @pytest.mark.parametrize("of", ["cuda", "mkldnn"])
@@ -540,7 +661,9 @@ def test_the_precision_of_one_backend_of_torch_belongs_to_the_caller(of: str) ->
     before = {name: backend.fp32_precision for name, backend in backends.items()}
     found = errors(step, select={"id": "shape-tall"})
     assert {name: backend.fp32_precision for name, backend in backends.items()} == before
-    assert found == {"left torch with another precision of float32 products: it belongs to the caller"}
+    assert found == {
+        "left torch with another precision of float32 products: it belongs to the caller"
+    }
 
 
 def test_threads_that_call_a_step_at_once_do_not_share() -> None:
@@ -563,8 +686,12 @@ def test_threads_that_call_a_step_at_once_do_not_share() -> None:
     assert not errors(right, threads=2)
     assert not errors(each, threads=2, batched=True)
     rows = check_step(of_the_main_thread, select=FEW, threads=2).rows
-    assert {row.error for row in rows} == {"in another thread at the same time: raised RuntimeError: not here"}
-    assert {row.where for row in rows} == {f"{__file__}:{of_the_main_thread.__code__.co_firstlineno + 2}"}
+    assert {row.error for row in rows} == {
+        "in another thread at the same time: raised RuntimeError: not here"
+    }
+    assert {row.where for row in rows} == {
+        f"{__file__}:{of_the_main_thread.__code__.co_firstlineno + 2}"
+    }
     with pytest.raises(ValueError, match=r"^threads: expected an integer >= 1, found 0$"):
         check_step(right, threads=0)
 
@@ -586,7 +713,9 @@ def test_what_is_returned_may_fail_in_every_way() -> None:
     def step(*arrays: Any, **parameters: Any) -> Any:
         return Odd()
 
-    assert errors(step) == {"expected (U1, S1, V1), found Odd (UnreadableError: (its message raised RuntimeError))"}
+    assert errors(step) == {
+        "expected (U1, S1, V1), found Odd (UnreadableError: (its message raised RuntimeError))"
+    }
 
 
 def test_an_input_belongs_to_the_caller_after_the_step_as_well() -> None:
@@ -598,7 +727,9 @@ def test_an_input_belongs_to_the_caller_after_the_step_as_well() -> None:
         before[:] = arrays
         return right(*arrays, **parameters)
 
-    changed = "changed an input of an earlier step: what was given and returned belongs to the caller"
+    changed = (
+        "changed an input of an earlier step: what was given and returned belongs to the caller"
+    )
     assert changed in errors(step, select=SEQUENCES)
 
 
@@ -611,7 +742,9 @@ def test_an_input_belongs_to_the_caller_after_the_step_as_well() -> None:
     ],
     ids=["shape", "dtype", "torch"],
 )
-def test_the_form_of_an_input_belongs_to_the_caller_as_well(form: Callable[[Any], Any], array: str) -> None:
+def test_the_form_of_an_input_belongs_to_the_caller_as_well(
+    form: Callable[[Any], Any], array: str
+) -> None:
     """Its bytes are what they were."""
     before: list[Any] = []
 
@@ -621,7 +754,9 @@ def test_the_form_of_an_input_belongs_to_the_caller_as_well(form: Callable[[Any]
         before[:] = arrays
         return right(*arrays, **parameters)
 
-    changed = "changed an input of an earlier step: what was given and returned belongs to the caller"
+    changed = (
+        "changed an input of an earlier step: what was given and returned belongs to the caller"
+    )
     assert changed in errors(step, select={"group": "shape"}, array=array)
 
 
@@ -651,23 +786,41 @@ class NoArray:
 STAGES: dict[str, tuple[Callable[..., Any], str]] = {
     "raises": (run(_raising), "stages: raised ArithmeticError: no stages today"),
     "exits": (run(lambda named: sys.exit(0)), "stages: raised SystemExit: 0"),
-    "seeds": (run(_seeding), "stages: seeded or used NumPy's global random generator: the caller's randomness changes"),
-    "a list": (run(lambda named: named | {"S_hat": []}), "stages: S_hat: expected an array of numpy, found builtins.list"),
+    "seeds": (
+        run(_seeding),
+        "stages: seeded or used NumPy's global random generator: the caller's randomness changes",
+    ),
+    "a list": (
+        run(lambda named: named | {"S_hat": []}),
+        "stages: S_hat: expected an array of numpy, found builtins.list",
+    ),
     "no array": (
         run(lambda named: named | {"S_hat": NoArray()}),
         "stages: S_hat: expected an array of numpy, found tests.oracle.trial.test_hostile.NoArray",
     ),
     "K transposed": (run(lambda named: named | {"K_new": named["K_new"].T}), "line 3: K_new"),
-    "L not finite": (run(lambda named: named | {"L_new": named["L_new"] * np.nan}), "line 3: L_new"),
-    "V not finite": (run(lambda named: named | {"V_tilde": named["V_tilde"] * np.nan}), "line 4: V_tilde finite"),
-    "S not finite": (run(lambda named: named | {"S_hat": named["S_hat"] * np.nan}), "line 5: S_hat"),
+    "L not finite": (
+        run(lambda named: named | {"L_new": named["L_new"] * np.nan}),
+        "line 3: L_new",
+    ),
+    "V not finite": (
+        run(lambda named: named | {"V_tilde": named["V_tilde"] * np.nan}),
+        "line 4: V_tilde finite",
+    ),
+    "S not finite": (
+        run(lambda named: named | {"S_hat": named["S_hat"] * np.nan}),
+        "line 5: S_hat",
+    ),
     "hidden": (MUTANTS["k-transposed-core"].stages.run, "line 3: K_new"),  # type: ignore[union-attr]
 }
 
 
 @pytest.mark.parametrize(("stages", "what"), STAGES.values(), ids=STAGES)
 def test_wrong_stages_of_a_right_step_get_rows(stages: Callable[..., Any], what: str) -> None:
-    found = {error.partition(" (at ") for error in errors(right, stages=stages, select={"id": "shape-square"})}
+    found = {
+        error.partition(" (at ")
+        for error in errors(right, stages=stages, select={"id": "shape-square"})
+    }
     assert {error for error, _, _ in found} == {what}
     assert {bool(place) for _, _, place in found} == {"raised" in what}  # an exception has one
 
@@ -675,12 +828,23 @@ def test_wrong_stages_of_a_right_step_get_rows(stages: Callable[..., Any], what:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
 def test_right_stages_conform(dtype: str) -> None:
     """By day in the quick cases, or those of one group."""
-    choices: dict[str, Any] = {"float32": {"select": {"group": "truncation"}}, "complex128": {"select": {"group": "complex"}}}
-    report = check_step(right, stages=REFERENCE.run, dtype=dtype, **({} if NIGHTLY else choices.get(dtype, {"quick": True})))
+    choices: dict[str, Any] = {
+        "float32": {"select": {"group": "truncation"}},
+        "complex128": {"select": {"group": "complex"}},
+    }
+    report = check_step(
+        right,
+        stages=REFERENCE.run,
+        dtype=dtype,
+        **({} if NIGHTLY else choices.get(dtype, {"quick": True})),
+    )
     assert report.passed, report.failures[:3]
 
 
-@pytest.mark.parametrize("select", [{}] if NIGHTLY else [{"group": group} for group in ("shape", "truncation", "sequence")])
+@pytest.mark.parametrize(
+    "select",
+    [{}] if NIGHTLY else [{"group": group} for group in ("shape", "truncation", "sequence")],
+)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"] if NIGHTLY else ["bfloat16"])
 def test_right_stages_in_half_precision_conform(dtype: str, select: dict[str, str]) -> None:
     """Sequences among them, in which the defect of the bases adds up; by night of up to 100 steps."""
@@ -689,10 +853,14 @@ def test_right_stages_in_half_precision_conform(dtype: str, select: dict[str, st
     def stages(*arrays: Any, **parameters: Any) -> dict[str, Any]:
         named = REFERENCE.run(*(X.float() for X in arrays), **parameters)
         output = named.pop("output")
-        return {name: X.to(arrays[0].dtype) for name, X in named.items()} | {"output": [X.to(arrays[0].dtype) for X in output]}
+        return {name: X.to(arrays[0].dtype) for name, X in named.items()} | {
+            "output": [X.to(arrays[0].dtype) for X in output]
+        }
 
     options: dict[str, Any] = {"array": "torch", "dtype": dtype, "select": select}
-    report = check_step(lambda *arrays, **p: tuple(stages(*arrays, **p)["output"]), stages=stages, **options)
+    report = check_step(
+        lambda *arrays, **p: tuple(stages(*arrays, **p)["output"]), stages=stages, **options
+    )
     assert report.passed, report.failures[:3]
     assert (report.precision, report.stored) == ("float32", True)
 
@@ -709,11 +877,16 @@ def test_stages_with_a_dense_core_conform_where_none_other_is_promised() -> None
 
     select = {"group": "shape"}
     assert check_step(step, stages=stages, diagonal=False, select=select).passed
-    assert any("line 6: S diagonal" in row.criteria for row in check_step(right, stages=stages, select=select).failures)
+    assert any(
+        "line 6: S diagonal" in row.criteria
+        for row in check_step(right, stages=stages, select=select).failures
+    )
 
 
 def test_a_whole_step_has_no_stages() -> None:
-    with pytest.raises(ValueError, match=r"^stages: expected none with whole: a whole step forms dK, dL, dS itself"):
+    with pytest.raises(
+        ValueError, match=r"^stages: expected none with whole: a whole step forms dK, dL, dS itself"
+    ):
         check_step(right, whole=True, stages=REFERENCE.run)
 
 
@@ -724,16 +897,25 @@ def test_what_the_claimed_precision_cannot_hold_is_no_case() -> None:
     """Single precision overflows and underflows where double does not."""
 
     def single(*arrays: Any, **parameters: Any) -> tuple[Any, ...]:
-        return tuple(X.astype(np.float64) for X in right(*(X.astype(np.float32) for X in arrays), **parameters))
+        return tuple(
+            X.astype(np.float64)
+            for X in right(*(X.astype(np.float32) for X in arrays), **parameters)
+        )
 
     with np.errstate(all="ignore"):
-        report = check_step(single, precision="float32", select={} if NIGHTLY else {"group": "magnitude"})
+        report = check_step(
+            single, precision="float32", select={} if NIGHTLY else {"group": "magnitude"}
+        )
         assert report.passed, report.failures[:3]
         assert not check_step(single, select={"flag": "double-range"}).passed
     beyond = {case.id for case in catalogue() if "double-range" in case.flags}
     suite: Any = conformance_suite(single, precision="float32")
     ids = suite.test_case.pytestmark[0].kwargs["ids"]
-    assert {row.id for row in report.rows} <= {*ids} == {case.id for case in questions(Harness.of(single, precision="float32"))}
+    assert (
+        {row.id for row in report.rows}
+        <= {*ids}
+        == {case.id for case in questions(Harness.of(single, precision="float32"))}
+    )
     assert beyond
     assert beyond.isdisjoint(ids)
 
@@ -761,7 +943,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_import_that_fails_is_reported_with_its_place_if_it_has_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_that_fails_is_reported_with_its_place_if_it_has_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A compiled module that cannot be loaded has none; a file has one, also in a folder named like
     the import system.
     """
@@ -777,7 +961,9 @@ def test_an_import_that_fails_is_reported_with_its_place_if_it_has_one(folder: P
         assert re.search(message, capsys.readouterr().err.strip())
 
 
-def test_a_backend_that_exits_does_not_conform(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backend_that_exits_does_not_conform(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["check", "bad:exits", "--tests", "id=shape-tall"]) == 1
     assert "raised SystemExit: 0" in capsys.readouterr().out
 
@@ -792,7 +978,10 @@ def test_a_backend_that_exits_does_not_conform(folder: Path, capsys: pytest.Capt
         ([".good:step"], "backend: expected package.module:function, found '.good:step'"),
         (["./good.py:step"], "backend: expected package.module:function, found './good.py:step'"),
         (["good.py:step"], "backend: no module 'good.py'"),
-        (["good:step", "--stages", "raising:step"], "the import of 'raising' raised RuntimeError: out of luck"),
+        (
+            ["good:step", "--stages", "raising:step"],
+            "the import of 'raising' raised RuntimeError: out of luck",
+        ),
         (["good:step", "--stages", "good:step", "--whole"], "stages: expected none with whole"),
         (
             ["good:step", "--array", "torch", "--device", "meta"],
@@ -804,7 +993,9 @@ def test_a_backend_that_exits_does_not_conform(folder: Path, capsys: pytest.Capt
         ),
     ],
 )
-def test_a_wrong_call_is_status_2(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_a_wrong_call_is_status_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["check", *arguments])
     assert stopped.value.code == 2
@@ -824,14 +1015,26 @@ def test_what_counts_as_unchanged() -> None:
 
 def run_pytest(folder: Path, interpreter: list[str], *arguments: str) -> tuple[int, str]:
     """Run pytest in a process of its own."""
-    command = [sys.executable, *interpreter, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+    command = [
+        sys.executable,
+        *interpreter,
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        *arguments,
+    ]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout + ended.stderr
 
 
 def test_pytest_refuses_options_of_a_backend_that_is_not_given(folder: Path) -> None:
     status, printed = run_pytest(folder, ["-m", "pytest"], "--geolora-dtype", "float31")
-    assert (status, "--geolora-dtype: expected --geolora-backend with it" in printed) == (4, True), printed
+    assert (status, "--geolora-dtype: expected --geolora-backend with it" in printed) == (
+        4,
+        True,
+    ), printed
 
 
 def test_pytest_counts_a_backend_that_exits_as_failed(folder: Path) -> None:
@@ -839,7 +1042,9 @@ def test_pytest_counts_a_backend_that_exits_as_failed(folder: Path) -> None:
     pytest`` has.
     """
     command = ["-P", "-c", "import sys, pytest; sys.exit(pytest.console_main())"]
-    status, printed = run_pytest(folder, command, "--geolora-backend", "bad:exits", "-k", "shape-tall")
+    status, printed = run_pytest(
+        folder, command, "--geolora-backend", "bad:exits", "-k", "shape-tall"
+    )
     assert (status, "5 failed" in printed) == (1, True), printed
     assert f"raised SystemExit: 0 (at {folder / 'bad.py'}:2) (step 0): m, n and r differ" in printed
 
@@ -849,7 +1054,10 @@ def test_pytest_without_asserts_is_as_strict(folder: Path) -> None:
     (folder / "test_class.py").write_text(
         "from bad import wrong\nfrom geolora_ref.oracle import conformance_suite\nclass TestIt(conformance_suite(wrong)): ...\n"
     )
-    optimized, arguments = ["-O", "-m", "pytest", "--assert=plain"], ["--geolora-backend", "bad:wrong", "-k", "shape-tall-dense"]
+    optimized, arguments = (
+        ["-O", "-m", "pytest", "--assert=plain"],
+        ["--geolora-backend", "bad:wrong", "-k", "shape-tall-dense"],
+    )
     status, printed = run_pytest(folder, optimized, "test_class.py", *arguments)
     assert (status, "2 failed" in printed) == (1, True), printed
 
@@ -864,18 +1072,45 @@ PLUGIN: dict[str, tuple[list[str], str]] = {
     "a dense core": (["signs:dense"], "S diagonal"),
     "as specified": (["signs:dense", "--geolora-dense-core"], "5 passed"),
     "known": (["signs:wrong", "--geolora-xfail", "known.txt"], "1 xfailed"),
-    "a list that is too long": (["good:step", "--geolora-xfail", "known.txt"], "passes; take it off the list"),
-    "an unknown id": (["good:step", "--geolora-xfail", "unknown.txt"], "unknown.txt: expected ids of cases, found misspelt"),
-    "stages": (["good:step", "--geolora-stages", "signs:no_stages"], "stages: expected a mapping with K_new"),
+    "a list that is too long": (
+        ["good:step", "--geolora-xfail", "known.txt"],
+        "passes; take it off the list",
+    ),
+    "an unknown id": (
+        ["good:step", "--geolora-xfail", "unknown.txt"],
+        "unknown.txt: expected ids of cases, found misspelt",
+    ),
+    "stages": (
+        ["good:step", "--geolora-stages", "signs:no_stages"],
+        "stages: expected a mapping with K_new",
+    ),
     "a whole step": (["signs:whole", "--geolora-whole"], "5 passed"),
     "stacks": (["signs:stacked", "--geolora-batched"], "5 passed"),
     "no module": (["no_such:step"], "ERROR: geolora: backend: no module 'no_such'"),
-    "an import that exits": (["exits:step"], "ERROR: geolora: backend: the import of 'exits' raised SystemExit: 0"),
-    "no such stages": (["good:step", "--geolora-stages", "good:nope"], "ERROR: geolora: stages: good has no 'nope'"),
-    "empty stages": (["good:step", "--geolora-stages", ""], "ERROR: geolora: stages: expected package.module:function, found ''"),
-    "no list": (["good:step", "--geolora-xfail", ""], "argument --geolora-xfail: expected a path, found an empty one"),
-    "no dtype": (["good:step", "--geolora-dtype", "float8"], "ERROR: geolora: dtype: expected one of float64"),
-    "no device": (["good:step", "--geolora-array", "torch", "--geolora-device", "meta"], "ERROR: geolora: device: expected"),
+    "an import that exits": (
+        ["exits:step"],
+        "ERROR: geolora: backend: the import of 'exits' raised SystemExit: 0",
+    ),
+    "no such stages": (
+        ["good:step", "--geolora-stages", "good:nope"],
+        "ERROR: geolora: stages: good has no 'nope'",
+    ),
+    "empty stages": (
+        ["good:step", "--geolora-stages", ""],
+        "ERROR: geolora: stages: expected package.module:function, found ''",
+    ),
+    "no list": (
+        ["good:step", "--geolora-xfail", ""],
+        "argument --geolora-xfail: expected a path, found an empty one",
+    ),
+    "no dtype": (
+        ["good:step", "--geolora-dtype", "float8"],
+        "ERROR: geolora: dtype: expected one of float64",
+    ),
+    "no device": (
+        ["good:step", "--geolora-array", "torch", "--geolora-device", "meta"],
+        "ERROR: geolora: device: expected",
+    ),
 }
 """Arguments, and what is printed: that all have passed, failures, or one usage error."""
 ONE_BY_ONE = """
@@ -934,16 +1169,22 @@ def test_pytest_has_what_the_command_has(folder: Path) -> None:
     (folder / "known.txt").write_text("shape-tall-dense a reason\n")
     (folder / "unknown.txt").write_text("misspelt\n")
     (folder / "two.py").write_text(TWO_SUITES)
-    runs = [["--geolora-backend", *arguments, *SHAPES] for arguments, _ in PLUGIN.values()] + [["two.py", *SHAPES]]
+    runs = [["--geolora-backend", *arguments, *SHAPES] for arguments, _ in PLUGIN.values()] + [
+        ["two.py", *SHAPES]
+    ]
     command = [sys.executable, "-P", "-c", ONE_BY_ONE]
-    ended = subprocess.run(command, cwd=folder, input=json.dumps(runs), capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command, cwd=folder, input=json.dumps(runs), capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     *found, (status, printed) = json.loads(ended.stdout)
     for (name, (_, message)), (its_status, its_words) in zip(PLUGIN.items(), found, strict=True):
         usage = message.startswith(("ERROR", "argument", "unknown.txt"))
         right = pytest.ExitCode.USAGE_ERROR if usage else int(not message.endswith("passed"))
         assert (its_status, message in its_words) == (right, True), (name, its_words)
-    assert status == 1, "every suite of a step has its own diagnosis: right in one of two dtypes, which has none and hides none"
+    assert status == 1, (
+        "every suite of a step has its own diagnosis: right in one of two dtypes, which has none and hides none"
+    )
     assert "two:mine (numpy, float32): This is what happens when line 3 has this defect" in printed
     assert "(numpy, float64)" not in printed
 
@@ -977,9 +1218,14 @@ def in_a_ring(count: int, applies: Callable[..., bool]) -> Callable[..., Any]:
     ],
     ids=["of large arrays", "at full rank", "eight", "seventeen"],
 )
-def test_workspaces_of_one_path_and_rings_of_many_are_noticed(count: int, applies: Callable[..., bool], group: str) -> None:
+def test_workspaces_of_one_path_and_rings_of_many_are_noticed(
+    count: int, applies: Callable[..., bool], group: str
+) -> None:
     found = errors(in_a_ring(count, applies), select={"group": group})
-    assert any(error.startswith(("changed the result of an earlier step", "changed its inputs")) for error in found)
+    assert any(
+        error.startswith(("changed the result of an earlier step", "changed its inputs"))
+        for error in found
+    )
 
 
 def test_an_argument_that_cannot_be_written_to_afterwards_is_no_longer_the_callers() -> None:
@@ -988,13 +1234,19 @@ def test_an_argument_that_cannot_be_written_to_afterwards_is_no_longer_the_calle
             X.flags.writeable = False
         return right(*arrays, **parameters)
 
-    assert errors(freezing, select=FEW) == {"left an argument that cannot be written to: it belongs to the caller"}
+    assert errors(freezing, select=FEW) == {
+        "left an argument that cannot be written to: it belongs to the caller"
+    }
 
 
 def groups_of_four(*stacks: Any, **parameters: Any) -> list[Any]:
     """A step in groups of four that forgets the remainder."""
     results = each(*stacks, **parameters)
-    return results if len(results) < 4 else [*results[:4], *([tuple(0.0 * X for X in results[0])] * (len(results) - 4))]
+    return (
+        results
+        if len(results) < 4
+        else [*results[:4], *([tuple(0.0 * X for X in results[0])] * (len(results) - 4))]
+    )
 
 
 def squeezed(*stacks: Any, **parameters: Any) -> Any:
@@ -1005,7 +1257,11 @@ def squeezed(*stacks: Any, **parameters: Any) -> Any:
 def relative_to_the_stack(*stacks: Any, **parameters: Any) -> list[Any]:
     """A step that drops numbers small against the largest number of all problems."""
     largest = max(float(np.abs(X).max()) for X in stacks[3:])
-    return each(*stacks[:3], *(np.where(np.abs(X) > 1e-12 * largest, X, 0.0) for X in stacks[3:]), **parameters)
+    return each(
+        *stacks[:3],
+        *(np.where(np.abs(X) > 1e-12 * largest, X, 0.0) for X in stacks[3:]),
+        **parameters,
+    )
 
 
 @pytest.mark.parametrize("step", [groups_of_four, squeezed, relative_to_the_stack])

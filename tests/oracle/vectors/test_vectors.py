@@ -26,7 +26,15 @@ from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.broken.stages import Backend, coefficient_update, truncated_rank
 from geolora_ref.oracle.judges.criteria import FAIL, WARN, Verdict, judge
 from geolora_ref.oracle.judges.dense import dense_oracle
-from geolora_ref.oracle.vectors import IDS, Vector, export, generate, judge_outputs, load_vectors, regenerate_and_compare
+from geolora_ref.oracle.vectors import (
+    IDS,
+    Vector,
+    export,
+    generate,
+    judge_outputs,
+    load_vectors,
+    regenerate_and_compare,
+)
 from geolora_ref.oracle.vectors.diagnosis import diagnose_outputs
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, encode, matrix, number
 from geolora_ref.oracle.vectors.dyadic import EXACT, FOUR, ExactCase, build, stages
@@ -57,15 +65,24 @@ def _output(vector: Vector, step: Backend, dtype: Any = np.float64) -> Document:
     """The answer of a backend to a vector, as the document that an implementation writes."""
     working = np.result_type(dtype, np.complex64) if vector.complex else dtype
     with np.errstate(all="ignore"):
-        factors = step(*(X.astype(working) for X in vector.inputs.arrays), **vector.inputs.parameters)
-    return {"id": vector.id, **{name: encode(X) for name, X in zip(("U1", "S1", "V1"), factors, strict=True)}}
+        factors = step(
+            *(X.astype(working) for X in vector.inputs.arrays), **vector.inputs.parameters
+        )
+    return {
+        "id": vector.id,
+        **{name: encode(X) for name, X in zip(("U1", "S1", "V1"), factors, strict=True)},
+    }
 
 
-def _stages(vector: Vector, run: Callable[..., Mapping[str, Any]], dtype: Any = np.float64) -> Document:
+def _stages(
+    vector: Vector, run: Callable[..., Mapping[str, Any]], dtype: Any = np.float64
+) -> Document:
     """The coefficient update and what follows from it without a decomposition, as an output document."""
     working = np.result_type(dtype, np.complex64) if vector.complex else dtype
     U, S, V, dK, dL, dS = (X.astype(working) for X in vector.inputs.arrays)
-    K, L, S_new = (run(U, S, V, dK, dL, dS, **vector.inputs.parameters)[name] for name in STAGES[:3])
+    K, L, S_new = (
+        run(U, S, V, dK, dL, dS, **vector.inputs.parameters)[name] for name in STAGES[:3]
+    )
     UhK, VhL = U.conj().T @ K, V.conj().T @ L
     W_hat = (U @ S_new + K - U @ UhK) @ V.conj().T + U @ (L - V @ VhL).conj().T
     results = zip(STAGES, (K, L, S_new, UhK, VhL, W_hat), strict=True)
@@ -155,7 +172,9 @@ def test_the_slack_is_that_of_the_criteria() -> None:
 
 def test_an_export_is_complete(tmp_path: Path) -> None:
     written = export(tmp_path / "new" / "folder")
-    assert sorted(written) == sorted(path for path in (tmp_path / "new").rglob("*") if path.is_file())
+    assert sorted(written) == sorted(
+        path for path in (tmp_path / "new").rglob("*") if path.is_file()
+    )
     assert len(written) == len(IDS) + 3
     assert regenerate_and_compare(tmp_path / "new" / "folder", ids=IDS[:2]) == []
 
@@ -178,8 +197,12 @@ def test_an_export_replaces_nothing_that_is_not_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / VECTOR).exists()
 
 
-@pytest.mark.parametrize(("name", "target"), [("README.md", "nowhere"), ("vectors", "nowhere"), ("vectors", "/dev/null")])
-def test_an_export_goes_through_no_link_that_leads_nowhere(name: str, target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "target"), [("README.md", "nowhere"), ("vectors", "nowhere"), ("vectors", "/dev/null")]
+)
+def test_an_export_goes_through_no_link_that_leads_nowhere(
+    name: str, target: str, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(target)
     with pytest.raises(FileExistsError, match=name):
@@ -187,7 +210,9 @@ def test_an_export_goes_through_no_link_that_leads_nowhere(name: str, target: st
     assert [path.name for path in tmp_path.rglob("*")] == ["out", name]
 
 
-def test_an_export_that_is_broken_off_leaves_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_is_broken_off_leaves_whole_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, contents: bytes) -> None:
         if path.name == f"{IDS[5]}.json":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
@@ -230,7 +255,9 @@ def test_inputs_of_another_machine_are_kept_other_ones_are_not(
     found = json.loads(text)["inputs"]["dK"]["re"][0][0]
     assert old != new
     assert (found == new) == kept
-    assert float.fromhex(found) == pytest.approx(float.fromhex(old), rel=1e-14)  # this machine may round otherwise
+    assert float.fromhex(found) == pytest.approx(
+        float.fromhex(old), rel=1e-14
+    )  # this machine may round otherwise
 
 
 # --- the expected values --------------------------------------------------------------------------
@@ -240,7 +267,11 @@ def test_inputs_of_another_machine_are_kept_other_ones_are_not(
 def test_they_agree_with_the_dense_oracle(vector: Vector) -> None:
     x = vector.inputs
     U, _, V, dK, dL, dS = (X.astype(vector.W_hat.dtype) for X in x.arrays)
-    G = U @ dS @ V.conj().T + (dK - U @ (U.conj().T @ dK)) @ V.conj().T + U @ (dL - V @ (V.conj().T @ dL)).conj().T
+    G = (
+        U @ dS @ V.conj().T
+        + (dK - U @ (U.conj().T @ dK)) @ V.conj().T
+        + U @ (dL - V @ (V.conj().T @ dL)).conj().T
+    )
     oracle = dense_oracle(x.U, x.S, x.V, G.astype(x.S.dtype), **x.parameters)
     unit = 4.0 * np.sqrt(sum(vector.W_hat.shape)) * np.finfo(np.float64).eps * vector.scale
     assert np.max(np.abs(vector.W_hat - oracle.W_hat)) <= WARN * unit
@@ -250,23 +281,33 @@ def test_they_agree_with_the_dense_oracle(vector: Vector) -> None:
     assert vector.ranks == oracle.ranks
 
 
-@pytest.mark.parametrize("path", sorted((DATA / "vectors").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((DATA / "vectors").glob("*.json")), ids=lambda path: path.stem
+)
 def test_the_doubles_are_the_nearest_to_the_decimals(path: Path) -> None:
     expected = json.loads(path.read_text("utf-8"))["expected"]
     pairs = [expected[name] for name in ("W_hat", "singular_values", "tails", "theta", "scale")]
     decimals, doubles = (_numbers([pair[form] for pair in pairs]) for form in ("decimal", "hex"))
     for decimal, double in zip(decimals, map(float.fromhex, doubles), strict=True):
-        assert abs(Fraction(decimal) - Fraction(double)) <= Fraction(501, 1000) * Fraction(math.ulp(double))
+        assert abs(Fraction(decimal) - Fraction(double)) <= Fraction(501, 1000) * Fraction(
+            math.ulp(double)
+        )
 
 
 def _numbers(document: Any) -> list[str]:
     """All strings in it, in order."""
     if isinstance(document, str):
         return [document]
-    return [text for part in (document.values() if isinstance(document, dict) else document) for text in _numbers(part)]
+    return [
+        text
+        for part in (document.values() if isinstance(document, dict) else document)
+        for text in _numbers(part)
+    ]
 
 
-@pytest.mark.parametrize("x", [5e-324, 1e-310, 2.0**-1074 * 3, 1.7976931348623157e308, 0.0, -1.0 / 3.0])
+@pytest.mark.parametrize(
+    "x", [5e-324, 1e-310, 2.0**-1074 * 3, 1.7976931348623157e308, 0.0, -1.0 / 3.0]
+)
 def test_the_nearest_double_of_a_double_is_itself(x: float) -> None:
     assert nearest_double(mpmath.mpf(x)).hex() == x.hex()
 
@@ -295,12 +336,19 @@ def test_the_ratios_are_those_of_the_criteria(vector: Vector) -> None:
     for step in (REFERENCE.step, MUTANTS["kept-value-perturbed"].step):
         output = _output(vector, step)
         ratios = judge_vector(vector, output)
-        theirs = judge(vector.inputs, step(*vector.inputs.arrays, **vector.inputs.parameters)).ratios
+        theirs = judge(
+            vector.inputs, step(*vector.inputs.arrays, **vector.inputs.parameters)
+        ).ratios
         for name in set(ratios) - {"rank"}:
-            assert ratios[name] == pytest.approx(theirs[name], rel=1e-3, abs=0.1) or min(ratios[name], theirs[name]) == np.inf
+            assert (
+                ratios[name] == pytest.approx(theirs[name], rel=1e-3, abs=0.1)
+                or min(ratios[name], theirs[name]) == np.inf
+            )
 
 
-@pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.diagonal and v.precision == "float64"])
+@pytest.mark.parametrize(
+    "name", [name for name, v in VARIANTS.items() if v.diagonal and v.precision == "float64"]
+)
 def test_a_right_step_that_is_computed_otherwise_passes(name: str) -> None:
     chosen = VECTORS if NIGHTLY else SMALL
     verdicts = {vector.id: _verdict(vector, VARIANTS[name].step) for vector in chosen.values()}
@@ -316,7 +364,9 @@ def test_a_mutant_fails(mutant: Mutant) -> None:
         assert mutant.stages is not None
         run = mutant.stages.run
         exact = [vector for vector in EXACT_VECTORS if vector.id in SMALL]
-        assert np.inf in [max(judge_vector(vector, _stages(vector, run)).values()) for vector in exact]
+        assert np.inf in [
+            max(judge_vector(vector, _stages(vector, run)).values()) for vector in exact
+        ]
 
 
 # --- exact vectors --------------------------------------------------------------------------------
@@ -398,7 +448,10 @@ INEXACT = {
     "rate": (replace(EXACT["tie"], learning_rate=0.3), "half precision"),
     "large": (replace(EXACT["tie"], entries={(0, 0): 4096, (1, 1): 1}), "half precision"),
     "small": (replace(EXACT["tie"], learning_rate=2.0**-14), "half precision"),
-    "norm": (replace(EXACT["tie"], entries={(0, 0): 2, (1, 1): 1}, tau=0.5, theta=None), "irrational"),
+    "norm": (
+        replace(EXACT["tie"], entries={(0, 0): 2, (1, 1): 1}, tau=0.5, theta=None),
+        "irrational",
+    ),
     "scaled norm": (replace(EXACT["tie"], entries={(0, 0): 5, (1, 1): 1}), "half precision"),
     "near tie": (replace(EXACT["tie"], entries=FOUR, theta=2.25), "too close"),
 }
@@ -442,28 +495,51 @@ DAMAGED_VECTORS: dict[str, tuple[Edit, str]] = {
     "wrong type": (lambda d: _set(d, "m", "13"), "$.m"),
     "a fraction": (lambda d: _set(d, "r", 2.5), "$.r"),
     "a boolean": (lambda d: _set(d, "parameters.min_rank", True), "$.parameters.min_rank"),
-    "a decimal for a hexadecimal float": (lambda d: _set(d, "inputs.U.re.1.0", 0.5), "$.inputs.U.re[1][0]"),
+    "a decimal for a hexadecimal float": (
+        lambda d: _set(d, "inputs.U.re.1.0", 0.5),
+        "$.inputs.U.re[1][0]",
+    ),
     "bad hex": (lambda d: _set(d, "inputs.dL.re.2.1", "0x1.gp+0"), "$.inputs.dL.re[2][1]"),
-    "hex that overflows": (lambda d: _set(d, "inputs.S.re.0.0", "0x1.0p+2000"), "$.inputs.S.re[0][0]"),
+    "hex that overflows": (
+        lambda d: _set(d, "inputs.S.re.0.0", "0x1.0p+2000"),
+        "$.inputs.S.re[0][0]",
+    ),
     "NaN": (lambda d: _set(d, "inputs.S.re.0.1", float("nan")), "$.inputs.S.re[0][1]"),
-    "infinity": (lambda d: _set(d, "parameters.learning_rate", float("inf")), "$.parameters.learning_rate"),
+    "infinity": (
+        lambda d: _set(d, "parameters.learning_rate", float("inf")),
+        "$.parameters.learning_rate",
+    ),
     "NaN in words": (lambda d: _set(d, "expected.scale.hex", "nan"), "$.expected.scale.hex"),
     "code": (lambda d: _set(d, "parameters.theta", "__import__('os')"), "$.parameters.theta"),
     "both thresholds": (lambda d: _set(d, "parameters.theta", "0x1.0p+0"), "$.parameters.theta"),
     "another version": (lambda d: _set(d, "format_version", 2), "$.format_version"),
     "another id": (lambda d: _set(d, "id", "shape-tall-zero"), "$.id"),
     "a row too few": (lambda d: d["inputs"]["V"]["re"].pop(), "$.inputs.V.re"),
-    "a short row": (lambda d: d["expected"]["W_hat"]["decimal"]["re"][3].pop(), "$.expected.W_hat.decimal.re[3]"),
+    "a short row": (
+        lambda d: d["expected"]["W_hat"]["decimal"]["re"][3].pop(),
+        "$.expected.W_hat.decimal.re[3]",
+    ),
     "a tail too few": (lambda d: d["expected"]["tails"]["hex"].pop(), "$.expected.tails.hex"),
-    "imaginary parts of a real matrix": (lambda d: _set(d, "inputs.S.im", d["inputs"]["S"]["re"]), "$.inputs.S.im"),
-    "no imaginary parts of a complex matrix": (lambda d: _set(d, "dtype", "complex128"), "$.inputs.U.im"),
-    "a decimal out of range": (lambda d: _set(d, "expected.W_hat.decimal.re.0.0", "1.0e999999"), "$.expected.W_hat.decimal"),
+    "imaginary parts of a real matrix": (
+        lambda d: _set(d, "inputs.S.im", d["inputs"]["S"]["re"]),
+        "$.inputs.S.im",
+    ),
+    "no imaginary parts of a complex matrix": (
+        lambda d: _set(d, "dtype", "complex128"),
+        "$.inputs.U.im",
+    ),
+    "a decimal out of range": (
+        lambda d: _set(d, "expected.W_hat.decimal.re.0.0", "1.0e999999"),
+        "$.expected.W_hat.decimal",
+    ),
     "a rank above the size": (lambda d: _set(d, "r", 9), "$.r"),
 }
 
 
 @pytest.mark.parametrize(("damage", "path"), DAMAGED_VECTORS.values(), ids=DAMAGED_VECTORS)
-def test_a_damaged_vector_is_refused_and_the_field_is_named(tmp_path: Path, damage: Edit, path: str) -> None:
+def test_a_damaged_vector_is_refused_and_the_field_is_named(
+    tmp_path: Path, damage: Edit, path: str
+) -> None:
     document = json.loads((DATA / "vectors" / "shape-tall-dense.json").read_text("utf-8"))
     file = tmp_path / "vectors" / "shape-tall-dense.json"
     file.parent.mkdir()
@@ -534,19 +610,31 @@ def test_a_pipe_in_the_place_of_a_vector_is_refused_at_once(tmp_path: Path) -> N
 
 DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "missing"),
-    "truncated": (lambda path: path.write_text(path.read_text("utf-8")[:100]), "$: not a JSON document"),
+    "truncated": (
+        lambda path: path.write_text(path.read_text("utf-8")[:100]),
+        "$: not a JSON document",
+    ),
     "empty": (lambda path: path.write_text(""), "$: not a JSON document"),
     "not text": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "$: not a JSON document"),
     "nested deeply": (lambda path: path.write_text("[" * 100_000), "$: not a JSON document"),
     "a list": (lambda path: path.write_text("[1, 2]"), "$: "),
     "a directory": (_directory, "directory"),
     "a pipe": (_pipe, "expected a regular file, found a pipe"),
-    "too large": (lambda path: path.write_bytes(b" " * 2_000_000), "expected at most 1114376 bytes, found 2000000"),
-    "other rows": (_edited(lambda d: _set(d, "U1.re", [[0.0] * 4] * 5000)), "$.U1.re: expected 13 rows, found 5000"),
+    "too large": (
+        lambda path: path.write_bytes(b" " * 2_000_000),
+        "expected at most 1114376 bytes, found 2000000",
+    ),
+    "other rows": (
+        _edited(lambda d: _set(d, "U1.re", [[0.0] * 4] * 5000)),
+        "$.U1.re: expected 13 rows, found 5000",
+    ),
     "another id": (_edited(lambda d: _set(d, "id", "shape-tall-zero")), "$.id"),
     "extra field": (_edited(lambda d: _set(d, "time", 1.0)), "$.time"),
     "no V1": (_edited(lambda d: d.pop("V1")), "V1"),
-    "no factors": (_edited(lambda d: [d.pop(name) for name in ("U1", "S1", "V1")]), "$: expected U1, S1, V1"),
+    "no factors": (
+        _edited(lambda d: [d.pop(name) for name in ("U1", "S1", "V1")]),
+        "$: expected U1, S1, V1",
+    ),
     "NaN": (_edited(lambda d: _set(d, "U1.re.0.0", float("nan"))), "$.U1.re[0][0]"),
     "a large number": (_edited(lambda d: _set(d, "U1.re.0.0", 10**400)), "$.U1.re[0][0]"),
     "bad hex": (_edited(lambda d: _set(d, "S1.re.0.0", "0x")), "$.S1.re[0][0]"),
@@ -556,7 +644,10 @@ DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "complex": (_edited(lambda d: _set(d, "S1.im", d["S1"]["re"])), "$.S1.im"),
     "another precision": (_edited(lambda d: _set(d, "dtype", "float32")), "$.dtype"),
     "half precision": (_edited(lambda d: _set(d, "dtype", "float16")), "$.dtype"),
-    "overflow": (_edited(lambda d: _set(d, "U1.re", [[1e308] * 4] * 13)), "ratio inf in orthonormal U"),
+    "overflow": (
+        _edited(lambda d: _set(d, "U1.re", [[1e308] * 4] * 13)),
+        "ratio inf in orthonormal U",
+    ),
 }
 
 
@@ -568,7 +659,9 @@ def vectors_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("vectors_read_once")
 @pytest.mark.parametrize(("damage", "message"), DAMAGED_OUTPUTS.values(), ids=DAMAGED_OUTPUTS)
-def test_a_damaged_output_fails_alone(outputs: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_a_damaged_output_fails_alone(
+    outputs: Path, damage: Callable[[Path], object], message: str
+) -> None:
     assert len(json.loads((outputs / "shape-tall-dense.json").read_text("utf-8"))["S1"]["re"]) == 4
     damage(outputs / "shape-tall-dense.json")
     judgement = judge_outputs(DATA, outputs)
@@ -581,9 +674,14 @@ def test_a_damaged_output_fails_alone(outputs: Path, damage: Callable[[Path], ob
 
 @pytest.mark.usefixtures("vectors_read_once")
 def test_an_output_whose_product_overflows_fails_alone(outputs: Path) -> None:
-    _edited(lambda d: d.update(U1={"re": [[1e308] * 4] * 13}, S1={"re": [[1e308] * 4] * 4}))(outputs / "shape-tall-dense.json")
+    _edited(lambda d: d.update(U1={"re": [[1e308] * 4] * 13}, S1={"re": [[1e308] * 4] * 4}))(
+        outputs / "shape-tall-dense.json"
+    )
     [failure] = judge_outputs(DATA, outputs).failures
-    assert (failure.id, failure.finding) == ("shape-tall-dense", "U1 S1 V1ᴴ leaves the range of double precision")
+    assert (failure.id, failure.finding) == (
+        "shape-tall-dense",
+        "U1 S1 V1ᴴ leaves the range of double precision",
+    )
 
 
 @pytest.mark.usefixtures("vectors_read_once")
@@ -591,25 +689,37 @@ def test_right_files_have_status_0_and_no_diagnosis(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For which all vectors would be read once more."""
-    monkeypatch.setattr("geolora_ref.oracle.vectors.load_vectors", lambda _: pytest.fail("the vectors were read again"))
+    monkeypatch.setattr(
+        "geolora_ref.oracle.vectors.load_vectors",
+        lambda _: pytest.fail("the vectors were read again"),
+    )
     assert main(["vectors", "judge", str(DATA), str(outputs)]) == 0
     assert capsys.readouterr().out.startswith(f"{len(IDS)} vectors, 0 failed, worst ratio ")
     for folder in (outputs, DATA / "vectors"):  # the next run would read it as one
         with pytest.raises(SystemExit, match="2"):
-            main(["vectors", "judge", str(DATA), str(outputs), "--json", str(folder / "report.json")])
+            main(
+                ["vectors", "judge", str(DATA), str(outputs), "--json", str(folder / "report.json")]
+            )
         assert f"--json: expected a file outside of {folder}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("vectors_read_once")
-def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_name_the_line_and_a_wrong_rank(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The program may be in another language, and cannot be called again."""
     assert diagnose_outputs(VECTORS, judge_outputs(DATA, outputs)) is None
     for name in ("upper-right-missing", "relative-to-largest"):
         for vector in VECTORS.values():
-            (outputs / f"{vector.id}.json").write_text(json.dumps(_output(vector, MUTANTS[name].step)))
+            (outputs / f"{vector.id}.json").write_text(
+                json.dumps(_output(vector, MUTANTS[name].step))
+            )
         assert main(["vectors", "judge", str(DATA), str(outputs)]) == 1
         printed = capsys.readouterr().out
-        assert f"when line {MUTANTS[name].line} has this defect: {MUTANTS[name].defect} ({name}; " in printed
+        assert (
+            f"when line {MUTANTS[name].line} has this defect: {MUTANTS[name].defect} ({name}; "
+            in printed
+        )
     assert re.search(r"^FAILED \S+: .*in rank \(rank 3; right: 2\)$", printed, re.MULTILINE)
 
 
@@ -618,13 +728,17 @@ def test_an_unknown_id_is_an_error(outputs: Path) -> None:
     (outputs / "shape-tall-typo.json").write_text("{}")
     (outputs / "notes.txt").write_text("not an output")
     judgement = judge_outputs(DATA, outputs)
-    assert [(row.id, row.error) for row in judgement.failures] == [("shape-tall-typo", "no vector has this id")]
+    assert [(row.id, row.error) for row in judgement.failures] == [
+        ("shape-tall-typo", "no vector has this id")
+    ]
     assert len(judgement.rows) == len(IDS) + 1
 
 
 @pytest.mark.usefixtures("vectors_read_once")
 def test_a_missing_folder_is_said_once(tmp_path: Path) -> None:
-    with pytest.raises(NotADirectoryError, match=r"nowhere: expected a folder of outputs, found none$"):
+    with pytest.raises(
+        NotADirectoryError, match=r"nowhere: expected a folder of outputs, found none$"
+    ):
         judge_outputs(DATA, tmp_path / "nowhere")
     assert len(judge_outputs(DATA, tmp_path).failures) == len(IDS)
 
@@ -640,12 +754,16 @@ def test_a_part_of_the_vectors_is_not_judged(tmp_path: Path, outputs: Path) -> N
         f"{tmp_path / 'part'}: expected all {len(IDS)} vectors of the package, "
         f"{', '.join(sorted(IDS[:2]))} missing: export it again"
     )
-    document = json.loads((DATA / "vectors" / "shape-tall-dense.json").read_text("utf-8")) | {"id": "mine"}
+    document = json.loads((DATA / "vectors" / "shape-tall-dense.json").read_text("utf-8")) | {
+        "id": "mine"
+    }
     own = tmp_path / "own" / "vectors" / "mine.json"
     own.parent.mkdir(parents=True)
     own.write_text(json.dumps(document))
     (tmp_path / "outputs").mkdir()
-    assert [row.error for row in judge_outputs(tmp_path / "own", tmp_path / "outputs").rows] == ["mine.json: missing"]
+    assert [row.error for row in judge_outputs(tmp_path / "own", tmp_path / "outputs").rows] == [
+        "mine.json: missing"
+    ]
 
 
 @pytest.mark.usefixtures("vectors_read_once")
@@ -672,6 +790,8 @@ def test_decimal_numbers_are_read_as_well(outputs: Path) -> None:
         document = json.loads(path.read_text("utf-8"))
         for name in ("U1", "S1", "V1"):
             parts = document[name].items()
-            document[name] = {part: [[float.fromhex(x) for x in row] for row in rows] for part, rows in parts}
+            document[name] = {
+                part: [[float.fromhex(x) for x in row] for row in rows] for part, rows in parts
+            }
         path.write_text(json.dumps(document))
     assert judge_outputs(DATA, outputs).passed

@@ -65,7 +65,9 @@ TRUE_FINGERPRINT = backends.own_fingerprint
 @pytest.fixture(autouse=True)
 def same_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "own_fingerprint", lambda: "the same")
-    monkeypatch.setattr("verification.campaign.journal.fingerprint", lambda plan, *_: f"the-same-{plan.effort}")
+    monkeypatch.setattr(
+        "verification.campaign.journal.fingerprint", lambda plan, *_: f"the-same-{plan.effort}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,11 @@ def in_process() -> Iterator[Callable[..., Any]]:
     made = []
 
     def cluster(**options: int) -> Any:
-        made.append(distributed.LocalCluster(processes=False, dashboard_address=":0", silence_logs=50, **options))
+        made.append(
+            distributed.LocalCluster(
+                processes=False, dashboard_address=":0", silence_logs=50, **options
+            )
+        )
         return made[-1]
 
     yield cluster
@@ -113,7 +119,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def finish(folder: Path) -> Any:
     """Do the rest in this process; the claims part of the results."""
-    return as_data(run([CLAIMS[CLAIM]], PLAN, Journal(folder, PLAN, fresh=False), jobs=1), PLAN, 1.0)["claims"]
+    return as_data(
+        run([CLAIMS[CLAIM]], PLAN, Journal(folder, PLAN, fresh=False), jobs=1), PLAN, 1.0
+    )["claims"]
 
 
 def units(folder: Path) -> list[str]:
@@ -172,14 +180,19 @@ def test_a_killed_worker_changes_nothing(
 
 
 @slow
-def test_a_case_that_kills_every_worker_is_given_up(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_that_kills_every_worker_is_given_up(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     with pytest.raises(BackendError, match="gave a case up: KilledWorker"):
         list(on_dask(os._exit, [1], cluster.scheduler_address))
 
 
 def test_workers_of_other_sources_are_refused(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The client has the other ones here; both before the campaign and, for workers that join
     later, at the first case.
@@ -187,7 +200,9 @@ def test_workers_of_other_sources_are_refused(
     monkeypatch.setattr(backends, "own_fingerprint", lambda: "mine")
     expected = "expected the sources and libraries of the client (fingerprint mine), found the same"
     assert main(dask(tmp_path, cluster.scheduler_address)) == 2
-    assert capsys.readouterr().err.count(expected) == 2, "both are to be named, before either has a case"
+    assert capsys.readouterr().err.count(expected) == 2, (
+        "both are to be named, before either has a case"
+    )
     monkeypatch.setattr(backends, "_refuse_unfit", lambda client: None)
     assert main(dask(tmp_path, cluster.scheduler_address)) == 2
     assert expected in capsys.readouterr().err
@@ -197,15 +212,22 @@ def test_workers_of_other_sources_are_refused(
 def test_processes_that_start_after_an_edit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """They have the sources of now, this process those of before."""
     monkeypatch.setattr(backends, "own_fingerprint", lambda: "before")
-    with pytest.raises(BackendError, match=r"^sources: expected those with which this run began, found changed ones"):
+    with pytest.raises(
+        BackendError,
+        match=r"^sources: expected those with which this run began, found changed ones",
+    ):
         list(in_processes(abs, range(4), jobs=2))
 
 
 @slow
-def test_a_worker_of_an_altered_checkout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_of_an_altered_checkout_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Workers of a copy of the sources are accepted; with one comment more in one file they are not."""
     for package in ("geolora_ref", "verification"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     monkeypatch.setattr(backends, "PATIENCE", 60.0)  # a worker has to start
     monkeypatch.setattr("verification.campaign.journal.ROOT", tmp_path)
     expected = fingerprint(PLAN)
@@ -219,7 +241,9 @@ def test_a_worker_of_an_altered_checkout_is_refused(tmp_path: Path, monkeypatch:
             message = rf"worker tcp://\S+: expected the sources .* \(fingerprint {expected}\), found {fingerprint(PLAN)}"
             with pytest.raises(BackendError, match=message):
                 list(on_dask(abs, range(100), cluster.scheduler_address))
-            monkeypatch.setattr(backends, "_refuse_unfit", lambda client: None)  # as if it had not been there yet
+            monkeypatch.setattr(
+                backends, "_refuse_unfit", lambda client: None
+            )  # as if it had not been there yet
             with pytest.raises(BackendError, match=message):
                 list(on_dask(abs, range(100), cluster.scheduler_address))
 
@@ -227,7 +251,15 @@ def test_a_worker_of_an_altered_checkout_is_refused(tmp_path: Path, monkeypatch:
 @contextmanager
 def worker(folder: Path, cluster: Any) -> Iterator[None]:
     """A worker as the command line starts it in this folder."""
-    start = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--nthreads", "1", "--no-nanny"]
+    start = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_worker",
+        cluster.scheduler_address,
+        "--nthreads",
+        "1",
+        "--no-nanny",
+    ]
     process = subprocess.Popen([*start, "--no-dashboard"], cwd=folder, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -238,7 +270,9 @@ def worker(folder: Path, cluster: Any) -> Iterator[None]:
 
 def test_workers_with_more_threads_are_refused(in_process: Callable[..., Any]) -> None:
     address = in_process(n_workers=1, threads_per_worker=2).scheduler_address
-    with pytest.raises(BackendError, match=r"expected one thread \(dask worker --nthreads 1\), found 2"):
+    with pytest.raises(
+        BackendError, match=r"expected one thread \(dask worker --nthreads 1\), found 2"
+    ):
         list(on_dask(abs, [1], address))
 
 
@@ -253,7 +287,9 @@ def test_a_scheduler_that_ends_is_named(in_process: Callable[..., Any]) -> None:
 
 
 @slow
-def test_a_cluster_that_loses_its_last_worker_is_named(in_process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_loses_its_last_worker_is_named(
+    in_process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backends, "PATIENCE", 1.5)
     cluster = in_process(n_workers=1, threads_per_worker=1)
     results = on_dask(time.sleep, [0.0, *[0.05] * 200], cluster.scheduler_address)
@@ -267,7 +303,10 @@ def test_a_cluster_that_loses_its_last_worker_is_named(in_process: Callable[...,
 
 
 def test_a_cluster_without_workers_is_status_2(
-    in_process: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_process: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(backends, "PATIENCE", 1.0)
     address = in_process(n_workers=0).scheduler_address
@@ -277,7 +316,10 @@ def test_a_cluster_without_workers_is_status_2(
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "foo://host:1"])
 def test_an_address_that_does_not_answer_is_status_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    address: str,
 ) -> None:
     monkeypatch.setattr(backends, "PATIENCE", 0.5)
     assert main(dask(tmp_path, address)) == 2
@@ -289,14 +331,21 @@ def test_a_missing_package_is_status_2(
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert main(dask(tmp_path, "tcp://127.0.0.1:1")) == 2
-    assert "expected the package distributed, it is not installed (extra 'dask')" in capsys.readouterr().err
+    assert (
+        "expected the package distributed, it is not installed (extra 'dask')"
+        in capsys.readouterr().err
+    )
 
 
 # --- processes here -------------------------------------------------------------------------------
 
 
 def test_a_killed_process_ends_the_run_which_can_be_resumed(
-    tmp_path: Path, hold: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], undisturbed: Any
+    tmp_path: Path,
+    hold: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    undisturbed: Any,
 ) -> None:
     """A sentence and status 2; what had finished is kept, and the rest gives the results of an
     undisturbed run.
@@ -304,7 +353,10 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     Cases after the first third of the units wait until the test is over, so that a kill that comes
     late still meets work.
     """
-    labelled, first = runner._labelled, {case.id for case in itertools.islice(CLAIMS[CLAIM].cases(PLAN), UNITS // 3)}
+    labelled, first = (
+        runner._labelled,
+        {case.id for case in itertools.islice(CLAIMS[CLAIM].cases(PLAN), UNITS // 3)},
+    )
 
     def held(extensions: Any, unit: Any) -> Any:
         while (unit[1] or unit[2].id not in first) and hold.exists():
@@ -314,8 +366,14 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     hold.touch()
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_labelled", held)
-        patch.setattr(backends, "own_fingerprint", TRUE_FINGERPRINT)  # processes here do not have the other one
-        after(patch, UNITS // 4, lambda: os.kill(next(iter(reusable_executor._executor._processes)), signal.SIGKILL))
+        patch.setattr(
+            backends, "own_fingerprint", TRUE_FINGERPRINT
+        )  # processes here do not have the other one
+        after(
+            patch,
+            UNITS // 4,
+            lambda: os.kill(next(iter(reusable_executor._executor._processes)), signal.SIGKILL),
+        )
         assert main(command(tmp_path, "--jobs", "2")) == 2
     hold.unlink()
     printed, kept = capsys.readouterr(), len(units(tmp_path))
@@ -340,7 +398,9 @@ def test_only_the_error_of_an_ending_pool_is_not_printed() -> None:
 
     before, printed = threading.excepthook, []
     try:
-        threading.excepthook = lambda failure: printed.append((failure.thread and failure.thread.name, failure.exc_type))
+        threading.excepthook = lambda failure: printed.append(
+            (failure.thread and failure.thread.name, failure.exc_type)
+        )
         with quiet_end():
             failing("ExecutorManagerThread", KeyError(42))
             failing("ExecutorManagerThread", ValueError("broken"))
@@ -348,4 +408,8 @@ def test_only_the_error_of_an_ending_pool_is_not_printed() -> None:
         failing("ExecutorManagerThread", KeyError(42))
     finally:
         threading.excepthook = before
-    assert printed == [("ExecutorManagerThread", ValueError), ("another", KeyError), ("ExecutorManagerThread", KeyError)]
+    assert printed == [
+        ("ExecutorManagerThread", ValueError),
+        ("another", KeyError),
+        ("ExecutorManagerThread", KeyError),
+    ]

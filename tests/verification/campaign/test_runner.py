@@ -148,7 +148,10 @@ def test_a_result_is_what_a_later_run_reads(outcome: Callable[[Claim], ClaimOutc
     def with_an_array(case: Case) -> CaseResult:
         return replace(GOOD.check(case), series={"t": np.arange(3.0), "pair": (2, 3)})
 
-    assert outcome(replace(GOOD, check=with_an_array)).results[0].series == {"t": [0.0, 1.0, 2.0], "pair": [2, 3]}
+    assert outcome(replace(GOOD, check=with_an_array)).results[0].series == {
+        "t": [0.0, 1.0, 2.0],
+        "pair": [2, 3],
+    }
 
 
 def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
@@ -164,35 +167,64 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, check=ratio(float("nan"))), "ratio nan, which counts as one above 1"),
         (replace(GOOD, check=ratio(float("-inf"))), "ratio -inf, which counts as one above 1"),
         (replace(GOOD, check=violating), "hypothesis violated: λ < 2/β"),
-        (replace(GOOD, check=broken), "ZeroDivisionError: the check itself is wrong (test_runner.py:"),
-        (replace(GOOD, check=broken_in_lines), "case 0 broke: ValueError: expected a thing (test_runner.py:"),
+        (
+            replace(GOOD, check=broken),
+            "ZeroDivisionError: the check itself is wrong (test_runner.py:",
+        ),
+        (
+            replace(GOOD, check=broken_in_lines),
+            "case 0 broke: ValueError: expected a thing (test_runner.py:",
+        ),
         (replace(GOOD, check=leaving), "case 0 broke: SystemExit: 3 (test_runner.py:"),
-        (replace(GOOD, check=returning_nothing), "expected a CaseResult, the check of made-up returned None"),
-        (replace(GOOD, check=unwritable), "case 0 broke: TypeError: keys must be str, int, float, bool or None, not tuple"),
+        (
+            replace(GOOD, check=returning_nothing),
+            "expected a CaseResult, the check of made-up returned None",
+        ),
+        (
+            replace(GOOD, check=unwritable),
+            "case 0 broke: TypeError: keys must be str, int, float, bool or None, not tuple",
+        ),
         (replace(GOOD, cases=lambda plan: ()), "it has no cases"),
         (replace(GOOD, floor=4), "only 3 comparisons, at least 4 are needed"),
         (replace(GOOD, controls=()), "no control fails: ratio"),
         (replace(GOOD, check=another), "no control fails: another"),
-        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(0.9)),)), "control bad passed"),
+        (
+            replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(0.9)),)),
+            "control bad passed",
+        ),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, broken),)), "control bad broke"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, nothing),)), "control bad passed"),
-        (replace(GOOD, controls=(Control("bad", "2 > 1", lambda plan: (), ratio(2.0)),)), "control bad has no cases"),
+        (
+            replace(GOOD, controls=(Control("bad", "2 > 1", lambda plan: (), ratio(2.0)),)),
+            "control bad has no cases",
+        ),
         (
             replace(GOOD, controls=(Control("bad", "2 > 1", cases, one_of_three),)),
             "fail in a share of 1 of its cases, found 0.333",
         ),
-        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("nan"))),)), "control bad passed"),
-        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf"))),)), "control bad passed"),
+        (
+            replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("nan"))),)),
+            "control bad passed",
+        ),
+        (
+            replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf"))),)),
+            "control bad passed",
+        ),
         (replace(GOOD, check=undecided), "3 of 6 comparisons decide nothing, a share of 0 may"),
         (
             replace(GOOD, check=diverging(0.5)),
             "case 0: diverged (step 3: an entry beyond 1e+70), which counts as a ratio above 1",
         ),
-        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(0.5)),)), "control bad passed (ratio inf)"),
+        (
+            replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(0.5)),)),
+            "control bad passed (ratio inf)",
+        ),
         (replace(GOOD, check=nothing), "nothing was compared, which counts as a ratio above 1"),
     ],
 )
-def test_what_does_not_stand(outcome: Callable[[Claim], ClaimOutcome], claim: Claim, reason: str) -> None:
+def test_what_does_not_stand(
+    outcome: Callable[[Claim], ClaimOutcome], claim: Claim, reason: str
+) -> None:
     result = outcome(claim)
     assert not result.holds
     assert any(reason in problem for problem in result.problems), result.problems
@@ -202,13 +234,17 @@ def test_what_does_not_stand(outcome: Callable[[Claim], ClaimOutcome], claim: Cl
     "claim",
     [
         replace(GOOD, controls=(Control("bad", "2 > 1", cases, one_of_three, share=0.3),)),
-        replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf")), infinite=True),)),
+        replace(
+            GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf")), infinite=True),)
+        ),
         replace(GOOD, check=undecided, undecided=0.5),
         replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(0.5, 2.0)),)),
     ],
     ids=["share", "infinite", "undecided", "diverging after a ratio"],
 )
-def test_what_a_claim_declares_stands(outcome: Callable[[Claim], ClaimOutcome], claim: Claim) -> None:
+def test_what_a_claim_declares_stands(
+    outcome: Callable[[Claim], ClaimOutcome], claim: Claim
+) -> None:
     assert outcome(claim).holds
 
 
@@ -222,7 +258,9 @@ def test_equal_case_ids_are_refused(outcome: Callable[[Claim], ClaimOutcome]) ->
         outcome(replace(GOOD, cases=lambda plan: [Case("same", {}), Case("same", {})]))
 
 
-def test_a_case_has_one_thread_of_libraries_that_were_loaded_since_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_has_one_thread_of_libraries_that_were_loaded_since_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     threads, looked, counts = list[int](), list[Any](), list[int]()
 
     def counting(case: Case) -> CaseResult:
@@ -265,7 +303,9 @@ def test_what_raised_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("other", [Plan("full"), Plan(seed=5)])
-def test_a_fresh_run_leaves_the_journals_of_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Plan) -> None:
+def test_a_fresh_run_leaves_the_journals_of_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Plan
+) -> None:
     monkeypatch.setitem(CLAIMS, GOOD.id, GOOD)
     run([GOOD], other, Journal(tmp_path, other, fresh=False), jobs=1)
     run([GOOD], PLAN, Journal(tmp_path, PLAN, fresh=False), jobs=1)
@@ -277,12 +317,16 @@ def test_what_is_not_a_number_is_the_worst(outcome: Callable[[Claim], ClaimOutco
     """Whichever comes first: max(0.5, nan) is 0.5."""
     for values in ((0.5, math.nan), (math.nan, 0.5)):
         result = outcome(replace(GOOD, check=several(values)))
-        assert [(one.name, one.count, one.worst) for one in result.compared] == [("ratio", 6, math.inf)]
+        assert [(one.name, one.count, one.worst) for one in result.compared] == [
+            ("ratio", 6, math.inf)
+        ]
     (half,) = outcome(replace(GOOD, check=several((0.25, 0.5)))).compared
     assert (half.median, half.worst) == (0.375, 0.5)
 
 
-def test_the_report_shows_a_ratio_that_is_no_number(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
+def test_the_report_shows_a_ratio_that_is_no_number(
+    outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path
+) -> None:
     progress: list[tuple[str, int, int]] = []
     result = outcome(replace(GOOD, check=several((0.5, math.nan)), controls=()))
     sections = drawn([result], lambda *where: progress.append(where))
@@ -291,16 +335,26 @@ def test_the_report_shows_a_ratio_that_is_no_number(outcome: Callable[[Claim], C
     assert progress == [(GOOD.id, 0, 1), ("report", 1, 1)]
 
 
-def test_the_report_says_where_a_control_diverges(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
+def test_the_report_says_where_a_control_diverges(
+    outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path
+) -> None:
     result = outcome(replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(2.0)),)))
     html = write_report(drawn([result]), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
     assert "It diverges (0, step 3: an entry beyond 1e+70)." in html
     (control,) = read_json(tmp_path / "results.json")["claims"][0]["controls"]
-    assert (control["worst"], control["fails"], control["diverged"]) == ("inf", True, "0, step 3: an entry beyond 1e+70")
+    assert (control["worst"], control["fails"], control["diverged"]) == (
+        "inf",
+        True,
+        "0, step 3: an entry beyond 1e+70",
+    )
 
 
-def test_a_long_list_of_problems_says_that_there_are_more(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
-    result = outcome(replace(GOOD, cases=lambda plan: [Case(str(k), {}) for k in range(33)], check=broken))
+def test_a_long_list_of_problems_says_that_there_are_more(
+    outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path
+) -> None:
+    result = outcome(
+        replace(GOOD, cases=lambda plan: [Case(str(k), {}) for k in range(33)], check=broken)
+    )
     printed = StringIO()
     print_outcomes([result], Console(file=printed, width=200))
     assert len(result.problems) > 33
@@ -310,14 +364,21 @@ def test_a_long_list_of_problems_says_that_there_are_more(outcome: Callable[[Cla
 
 
 def test_other_plans_have_other_journals(tmp_path: Path) -> None:
-    assert Journal(tmp_path, Plan(seed=1), fresh=True).path != Journal(tmp_path, Plan(seed=2), fresh=True).path
+    assert (
+        Journal(tmp_path, Plan(seed=1), fresh=True).path
+        != Journal(tmp_path, Plan(seed=2), fresh=True).path
+    )
 
 
-def test_report_is_written_although_a_case_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_is_written_although_a_case_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The report says what broke; the figures, which need its series, are left out."""
     claim = CLAIMS["local-error"]
     first = next(iter(claim.cases(PLAN))).id
-    half_broken = replace(claim, check=lambda case: broken(case) if case.id == first else claim.check(case))
+    half_broken = replace(
+        claim, check=lambda case: broken(case) if case.id == first else claim.check(case)
+    )
     monkeypatch.setitem(CLAIMS, claim.id, half_broken)
     outcomes = run([half_broken], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)
     html = write_report(drawn(outcomes), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
@@ -341,8 +402,14 @@ def raising(*_: Any) -> Any:
             {"figures": (Figure("A figure", "caption", raising),)},
             "figure 'A figure' cannot be drawn: OverflowError: no axis goes",
         ),
-        ({"tables": (Table("A table", raising),)}, "table 'A table' cannot be made: OverflowError: no axis goes there"),
-        ({"tables": (Table("A table", lambda results: []),)}, "expected a row at least, the names of the columns, found none"),
+        (
+            {"tables": (Table("A table", raising),)},
+            "table 'A table' cannot be made: OverflowError: no axis goes there",
+        ),
+        (
+            {"tables": (Table("A table", lambda results: []),)},
+            "expected a row at least, the names of the columns, found none",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_a_reason_and_the_rest_is_shown(
@@ -351,7 +418,9 @@ def test_what_cannot_be_drawn_is_a_reason_and_the_rest_is_shown(
     """Its claim does not stand, since no reader can see why; the report and the record are of one run."""
     claim, plan = replace(GOOD, **part), Plan(effort)
     monkeypatch.setitem(CLAIMS, GOOD.id, claim)
-    monkeypatch.setattr(runner, "records", lambda plan: {GOOD.id: NOTHING} if plan.effort == "quick" else {})
+    monkeypatch.setattr(
+        runner, "records", lambda plan: {GOOD.id: NOTHING} if plan.effort == "quick" else {}
+    )
     sections = drawn(run([claim], plan, Journal(tmp_path, plan, fresh=True), jobs=1))
     html = write_report(sections, plan, tmp_path, 1.0).read_text(encoding="utf-8")
     (stored,) = read_json(tmp_path / "results.json")["claims"]
@@ -361,9 +430,15 @@ def test_what_cannot_be_drawn_is_a_reason_and_the_rest_is_shown(
     assert "holds</span>" not in html
 
 
-def test_numbers_in_a_table_are_shown(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
-    result = outcome(replace(GOOD, tables=(Table("A table", lambda results: [["n"], [len(results)]]),)))  # type: ignore[list-item]
-    assert "<td>3</td>" in write_report(drawn([result]), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
+def test_numbers_in_a_table_are_shown(
+    outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path
+) -> None:
+    result = outcome(
+        replace(GOOD, tables=(Table("A table", lambda results: [["n"], [len(results)]]),))
+    )  # type: ignore[list-item]
+    assert "<td>3</td>" in write_report(drawn([result]), PLAN, tmp_path, 1.0).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_report_is_self_contained(tmp_path: Path) -> None:

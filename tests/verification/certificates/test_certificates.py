@@ -54,7 +54,9 @@ def through_json(certificate: dict[str, Any]) -> dict[str, Any]:
 def test_everything_is_certified_for_the_reference() -> None:
     found = prove(INSTANCES)
     assert found["objections"] == []
-    assert all(set(counts) <= {"certified", "void"} for counts in found["outcomes"].values()), found["outcomes"]
+    assert all(set(counts) <= {"certified", "void"} for counts in found["outcomes"].values()), (
+        found["outcomes"]
+    )
     assert all(counts["certified"] >= 4 for counts in found["outcomes"].values()), found["outcomes"]
 
 
@@ -82,7 +84,9 @@ def test_statements_are_of_sections_of_the_theory() -> None:
 
 def test_the_stored_run_is_of_the_statements_that_are_here() -> None:
     stored = read_json(MEASURED / "results.json")["statements"]
-    assert stored == {name: {"section": one.section, "text": one.text} for name, one in STATEMENTS.items()}
+    assert stored == {
+        name: {"section": one.section, "text": one.text} for name, one in STATEMENTS.items()
+    }
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
@@ -97,7 +101,10 @@ def test_every_statement_is_refuted_for_something_wrong(statement: str) -> None:
     pytest.fail(f"{name} was not refuted by {statement!r} on any instance")
 
 
-@pytest.mark.parametrize("name", ["silent-regularisation", "single-pass-residual", "gram-singular-values", "divide-by-zero"])
+@pytest.mark.parametrize(
+    "name",
+    ["silent-regularisation", "single-pass-residual", "gram-singular-values", "divide-by-zero"],
+)
 def test_mutants_that_only_one_kind_of_instance_shows(name: str) -> None:
     (found,) = refute([name], list(draw(CHANCES, largest=9))).values()
     assert found, f"{name} was not refuted"
@@ -108,7 +115,10 @@ def test_more_bits_decide_what_double_precision_leaves_open() -> None:
     """σ_min(S_new) = 1e-20 is not distinguished from 0 by an SVD in double precision."""
     x = next(x for x in draw(56, largest=9) if x.id.startswith("1e-14, fixed"))
     tiny = replace(x, S=np.diag([*np.diag(x.S)[:-1], 1e-20]), learning_rate=1e-26)
-    coarse, fine = (certify(tiny, reference(tiny), bits)["statements"]["tail bound"] for bits in ((53,), (53, 106)))
+    coarse, fine = (
+        certify(tiny, reference(tiny), bits)["statements"]["tail bound"]
+        for bits in ((53,), (53, 106))
+    )
     assert (coarse["outcome"], fine["outcome"], fine["bits"]) == ("undecided", "certified", 106)
 
 
@@ -123,14 +133,24 @@ def test_rounding_beats_descent_at_a_tiny_rate_and_that_is_refuted() -> None:
 
 
 TAMPERED = {
-    "an entry of S1": lambda c: c["data"]["S1"][0].__setitem__(0, (1.0 + float.fromhex(c["data"]["S1"][0][0])).hex()),
-    "a bound that is too small": lambda c: c["bounds"]["W_hat"][0][1].__setitem__(0, c["bounds"]["W_hat"][0][1][0] // 2),
-    "a bound that is too large": lambda c: c["bounds"]["W_hat"][0][0].__setitem__(0, c["bounds"]["W_hat"][0][0][0] * 2),
+    "an entry of S1": lambda c: c["data"]["S1"][0].__setitem__(
+        0, (1.0 + float.fromhex(c["data"]["S1"][0][0])).hex()
+    ),
+    "a bound that is too small": lambda c: c["bounds"]["W_hat"][0][1].__setitem__(
+        0, c["bounds"]["W_hat"][0][1][0] // 2
+    ),
+    "a bound that is too large": lambda c: c["bounds"]["W_hat"][0][0].__setitem__(
+        0, c["bounds"]["W_hat"][0][0][0] * 2
+    ),
     "bounds left out": lambda c: c["bounds"].__setitem__("N", []),
     "an outcome": lambda c: c["statements"]["descent"].__setitem__("outcome", "refuted"),
-    "a statement made void": lambda c: c["statements"]["conformance"].__setitem__("outcome", "void"),
+    "a statement made void": lambda c: c["statements"]["conformance"].__setitem__(
+        "outcome", "void"
+    ),
     "a statement left out": lambda c: c["statements"].pop("conformance"),
-    "a statement of its own": lambda c: c["statements"].__setitem__("beauty", {"outcome": "certified"}),
+    "a statement of its own": lambda c: c["statements"].__setitem__(
+        "beauty", {"outcome": "certified"}
+    ),
     "called unusable": lambda c: c.__setitem__("unusable", "U1"),
 }
 
@@ -179,12 +199,29 @@ def test_bounds_that_say_next_to_nothing_prove_nothing() -> None:
 def test_checker_is_short_and_shares_nothing() -> None:
     source = Path(checker.__file__).read_text(encoding="utf-8")
     tree = ast.parse(source)
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported == {"json", "sys", "pathlib", "typing", "flint"}
-    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node)]
-    prose = {line for node in documented for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)}
-    code = [line for number, line in enumerate(source.splitlines(), 1) if line.strip() and number not in prose]
+    documented = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node)
+    ]
+    prose = {
+        line
+        for node in documented
+        for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
+    }
+    code = [
+        line
+        for number, line in enumerate(source.splitlines(), 1)
+        if line.strip() and number not in prose
+    ]
     assert len(code) <= 100
 
 
@@ -220,8 +257,20 @@ def test_off_is_the_exact_projection_for_a_basis_that_is_not_orthonormal() -> No
         off(matrix(0.0 * B), matrix(Z))
 
 
-def test_command_proves_and_the_checker_follows_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--count", "14", "--largest", "6", "--only", "s-step-sign", "--json", "--output", str(tmp_path)]
+def test_command_proves_and_the_checker_follows_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "--count",
+        "14",
+        "--largest",
+        "6",
+        "--only",
+        "s-step-sign",
+        "--json",
+        "--output",
+        str(tmp_path),
+    ]
     status = main(command)
     summary = json.loads(capsys.readouterr().out)
     assert summary == read_json(tmp_path / "results.json")
@@ -236,16 +285,26 @@ def test_command_proves_and_the_checker_follows_its_files(tmp_path: Path, capsys
 
 def checked(*files: str) -> tuple[int, str]:
     """Exit status and output of the checker's command."""
-    done = subprocess.run([sys.executable, checker.__file__, *files], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, checker.__file__, *files], capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout
 
 
-def test_the_checker_follows_nothing_without_certificates(certificate: dict[str, Any], tmp_path: Path) -> None:
-    assert checked() == (2, "FILE...: expected certificates, found none\n0 certificates, 0 objections\n")
+def test_the_checker_follows_nothing_without_certificates(
+    certificate: dict[str, Any], tmp_path: Path
+) -> None:
+    assert checked() == (
+        2,
+        "FILE...: expected certificates, found none\n0 certificates, 0 objections\n",
+    )
     one, none = str(tmp_path / "one.json"), str(tmp_path / "none.json")
     Path(one).write_text(json.dumps({"certificates": [certificate]}), "utf-8")
     Path(none).write_text(json.dumps({"certificates": []}), "utf-8")
-    assert checked(one, none) == (2, f"{none}: expected certificates, found none\n1 certificates, 0 objections\n")
+    assert checked(one, none) == (
+        2,
+        f"{none}: expected certificates, found none\n1 certificates, 0 objections\n",
+    )
     assert checked(one) == (0, "1 certificates, 0 objections\n")
 
 
@@ -263,17 +322,33 @@ def test_a_reference_that_gives_nothing_usable_is_a_failure(
         return out if len(spoilt) != 3 else replace(out, S1=np.full_like(out.S1, np.nan))
 
     monkeypatch.setattr("verification.certificates.__main__.reference", once)
-    command = ["--count", "14", "--largest", "6", "--only", "s-step-sign", "--output", str(tmp_path)]
+    command = [
+        "--count",
+        "14",
+        "--largest",
+        "6",
+        "--only",
+        "s-step-sign",
+        "--output",
+        str(tmp_path),
+    ]
     assert main(command) == 1
     found = read_json(tmp_path / "results.json")
     assert list(found["unusable"]) == [spoilt[2]]
     assert (found["objections"], found["not_refuted"]) == ([], [])
-    assert f"{spoilt[2]}: unusable: S1: expected finite entries" in capsys.readouterr().out.replace("\n", "")
+    assert f"{spoilt[2]}: unusable: S1: expected finite entries" in capsys.readouterr().out.replace(
+        "\n", ""
+    )
 
 
-def test_a_step_that_is_not_refuted_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_not_refuted_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(BROKEN, "s-step-sign", reference)
-    assert main(["--count", "7", "--largest", "6", "--only", "s-step-sign", "--output", str(tmp_path)]) == 1
+    assert (
+        main(["--count", "7", "--largest", "6", "--only", "s-step-sign", "--output", str(tmp_path)])
+        == 1
+    )
     assert read_json(tmp_path / "results.json")["not_refuted"] == ["s-step-sign"]
     assert mutant("s-step-sign") is not reference
 

@@ -37,30 +37,47 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 ROUNDOFF = [2.0**-bits for bits in BITS.values()]
 
 
-def test_the_command_measures_what_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_measures_what_is_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["--output", str(tmp_path)]) == 0
     found = read_json(tmp_path / "ladder.json")
-    assert set(STAGES) < set(found["slopes"]) == set(found["predicted"]) == set(found["as predicted"])
+    assert (
+        set(STAGES) < set(found["slopes"]) == set(found["predicted"]) == set(found["as predicted"])
+    )
     assert found["passed"] is True
     assert figure(found).startswith(b"<?xml")
     assert figure(found) == figure(found)  # no random names
-    for stage, errors in found["errors"].items():  # a few units, at every rung: correct digits are those of the format
+    for stage, errors in found[
+        "errors"
+    ].items():  # a few units, at every rung: correct digits are those of the format
         assert all(error <= 20.0 * u for error, u in zip(errors, ROUNDOFF, strict=True)), stage
     assert set(found["real steps"]) == set(found["lossy steps"]) == set(REAL_STEPS)
-    for name, measured in (("ladder", "errors"), ("route_errors", "routes"), ("augmentation_errors", "augmentation")):
+    for name, measured in (
+        ("ladder", "errors"),
+        ("route_errors", "routes"),
+        ("augmentation_errors", "augmentation"),
+    ):
         monkeypatch.setattr(
             f"verification.certificates.ladder.{name}", lambda *_, known=found[measured]: known
         )  # it takes seconds
     monkeypatch.setattr("verification.certificates.ladder.REAL_STEPS", {})
     monkeypatch.setattr(
-        "verification.certificates.ladder.as_predicted", lambda slopes, predicted: {"S_new": True, "K_new": False}
+        "verification.certificates.ladder.as_predicted",
+        lambda slopes, predicted: {"S_new": True, "K_new": False},
     )
     assert main(["--output", str(tmp_path)]) == 1
 
 
-@pytest.mark.parametrize(("slope", "same"), [(0.91, True), (1.09, True), (0.89, False), (1.11, False), (float("nan"), False)])
+@pytest.mark.parametrize(
+    ("slope", "same"),
+    [(0.91, True), (1.09, True), (0.89, False), (1.11, False), (float("nan"), False)],
+)
 def test_slopes_are_those_of_the_prediction_to_a_tenth(slope: float, same: bool) -> None:
-    assert as_predicted({"S_new": 1.0, "K_new": slope}, {"S_new": 1.0, "K_new": 1.0}) == {"S_new": True, "K_new": same}
+    assert as_predicted({"S_new": 1.0, "K_new": slope}, {"S_new": 1.0, "K_new": 1.0}) == {
+        "S_new": True,
+        "K_new": same,
+    }
 
 
 def test_one_line_in_half_precision_breaks_the_ladder() -> None:
@@ -86,23 +103,33 @@ REAL = pytest.mark.parametrize("name", REAL_STEPS)
 
 
 @REAL
-def test_a_real_step_is_within_what_is_allowed_and_one_that_lacks_few_bits_is_not(name: str) -> None:
+def test_a_real_step_is_within_what_is_allowed_and_one_that_lacks_few_bits_is_not(
+    name: str,
+) -> None:
     real = REAL_STEPS[name]
     assert real_step(real)["within"]
     noticed, unnoticed = control(real), control(real, more=2)
-    assert noticed["error"] > 1.2 * noticed["allowed"], "a margin: rounding is up to a quarter of what is allowed"
+    assert noticed["error"] > 1.2 * noticed["allowed"], (
+        "a margin: rounding is up to a quarter of what is allowed"
+    )
     assert unnoticed["within"], "the least that is noticed, to two bits"
 
 
-@pytest.mark.parametrize("name", ["reference, float64", "fast, float64", "fast, float32", "fast, float16"])
+@pytest.mark.parametrize(
+    "name", ["reference, float64", "fast, float64", "fast, float32", "fast, float16"]
+)
 def test_a_step_with_the_precision_of_a_smaller_format_is_seen(name: str) -> None:
     """Arrays of one format, arithmetic or storage of the next smaller one."""
     smaller = {"float64": "float32", "float32": "float16", "float16": "bfloat16"}
     real = REAL_STEPS[name]
-    assert not real_step(replace(real, take=lambda arrays, dtype: real.take(arrays, smaller[dtype])), 1)["within"]
+    assert not real_step(
+        replace(real, take=lambda arrays, dtype: real.take(arrays, smaller[dtype])), 1
+    )["within"]
 
 
-def test_a_loss_of_accuracy_in_the_package_breaks_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_of_accuracy_in_the_package_breaks_the_ladder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Line 3 to half of the digits."""
     from geolora_ref import algorithm
 

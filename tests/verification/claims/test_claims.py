@@ -17,14 +17,26 @@ from tests.nightly import NIGHTLY
 from verification.campaign.outcomes import ControlOutcome
 from verification.campaign.runner import work
 from verification.claim import Case, CaseResult, Claim, Control, Plan
-from verification.claims import CLAIMS, HEADINGS, PAGES, checked, conservation, curvature_tail, physics
+from verification.claims import (
+    CLAIMS,
+    HEADINGS,
+    PAGES,
+    checked,
+    conservation,
+    curvature_tail,
+    physics,
+)
 from verification.support.machine import ROOT
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
 
 PLAN = Plan("quick", seed=7)  # another seed than the report's
 FULL = Plan("full", seed=0)
-BIBLIOGRAPHY = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE))
+BIBLIOGRAPHY = set(
+    re.findall(
+        r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE
+    )
+)
 TOO_SLOW = {
     "stochastic: digits*": "32 runs of 400 steps, the exact variance at every one: more than a minute",
     "descent: digits*": "300 steps on the digits: two seconds a case",
@@ -49,7 +61,11 @@ def test_claim_holds_on_its_first_case(claim: Claim) -> None:
 
 @pytest.mark.parametrize(
     ("claim", "control"),
-    [pytest.param(claim, control, id=f"{claim.id}: {control.id}") for claim in CLAIMS.values() for control in claim.controls],
+    [
+        pytest.param(claim, control, id=f"{claim.id}: {control.id}")
+        for claim in CLAIMS.values()
+        for control in claim.controls
+    ],
 )
 def test_control_fails(claim: Claim, control: Control) -> None:
     """At the latest in the second of its cases; by night in all of them, as in every report."""
@@ -75,7 +91,10 @@ def test_the_full_plan_begins_and_ends_as_the_quick_one(claim: Claim) -> None:
     for control in claim.controls if NIGHTLY else ():
         if some := affordable(claim, ends(control.cases)):
             results = [work((claim.id, control.id, case)) for case in some]
-            outcome, others = ControlOutcome(control, results, claim.limit), iter(affordable(claim, control.cases(FULL)))
+            outcome, others = (
+                ControlOutcome(control, results, claim.limit),
+                iter(affordable(claim, control.cases(FULL))),
+            )
             while not outcome.failed and control.share < 1.0 and (further := next(others, None)):
                 results.append(work((claim.id, control.id, further)))
             assert outcome.failed, outcome.error or f"{control.id}: {outcome.shortfall}"
@@ -87,12 +106,18 @@ def ends(cases: Callable[[Plan], Iterable[Case]]) -> list[Case]:
     """
     known = [(case.id, case.parameters) for case in cases(Plan(seed=FULL.seed))]
     every = list(cases(FULL))
-    return [case for case in (every[:1] + every[1:][-1:]) if (case.id, case.parameters) not in known]
+    return [
+        case for case in (every[:1] + every[1:][-1:]) if (case.id, case.parameters) not in known
+    ]
 
 
 def affordable(claim: Claim, cases: Iterable[Case]) -> list[Case]:
     """Those of these cases that are not too slow."""
-    return [case for case in cases if NIGHTLY or not any(fnmatch(f"{claim.id}: {case.id}", slow) for slow in TOO_SLOW)]
+    return [
+        case
+        for case in cases
+        if NIGHTLY or not any(fnmatch(f"{claim.id}: {case.id}", slow) for slow in TOO_SLOW)
+    ]
 
 
 def test_what_is_too_slow_is_there() -> None:
@@ -135,26 +160,38 @@ def test_the_section_of_a_claim_is_where_the_theory_shows_it() -> None:
 
 
 def test_the_rates_that_physics_states_are_the_roots_rounded() -> None:
-    damped, growing = (physics.dispersion_root(s["k"], s["beams"], s["guess"]) for s in physics.SETTINGS.values())
+    damped, growing = (
+        physics.dispersion_root(s["k"], s["beams"], s["guess"]) for s in physics.SETTINGS.values()
+    )
     for value in (damped.imag, damped.real, growing.imag):
         assert f"{value:.4f}".replace("-", "−") in CLAIMS["physics"].statement
 
 
 def test_the_curvature_tail_counts_what_a_singular_core_leaves_open() -> None:
     """S = 0 and λ = 0: S_new is singular, and bounds nothing."""
-    result = curvature_tail.check(Case("singular", {"problem": "quadratic", "start": "zero", "rate": 0.0, "seed": 0}))
+    result = curvature_tail.check(
+        Case("singular", {"problem": "quadratic", "start": "zero", "rate": 0.0, "seed": 0})
+    )
     assert (result.undecided, result.ratios) == (30, {})
 
 
-def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     drawn: list[int] = []
 
-    def problem_of(seed: int, make: Callable[[int], Schroedinger] = conservation.problem_of) -> Schroedinger:
+    def problem_of(
+        seed: int, make: Callable[[int], Schroedinger] = conservation.problem_of
+    ) -> Schroedinger:
         drawn.append(seed)
         return make(seed)
 
     monkeypatch.setattr(conservation, "problem_of", problem_of)
-    shown = next(case for case in conservation.cases(PLAN) if case["truncation"] == "fixed rank" and case["h"] == 0.1)
+    shown = next(
+        case
+        for case in conservation.cases(PLAN)
+        if case["truncation"] == "fixed rank" and case["h"] == 0.1
+    )
     results = [conservation.check(shown)]
     drawn.clear()
     conservation.draw(matplotlib.figure.Figure().subplots(), results)
@@ -163,7 +200,13 @@ def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(monkey
 
 def test_a_run_of_descent_ends_with_the_first_step_that_decides_nothing() -> None:
     def run(steps: int) -> CaseResult:
-        start = {"problem": "quadratic", "start": "order one", "rate": 1.9, "steps": steps, "seed": 0}
+        start = {
+            "problem": "quadratic",
+            "start": "order one",
+            "rate": 1.9,
+            "steps": steps,
+            "seed": 0,
+        }
         return CLAIMS["descent"].check(Case("", start))
 
     whole = run(300)

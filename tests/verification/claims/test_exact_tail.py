@@ -15,7 +15,14 @@ from geolora_ref import LowRank
 from geolora_ref.algorithm import Truncation
 from geolora_ref.integrators.sub_equations import Factors
 from verification.claim import Case, Plan
-from verification.claims import CLAIMS, convergence, descent, energy_descent, rank_recovery, stochastic
+from verification.claims import (
+    CLAIMS,
+    convergence,
+    descent,
+    energy_descent,
+    rank_recovery,
+    stochastic,
+)
 from verification.claims.error_bound import check, truncated_cases
 from verification.instruments.steppers import Outcome, mutant, reference
 from verification.instruments.trajectory import Iterate
@@ -23,7 +30,13 @@ from verification.instruments.trajectory import Iterate
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 RECURSION = "one step of the error recursion"
 WHATEVER_WAS_LOST = property(lambda it: float(np.linalg.norm(it.outcome.W_hat - it.W_next)))
-BROKEN = ("unsorted-truncation", "elementwise-for-matmul", "vh-for-v", "squared-singular-values", "signs-lost")
+BROKEN = (
+    "unsorted-truncation",
+    "elementwise-for-matmul",
+    "vh-for-v",
+    "squared-singular-values",
+    "signs-lost",
+)
 
 
 @pytest.fixture
@@ -32,7 +45,9 @@ def case() -> Case:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_only_the_tail_of_the_exact_step_shows_a_wrong_truncation(case: Case, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_only_the_tail_of_the_exact_step_shows_a_wrong_truncation(
+    case: Case, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     assert max(check(case, mutant(name)).ratios[RECURSION]) > 1.0
     monkeypatch.setattr(Iterate, "lost", WHATEVER_WAS_LOST)
     assert max(check(case, mutant(name)).ratios[RECURSION]) <= 1.0
@@ -45,8 +60,12 @@ def test_a_rank_that_is_too_low_is_named(case: Case) -> None:
 
 
 @pytest.mark.parametrize("claim", ["descent", "convergence", "stochastic"])
-def test_the_other_claims_need_the_exact_tail_too(monkeypatch: pytest.MonkeyPatch, claim: str) -> None:
-    control = next(control for control in CLAIMS[claim].controls if control.id == "unsorted-truncation")
+def test_the_other_claims_need_the_exact_tail_too(
+    monkeypatch: pytest.MonkeyPatch, claim: str
+) -> None:
+    control = next(
+        control for control in CLAIMS[claim].controls if control.id == "unsorted-truncation"
+    )
     cases = list(control.cases(Plan()))
     assert any(control.check(case).worst > CLAIMS[claim].limit for case in cases)
     monkeypatch.setattr(Iterate, "lost", WHATEVER_WAS_LOST)
@@ -61,7 +80,9 @@ def lying(Y: LowRank, G: np.ndarray, **parameters: Any) -> Outcome:
 
 @pytest.mark.parametrize("claim", [convergence, stochastic, rank_recovery])
 def test_no_step_raises_its_bound_by_what_it_tells_of_its_own(claim: ModuleType) -> None:
-    control = next(control for control in claim.CLAIM.controls if control.id == "unsorted-truncation")
+    control = next(
+        control for control in claim.CLAIM.controls if control.id == "unsorted-truncation"
+    )
     for case in control.cases(Plan()):
         outcome = claim.check(case, lying)
         assert outcome.worst > claim.CLAIM.limit
@@ -69,7 +90,11 @@ def test_no_step_raises_its_bound_by_what_it_tells_of_its_own(claim: ModuleType)
 
 
 def test_two_layers_need_it_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    control = next(control for control in CLAIMS["descent"].controls if control.id == "two layers: unsorted-truncation")
+    control = next(
+        control
+        for control in CLAIMS["descent"].controls
+        if control.id == "two layers: unsorted-truncation"
+    )
     cases, lost = list(control.cases(Plan())), []
 
     def step(Y: LowRank, G: np.ndarray, **parameters: Any) -> Outcome:
@@ -85,7 +110,11 @@ def test_two_layers_need_it_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_truncation_of_an_integrator_needs_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    control = next(control for control in CLAIMS["energy-descent"].controls if control.id == "unsorted truncation")
+    control = next(
+        control
+        for control in CLAIMS["energy-descent"].controls
+        if control.id == "unsorted truncation"
+    )
     cases = list(control.cases(Plan()))
     assert all(control.check(case).worst > 1.0 for case in cases)
     lost: list[float] = []
@@ -106,10 +135,17 @@ def test_no_step_is_judged_by_what_it_has_done_to_its_arguments() -> None:
         G *= min(1.0, 0.01 / float(np.linalg.norm(G)))
         return reference(Y, G, **parameters)
 
-    case = next(case for case in descent.cases(Plan()) if case["problem"] == "quadratic" and case["start"] == "order one")
+    case = next(
+        case
+        for case in descent.cases(Plan())
+        if case["problem"] == "quadratic" and case["start"] == "order one"
+    )
     assert descent.check(case, clipped).worst > 1.0
 
 
 def test_a_stepper_of_another_form_is_named(case: Case) -> None:
-    with pytest.raises(TypeError, match=r"expected an Outcome\(W_hat, Y\) of verification.instruments.steppers, found LowRank"):
+    with pytest.raises(
+        TypeError,
+        match=r"expected an Outcome\(W_hat, Y\) of verification.instruments.steppers, found LowRank",
+    ):
         check(case, lambda Y, G, **parameters: reference(Y, G, **parameters).Y)  # type: ignore[arg-type]

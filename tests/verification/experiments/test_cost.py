@@ -18,7 +18,9 @@ SIZES, RANKS = np.array([1024, 2048, 4096, 8192]), np.array([4, 8, 16, 32])
 
 def test_the_fit_finds_the_planted_coefficients() -> None:
     m, r = SIZES[:, None].astype(float), RANKS.astype(float)
-    coefficients, misfit = cost.fit(SIZES.tolist(), RANKS.tolist(), 2e-9 * m * r**2 + 3e-7 * r**3 + 5e-9 * m * r + 1e-4)
+    coefficients, misfit = cost.fit(
+        SIZES.tolist(), RANKS.tolist(), 2e-9 * m * r**2 + 3e-7 * r**3 + 5e-9 * m * r + 1e-4
+    )
     assert coefficients == pytest.approx([2e-9, 3e-7, 5e-9, 1e-4], rel=1e-6)
     assert misfit < 1e-9
     _, dense = cost.fit(SIZES.tolist(), RANKS.tolist(), 1e-10 * m**2 * r)
@@ -44,7 +46,16 @@ def test_the_command_writes_what_it_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cost, "REPEATS", 1)
-    arguments = ["--integrator", "BUG", "--largest", "512", "--rounds", "2", "--output", str(tmp_path)]
+    arguments = [
+        "--integrator",
+        "BUG",
+        "--largest",
+        "512",
+        "--rounds",
+        "2",
+        "--output",
+        str(tmp_path),
+    ]
     assert cost.main(arguments) == 0
     found = read_json(tmp_path / "cost.json")
     (one,) = found["integrators"]
@@ -67,5 +78,9 @@ def test_the_stored_run_is_whole_and_far_from_a_dense_field() -> None:
     """
     found = read_json(cost.MEASURED)
     assert (tuple(found["sizes"]), tuple(found["ranks"])) == (cost.SIZES, cost.RANKS)
-    assert [one["integrator"] for one in found["integrators"]] == [name for name in FAMILY if name not in cost.LATER]
-    assert all(one["exponent of m"] < 1.5 and one["exponent of r"] < 3.0 for one in found["integrators"])
+    assert [one["integrator"] for one in found["integrators"]] == [
+        name for name in FAMILY if name not in cost.LATER
+    ]
+    assert all(
+        one["exponent of m"] < 1.5 and one["exponent of r"] < 3.0 for one in found["integrators"]
+    )

@@ -95,6 +95,8 @@ def test_a_run_that_broke_down_has_no_order() -> None:
         (H[::-1], (1.0,) * 6, "^parameter: expected falling values"),
     ],
 )
-def test_too_little_is_refused(parameter: tuple[float, ...], errors: tuple[float, ...], message: str) -> None:
+def test_too_little_is_refused(
+    parameter: tuple[float, ...], errors: tuple[float, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Slopes(parameter, errors, 0.0)

@@ -26,7 +26,9 @@ from verification.report.report import mathematics, number, write_pages_beside
         (math.nan, "nan"),
     ],
 )
-def test_numbers_have_three_digits_and_small_and_large_ones_a_power_of_ten(value: float, shown: str) -> None:
+def test_numbers_have_three_digits_and_small_and_large_ones_a_power_of_ten(
+    value: float, shown: str
+) -> None:
     assert number(value) == shown
 
 
@@ -38,7 +40,10 @@ def test_numbers_have_three_digits_and_small_and_large_ones_a_power_of_ten(value
         ("e^{σ_1 t}", "e<sup>σ<sub>1</sub> t</sup>"),
         ("τσ_min ≤ r_max", "τσ<sub>min</sub> ≤ r<sub>max</sub>"),
         ("min_{t<T} g_t, tail_{>r}", "min<sub>t&lt;T</sub> g<sub>t</sub>, tail<sub>&gt;r</sub>"),
-        ("max_rank and min_rank, of solve_ivp", "<code>max_rank</code> and <code>min_rank</code>, of <code>solve_ivp</code>"),
+        (
+            "max_rank and min_rank, of solve_ivp",
+            "<code>max_rank</code> and <code>min_rank</code>, of <code>solve_ivp</code>",
+        ),
         ("CUSOLVER_STATUS_INTERNAL_ERROR", "<code>CUSOLVER_STATUS_INTERNAL_ERROR</code>"),
         ("<b>", "&lt;b&gt;"),
     ],
@@ -59,7 +64,9 @@ def test_a_stored_campaign_that_is_damaged_is_reported_on_its_page(
     elif left == "none":
         run.unlink()
     monkeypatch.setattr(report, "MEASURED", path)
-    monkeypatch.setattr(report, "overview", lambda *_: [])  # the other pages, whose figures take seconds
+    monkeypatch.setattr(
+        report, "overview", lambda *_: []
+    )  # the other pages, whose figures take seconds
     write_pages_beside(tmp_path / "report")
     html = (tmp_path / "report" / "finetuning-report.html").read_text(encoding="utf-8")
     assert f"{path} cannot be shown (" in html

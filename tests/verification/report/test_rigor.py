@@ -31,14 +31,25 @@ STORED: dict[str, dict[str, Any]] = {path.name: read_json(path) for path in MEAS
 CORE = STORED["mutation.json"]["scopes"][0]
 CHANGED: dict[str, dict[str, Any]] = {  # what is not there as long as all is well
     "results.json": {
-        "refuted": {"k-step-sign": {"instance": "7", "statements": ["descent"], "followed": True}, "other": None, "third": None},
+        "refuted": {
+            "k-step-sign": {"instance": "7", "statements": ["descent"], "followed": True},
+            "other": None,
+            "third": None,
+        },
         "not_refuted": ["other", "third"],
         "objections": ["descent: claimed certified, found undecided"],
     },
     "faults.json": {
         "faults": 4,
         "verdicts": {"finetune": {"kill": {"fine": 2, "lost": 1}, "flip": {"fine": 1}}},
-        "findings": [{"word": "lost", "program": "finetune", "kind": "kill", "reason": "2 of 5 finished steps"}],
+        "findings": [
+            {
+                "word": "lost",
+                "program": "finetune",
+                "kind": "kill",
+                "reason": "2 of 5 finished steps",
+            }
+        ],
     },
     "mutation.json": {
         "scopes": [
@@ -49,7 +60,9 @@ CHANGED: dict[str, dict[str, Any]] = {  # what is not there as long as all is we
     "coverage.json": {"total": 99.0, "least": 96.0},
 }
 GOOD = {
-    name: {key: value for key, value in data.items() if key != "sources"} | CHANGED.get(name, {}) | {"machine": MACHINE}
+    name: {key: value for key, value in data.items() if key != "sources"}
+    | CHANGED.get(name, {})
+    | {"machine": MACHINE}
     for name, data in STORED.items()
 }
 
@@ -106,11 +119,19 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
         ({}, "made with sources that the file does not name"),
         ({"sources": {}}, "made with sources that the file does not name"),
         ({"sources": sources("verification", "tests")}, "made with the sources that are here"),
-        ({"sources": sources("verification") | {"tests": "others"}}, "made with other sources (tests changed since)"),
-        ({"sources": {"verification": "others"}}, "made with other sources (verification changed since)"),
+        (
+            {"sources": sources("verification") | {"tests": "others"}},
+            "made with other sources (tests changed since)",
+        ),
+        (
+            {"sources": {"verification": "others"}},
+            "made with other sources (verification changed since)",
+        ),
     ],
 )
-def test_results_of_other_sources_are_marked(folder: Path, about: dict[str, Any], note: str) -> None:
+def test_results_of_other_sources_are_marked(
+    folder: Path, about: dict[str, Any], note: str
+) -> None:
     """The commit of the page is not theirs."""
     machine = {"date": "2020-01-01 00:00 UTC", "commit": "abcdef1", "processor": "a processor"}
     write_json(folder / "faults.json", GOOD["faults.json"] | about | {"machine": machine})
@@ -118,7 +139,9 @@ def test_results_of_other_sources_are_marked(folder: Path, about: dict[str, Any]
     assert f"2020-01-01 00:00 UTC, commit abcdef1, a processor: {note}" in html
 
 
-def test_what_was_not_run_here_is_shown_as_it_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_not_run_here_is_shown_as_it_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On a fresh clone: nothing of it was measured here, which the page says, with its date and
     processor.
     """
@@ -128,7 +151,10 @@ def test_what_was_not_run_here_is_shown_as_it_is_stored(tmp_path: Path, capsys: 
     for name, path in stored.items():
         machine = read_json(path)["machine"]
         assert shown[name].verdict == "passed, stored"
-        assert f"{machine['date']}, commit {machine['commit']}, {machine['processor']}: " in shown[name].origin
+        assert (
+            f"{machine['date']}, commit {machine['commit']}, {machine['processor']}: "
+            in shown[name].origin
+        )
     assert shown["ladder"].image
     assert main(["--results", str(tmp_path)]) == 0
     assert "Certificates       passed, stored" in capsys.readouterr().out
@@ -136,12 +162,18 @@ def test_what_was_not_run_here_is_shown_as_it_is_stored(tmp_path: Path, capsys: 
 
 def test_what_was_never_run_says_so_and_how(tmp_path: Path) -> None:
     nothing = [replace(item, stored=None) for item in PAGE.items]
-    assert all(shown.passed is None and item.command in shown.line for item, shown in overview(nothing, tmp_path))
+    assert all(
+        shown.passed is None and item.command in shown.line
+        for item, shown in overview(nothing, tmp_path)
+    )
     assert "make mutation" in write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
 
 
 def test_a_damaged_stored_file_is_named(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "stored.json", (MEASURED / "faults.json").read_text("utf-8").replace('"faults": ', '"faults": 1'))
+    write_atomically(
+        tmp_path / "stored.json",
+        (MEASURED / "faults.json").read_text("utf-8").replace('"faults": ', '"faults": 1'),
+    )
     (faults,) = (item for item in PAGE.items if item.id == "faults")
     ((_, shown),) = overview([replace(faults, stored=tmp_path / "stored.json")], tmp_path)
     assert shown.passed is False
@@ -153,7 +185,9 @@ def test_a_damaged_stored_file_is_named(tmp_path: Path) -> None:
 def test_every_item_can_fail(folder: Path, name: str) -> None:
     """The verdict is that of the machine that measured it."""
     write_json(folder / name, GOOD[name] | {"passed": False})
-    assert [item.file for item, shown in overview(PAGE.items, folder) if shown.passed is False] == [name]
+    assert [item.file for item, shown in overview(PAGE.items, folder) if shown.passed is False] == [
+        name
+    ]
     assert main(["--results", str(folder)]) == 1
 
 
@@ -167,7 +201,9 @@ def test_a_damaged_or_foreign_file_is_named(folder: Path, contents: bytes | None
     assert "faults.json cannot be shown" in shown.line
 
 
-def test_a_page_that_cannot_be_written_is_no_failure_of_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_that_cannot_be_written_is_no_failure_of_what_it_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as stopped:
         main(["--results", str(tmp_path / "file")])
@@ -181,12 +217,22 @@ def test_a_page_that_cannot_be_written_is_no_failure_of_what_it_shows(tmp_path: 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
     """One command an item, but for the fuzzing, which is a test; and the page."""
-    done = subprocess.run(["make", "-n", "nightly"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-n", "nightly"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     called = set(re.findall(r"-m verification\.((?:certificates|trust|report)\S*)", done.stdout))
     trust = ("long_runs", "faults", "branch_coverage", "mutation")
-    assert called == {"certificates", "certificates.ladder", "report.totals", *(f"trust.{program}" for program in trust)}
+    assert called == {
+        "certificates",
+        "certificates.ladder",
+        "report.totals",
+        *(f"trust.{program}" for program in trust),
+    }
     assert len(PAGE.items) == len(called)
-    assert "verification/certificates/checker.py build/rigor/certificates.json build/rigor/refutations.json" in done.stdout
+    assert (
+        "verification/certificates/checker.py build/rigor/certificates.json build/rigor/refutations.json"
+        in done.stdout
+    )
     assert "HYPOTHESIS_PROFILE=nightly" in done.stdout
 
 
@@ -202,9 +248,16 @@ def documented(stored: dict[str, Any]) -> list[str]:
     stages = ", ".join(f"{named.get(stage, stage)} {slope[stage]}" for stage in ladder["errors"])
     routes = ("published", "division-free", "augmented with K_new", "augmented with the gradient")
     off = {name: f"{one['error'] / one['u']:.1f}" for name, one in ladder["real steps"].items()}
-    fast = ", ".join(f"{off[f'fast, {dtype}']} ({dtype})" for dtype in ("bfloat16", "float16", "float32", "float64"))
+    fast = ", ".join(
+        f"{off[f'fast, {dtype}']} ({dtype})"
+        for dtype in ("bfloat16", "float16", "float32", "float64")
+    )
     beyond = {name: one["error"] / one["allowed"] for name, one in ladder["lossy steps"].items()}
-    fine = [beyond[f"{step}, {dtype}"] for step in ("reference", "fast") for dtype in ("float32", "float64")]
+    fine = [
+        beyond[f"{step}, {dtype}"]
+        for step in ("reference", "fast")
+        for dtype in ("float32", "float64")
+    ]
     (run,) = stored["long_runs"]["runs"]
     defect = max(tenth["defect"] for tenth in run["tenths"]) / run["eps"]
     (core,) = stored["mutation"]["scopes"]

@@ -19,7 +19,14 @@ __all__ = ["planted"]
 
 def planted(without: str) -> Program:
     """A program that counts to six; ``without`` the precaution of this name, or "" for all of them."""
-    return Program(partial(_count, without), lambda folder: None, _state, ("state.json",), ("state.json",), _counted)
+    return Program(
+        partial(_count, without),
+        lambda folder: None,
+        _state,
+        ("state.json",),
+        ("state.json",),
+        _counted,
+    )
 
 
 def _state(folder: Path) -> Any:

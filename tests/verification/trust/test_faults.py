@@ -78,18 +78,27 @@ CLAIM = Claim(
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CLAIMS, CLAIM.id, CLAIM)
     monkeypatch.setattr("verification.support.options.known", lambda: list(CLAIMS))
-    monkeypatch.setattr("verification.campaign.journal.fingerprint", lambda *_: "made-up")  # the true one reads every source
+    monkeypatch.setattr(
+        "verification.campaign.journal.fingerprint", lambda *_: "made-up"
+    )  # the true one reads every source
 
 
 def finish(folder: Path) -> dict[str, Any]:
     """Do the rest in this process; the claims part of the results."""
-    claims: dict[str, Any] = as_data(run([CLAIM], PLAN, Journal(folder, PLAN, fresh=False), jobs=1), PLAN, 1.0)["claims"]
+    claims: dict[str, Any] = as_data(
+        run([CLAIM], PLAN, Journal(folder, PLAN, fresh=False), jobs=1), PLAN, 1.0
+    )["claims"]
     return claims
 
 
 def lines(folder: Path) -> list[bytes]:
     """The whole lines of the journal, one for each finished unit."""
-    return [line for path in folder.glob("journal-*.jsonl") for line in path.read_bytes().split(b"\n") if line.endswith(b"}")]
+    return [
+        line
+        for path in folder.glob("journal-*.jsonl")
+        for line in path.read_bytes().split(b"\n")
+        if line.endswith(b"}")
+    ]
 
 
 def units(folder: Path) -> list[str]:
@@ -97,7 +106,9 @@ def units(folder: Path) -> list[str]:
     return [json.loads(line)["unit"] for line in lines(folder)]
 
 
-def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_kills_lose_nothing_and_count_nothing_twice(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Killed at random moments, most of them by SIGKILL, until 20 kills have hit a run that was at work."""
     folder, clock, finished, hits = tmp_path / "killed", random.Random(20), 0, 0
 
@@ -128,10 +139,23 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
 def test_a_killed_command_resumes_with_its_finished_cases(tmp_path: Path) -> None:
     """The real command line in a process group of its own, killed twice in the middle."""
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    command = [sys.executable, "-m", "verification", "--full", "--only", "local-error", "--jobs", "1", "--json", "--output"]
+    command = [
+        sys.executable,
+        "-m",
+        "verification",
+        "--full",
+        "--only",
+        "local-error",
+        "--jobs",
+        "1",
+        "--json",
+        "--output",
+    ]
     before: list[bytes] = []
     for sent in (signal.SIGKILL, signal.SIGINT):
-        with subprocess.Popen([*command, str(killed)], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            [*command, str(killed)], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
+        ) as process:
             while process.poll() is None and len(lines(killed)) < len(before) + 10:
                 time.sleep(0.02)
             os.killpg(process.pid, sent)
@@ -143,8 +167,12 @@ def test_a_killed_command_resumes_with_its_finished_cases(tmp_path: Path) -> Non
     for folder in (killed, undisturbed):
         subprocess.run([*command, str(folder)], cwd=ROOT, check=True, capture_output=True)
     assert set(before) <= set(lines(killed))
-    found, expected = (read_json(folder / "results.json")["claims"][0] for folder in (killed, undisturbed))
-    assert [found[key] for key in ("ratios", "controls")] == [expected[key] for key in ("ratios", "controls")]
+    found, expected = (
+        read_json(folder / "results.json")["claims"][0] for folder in (killed, undisturbed)
+    )
+    assert [found[key] for key in ("ratios", "controls")] == [
+        expected[key] for key in ("ratios", "controls")
+    ]
     assert sorted(units(killed)) == sorted(units(undisturbed))
 
 
@@ -157,20 +185,26 @@ CAUGHT = {
     "errors raised": (Fault("full disk", 12), "traceback"),
 }
 """For each precaution the fault that shows that it was left out, and the verdict."""
-FORKED = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning", "ignore:.*fork.*:DeprecationWarning")
+FORKED = pytest.mark.filterwarnings(
+    "ignore:.*fork.*:RuntimeWarning", "ignore:.*fork.*:DeprecationWarning"
+)
 
 
 @FORKED
 def test_a_precaution_left_out_is_caught_by_its_fault(tmp_path: Path) -> None:
     """And nothing is said of the same faults where none is left out."""
     whole = Bench(planted(""), tmp_path / "whole", patience=2.0)
-    assert {name: trial(whole, fault) for name, (fault, _) in CAUGHT.items()} == dict.fromkeys(CAUGHT, ("fine", ""))
+    assert {name: trial(whole, fault) for name, (fault, _) in CAUGHT.items()} == dict.fromkeys(
+        CAUGHT, ("fine", "")
+    )
     for name, (fault, verdict) in CAUGHT.items():
         assert trial(Bench(planted(name), tmp_path / "broken", patience=2.0), fault)[0] == verdict
 
 
 @FORKED
-def test_faults_are_drawn_over_all_that_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_are_drawn_over_all_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = Bench(planted(""), tmp_path, patience=2.0)
     monkeypatch.setitem(faults.KINDS, "power failure", 1000)
     drawn = faults.draw(bench, "0")
@@ -190,7 +224,9 @@ def test_the_command_writes_what_it_found(
         "draw": lambda *_: drawn,
         "Bench": lambda *_: None,
     }
-    stand_ins["trial"] = lambda bench, fault: ("hang", "for ever") if fault.at == 9 else ("fine", "")
+    stand_ins["trial"] = lambda bench, fault: (
+        ("hang", "for ever") if fault.at == 9 else ("fine", "")
+    )
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(faults, name, stand_in)
     assert faults.main(["--output", str(tmp_path)]) == 0
@@ -199,7 +235,10 @@ def test_the_command_writes_what_it_found(
     assert written["sources"] == provenance()["sources"]
     drawn.append(Fault("flip", 9))
     assert faults.main(["--output", str(tmp_path)]) == 1
-    assert "program: p, kind: flip, at: 9, name: , plant: , word: hang, reason: for ever" in capsys.readouterr().out
+    assert (
+        "program: p, kind: flip, at: 9, name: , plant: , word: hang, reason: for ever"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_line_cut_off_anywhere_costs_one_case(tmp_path: Path) -> None:
@@ -221,15 +260,22 @@ def test_every_altered_line_is_named_and_done_again(tmp_path: Path) -> None:
     whole, clock = path.read_bytes(), random.Random(3)
     for _ in range(40):
         at = clock.randrange(len(whole) - 1)
-        path.write_bytes(bytes([*whole[:at], whole[at] ^ (1 << clock.randrange(8)), *whole[at + 1 :]]))
+        path.write_bytes(
+            bytes([*whole[:at], whole[at] ^ (1 << clock.randrange(8)), *whole[at + 1 :]])
+        )
         number = whole.count(b"\n", 0, at) + 1
         journal = Journal(tmp_path, PLAN, fresh=False)
-        assert len(journal.done) in (2 * CASES - 1, 2 * CASES - 2)  # two where the newline between them was hit
+        assert len(journal.done) in (
+            2 * CASES - 1,
+            2 * CASES - 2,
+        )  # two where the newline between them was hit
         assert f"{path}, line {number}: expected" in journal.damaged[0]
     assert finish(tmp_path) == undisturbed
 
 
-def test_an_altered_journal_is_reported_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_altered_journal_is_reported_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["--full", "--only", CLAIM.id, "--jobs", "1", "--output", str(tmp_path)]
     assert main(command) == 0
     before = read_json(tmp_path / "results.json")["claims"]
@@ -254,8 +300,12 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(tmp_path: Path) -
     assert finish(tmp_path) == finish(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("entry", [{}, {"unit": "x"}, {"unit": "x", "result": {"ratio": 1}}, {"unit": [], "result": {}}])
-def test_a_sealed_line_of_another_structure_is_done_again(entry: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "entry", [{}, {"unit": "x"}, {"unit": "x", "result": {"ratio": 1}}, {"unit": [], "result": {}}]
+)
+def test_a_sealed_line_of_another_structure_is_done_again(
+    entry: dict[str, Any], tmp_path: Path
+) -> None:
     expected = finish(tmp_path)
     (path,) = tmp_path.glob("journal-*.jsonl")
     first, rest = path.read_bytes().split(b"\n", 1)
@@ -267,23 +317,43 @@ def test_a_sealed_line_of_another_structure_is_done_again(entry: dict[str, Any],
 
 
 @pytest.mark.parametrize("name", ["results.json", "report.html", "journal-made-up.jsonl"])
-def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A process that opens it waits for its other end."""
     os.mkfifo(tmp_path / name)
     assert main(["--full", "--only", CLAIM.id, "--jobs", "1", "--output", str(tmp_path)]) == 2
-    assert f"cannot go on: {tmp_path / name}: expected a regular file, found a pipe" in capsys.readouterr().err
+    assert (
+        f"cannot go on: {tmp_path / name}: expected a regular file, found a pipe"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
 def test_processes_that_work_end_with_the_one_that_was_killed(tmp_path: Path) -> None:
     """By SIGKILL, which leaves it no time to end them."""
-    command = [sys.executable, "-m", "verification", "--full", "--only", "descent", "--jobs", "2", "--output", str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+    command = [
+        sys.executable,
+        "-m",
+        "verification",
+        "--full",
+        "--only",
+        "descent",
+        "--jobs",
+        "2",
+        "--output",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
         workers: set[int] = set()
         while not (list(tmp_path.glob("journal-*")) and workers):
             assert run.poll() is None
             time.sleep(0.05)
-            workers = set(map(int, Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()))
+            workers = set(
+                map(int, Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split())
+            )
         run.kill()
     patience = time.monotonic() + 20.0
     while any(map(_at_work, workers)):
@@ -310,7 +380,9 @@ def test_an_unwritable_folder_is_status_2_and_named(
     assert place in capsys.readouterr().err
 
 
-def test_a_folder_that_another_run_uses_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_another_run_uses_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with locked(tmp_path):
         assert main(["--full", "--only", CLAIM.id, "--output", str(tmp_path)]) == 2
     assert f"process {os.getpid()} has it" in capsys.readouterr().err

@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_step
 from geolora_ref.arrays import norm
@@ -52,7 +58,12 @@ class Trajectory(RuleBasedStateMachine):
         self.counts[what] = self.counts.get(what, 0) + 1
         self.operations += 1
 
-    @initialize(m=st.integers(1, 9), n=st.integers(1, 9), spectrum=st.sampled_from(sorted(SPECTRA)), seed=SEEDS)
+    @initialize(
+        m=st.integers(1, 9),
+        n=st.integers(1, 9),
+        spectrum=st.sampled_from(sorted(SPECTRA)),
+        seed=SEEDS,
+    )
     def start(self, m: int, n: int, spectrum: str, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.operations = 1
@@ -71,7 +82,9 @@ class Trajectory(RuleBasedStateMachine):
     def accept(self, Y: LowRank, G: Any, rate: float, **options: Any) -> None:
         """The dense oracle judges the new state; the dense model continues from there."""
         U, S, V = self.Y
-        ratio = dense_oracle(U, S, V, G, learning_rate=rate, **options).ratio(Y.full().astype(np.float64), Y.rank)
+        ratio = dense_oracle(U, S, V, G, learning_rate=rate, **options).ratio(
+            Y.full().astype(np.float64), Y.rank
+        )
         assert ratio <= FAIL, f"ratio {ratio:.3g} with {options}"
         while 0.0 < norm(Y.S) < SMALL:
             Y = LowRank(Y.U, Y.S * LARGER, Y.V)
@@ -84,7 +97,9 @@ class Trajectory(RuleBasedStateMachine):
         least=st.integers(1, 3),
         magnitude=RATES,
     )
-    def steps(self, seeds: list[int], rate: float, tau: float, least: int, magnitude: float) -> None:
+    def steps(
+        self, seeds: list[int], rate: float, tau: float, least: int, magnitude: float
+    ) -> None:
         """A gradient a step; one step where it overshoots, or many would leave the range of single
         precision.
         """
@@ -93,7 +108,9 @@ class Trajectory(RuleBasedStateMachine):
         for seed in seeds[: 1 if rate > 1.0 else None]:
             self.count("step")
             G = self.gradient(seed, magnitude)
-            step = geolora_step(self.Y, ProjectedGradients.from_dense(self.Y, G), learning_rate=rate, **options)
+            step = geolora_step(
+                self.Y, ProjectedGradients.from_dense(self.Y, G), learning_rate=rate, **options
+            )
             self.accept(step.Y, G, rate, **options)
             self.stands_for_the_dense_matrix()
 
@@ -102,7 +119,9 @@ class Trajectory(RuleBasedStateMachine):
         """A step of length 0."""
         self.count("truncate")
         G = np.zeros(self.Y.shape, self.Y.S.dtype)
-        step = geolora_step(self.Y, ProjectedGradients.from_dense(self.Y, G), learning_rate=0.0, theta=theta)
+        step = geolora_step(
+            self.Y, ProjectedGradients.from_dense(self.Y, G), learning_rate=0.0, theta=theta
+        )
         self.accept(step.Y, G, 0.0, theta=theta)
 
     @rule(seed=SEEDS, budget=st.integers(1, 8))
@@ -120,7 +139,9 @@ class Trajectory(RuleBasedStateMachine):
     def gauge(self, seed: int) -> None:
         self.count("gauge change")
         rng, r = np.random.default_rng(seed), self.Y.rank
-        Q1, Q2 = (np.linalg.qr(rng.standard_normal((r, r))).Q.astype(self.Y.S.dtype) for _ in range(2))
+        Q1, Q2 = (
+            np.linalg.qr(rng.standard_normal((r, r))).Q.astype(self.Y.S.dtype) for _ in range(2)
+        )
         self.Y = self.Y.change_gauge(Q1, Q2)
 
     @rule(dtype=st.sampled_from((np.float32, np.float64)))
@@ -148,7 +169,10 @@ class Trajectory(RuleBasedStateMachine):
         file.seek(0)
         with np.load(file, allow_pickle=False) as stored:
             loaded = LowRank(stored["U"], stored["S"], stored["V"])
-        assert all(a.tobytes() == b.tobytes() and a.dtype == b.dtype for a, b in zip(loaded, self.Y, strict=True))
+        assert all(
+            a.tobytes() == b.tobytes() and a.dtype == b.dtype
+            for a, b in zip(loaded, self.Y, strict=True)
+        )
         self.Y = loaded
 
     @invariant()
@@ -166,13 +190,20 @@ class BrokenTrajectory(Trajectory):
     @rule(seed=SEEDS)
     def gauge(self, seed: int) -> None:
         r = self.Y.rank
-        Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((r, r))).Q.astype(self.Y.S.dtype)
+        Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((r, r))).Q.astype(
+            self.Y.S.dtype
+        )
         self.Y = LowRank(self.Y.U @ Q, self.Y.S, self.Y.V)
 
 
 def campaign(examples: int) -> settings:
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-    return settings(max_examples=examples, stateful_step_count=LENGTH, deadline=None, suppress_health_check=checks)
+    return settings(
+        max_examples=examples,
+        stateful_step_count=LENGTH,
+        deadline=None,
+        suppress_health_check=checks,
+    )
 
 
 def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, object], None]) -> None:
@@ -180,7 +211,13 @@ def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, obje
     report, whatever it is.
     """
     Trajectory.counts.clear()
-    found: dict[str, Any] = {"format": 1, "sequences": EXAMPLES, "floor": FLOOR, "violation": "", "seconds": 0.0}
+    found: dict[str, Any] = {
+        "format": 1,
+        "sequences": EXAMPLES,
+        "floor": FLOOR,
+        "violation": "",
+        "seconds": 0.0,
+    }
     about, started = provenance("tests"), time.process_time()
     try:
         run_state_machine_as_test(Trajectory, settings=campaign(EXAMPLES))
@@ -189,7 +226,11 @@ def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, obje
         raise
     finally:
         counts = dict(Trajectory.counts)
-        found |= {"counts": counts, "operations": sum(counts.values()), "steps": counts.get("step", 0)}
+        found |= {
+            "counts": counts,
+            "operations": sum(counts.values()),
+            "steps": counts.get("step", 0),
+        }
         found["seconds"] = round(time.process_time() - started, 1)
         found["passed"] = not found["violation"] and found["steps"] >= FLOOR
         if NIGHTLY:
@@ -202,13 +243,20 @@ def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, obje
 
 def test_a_wrong_gauge_change_is_found() -> None:
     with pytest.raises(AssertionError, match="full"):
-        run_state_machine_as_test(BrokenTrajectory, settings=settings(campaign(50), phases=[Phase.generate], database=None))
+        run_state_machine_as_test(
+            BrokenTrajectory,
+            settings=settings(campaign(50), phases=[Phase.generate], database=None),
+        )
 
 
 # --- loaders --------------------------------------------------------------------------------------
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )

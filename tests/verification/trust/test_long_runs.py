@@ -44,7 +44,11 @@ def test_a_run_of_nothing_is_refused(tmp_path: Path) -> None:
 def numbers(data: Any) -> Any:
     """The numbers that do not depend on the machine."""
     if isinstance(data, dict):
-        return {key: numbers(value) for key, value in data.items() if key not in OF_THE_MACHINE | {"checks", "passed"}}
+        return {
+            key: numbers(value)
+            for key, value in data.items()
+            if key not in OF_THE_MACHINE | {"checks", "passed"}
+        }
     return [numbers(item) for item in data] if isinstance(data, list) else data
 
 
@@ -87,7 +91,9 @@ def test_an_odd_number_of_steps_has_a_second_half() -> None:
     assert steps_done[-1] == STEPS + 1 + STEPS // 2 + 1
 
 
-def test_what_was_kept_must_be_whole_and_of_the_same_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_kept_must_be_whole_and_of_the_same_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = tmp_path / "float64.json"
 
     def stop(done: int) -> None:
@@ -96,10 +102,17 @@ def test_what_was_kept_must_be_whole_and_of_the_same_task(tmp_path: Path, capsys
     with pytest.raises(KeyboardInterrupt):
         long_run(STEPS, "float64", 100, stop, state_file=state)
     assert read_json(state)["done"] == STEPS // 10
-    write_atomically(tmp_path / "long_runs" / "float64.json", state.read_bytes().replace(b'"done": 200', b'"done": 300'))
+    write_atomically(
+        tmp_path / "long_runs" / "float64.json",
+        state.read_bytes().replace(b'"done": 200', b'"done": 300'),
+    )
     assert main(["--float32", "0", "--float64", str(STEPS), "--output", str(tmp_path)]) == 2
-    assert "float64.json: expected contents with the digest" in capsys.readouterr().err.replace("\n", "")
-    assert long_run(STEPS, "float64", 10, state_file=state)["resumed"] == 0  # another cure: another task
+    assert "float64.json: expected contents with the digest" in capsys.readouterr().err.replace(
+        "\n", ""
+    )
+    assert (
+        long_run(STEPS, "float64", 10, state_file=state)["resumed"] == 0
+    )  # another cure: another task
 
 
 def test_one_target_without_the_cure_drifts() -> None:
@@ -111,8 +124,18 @@ def test_one_target_without_the_cure_drifts() -> None:
 
 def test_every_check_can_fail() -> None:
     tenth = {"steps": 10, "defect": 1e-15, "ranks": [1, 6], "seconds": 1.0, "peak_kib": 1000}
-    found: dict[str, Any] = {"eps": 2.2e-16, "restored bit for bit": True, "grown_kib": 0, "tenths": [dict(tenth)] * 10}
+    found: dict[str, Any] = {
+        "eps": 2.2e-16,
+        "restored bit for bit": True,
+        "grown_kib": 0,
+        "tenths": [dict(tenth)] * 10,
+    }
     assert verdict(found)["passed"]
-    failing = {"tenths": [*found["tenths"][:-1], tenth | {"seconds": 9.0, "ranks": [2, 6], "defect": 1e-12}]}
+    failing = {
+        "tenths": [
+            *found["tenths"][:-1],
+            tenth | {"seconds": 9.0, "ranks": [2, 6], "defect": 1e-12},
+        ]
+    }
     found |= failing | {"grown_kib": 10**6, "restored bit for bit": False}
     assert not any(verdict(found)["checks"].values())

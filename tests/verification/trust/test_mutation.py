@@ -21,7 +21,16 @@ from verification.claims import CLAIMS
 from verification.support.machine import provenance
 from verification.trust import branch_coverage, mutation
 from verification.trust.branch_coverage import percentages
-from verification.trust.mutation import Scope, Suspect, accepted, claim_stands, main, objections, scopes, summary
+from verification.trust.mutation import (
+    Scope,
+    Suspect,
+    accepted,
+    claim_stands,
+    main,
+    objections,
+    scopes,
+    summary,
+)
 from verification.trust.mutation_rules import RULES
 from verification.trust.mutation_sources import SourceMutant, mutants_of
 
@@ -56,10 +65,14 @@ def test_data_properties_and_defaults_are_mutated(mutants: list[SourceMutant]) -
     keys = {mutant.key for mutant in mutants}
     assert "module.py::module::LIMIT = 3 ⇒ LIMIT = 4" in keys
     assert "module.py::C.p::return 1 if LIMIT > 2 else 0 ⇒ return 1 if LIMIT >= 2 else 0" in keys
-    assert "module.py::f::def f(axes, rng, x: float = 1.5): ⇒ def f(axes, rng, x: float = 2.5):" in keys, (
-        "the annotation stays, the default does not"
+    assert (
+        "module.py::f::def f(axes, rng, x: float = 1.5): ⇒ def f(axes, rng, x: float = 2.5):"
+        in keys
+    ), "the annotation stays, the default does not"
+    assert (
+        "module.py::f::return max(x + 1, y, key=len(axes)) ⇒ return max(x - 1, y, key=len(axes))"
+        in keys
     )
-    assert "module.py::f::return max(x + 1, y, key=len(axes)) ⇒ return max(x - 1, y, key=len(axes))" in keys
     assert "module.py::f::return max(x + 1, y, key=len(axes)) ⇒ return max(x + 1, y, )" in keys
     assert len(keys) == len(mutants)
 
@@ -68,7 +81,10 @@ def test_a_mutant_changes_one_place_and_is_a_program(mutants: list[SourceMutant]
     for mutant in mutants:
         assert mutant.compiles
         assert mutant.mutated != SOURCE
-        assert sum(a != b for a, b in zip(SOURCE.split("\n"), mutant.mutated.split("\n"), strict=True)) == 1
+        assert (
+            sum(a != b for a, b in zip(SOURCE.split("\n"), mutant.mutated.split("\n"), strict=True))
+            == 1
+        )
 
 
 def test_easy_kills_and_names_for_readers_are_left_alone(mutants: list[SourceMutant]) -> None:
@@ -80,7 +96,11 @@ def test_easy_kills_and_names_for_readers_are_left_alone(mutants: list[SourceMut
 
 @pytest.mark.parametrize(
     ("rule", "function", "part"),
-    [("assertions", "f", "^(assert|z = zip)"), ("pictures", "f", ""), ("random_streams", "f", "default_rng")],
+    [
+        ("assertions", "f", "^(assert|z = zip)"),
+        ("pictures", "f", ""),
+        ("random_streams", "f", "default_rng"),
+    ],
 )
 def test_a_rule_leaves_out_what_it_names_and_nothing_else(
     rule: str, function: str, part: str, mutants: list[SourceMutant], tmp_path: Path
@@ -88,7 +108,9 @@ def test_a_rule_leaves_out_what_it_names_and_nothing_else(
     left = {mutant.key for mutant in mutants_of(tmp_path, "module.py", (RULES[rule],))}
     gone = [mutant for mutant in mutants if mutant.key not in left]
     assert len(gone) == len(mutants) - len(left) > 0
-    assert gone == [mutant for mutant in mutants if mutant.function == function and re.search(part, mutant.diff)]
+    assert gone == [
+        mutant for mutant in mutants if mutant.function == function and re.search(part, mutant.diff)
+    ]
 
 
 TWINS = """
@@ -105,8 +127,14 @@ def f(U, V):
 def test_equal_changes_of_equal_lines_have_names_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(TWINS, encoding="utf-8")
     mutants = mutants_of(tmp_path, "module.py")
-    assert len({mutant.key for mutant in mutants}) == len({mutant.mutated for mutant in mutants}) == len(mutants)
-    lines = {mutant.key: mutant.line for mutant in mutants if mutant.diff == "U = U + 1 ⇒ U = U - 1"}
+    assert (
+        len({mutant.key for mutant in mutants})
+        == len({mutant.mutated for mutant in mutants})
+        == len(mutants)
+    )
+    lines = {
+        mutant.key: mutant.line for mutant in mutants if mutant.diff == "U = U + 1 ⇒ U = U - 1"
+    }
     key = "module.py::f::U = U + 1 ⇒ U = U - 1"
     assert lines == {key: 3, f"{key} (occurrence 2)": 8}
 
@@ -136,7 +164,9 @@ def check(rng):
 
 def test_numbers_of_instances_are_left_alone_and_limits_are_not(tmp_path: Path) -> None:
     (tmp_path / "claim.py").write_text(INSTANCES, encoding="utf-8")
-    assert {mutant.diff for mutant in mutants_of(tmp_path, "claim.py", (RULES["choice_of_instances"],))} == {
+    assert {
+        mutant.diff for mutant in mutants_of(tmp_path, "claim.py", (RULES["choice_of_instances"],))
+    } == {
         "LIMIT = 3 ⇒ LIMIT = 4",
         "return Y + 1 ⇒ return Y - 1",
         "return Y + 1 ⇒ return Y + 2",
@@ -178,17 +208,29 @@ def test_a_fork_imports_the_mutant_and_is_judged_by_what_it_returns() -> None:
     """In a process of its own: that of other tests has threads, which forks do not survive, and a
     type checker in the imports.
     """
-    done = subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_the_score_leaves_out_accepted_mutants_and_the_list_is_checked(mutants: list[SourceMutant]) -> None:
-    scope = Scope("s", 0.9, suspects := [Suspect(mutant, lambda: True) for mutant in mutants[:4]], suspects)
+def test_the_score_leaves_out_accepted_mutants_and_the_list_is_checked(
+    mutants: list[SourceMutant],
+) -> None:
+    scope = Scope(
+        "s", 0.9, suspects := [Suspect(mutant, lambda: True) for mutant in mutants[:4]], suspects
+    )
     keys = [mutant.key for mutant in mutants[:4]]
     outcomes = dict(zip(keys, ["killed", "survived", "survived", "timeout"], strict=True))
     reasons = {keys[1]: "because"}
     result = summary(scope, outcomes, reasons)
-    expected: dict[str, Any] = {"killed": 2, "survived": 1, "equivalent": 1, "timeouts": 1, "score": 0.6667}
+    expected: dict[str, Any] = {
+        "killed": 2,
+        "survived": 1,
+        "equivalent": 1,
+        "timeouts": 1,
+        "score": 0.6667,
+    }
     assert {name: result[name] for name in expected} == expected
     assert result["survivors"] == [keys[2]]
     assert (result["objections"], result["passed"]) == ([], False), "0.6667 is below the floor"
@@ -201,13 +243,19 @@ def test_the_score_leaves_out_accepted_mutants_and_the_list_is_checked(mutants: 
 
 
 @pytest.fixture
-def two_scopes(mutants: list[SourceMutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def two_scopes(
+    mutants: list[SourceMutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
     """The scopes "core" and "fast" with two mutants each, and what became of them in place of a run."""
     outcomes: dict[str, str] = {}
 
     def chosen(names: list[str], most: int | None) -> list[Scope]:
         suspects = [Suspect(mutant, lambda: True) for mutant in mutants[:2]]
-        return [Scope(name, 0.9, suspects, suspects) for name in ("core", "fast") if not names or name in names]
+        return [
+            Scope(name, 0.9, suspects, suspects)
+            for name in ("core", "fast")
+            if not names or name in names
+        ]
 
     monkeypatch.setattr(mutation, "BUILD", tmp_path)
     monkeypatch.setattr(mutation, "scopes", chosen)
@@ -221,8 +269,12 @@ def two_scopes(mutants: list[SourceMutant], tmp_path: Path, monkeypatch: pytest.
     return outcomes
 
 
-@pytest.mark.parametrize("arguments", [["cor"], ["core", "cor"], ["--sample", "0"], ["core", "--sample", "-1"]])
-def test_what_would_try_nothing_is_refused(arguments: list[str], two_scopes: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["cor"], ["core", "cor"], ["--sample", "0"], ["core", "--sample", "-1"]]
+)
+def test_what_would_try_nothing_is_refused(
+    arguments: list[str], two_scopes: dict[str, str], tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit) as refused:
         main(arguments)
     assert refused.value.code == 2
@@ -236,7 +288,10 @@ def test_a_run_of_one_scope_keeps_what_is_known_of_the_others(
     two_scopes[mutants[1].key] = "survived"
     assert main(["core"]) == 1
     found = read_json(tmp_path / "mutation.json")
-    assert [(one["name"], one["passed"]) for one in found["scopes"]] == [("core", False), ("fast", True)]
+    assert [(one["name"], one["passed"]) for one in found["scopes"]] == [
+        ("core", False),
+        ("fast", True),
+    ]
     assert found["passed"] is False
     two_scopes[mutants[1].key] = "timeout"
     assert main(["core"]) == 0
@@ -244,10 +299,14 @@ def test_a_run_of_one_scope_keeps_what_is_known_of_the_others(
 
 
 @pytest.mark.parametrize("left", [b"{", None], ids=["damaged", "another form"])
-def test_results_that_cannot_be_kept_are_replaced(left: bytes | None, two_scopes: dict[str, str], tmp_path: Path) -> None:
+def test_results_that_cannot_be_kept_are_replaced(
+    left: bytes | None, two_scopes: dict[str, str], tmp_path: Path
+) -> None:
     path = tmp_path / "mutation.json"
     if left is None:
-        write_json(path, {"format": 1, "scopes": [{"name": "fast", "score": 1.0}], "objections": []})
+        write_json(
+            path, {"format": 1, "scopes": [{"name": "fast", "score": 1.0}], "objections": []}
+        )
     else:
         path.write_bytes(left)
     assert main(["core"]) == 0
@@ -255,9 +314,14 @@ def test_results_that_cannot_be_kept_are_replaced(left: bytes | None, two_scopes
 
 
 def test_a_scope_in_which_nothing_counts_is_reported_and_fails(
-    two_scopes: dict[str, str], mutants: list[SourceMutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    two_scopes: dict[str, str],
+    mutants: list[SourceMutant],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(mutation, "accepted", lambda: {mutant.key: "because" for mutant in mutants[:2]})
+    monkeypatch.setattr(
+        mutation, "accepted", lambda: {mutant.key: "because" for mutant in mutants[:2]}
+    )
     two_scopes[mutants[1].key] = "survived"
     monkeypatch.setattr(mutation, "say", print)
     assert main(["core"]) == 1
@@ -265,7 +329,9 @@ def test_a_scope_in_which_nothing_counts_is_reported_and_fails(
 
 
 @pytest.fixture
-def judged(two_scopes: dict[str, str], mutants: list[SourceMutant], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def judged(
+    two_scopes: dict[str, str], mutants: list[SourceMutant], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
     """The keys of the mutants that were tried, in place of forks; what comes of them is in
     ``two_scopes``, in turn.
     """
@@ -286,16 +352,27 @@ def judged(two_scopes: dict[str, str], mutants: list[SourceMutant], monkeypatch:
 
 
 def test_what_was_killed_is_trusted_for_the_same_sources_and_tests_only(
-    judged: list[str], mutants: list[SourceMutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    judged: list[str],
+    mutants: list[SourceMutant],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first, second = (mutant.key for mutant in mutants[:2])
-    for arguments, tried in ((["core"], [first, second]), (["core", "--keep"], [first]), (["core"], [first, second])):
+    for arguments, tried in (
+        (["core"], [first, second]),
+        (["core", "--keep"], [first]),
+        (["core"], [first, second]),
+    ):
         judged.clear()
         assert main(arguments) == 0
         assert judged == tried
     about = provenance("tests")
     assert list(about["sources"]) == ["geolora_ref", "verification", "tests"]
-    monkeypatch.setattr(mutation, "provenance", lambda *_: about | {"sources": about["sources"] | {"tests": "others"}})
+    monkeypatch.setattr(
+        mutation,
+        "provenance",
+        lambda *_: about | {"sources": about["sources"] | {"tests": "others"}},
+    )
     judged.clear()
     capsys.readouterr()
     assert main(["core", "--keep"]) == 0
@@ -321,7 +398,11 @@ def test_earlier_outcomes_that_are_damaged_are_reported_and_nothing_is_tried(
 
 
 def test_a_mutant_that_the_system_ends_is_tried_again_and_then_reported(
-    judged: list[str], two_scopes: dict[str, str], mutants: list[SourceMutant], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    judged: list[str],
+    two_scopes: dict[str, str],
+    mutants: list[SourceMutant],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It is no kill: memory that is short must not raise the score."""
     second = mutants[1].key
@@ -352,7 +433,9 @@ def test_an_interrupted_run_keeps_what_it_knows(
     monkeypatch.setattr(mutation, "judge", judge)
     with pytest.raises(KeyboardInterrupt):
         main(["core"])
-    assert read_json(tmp_path / "mutation_outcomes.json")["outcomes"] == {mutants[0].key: "survived"}
+    assert read_json(tmp_path / "mutation_outcomes.json")["outcomes"] == {
+        mutants[0].key: "survived"
+    }
 
 
 def test_results_of_a_scope_name_machine_and_sources(
@@ -366,7 +449,11 @@ def test_results_of_a_scope_name_machine_and_sources(
     (scope,) = found["scopes"]
     assert scope["sources"] == found["sources"] == provenance("tests")["sources"]
     assert "commit" in scope["machine"]
-    monkeypatch.setattr(mutation, "provenance", lambda *_: {"machine": scope["machine"], "sources": {"tests": "others"}})
+    monkeypatch.setattr(
+        mutation,
+        "provenance",
+        lambda *_: {"machine": scope["machine"], "sources": {"tests": "others"}},
+    )
     for name, together in (("fast", {}), ("core", {"tests": "others"})):
         assert main([name]) == 0
         assert read_json(tmp_path / "mutation.json")["sources"] == together
@@ -398,16 +485,30 @@ CLAIM = Claim(
     1,
     "Nothing is computed.",
 )
-FIGURES = [Figure("title", "caption", lambda axes, results: axes.plot([result.worst for result in results]))]
+FIGURES = [
+    Figure(
+        "title", "caption", lambda axes, results: axes.plot([result.worst for result in results])
+    )
+]
 
 
 @pytest.mark.parametrize(
     ("claim", "stands"),
     [
         (CLAIM, True),
-        (replace(CLAIM, figures=FIGURES, tables=[Table("title", lambda results: [["head"], ["cell"]])]), True),
+        (
+            replace(
+                CLAIM,
+                figures=FIGURES,
+                tables=[Table("title", lambda results: [["head"], ["cell"]])],
+            ),
+            True,
+        ),
         (replace(CLAIM, tables=[Table("title", lambda results: [["head"]])]), False),
-        (replace(CLAIM, tables=[Table("title", lambda results: [["head"], ["cell", "more"]])]), False),
+        (
+            replace(CLAIM, tables=[Table("title", lambda results: [["head"], ["cell", "more"]])]),
+            False,
+        ),
         (replace(CLAIM, check=outdone), False),
         (replace(CLAIM, check=raising), False),
         (replace(CLAIM, controls=[replace(CLAIM.controls[0], check=half)]), False),
@@ -415,7 +516,9 @@ FIGURES = [Figure("title", "caption", lambda axes, results: axes.plot([result.wo
         (replace(CLAIM, floor=2), False),
     ],
 )
-def test_a_claim_stands_as_the_runner_has_it(claim: Claim, stands: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_stands_as_the_runner_has_it(
+    claim: Claim, stands: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(CLAIMS, claim.id, claim)
     monkeypatch.setitem(sys.modules, "made_up", SimpleNamespace(CLAIM=claim))
     assert claim_stands("made_up") == stands
@@ -455,7 +558,10 @@ def test_every_accepted_mutant_exists() -> None:
 
 
 def test_shares_of_branches() -> None:
-    counts = {"a": {"covered_branches": 3, "num_branches": 4}, "b": {"covered_branches": 0, "num_branches": 0}}
+    counts = {
+        "a": {"covered_branches": 3, "num_branches": 4},
+        "b": {"covered_branches": 0, "num_branches": 0},
+    }
     assert percentages(counts) == {"branch_percent": {"a": 75.0, "b": 100.0}, "total": 75.0}
 
 
@@ -474,7 +580,9 @@ def test_the_command_of_the_coverage_names_its_sources_and_fails_below_the_least
 
     def covered(tests: list[str]) -> dict[str, Any]:
         files = (path.relative_to(ROOT).as_posix() for path in (ROOT / "geolora_ref").glob("*.py"))
-        return {file: {"summary": {"covered_branches": count, "num_branches": 100}} for file in files}
+        return {
+            file: {"summary": {"covered_branches": count, "num_branches": 100}} for file in files
+        }
 
     monkeypatch.setattr(branch_coverage, "BUILD", tmp_path)
     monkeypatch.setattr(branch_coverage, "covered", covered)
@@ -486,7 +594,9 @@ def test_the_command_of_the_coverage_names_its_sources_and_fails_below_the_least
     assert written["sources"] == provenance("tests")["sources"]
 
 
-def test_help_for_the_coverage_measures_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_for_the_coverage_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(branch_coverage, "covered", lambda _: pytest.fail("the tests were run"))
     with pytest.raises(SystemExit) as stopped:
         branch_coverage.main(["--help"])

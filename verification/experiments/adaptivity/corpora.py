@@ -47,7 +47,13 @@ def corpus_of(name: str, model: str, data: Path) -> Corpus:
     rows = task.rows(data / setting.task, setting.limits)
     labels = sorted({row.label for row in rows["train"]})
     rows["train"] = [wrong_label(row, setting.wrong, labels) for row in rows["train"]]
-    plan = Plan(task.metric, epochs=setting.epochs, batch_size=setting.batch, schedule="linear", warmup=WARMUP)
+    plan = Plan(
+        task.metric,
+        epochs=setting.epochs,
+        batch_size=setting.batch,
+        schedule="linear",
+        warmup=WARMUP,
+    )
     return Corpus.of_rows(model, name, rows, plan)
 
 

@@ -47,7 +47,16 @@ from typing import Any
 
 from geolora_ref.finetune.methods import GeoLoRAMethod, Method
 from verification.experiments.finetuning import methods
-from verification.experiments.finetuning.design import ROOT_TEN, Run, RunRow, Stored, dev_of, next_rates, rate_of, seed_of
+from verification.experiments.finetuning.design import (
+    ROOT_TEN,
+    Run,
+    RunRow,
+    Stored,
+    dev_of,
+    next_rates,
+    rate_of,
+    seed_of,
+)
 from verification.experiments.finetuning.tasks import BATCH
 
 __all__ = [
@@ -101,7 +110,9 @@ NOISE: Mapping[str, Setting] = {
 """The settings in which methods are compared."""
 MAPS: Mapping[str, Setting] = {"trec-500": Setting("trec", 500, 0.0, 2)}
 """The settings of the maps."""
-BATCHES: Mapping[str, Setting] = {f"trec-batch-{size}": Setting("trec", 4952, 0.0, 2, size) for size in (16, 128, 1024)}
+BATCHES: Mapping[str, Setting] = {
+    f"trec-batch-{size}": Setting("trec", 4952, 0.0, 2, size) for size in (16, 128, 1024)
+}
 """The settings of large batches, by ascending size."""
 SETTINGS: Mapping[str, Setting] = {**NOISE, **MAPS, **BATCHES}
 
@@ -126,14 +137,21 @@ MIDDLE = {"geolora": 6.3e-3, "lora": 3.2e-3, "rslora": 3.2e-3, "adalora": 1e-2}
 MAPPED = tuple(MIDDLE)
 RANKS = (1, 8, 64)
 RATES = 8
-LEARNING: Mapping[str, tuple[int, float]] = {"lora": (8, 3.2e-3), "geolora": (8, 6.3e-3), "full": (0, 1e-4)}
+LEARNING: Mapping[str, tuple[int, float]] = {
+    "lora": (8, 3.2e-3),
+    "geolora": (8, 6.3e-3),
+    "full": (0, 1e-4),
+}
 """Of each family under large batches the rank, and the middle rate at batches of 16."""
 BATCH_SEEDS, HEAD_RATE = 3, 1e-3
 
 
 def rates_of(family: str, middle: Mapping[str, float] = MIDDLE) -> list[float]:
     """The rates of a map: two decades around the family's middle rate, by default that of the campaign."""
-    return [float(f"{middle[family] * 10.0 ** (2.0 * place / (RATES - 1) - 1.0):.2g}") for place in range(RATES)]
+    return [
+        float(f"{middle[family] * 10.0 ** (2.0 * place / (RATES - 1) - 1.0):.2g}")
+        for place in range(RATES)
+    ]
 
 
 def tried(family: str) -> list[float]:
@@ -146,7 +164,11 @@ def best_rate(rows: Sequence[RunRow], family: str, rank: int) -> float | None:
     """The best rate on the development examples with the first seed, the smaller one of equals;
     None as long as one is missing.
     """
-    dev = {rate_of(row): dev_of(row) for row in rows if (row["family"], row["budget"], seed_of(row)) == (family, rank, 0)}
+    dev = {
+        rate_of(row): dev_of(row)
+        for row in rows
+        if (row["family"], row["budget"], seed_of(row)) == (family, rank, 0)
+    }
     rates = tried(family)
     return max(rates, key=dev.__getitem__) if set(rates) <= set(dev) else None
 
@@ -160,14 +182,18 @@ def batch_run(name: str, family: str, rate: float, seed: int) -> Run:
 
 def tried_at(rows: Sequence[RunRow], family: str) -> dict[float, float]:
     """The development metric over the rates that a family was tried at, with the first seed."""
-    return {rate_of(row): dev_of(row) for row in rows if (row["family"], seed_of(row)) == (family, 0)}
+    return {
+        rate_of(row): dev_of(row) for row in rows if (row["family"], seed_of(row)) == (family, 0)
+    }
 
 
 def tuned_at(rows: Sequence[RunRow], name: str, family: str) -> tuple[float | None, list[float]]:
     """The best rate of a family with the batches of a setting, or None and the rates to try still."""
     middle = LEARNING[family][1] * (BATCHES[name].batch / BATCH) ** 0.5
     dev = tried_at(rows, family)
-    left = next_rates([float(f"{rate:.2g}") for rate in (middle / ROOT_TEN, middle, middle * ROOT_TEN)], dev)
+    left = next_rates(
+        [float(f"{rate:.2g}") for rate in (middle / ROOT_TEN, middle, middle * ROOT_TEN)], dev
+    )
     return (None, left) if left else (max(sorted(dev), key=dev.__getitem__), [])
 
 
@@ -177,7 +203,9 @@ def of_batches(stored: Stored) -> Iterator[tuple[str, Run]]:
     for family, name in ((f, n) for f in LEARNING for n in BATCHES):
         rows = stored.get(name, ())
         best, left = tuned_at(rows, name, family)
-        yield from ((name, batch_run(name, family, rate, 0)) for rate in (*tried_at(rows, family), *left))
+        yield from (
+            (name, batch_run(name, family, rate, 0)) for rate in (*tried_at(rows, family), *left)
+        )
         if best is not None:
             repeated += [(name, batch_run(name, family, best, seed)) for seed in range(BATCH_SEEDS)]
     yield from repeated
@@ -197,15 +225,21 @@ def wanted(stored: Stored) -> Iterator[tuple[str, Run]]:
     """Settings and runs in the order in which they are done, as far as the stored ones decide it."""
     for task in ("trec", "sst2"):
         names = [name for name, setting in NOISE.items() if setting.task == task]
-        for name, seed, (family, rank) in ((n, s, c) for s in range(SEEDS) for n in names for c in COMPARED):
+        for name, seed, (family, rank) in (
+            (n, s, c) for s in range(SEEDS) for n in names for c in COMPARED
+        ):
             yield name, run_of(family, rank, UNTUNED[family], seed)
     for name in MAPS:
-        for family, rank, rate in ((f, r, rate) for r in RANKS for f in MAPPED for rate in rates_of(f)):
+        for family, rank, rate in (
+            (f, r, rate) for r in RANKS for f in MAPPED for rate in rates_of(f)
+        ):
             if runs(family, rank):
                 yield name, run_of(family, rank, rate, 0)
     yield from of_batches(stored)
     for name, (family, rank) in ((n, c) for n in NOISE for c in COMPARED):
         yield from ((name, run_of(family, rank, rate, 0)) for rate in tried(family))
-    for name, seed, (family, rank) in ((n, s, c) for s in range(SEEDS) for n in NOISE for c in COMPARED):
+    for name, seed, (family, rank) in (
+        (n, s, c) for s in range(SEEDS) for n in NOISE for c in COMPARED
+    ):
         if (best := best_rate(stored.get(name, ()), family, rank)) is not None:
             yield name, run_of(family, rank, best, seed)

@@ -47,7 +47,13 @@ from geolora_ref.finetune.plan import Plan
 from geolora_ref.nn import AdaptedLayer
 from geolora_ref.support.files import digest, read_json, read_regular, write_json
 from geolora_ref.support.options import nonempty_path
-from verification.experiments.adaptivity.other_text import DECODER, OTHERS, TRAINING, files, material
+from verification.experiments.adaptivity.other_text import (
+    DECODER,
+    OTHERS,
+    TRAINING,
+    files,
+    material,
+)
 from verification.experiments.finetuning.design import MAIN_RANK, WARMUP
 from verification.experiments.finetuning.families import MAKE
 from verification.experiments.finetuning.runs import model_digest, options_of
@@ -76,7 +82,10 @@ def distance(encoder: torch.nn.Module) -> float:
     changed = whole = 0.0
     for layer in encoder.modules():
         if isinstance(layer, AdaptedLayer):
-            update, base = layer.alpha * layer.adapter.S, layer.base.weight  # U and V are orthonormal
+            update, base = (
+                layer.alpha * layer.adapter.S,
+                layer.base.weight,
+            )  # U and V are orthonormal
         elif isinstance(layer, Linear):
             update, base = layer.get_delta_weight("default"), layer.get_base_layer().weight
         else:
@@ -84,12 +93,16 @@ def distance(encoder: torch.nn.Module) -> float:
         changed += float(torch.linalg.norm(update)) ** 2
         whole += float(torch.linalg.norm(base)) ** 2
     if not whole:
-        raise ValueError(f"encoder: expected layers with adapters, found none in {type(encoder).__name__}")
+        raise ValueError(
+            f"encoder: expected layers with adapters, found none in {type(encoder).__name__}"
+        )
     return math.sqrt(changed / whole)
 
 
 def _record(job: Job, texts: Mapping[str, Examples]) -> dict[str, float]:
-    nats = {name: float(job.predict(text).sum() / text.targets.sum()) for name, text in texts.items()}
+    nats = {
+        name: float(job.predict(text).sum() / text.targets.sum()) for name, text in texts.items()
+    }
     return {"step": job.history.steps, "distance": distance(job.model.encoder)} | nats
 
 
@@ -102,17 +115,31 @@ def trained(family: str, seed: int, folder: Path) -> dict[str, Any]:
         if done % EVERY == 0 or done == total:
             records.append(_record(job, texts))
 
-    job = Job(lambda _: Decoder(copy.deepcopy(decoder)), METHODS[family], data, replace(PLAN, seed=seed), on_step=seen)
+    job = Job(
+        lambda _: Decoder(copy.deepcopy(decoder)),
+        METHODS[family],
+        data,
+        replace(PLAN, seed=seed),
+        on_step=seen,
+    )
     records, before = [_record(job, texts)], job.evaluate()["test"]
     after = job.run().metrics[-1]["test"]
-    return {"family": family, "seed": seed, "test": [before, after], "parameters": job.prepared.parameters(), "records": records}
+    return {
+        "family": family,
+        "seed": seed,
+        "test": [before, after],
+        "parameters": job.prepared.parameters(),
+        "records": records,
+    }
 
 
 def _known(path: Path, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs of an earlier call; ``ValueError`` if they are of other methods, data or sources."""
     stored = read_json(path) if path.exists() else {"runs": [], **facts}
     if other := [name for name in facts if name != "machine" and stored.get(name) != facts[name]]:
-        raise ValueError(f"{path}: expected runs with the same {' and '.join(other)}, found others; --output names another file")
+        raise ValueError(
+            f"{path}: expected runs with the same {' and '.join(other)}, found others; --output names another file"
+        )
     runs: list[dict[str, Any]] = stored["runs"]
     return runs
 
@@ -120,28 +147,65 @@ def _known(path: Path, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the runs that are missing, and store each when it is done."""
     parser = argparse.ArgumentParser(
-        prog="python -m verification.experiments.adaptivity.forgetting", description=__doc__.partition("\n\n")[0]
+        prog="python -m verification.experiments.adaptivity.forgetting",
+        description=__doc__.partition("\n\n")[0],
     )
-    parser.add_argument("--data", type=nonempty_path, required=True, metavar="FOLDER", help="has shakespeare, stsb and sst2")
-    parser.add_argument("--output", type=nonempty_path, default=STORED, metavar="FILE", help="default: the stored one")
-    parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time, one thread each (default: 1)")
+    parser.add_argument(
+        "--data",
+        type=nonempty_path,
+        required=True,
+        metavar="FOLDER",
+        help="has shakespeare, stsb and sst2",
+    )
+    parser.add_argument(
+        "--output",
+        type=nonempty_path,
+        default=STORED,
+        metavar="FILE",
+        help="default: the stored one",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=integer_from(1),
+        default=1,
+        help="runs at a time, one thread each (default: 1)",
+    )
     options = parser.parse_args(argv)
     wanted = [(family, seed) for seed in range(SEEDS) for family in METHODS]
     try:
         inputs = {name: digest(read_regular(path)) for name, path in files(options.data).items()}
         methods = {family: options_of(method) for family, method in METHODS.items()}
-        facts = {"methods": methods, "plan": asdict(PLAN), "model": model_digest(locate(DECODER)), "data": inputs} | provenance()
+        facts = {
+            "methods": methods,
+            "plan": asdict(PLAN),
+            "model": model_digest(locate(DECODER)),
+            "data": inputs,
+        } | provenance()
         runs = {(run["family"], run["seed"]): run for run in _known(options.output, facts)}
-        with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            waiting = [pool.submit(trained, *place, options.data) for place in wanted if place not in runs]
+        with ProcessPoolExecutor(
+            options.jobs, mp_context=multiprocessing.get_context("spawn")
+        ) as pool:
+            waiting = [
+                pool.submit(trained, *place, options.data) for place in wanted if place not in runs
+            ]
             try:
                 for done in as_completed(waiting):
                     run = done.result()
                     runs[run["family"], run["seed"]] = run
-                    write_json(options.output, {"runs": [runs[place] for place in wanted if place in runs], **facts}, indent=None)
+                    write_json(
+                        options.output,
+                        {"runs": [runs[place] for place in wanted if place in runs], **facts},
+                        indent=None,
+                    )
                     first, last = run["records"][0], run["records"][-1]
-                    shown = ", ".join(f"{name} {first[name]:.3f} to {last[name]:.3f}" for name in (TRAINING, *OTHERS, "distance"))
-                    print(f"{len(runs)} of {len(wanted)}: {run['family']}, seed {run['seed']}: {shown}", flush=True)
+                    shown = ", ".join(
+                        f"{name} {first[name]:.3f} to {last[name]:.3f}"
+                        for name in (TRAINING, *OTHERS, "distance")
+                    )
+                    print(
+                        f"{len(runs)} of {len(wanted)}: {run['family']}, seed {run['seed']}: {shown}",
+                        flush=True,
+                    )
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     except (ValueError, OSError, DivergedError) as error:

@@ -35,7 +35,9 @@ def at_loss(run: Run, loss: float) -> Record:
     after = next((place for place, record in enumerate(records) if record[TRAINING] <= loss), None)
     if after is None:
         least = min(record[TRAINING] for record in records)
-        raise ValueError(f"{run['family']}, seed {run['seed']}: expected a training loss of at most {loss:g}, found {least:g}")
+        raise ValueError(
+            f"{run['family']}, seed {run['seed']}: expected a training loss of at most {loss:g}, found {least:g}"
+        )
     last, one = records[max(after - 1, 0)], records[after]
     share = (last[TRAINING] - loss) / (last[TRAINING] - one[TRAINING]) if after else 0.0
     return {name: last[name] + share * (one[name] - last[name]) for name in one}
@@ -55,24 +57,52 @@ def of_runs(runs: Sequence[Run]) -> Rows:
     shown: Rows = [["", "training loss", *others, "distance, %", "test perplexity"]]
 
     def line(title: str, records: Sequence[Record], test: str) -> list[str]:
-        means = {name: statistics.fmean(record[name] for record in records) for name in (TRAINING, *JUDGED)}
-        found = [cell for name in OTHERS for cell in (f"{means[name]:.3f}", _signed(means[name] - first[name]))]
+        means = {
+            name: statistics.fmean(record[name] for record in records)
+            for name in (TRAINING, *JUDGED)
+        }
+        found = [
+            cell
+            for name in OTHERS
+            for cell in (f"{means[name]:.3f}", _signed(means[name] - first[name]))
+        ]
         return [title, f"{means[TRAINING]:.3f}", *found, f"{100.0 * means['distance']:.2f}", test]
 
-    by = {family: sorted((run for run in runs if run["family"] == family), key=lambda run: run["seed"]) for family in METHODS}
+    by = {
+        family: sorted(
+            (run for run in runs if run["family"] == family), key=lambda run: run["seed"]
+        )
+        for family in METHODS
+    }
     equal = {family: [at_loss(run, loss) for run in found] for family, found in by.items()}
     shown.append(line("before tuning", [first], f"{runs[0]['test'][0]:.1f}"))
-    shown += [line(f"{NAMES[family]}, at equal training loss", equal[family], "") for family in METHODS]
+    shown += [
+        line(f"{NAMES[family]}, at equal training loss", equal[family], "") for family in METHODS
+    ]
     for family, found in by.items():
         perplexity = statistics.fmean(run["test"][1] for run in found)
-        shown.append(line(f"{NAMES[family]}, after the last step", [run["records"][-1] for run in found], f"{perplexity:.1f}"))
+        shown.append(
+            line(
+                f"{NAMES[family]}, after the last step",
+                [run["records"][-1] for run in found],
+                f"{perplexity:.1f}",
+            )
+        )
     less = {
-        name: [one[name] - other[name] for one, other in zip(equal["geolora"], equal["lora"], strict=True)] for name in JUDGED
+        name: [
+            one[name] - other[name]
+            for one, other in zip(equal["geolora"], equal["lora"], strict=True)
+        ]
+        for name in JUDGED
     }
     cells = [cell for name in OTHERS for cell in ("", with_interval(less[name], ".3f"))]
     percent = with_interval([100.0 * value for value in less["distance"]], ".2f")
     shown.append(["GeoLoRA less LoRA, at equal training loss", "", *cells, percent, ""])
-    words = [cell for name in OTHERS for cell in ("", _verdict(less[name], "forgets less", "forgets more"))]
+    words = [
+        cell
+        for name in OTHERS
+        for cell in ("", _verdict(less[name], "forgets less", "forgets more"))
+    ]
     shown.append(["GeoLoRA", "", *words, _verdict(less["distance"], "is nearer", "is farther"), ""])
     return shown
 

@@ -19,7 +19,16 @@ from verification.experiments.finetuning.stored import read_runs
 from verification.support.pictures import image, svg
 from verification.support.shown import Rows, markdown_table
 
-__all__ = ["Cell", "RateMap", "chart", "drawn", "of_regression", "of_text", "parameters_chart", "table"]
+__all__ = [
+    "Cell",
+    "RateMap",
+    "chart",
+    "drawn",
+    "of_regression",
+    "of_text",
+    "parameters_chart",
+    "table",
+]
 
 NAMES: Mapping[str, str] = {
     "geolora": "GeoLoRA",
@@ -61,7 +70,11 @@ class RateMap(NamedTuple):
 
     def qualities(self, rank: int) -> dict[float, float]:
         """By rate, of the runs at this rank that did not diverge."""
-        return {rate: cell.quality for (r, rate), cell in sorted(self.cells.items()) if r == rank and cell.quality is not None}
+        return {
+            rate: cell.quality
+            for (r, rate), cell in sorted(self.cells.items())
+            if r == rank and cell.quality is not None
+        }
 
     def best(self, rank: int) -> float:
         """The best rate of a rank, the smaller one of equals."""
@@ -71,7 +84,9 @@ class RateMap(NamedTuple):
     def good(self, rank: int) -> set[float]:
         """The rates that keep :data:`KEPT` of the best of the rank."""
         qualities = self.qualities(rank)
-        return {rate for rate, quality in qualities.items() if quality >= KEPT * max(qualities.values())}
+        return {
+            rate for rate, quality in qualities.items() if quality >= KEPT * max(qualities.values())
+        }
 
     def width(self, rank: int) -> float:
         """The ratio of the largest to the least good rate of a rank."""
@@ -100,7 +115,8 @@ def of_text(rows: Sequence[RunRow], problem: str) -> Iterator[RateMap]:
     for family in MAPPED:
         cells = {
             (row["budget"], rate_of(row)): Cell(
-                None if row["diverged"] or test_of(row) < CONSTANT else test_of(row) / best, row["parameters"]
+                None if row["diverged"] or test_of(row) < CONSTANT else test_of(row) / best,
+                row["parameters"],
             )
             for row in rows
             if row["family"] == family
@@ -114,7 +130,8 @@ def of_regression(found: Mapping[str, Any]) -> Iterator[RateMap]:
     for family in found["methods"]:
         cells = {
             (row["rank"], row["rate"]): Cell(
-                None if row["error"] is None or row["error"] > 1.0 else best / row["error"], row["parameters"]
+                None if row["error"] is None or row["error"] > 1.0 else best / row["error"],
+                row["parameters"],
             )
             for row in found["cells"]
             if row["family"] == family
@@ -125,7 +142,9 @@ def of_regression(found: Mapping[str, Any]) -> Iterator[RateMap]:
 @cache
 def stored() -> list[RateMap]:
     """All maps of the stored runs."""
-    texts = [one for name in MAPS for one in of_text(read_runs(MEASURED / name), "TREC, 500 sentences")]
+    texts = [
+        one for name in MAPS for one in of_text(read_runs(MEASURED / name), "TREC, 500 sentences")
+    ]
     return [*texts, *of_regression(read_json(STORED))]
 
 
@@ -138,7 +157,9 @@ def table() -> str:
     """Of each map the diverged runs, the rates that are good at every rank, the spread, the range of
     widths, and the worst rank at its best rate, in Markdown.
     """
-    shown: Rows = [["problem", "method", "diverged", "good at every rank", "spread", "widths", "worst rank"]]
+    shown: Rows = [
+        ["problem", "method", "diverged", "good at every rank", "spread", "widths", "worst rank"]
+    ]
     for one in stored():
         worst = min(max(one.qualities(rank).values()) for rank in one.ranks)
         shown.append(
@@ -164,7 +185,10 @@ def drawn(axes: Axes, one: RateMap) -> None:
         elif rate == one.best(rank):
             axes.plot(x, y, "o", color="w", markeredgecolor="k")
     found = [[one.cells.get((rank, rate)) for rate in one.rates] for rank in one.ranks]
-    shades = [[cell.quality if cell and cell.quality is not None else float("nan") for cell in row] for row in found]
+    shades = [
+        [cell.quality if cell and cell.quality is not None else float("nan") for cell in row]
+        for row in found
+    ]
     axes.imshow(shades, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto", origin="lower")
     axes.set_yticks(range(len(one.ranks)), [str(rank) for rank in one.ranks])
     ends = (0, len(one.rates) - 1)
@@ -195,7 +219,9 @@ def parameters_chart() -> str:
     problems = list(dict.fromkeys(one.problem for one in stored()))
     figure = Figure(figsize=(8.0, 2.8), layout="constrained")
     for axes, problem in zip(figure.subplots(1, len(problems)), problems, strict=True):
-        for one in (one for one in stored() if one.problem == problem and one.family != "rslora"):  # as many as LoRA
+        for one in (
+            one for one in stored() if one.problem == problem and one.family != "rslora"
+        ):  # as many as LoRA
             counts = [one.cells[rank, one.best(rank)].parameters for rank in one.ranks]
             axes.plot(one.ranks, counts, "o-", color=COLOURS[one.family], label=NAMES[one.family])
         axes.set(xscale="log", yscale="log", xlabel="rank at the start", title=problem)

@@ -34,7 +34,9 @@ class Material(NamedTuple):
 
 def files(folder: Path) -> dict[str, Path]:
     """The files that are read, by name."""
-    return {"shakespeare": folder / "shakespeare" / "input.txt"} | {name: folder / name / TEXTS[name].train for name in OTHERS}
+    return {"shakespeare": folder / "shakespeare" / "input.txt"} | {
+        name: folder / name / TEXTS[name].train for name in OTHERS
+    }
 
 
 @functools.cache
@@ -43,12 +45,18 @@ def material(folder: Path) -> Material:
     (decoder, tokenizer), paths = load_decoder(locate(DECODER)), files(folder)
     blocks, _ = read_blocks(paths["shakespeare"], tokenizer, PLAIN_TEXT.limits)
     train, count = blocks["train"], BLOCKS[TRAINING]
-    fixed = replace(train.tokens, inputs={name: some[:count] for name, some in train.tokens.inputs.items()})
+    fixed = replace(
+        train.tokens, inputs={name: some[:count] for name, some in train.tokens.inputs.items()}
+    )
     texts = {TRAINING: Examples(fixed, train.targets[:count])}
     for name in OTHERS:
         rows = drawn(read_rows(paths[name], TEXTS[name].columns))
-        found = whole_blocks(paths[name], "\n".join(dict.fromkeys(row.text for row in rows)), tokenizer)
+        found = whole_blocks(
+            paths[name], "\n".join(dict.fromkeys(row.text for row in rows)), tokenizer
+        )
         if len(found) < BLOCKS["other"]:
-            raise ValueError(f"{paths[name]}: expected {BLOCKS['other']} blocks of text, found {len(found)}")
+            raise ValueError(
+                f"{paths[name]}: expected {BLOCKS['other']} blocks of text, found {len(found)}"
+            )
         texts[name] = encode_passages(found[: BLOCKS["other"]], tokenizer)
     return Material(decoder, Data(train, {"test": blocks["test"]}, Likelihood()), texts)

@@ -50,7 +50,9 @@ class OneMatrix(torch.nn.Module):
         self.head = torch.nn.Identity()
 
 
-def fitted(case: Case, data: Data, family: str, rank: int, rate: float, steps: int) -> tuple[Matrix, int]:
+def fitted(
+    case: Case, data: Data, family: str, rank: int, rate: float, steps: int
+) -> tuple[Matrix, int]:
     """W by a method of the maps, and the parameters that store it."""
     method: Any = MAKE[family](rate, rank)
     if isinstance(method, GeoLoRAMethod):
@@ -59,7 +61,9 @@ def fitted(case: Case, data: Data, family: str, rank: int, rate: float, steps: i
     torch.manual_seed(0)
     prepared = method.prepare(model, torch.Generator().manual_seed(0), steps)
     hooks = {"penalty": prepared.penalty, "after_step": prepared.after_step}
-    return trained(case, data, model.encoder, prepared.optimizer, rate, steps=steps, **hooks), prepared.parameters()
+    return trained(
+        case, data, model.encoder, prepared.optimizer, rate, steps=steps, **hooks
+    ), prepared.parameters()
 
 
 def cell(place: tuple[str, int, float], steps: int = STEPS) -> dict[str, Any]:
@@ -84,19 +88,32 @@ def cell(place: tuple[str, int, float], steps: int = STEPS) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Do all runs, and store them."""
     parser = argparse.ArgumentParser(
-        prog="python -m verification.experiments.adaptivity.regression", description=__doc__.partition("\n\n")[0]
+        prog="python -m verification.experiments.adaptivity.regression",
+        description=__doc__.partition("\n\n")[0],
     )
-    parser.add_argument("--output", type=nonempty_path, default=STORED, metavar="FILE", help="default: the stored one")
-    parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--output",
+        type=nonempty_path,
+        default=STORED,
+        metavar="FILE",
+        help="default: the stored one",
+    )
+    parser.add_argument(
+        "--jobs", type=integer_from(1), default=1, help="runs at a time (default: 1)"
+    )
     options = parser.parse_args(argv)
     existing = [(family, rank) for family in MIDDLE for rank in RANKS if runs(family, rank)]
-    places = [(family, rank, rate) for family, rank in existing for rate in rates_of(family, MIDDLE)]
+    places = [
+        (family, rank, rate) for family, rank in existing for rate in rates_of(family, MIDDLE)
+    ]
     rows: list[Mapping[str, Any]] = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for row in pool.map(cell, places):
             rows.append(row)
             if len(rows) % RATES == 0:
-                print(f"{len(rows)} of {len(places)}: {row['family']}, rank {row['rank']}", flush=True)
+                print(
+                    f"{len(rows)} of {len(places)}: {row['family']}, rank {row['rank']}", flush=True
+                )
     methods = {family: asdict(MAKE[family](MIDDLE[family], 8)) for family in MIDDLE}  # type: ignore[call-overload]
     write_json(options.output, {"cells": rows, "methods": methods} | provenance(), indent=None)
     return 0

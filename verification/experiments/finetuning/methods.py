@@ -26,9 +26,14 @@ __all__ = [
 ]
 
 
-def adamw(model: Model, lr: float, head_lr: float, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW:
+def adamw(
+    model: Model, lr: float, head_lr: float, parameters: Iterable[torch.nn.Parameter]
+) -> torch.optim.AdamW:
     """AdamW without weight decay; the head has a learning rate of its own, as with GeoLoRA."""
-    groups = [{"params": list(parameters), "lr": lr}, {"params": list(model.head.parameters()), "lr": head_lr}]
+    groups = [
+        {"params": list(parameters), "lr": lr},
+        {"params": list(model.head.parameters()), "lr": head_lr},
+    ]
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
 
 
@@ -80,11 +85,18 @@ class LoRAMethod:
         """
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules="all-linear", **self.options())
+        config = LoraConfig(
+            r=self.rank, lora_alpha=self.rank, target_modules="all-linear", **self.options()
+        )
         model.encoder = get_peft_model(model.encoder, config)
         parameters = trainable(model.encoder)
-        count, layers = sum(parameter.numel() for parameter in parameters), _adapted(model.encoder, "lora_A")
-        return Prepared(self.optimizer(model), lambda: dict.fromkeys(layers, self.rank), lambda: count)
+        count, layers = (
+            sum(parameter.numel() for parameter in parameters),
+            _adapted(model.encoder, "lora_A"),
+        )
+        return Prepared(
+            self.optimizer(model), lambda: dict.fromkeys(layers, self.rank), lambda: count
+        )
 
     def options(self) -> dict[str, Any]:
         """Options of PEFT's configuration in addition to rank and scale."""
@@ -131,14 +143,19 @@ class PreconditionedLoRAMethod(LoRAMethod):
         """
         from peft.optimizers import create_riemannian_optimizer
 
-        made: torch.optim.Optimizer = create_riemannian_optimizer(model.encoder, torch.optim.AdamW, lr=self.lr, weight_decay=0.0)
+        made: torch.optim.Optimizer = create_riemannian_optimizer(
+            model.encoder, torch.optim.AdamW, lr=self.lr, weight_decay=0.0
+        )
         made.add_param_group({"params": list(model.head.parameters()), "lr": self.head_lr})
         return made
 
 
 def orthogonality_defect(factors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Mean of ‖PᵀP − I‖ and ‖QQᵀ − I‖ over AdaLoRA's factors [Zh23, eq. 4], tall ones and wide ones."""
-    grams = [factor @ factor.T if factor.shape[0] < factor.shape[1] else factor.T @ factor for factor in factors]
+    grams = [
+        factor @ factor.T if factor.shape[0] < factor.shape[1] else factor.T @ factor
+        for factor in factors
+    ]
     return torch.stack([torch.linalg.norm(gram - torch.eye(len(gram))) for gram in grams]).mean()
 
 
@@ -175,7 +192,9 @@ class AdaLoRAMethod:
         )
         wrapped: Any = get_peft_model(model.encoder, config)
         model.encoder = wrapped
-        factors = [p for name, p in wrapped.named_parameters() if "lora_A" in name or "lora_B" in name]
+        factors = [
+            p for name, p in wrapped.named_parameters() if "lora_A" in name or "lora_B" in name
+        ]
         sizes = _adapted(wrapped, "lora_A")
 
         def ranks() -> dict[str, int]:
@@ -190,7 +209,9 @@ class AdaLoRAMethod:
             return sum(rank * (sum(sizes[name]) + 1) for name, rank in ranks().items())
 
         optimizer = adamw(model, self.lr, self.head_lr, trainable(wrapped))
-        return Prepared(optimizer, ranks, parameters, penalty, wrapped.base_model.update_and_allocate)
+        return Prepared(
+            optimizer, ranks, parameters, penalty, wrapped.base_model.update_and_allocate
+        )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,12 @@ from verification.experiments.finetuning.analysis import (
     test_of,
     wide_range,
 )
-from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
+from verification.experiments.finetuning.charts import (
+    draw_front,
+    draw_ranks,
+    draw_rates,
+    draw_times,
+)
 from verification.experiments.finetuning.design import (
     FAMILIES,
     FIXED_RATES,
@@ -94,10 +99,14 @@ def page(stored: Stored, rules: Sequence[Sequence[str]] = ()) -> str:
         "rank": MAIN_RANK,
         "seeds": SEEDS,
         "machine": machine_facts(),
-        "commits": sorted({str(row["machine"].get("commit")) for rows in stored.values() for row in rows}),
+        "commits": sorted(
+            {str(row["machine"].get("commit")) for rows in stored.values() for row in rows}
+        ),
     }
     counts = counted(stored)
-    figures = {title: image(draw, counts) for title, draw in charts.items() if _has_runs(draw, counts)}
+    figures = {
+        title: image(draw, counts) for title, draw in charts.items() if _has_runs(draw, counts)
+    }
     tables = {
         "The method with every default, less LoRA": of_the_default(stored),
         "Every method at the rate that was best on the development examples": by_task(stored),
@@ -107,7 +116,9 @@ def page(stored: Stored, rules: Sequence[Sequence[str]] = ()) -> str:
         "One rate for all tasks, rivals, other ranks and initial ranks": further_questions(stored),
     }
     tables = {title: table for title, table in tables.items() if len(table) > 1}
-    return environment.get_template("page.html.j2").render(**facts, tables=tables, figures=figures, rules=rules)
+    return environment.get_template("page.html.j2").render(
+        **facts, tables=tables, figures=figures, rules=rules
+    )
 
 
 def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
@@ -131,7 +142,13 @@ def by_task(stored: Stored) -> Rows:
         found = {task: list(at_best(rows, name).values()) for task, rows in stored.items()}
         runs = [row for task in counted(found) for row in found[task]]
         if runs:
-            table.append([name, thousands(runs), *(cell(rows, best_rate(stored[task], name)) for task, rows in found.items())])
+            table.append(
+                [
+                    name,
+                    thousands(runs),
+                    *(cell(rows, best_rate(stored[task], name)) for task, rows in found.items()),
+                ]
+            )
     return table
 
 
@@ -141,7 +158,15 @@ def of_other_models(stored: Stored) -> Rows:
     for task, rows in ((task, rows) for task, rows in stored.items() if task not in TEXTS):
         for name in FAMILIES:
             if runs := list(at_best(rows, name).values()):
-                table.append([task, TASKS[task].metric, name, thousands(runs), cell(runs, best_rate(rows, name))])
+                table.append(
+                    [
+                        task,
+                        TASKS[task].metric,
+                        name,
+                        thousands(runs),
+                        cell(runs, best_rate(rows, name)),
+                    ]
+                )
     return table
 
 
@@ -151,7 +176,15 @@ def summary(stored: Stored) -> Rows:
     """
     intervals = ["bootstrap", "t"]
     table: Rows = [
-        ["method", "less LoRA", *intervals, "less LoRA at the better of two rates", *intervals, "pairs", "range of rates"]
+        [
+            "method",
+            "less LoRA",
+            *intervals,
+            "less LoRA at the better of two rates",
+            *intervals,
+            "pairs",
+            "range of rates",
+        ]
     ]
     stored = counted(stored)
     less, less_rechosen = differences(stored), differences(stored, by_all_seeds)
@@ -162,7 +195,15 @@ def summary(stored: Stored) -> Rows:
             table.append([name, *[""] * 7, span])
         elif name != "lora" and one is not None:
             against = ["–"] * 3 if other is None else _with_intervals(other)
-            table.append([name, *_with_intervals(one), *against, str(sum(map(len, one.pairs.values()))), span])
+            table.append(
+                [
+                    name,
+                    *_with_intervals(one),
+                    *against,
+                    str(sum(map(len, one.pairs.values()))),
+                    span,
+                ]
+            )
     ranges = any(row[-1] != "–" for row in table[1:])
     return table if ranges else [row[:-1] for row in table]
 
@@ -172,25 +213,55 @@ def further_questions(stored: Stored) -> Rows:
     intervals on texts; with that of t over the seeds on other models, as far as they have runs.
     """
     others = [task for task in stored if task not in TEXTS]
-    table: Rows = [["question", "thousand parameters", "difference", "bootstrap", "t", "pairs", *others]]
+    table: Rows = [
+        ["question", "thousand parameters", "difference", "bootstrap", "t", "pairs", *others]
+    ]
     found = {task: questions({task: stored[task]}) for task in others}
     for question, one in questions(counted(stored)).items():
         parameters = ", ".join(f"{count / 1e3:,.0f}" for count in one.parameters)
-        cells = [_with_t(found[task][question]) if question in found[task] else "–" for task in others]
-        table.append([question, parameters, *_with_intervals(one), str(sum(map(len, one.pairs.values()))), *cells])
+        cells = [
+            _with_t(found[task][question]) if question in found[task] else "–" for task in others
+        ]
+        table.append(
+            [
+                question,
+                parameters,
+                *_with_intervals(one),
+                str(sum(map(len, one.pairs.values()))),
+                *cells,
+            ]
+        )
     return table
 
 
 def of_the_default(stored: Stored) -> Rows:
     """The method with every default less LoRA of two ranks on texts, and whether it is equivalent."""
-    table: Rows = [["less", "thousand parameters", "difference", "90 % interval", f"within ±{MARGIN:g}", "pairs"]]
+    table: Rows = [
+        [
+            "less",
+            "thousand parameters",
+            "difference",
+            "90 % interval",
+            f"within ±{MARGIN:g}",
+            "pairs",
+        ]
+    ]
     for rank in (MAIN_RANK, 2 * MAIN_RANK):
         if (found := equivalence(counted(stored), rank)) is not None:
             one, low, high = found
             parameters = ", ".join(f"{count / 1e3:,.0f}" for count in one.parameters)
             inside = "yes" if max(-low, high) <= MARGIN else "no"
             pairs = str(sum(map(len, one.pairs.values())))
-            table.append([f"lora, rank {rank}", parameters, f"{one.mean:+.2f}", f"{low:+.2f} … {high:+.2f}", inside, pairs])
+            table.append(
+                [
+                    f"lora, rank {rank}",
+                    parameters,
+                    f"{one.mean:+.2f}",
+                    f"{low:+.2f} … {high:+.2f}",
+                    inside,
+                    pairs,
+                ]
+            )
     return table
 
 
@@ -198,12 +269,21 @@ def at_one_rate(stored: Stored) -> Rows:
     """The mean metric on the development examples (number of seeds) at rates that are the same on every
     task, and the least share of the method's best one.
     """
-    stored = {task: rows for task, rows in stored.items() if task in counted(stored) or task not in TEXTS}
+    stored = {
+        task: rows for task, rows in stored.items() if task in counted(stored) or task not in TEXTS
+    }
     table: Rows = [["method", "rate", *stored, "least share"]]
     for (name, rate), found in at_fixed_rates(stored).items():
         cells = [_dev_cell(stored[task], *found[task]) if task in found else "–" for task in stored]
         several = len(FIXED_RATES.get(name, ())) > 1
-        table.append([name, f"{rate:g}", *cells, f"{100.0 * least_share(stored, name, rate):.0f} %" if several else ""])
+        table.append(
+            [
+                name,
+                f"{rate:g}",
+                *cells,
+                f"{100.0 * least_share(stored, name, rate):.0f} %" if several else "",
+            ]
+        )
     return table
 
 
@@ -212,7 +292,11 @@ def _dev_cell(rows: Sequence[RunRow], mean: float, seeds: int) -> str:
 
 
 def _with_intervals(one: Difference) -> list[str]:
-    return [f"{one.mean:+.2f}", f"{one.low:+.2f} … {one.high:+.2f}", f"{one.t_low:+.2f} … {one.t_high:+.2f}"]
+    return [
+        f"{one.mean:+.2f}",
+        f"{one.low:+.2f} … {one.high:+.2f}",
+        f"{one.t_low:+.2f} … {one.t_high:+.2f}",
+    ]
 
 
 def _with_t(one: Difference) -> str:
@@ -224,7 +308,11 @@ def _with_t(one: Difference) -> str:
 def _range(stored: Stored, name: str) -> str:
     """The range of rates as a geometric mean over the tasks; "–" where rates are still to be tried."""
     shares = rate_shares(stored, name)
-    if not stored or len(shares) < len(stored) or any(next_outer(rows, name) for rows in stored.values()):
+    if (
+        not stored
+        or len(shares) < len(stored)
+        or any(next_outer(rows, name) for rows in stored.values())
+    ):
         return "–"
     ranges = [wide_range(one) for one in shares.values()]
     sign = "" if all(inside for _, inside in ranges) else "≥ "
@@ -257,7 +345,11 @@ def cell(rows: Sequence[RunRow], rate: float | None) -> str:
     if not rows:
         return "–"
     values = [test_of(row) for row in rows]
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 and math.isfinite(sum(values)) else ""
+    spread = (
+        f" ± {statistics.stdev(values):.1f}"
+        if len(values) > 1 and math.isfinite(sum(values))
+        else ""
+    )
     return f"{statistics.fmean(values):.1f}{spread} ({len(values)}, {rate:g})"
 
 

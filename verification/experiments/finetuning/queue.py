@@ -48,7 +48,11 @@ def work_off(
     while True:
         taken = {(task, stores[task].name(run)) for task, run in running.values()}
         queued = {(task, stores[task].name(run)): run for task, run in wanted() if task in stores}
-        missing = [(key[0], run) for key, run in queued.items() if key not in taken and stores[key[0]].get(run) is None]
+        missing = [
+            (key[0], run)
+            for key, run in queued.items()
+            if key not in taken and stores[key[0]].get(run) is None
+        ]
         while missing and len(running) < jobs and next(left, None) is not None:
             task, run = missing.pop(0)
             running[submit(task, run)] = task, run
@@ -58,20 +62,39 @@ def work_off(
             task, run = running.pop(future)
             result, seconds = future.result()
             stores[task].put(run, result, seconds)
-            outcome = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
+            outcome = (
+                result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
+            )
             name = f"{task} {run.family} {stores[task].name(run).rpartition('-')[0]}"
-            console.print(f"{name}: {outcome}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
+            console.print(
+                f"{name}: {outcome}, {seconds:.0f} s; {len(missing)} known",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def add_options(parser: argparse.ArgumentParser, output: Path, data: str) -> None:
     """Add ``--data``, ``--output``, ``--jobs`` and ``--runs``; ``data`` says what the folder has."""
     parser.add_argument("--data", type=nonempty_path, required=True, metavar="FOLDER", help=data)
-    parser.add_argument("--output", type=nonempty_path, default=output, metavar="FOLDER", help=f"default: {output}")
-    parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time, one thread each (default: 1)")
-    parser.add_argument("--runs", type=integer_from(0), help="stop after so many; the same command continues")
+    parser.add_argument(
+        "--output", type=nonempty_path, default=output, metavar="FOLDER", help=f"default: {output}"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=integer_from(1),
+        default=1,
+        help="runs at a time, one thread each (default: 1)",
+    )
+    parser.add_argument(
+        "--runs", type=integer_from(0), help="stop after so many; the same command continues"
+    )
 
 
-def perform(parser: argparse.ArgumentParser, options: argparse.Namespace, campaign: Callable[[Executor, Console], str]) -> int:
+def perform(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    campaign: Callable[[Executor, Console], str],
+) -> int:
     """Do a campaign in processes, with its output folder locked, and print the line that it returns.
 
     Exit status 0: all runs are stored, or as many as were requested; 130: interrupted, the same
@@ -82,13 +105,17 @@ def perform(parser: argparse.ArgumentParser, options: argparse.Namespace, campai
     try:
         with (
             locked(options.output),
-            ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool,
+            ProcessPoolExecutor(
+                options.jobs, mp_context=multiprocessing.get_context("spawn")
+            ) as pool,
         ):
             line = campaign(pool, console)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        console.print("interrupted; the same command continues, with the run in progress from its start")
+        console.print(
+            "interrupted; the same command continues, with the run in progress from its start"
+        )
         return 130
     finally:
         torch.set_num_threads(threads)

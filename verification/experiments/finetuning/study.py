@@ -20,7 +20,13 @@ from verification.experiments.finetuning.analysis import (
     read_campaign,
     test_of,
 )
-from verification.experiments.finetuning.design import DEFAULT_RATE, MAIN_RANK, Stored, counted, runs_at
+from verification.experiments.finetuning.design import (
+    DEFAULT_RATE,
+    MAIN_RANK,
+    Stored,
+    counted,
+    runs_at,
+)
 from verification.experiments.finetuning.page import thousands
 from verification.support.shown import Rows, markdown_table
 
@@ -53,7 +59,9 @@ def _less(name: str, other: str = LORA) -> Difference:
     """A method less another one over the tasks of texts.  Raises ``ValueError`` where runs are missing."""
     found = paired(counted(_campaign()), METHODS[name], METHODS[other])
     if found is None:
-        raise ValueError(f"expected runs of {name} and {other} on every task of texts, found a task without a pair")
+        raise ValueError(
+            f"expected runs of {name} and {other} on every task of texts, found a task without a pair"
+        )
     return found
 
 
@@ -72,7 +80,9 @@ def _thousand(x: float) -> str:
 def choice() -> str:
     """The choice between three methods with what was measured, in Markdown."""
     against = [equivalence(counted(_campaign()), rank) for rank in (MAIN_RANK, 2 * MAIN_RANK)]
-    (small, *around_small), (large, *around_large) = [found for found in against if found is not None]
+    (small, *around_small), (large, *around_large) = [
+        found for found in against if found is not None
+    ]
     dora = _less("DoRA")
     rows: Rows = [
         ["choose", "if", "measured on five text tasks"],
@@ -105,15 +115,28 @@ def table() -> str:
     """Each method: parameters, mean over the tasks of texts, its difference from LoRA of rank 4, and the
     other two models, in Markdown.
     """
-    head = ["method", "thousand parameters", "texts, %", "less LoRA, points", "95 %", "pictures, %", "decoder, perplexity"]
+    head = [
+        "method",
+        "thousand parameters",
+        "texts, %",
+        "less LoRA, points",
+        "95 %",
+        "pictures, %",
+        "decoder, perplexity",
+    ]
     shown: Rows = [head]
     for name, base in METHODS.items():
         runs = {task: list(base(rows).values()) for task, rows in _campaign().items()}
         texts = [run for task in counted(_campaign()) for run in runs[task]]
-        mean = statistics.fmean(statistics.fmean(map(test_of, runs[task])) for task in counted(_campaign()))
+        mean = statistics.fmean(
+            statistics.fmean(map(test_of, runs[task])) for task in counted(_campaign())
+        )
         one = _less(name)
         less = ["", ""] if name == LORA else [_signed(one.mean), _to(one.t_low, one.t_high)]
-        others = [f"{statistics.fmean(map(test_of, found)):.1f}" if (found := runs[task]) else "–" for task in OTHERS]
+        others = [
+            f"{statistics.fmean(map(test_of, found)):.1f}" if (found := runs[task]) else "–"
+            for task in OTHERS
+        ]
         shown.append([name, thousands(texts), f"{mean:.1f}", *less, *others])
     return markdown_table(shown)
 
@@ -128,7 +151,9 @@ def draw_differences(axes: Axes) -> None:
         colour = "C0" if name.startswith("GeoLoRA") else "0.35"
         axes.plot([one.t_low, one.t_high], [place, place], color=colour, linewidth=2.0)
         axes.plot(one.mean, place, "o", color=colour)
-    labels = [f"{name} ({_thousand(one.parameters[0])} k)" for name, one in zip(names, found, strict=True)]
+    labels = [
+        f"{name} ({_thousand(one.parameters[0])} k)" for name, one in zip(names, found, strict=True)
+    ]
     axes.set_yticks(range(len(names)), labels)
     axes.axvline(0.0, color="k", linewidth=1.0)
     axes.axvspan(-0.5, 0.5, color="0.92", zorder=0)

@@ -66,14 +66,21 @@ class PlainText:
 
     metric: Metric = "perplexity"
     batch: int = 2
-    limits: Mapping[str, int] = field(default_factory=lambda: {"train": 200, "dev": 40, "test": 100})
+    limits: Mapping[str, int] = field(
+        default_factory=lambda: {"train": 200, "dev": 40, "test": 100}
+    )
 
 
 def drawn(rows: Sequence[Row]) -> list[Row]:
     """The examples in the order of the SHA-256 of their contents: a shuffle that depends on no
     generator.
     """
-    return sorted(rows, key=lambda row: hashlib.sha256(f"{row.text}\t{row.pair or ''}\t{row.label}".encode()).digest())
+    return sorted(
+        rows,
+        key=lambda row: hashlib.sha256(
+            f"{row.text}\t{row.pair or ''}\t{row.label}".encode()
+        ).digest(),
+    )
 
 
 TEXTS = {
@@ -81,9 +88,19 @@ TEXTS = {
     "trec": Task("accuracy"),
     "sst5": Task("accuracy"),
     "subj": Task("accuracy"),
-    "cola": Task("matthews", Columns("4", "2"), "in_domain_train.tsv", None, ("in_domain_dev.tsv", "out_of_domain_dev.tsv")),
+    "cola": Task(
+        "matthews",
+        Columns("4", "2"),
+        "in_domain_train.tsv",
+        None,
+        ("in_domain_dev.tsv", "out_of_domain_dev.tsv"),
+    ),
     "stsb": Task("spearman", Columns("1", "3", pair="2")),
 }
 PLAIN_TEXT = PlainText()
-TASKS: Mapping[str, Task | Pictures | PlainText] = {**TEXTS, "cifar10": Pictures(), "shakespeare": PLAIN_TEXT}
+TASKS: Mapping[str, Task | Pictures | PlainText] = {
+    **TEXTS,
+    "cifar10": Pictures(),
+    "shakespeare": PLAIN_TEXT,
+}
 """The tasks by the names of their folders."""

@@ -30,11 +30,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: all runs are stored, or as many as were requested; 2: data or a stored run cannot
     be used.
     """
-    parser = argparse.ArgumentParser(prog="python -m verification.experiments.from_scratch", description=__doc__)
-    parser.add_argument("--data", type=nonempty_path, metavar="FOLDER", help="has cifar10/train.zip and test.zip")
-    parser.add_argument("--task", action="append", choices=list(TASKS), help="this one only; may be given again")
-    parser.add_argument("--output", type=nonempty_path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
-    parser.add_argument("--runs", type=integer_from(0), default=sys.maxsize, help="stop after so many; the next call continues")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.from_scratch", description=__doc__
+    )
+    parser.add_argument(
+        "--data", type=nonempty_path, metavar="FOLDER", help="has cifar10/train.zip and test.zip"
+    )
+    parser.add_argument(
+        "--task", action="append", choices=list(TASKS), help="this one only; may be given again"
+    )
+    parser.add_argument(
+        "--output", type=nonempty_path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}"
+    )
+    parser.add_argument(
+        "--runs",
+        type=integer_from(0),
+        default=sys.maxsize,
+        help="stop after so many; the next call continues",
+    )
     options, console = parser.parse_args(argv), Terminal()
     threads, left = torch.get_num_threads(), options.runs
     torch.set_num_threads(1)
@@ -45,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 while left and (missing := store.missing(wanted(store.all(), task))):
                     row, left = perform(missing[0], store), left - 1
                     outcome = row["diverged"] or f"{row['metrics']}, {row['parameters']} parameters"
-                    console.print(f"{task} {row['family']} {store.name(missing[0])}: {outcome}", highlight=False, soft_wrap=True)
+                    console.print(
+                        f"{task} {row['family']} {store.name(missing[0])}: {outcome}",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
             count = gather(options.output)
     except (ValueError, OSError) as error:
         parser.error(str(error))

@@ -41,7 +41,20 @@ from typing import Any
 
 from verification.experiments.finetuning.design import Run, RunRow, dev_of, next_rates, seed_of
 
-__all__ = ["AGAIN", "MAIN", "PENALISED", "PENALTIES", "RANKS", "RATES", "SEEDS", "TASKS", "Task", "at_best", "key_of", "wanted"]
+__all__ = [
+    "AGAIN",
+    "MAIN",
+    "PENALISED",
+    "PENALTIES",
+    "RANKS",
+    "RATES",
+    "SEEDS",
+    "TASKS",
+    "Task",
+    "at_best",
+    "key_of",
+    "wanted",
+]
 
 SEEDS, MAIN, RANKS = 3, 9, (9, 3, 27)
 
@@ -63,8 +76,24 @@ class Task:
 
 
 TASKS = {
-    "digits": Task({"train": 1000, "dev": 297, "test": 500}, 20, RANKS, 3, 0, (0.025, 0.05, 0.1, 0.15, 0.2), 0.1),
-    "cifar10": Task({"train": 4000, "dev": 1000, "test": 2000}, 8, (MAIN,), 1, 1, (0.0025, 0.005, 0.01, 0.02, 0.04), 0.01),
+    "digits": Task(
+        {"train": 1000, "dev": 297, "test": 500},
+        20,
+        RANKS,
+        3,
+        0,
+        (0.025, 0.05, 0.1, 0.15, 0.2),
+        0.1,
+    ),
+    "cifar10": Task(
+        {"train": 4000, "dev": 1000, "test": 2000},
+        8,
+        (MAIN,),
+        1,
+        1,
+        (0.0025, 0.005, 0.01, 0.02, 0.04),
+        0.01,
+    ),
 }
 ADAM, SPECTRAL = (1e-3, 3.2e-3, 1e-2), (6.3e-3, 2e-2, 6.3e-2)
 RATES: Mapping[str, tuple[float, ...]] = {
@@ -85,7 +114,9 @@ PENALTIES: Mapping[str, tuple[float, tuple[float, ...]]] = {
 
 def made(family: str, value: float, rank: int, rate: float = 0.0) -> Any:
     """A method at a learning rate; the penalised one at a weight of the penalty and a learning rate."""
-    from verification.experiments.from_scratch import methods  # needs torch, which a page of stored runs does not
+    from verification.experiments.from_scratch import (
+        methods,
+    )  # needs torch, which a page of stored runs does not
 
     if family == "dense":
         return methods.DenseMethod(lr=value)
@@ -98,8 +129,12 @@ def made(family: str, value: float, rank: int, rate: float = 0.0) -> Any:
         **{name: {"lr": rate, "beta": value} for name in PENALTIES},
     }
     if family not in options:
-        raise ValueError(f"family: expected dense, factorised, {', '.join(options)}, found {family!r}")
-    return methods.ScratchMethod(rank=rank, max_rank=rank, **({"alpha": "rms"} | dict(options[family])))
+        raise ValueError(
+            f"family: expected dense, factorised, {', '.join(options)}, found {family!r}"
+        )
+    return methods.ScratchMethod(
+        rank=rank, max_rank=rank, **({"alpha": "rms"} | dict(options[family]))
+    )
 
 
 def key_of(row: RunRow) -> float:
@@ -120,7 +155,9 @@ def of_task(rows: Sequence[RunRow], task: str) -> list[RunRow]:
     return [row for row in rows if row["config"]["task"] == task]
 
 
-def tuned(rows: Sequence[RunRow], task: str, family: str, rank: int) -> tuple[float | None, list[float]]:
+def tuned(
+    rows: Sequence[RunRow], task: str, family: str, rank: int
+) -> tuple[float | None, list[float]]:
     """The best value of a family at a rank, or None with the values that have to be tried still."""
     seeds = range(TASKS[task].tuning_seeds)
     rank = rank if rank in (0, *TASKS[task].tuned_ranks) else MAIN
@@ -128,7 +165,11 @@ def tuned(rows: Sequence[RunRow], task: str, family: str, rank: int) -> tuple[fl
     for row in of_task(rows, task):
         if (row["family"], row["budget"]) == (family, rank) and seed_of(row) in seeds:
             found.setdefault(key_of(row), {})[seed_of(row)] = score(row, task)
-    means = {value: statistics.fmean(by_seed.values()) for value, by_seed in found.items() if len(by_seed) == len(seeds)}
+    means = {
+        value: statistics.fmean(by_seed.values())
+        for value, by_seed in found.items()
+        if len(by_seed) == len(seeds)
+    }
     left = next_rates(PENALTIES[family][1] if family in PENALTIES else RATES[family], means)
     return (None, left) if left else (max(sorted(means), key=means.__getitem__), [])
 
@@ -138,7 +179,11 @@ def at_best(rows: Sequence[RunRow], task: str, family: str, rank: int) -> list[R
     it is being looked for.
     """
     best, _ = tuned(rows, task, family, rank)
-    chosen = [row for row in of_task(rows, task) if (row["family"], row["budget"], key_of(row)) == (family, rank, best)]
+    chosen = [
+        row
+        for row in of_task(rows, task)
+        if (row["family"], row["budget"], key_of(row)) == (family, rank, best)
+    ]
     return sorted(chosen, key=seed_of)
 
 
@@ -155,9 +200,13 @@ def wanted(rows: Sequence[RunRow], task: str) -> Iterator[Run]:
                 yield from _of_family(rows, task, family, MAIN, float(f"{rate * factor:.2g}"))
 
 
-def _of_family(rows: Sequence[RunRow], task: str, family: str, rank: int, rate: float = 0.0) -> Iterator[Run]:
+def _of_family(
+    rows: Sequence[RunRow], task: str, family: str, rank: int, rate: float = 0.0
+) -> Iterator[Run]:
     best, left = tuned(rows, task, family, rank)
     number = SEEDS if rank in (0, *TASKS[task].tuned_ranks) else TASKS[task].other_seeds
-    values, seeds = (left, range(TASKS[task].tuning_seeds)) if best is None else ([best], range(number))
+    values, seeds = (
+        (left, range(TASKS[task].tuning_seeds)) if best is None else ([best], range(number))
+    )
     for value in values:
         yield from (Run(family, rank, made(family, value, rank, rate), seed) for seed in seeds)

@@ -42,7 +42,11 @@ def spectral_start(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def layers_of(encoder: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """The layers that low-rank methods compress, by name."""
-    return {name: module for name, module in encoder.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    return {
+        name: module
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
 
 
 def compressed(model: Model, rank: int) -> int:
@@ -69,7 +73,11 @@ class DenseMethod:
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """Nothing is compressed."""
         weights = list(model.encoder.parameters())
-        return Prepared(adamw(model, self.lr, self.head_lr, weights), dict, lambda: sum(W.numel() for W in weights))
+        return Prepared(
+            adamw(model, self.lr, self.head_lr, weights),
+            dict,
+            lambda: sum(W.numel() for W in weights),
+        )
 
 
 class Product(nn.Module):
@@ -102,10 +110,16 @@ class FactorisedMethod:
         """Put a product in the place of every weight."""
         layers = layers_of(model.encoder)
         for layer in layers.values():
-            parametrize.register_parametrization(layer, "weight", Product(layer.weight.shape, self.rank))
+            parametrize.register_parametrization(
+                layer, "weight", Product(layer.weight.shape, self.rank)
+            )
         factors = list(model.encoder.parameters())
         ranks = dict.fromkeys(layers, self.rank)
-        return Prepared(adamw(model, self.lr, self.head_lr, factors), lambda: ranks, lambda: sum(X.numel() for X in factors))
+        return Prepared(
+            adamw(model, self.lr, self.head_lr, factors),
+            lambda: ranks,
+            lambda: sum(X.numel() for X in factors),
+        )
 
 
 def condition_penalty(S: Tensor) -> Tensor:
@@ -115,7 +129,9 @@ def condition_penalty(S: Tensor) -> Tensor:
     also κ ≤ exp(R/(√2 σ_r²)).  R = 0 just where all singular values are equal.  Source: [SYS25].
     """
     r = S.shape[0]
-    penalty: Tensor = torch.linalg.matrix_norm(S.mT @ S - S.square().sum() / r * torch.eye(r, dtype=S.dtype))
+    penalty: Tensor = torch.linalg.matrix_norm(
+        S.mT @ S - S.square().sum() / r * torch.eye(r, dtype=S.dtype)
+    )
     return penalty
 
 
@@ -141,7 +157,9 @@ class ScratchMethod(GeoLoRAMethod):
 
     def adapt(self, model: Model, generator: torch.Generator) -> None:
         """Adapters of an empty base that hold the start."""
-        starts = {name: layer.weight.detach().clone() for name, layer in layers_of(model.encoder).items()}
+        starts = {
+            name: layer.weight.detach().clone() for name, layer in layers_of(model.encoder).items()
+        }
         super().adapt(model, generator)
         for name, layer in adapters(model.encoder).items():
             U, sigma, V = spectral_start(starts[name], layer.adapter.rank)
@@ -151,7 +169,15 @@ class ScratchMethod(GeoLoRAMethod):
 
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """Adapters and optimizer, and the penalty where it has a weight."""
-        prepared, layers = super().prepare(model, generator, steps), adapters(model.encoder).values()
+        prepared, layers = (
+            super().prepare(model, generator, steps),
+            adapters(model.encoder).values(),
+        )
         if self.beta == 0.0:
             return prepared
-        return replace(prepared, penalty=lambda: self.beta * torch.stack([core_penalty(layer.adapter) for layer in layers]).sum())
+        return replace(
+            prepared,
+            penalty=lambda: (
+                self.beta * torch.stack([core_penalty(layer.adapter) for layer in layers]).sum()
+            ),
+        )

@@ -48,7 +48,9 @@ class Pixels:
         """All pictures have one length."""
         return np.ones(len(self), dtype=int)
 
-    def batch(self, indices: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    def batch(
+        self, indices: Sequence[int], device: torch.device
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """The pictures of these indices, and their classes."""
         chosen = torch.tensor(indices)
         return {"pixels": self.pictures[chosen].to(device)}, self.targets[chosen].to(device)
@@ -61,8 +63,12 @@ class Network(Model):
         super().__init__()
         self.encoder, self.head = encoder, nn.Linear(width, CLASSES)
         for layer in encoder.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):  # He's variance 2/n keeps the size of signals through ReLU
-                nn.init.normal_(layer.weight, std=math.sqrt(2.0 / layer.weight[0].numel()), generator=generator)
+            if isinstance(
+                layer, nn.Linear | nn.Conv2d
+            ):  # He's variance 2/n keeps the size of signals through ReLU
+                nn.init.normal_(
+                    layer.weight, std=math.sqrt(2.0 / layer.weight[0].numel()), generator=generator
+                )
         for parameter in self.head.parameters():
             nn.init.uniform_(parameter, -(width**-0.5), width**-0.5, generator=generator)
 
@@ -120,17 +126,33 @@ def corpus_of(name: str, data: Path | None) -> Scratch:
         pictures = torch.from_numpy(problem.X).float().view(-1, 1, 8, 8)[order]
         parts = _split(pictures, torch.from_numpy(problem.labels).long()[order], task)
     elif data is None:
-        raise ValueError("--data: expected a folder with cifar10/train.zip and cifar10/test.zip, found none")
+        raise ValueError(
+            "--data: expected a folder with cifar10/train.zip and cifar10/test.zip, found none"
+        )
     else:
         images, _, _ = read_images(data / name, task.sizes)
-        parts = {part: Pixels(found.pictures.float() / 255.0, found.targets) for part, found in images.items()}
+        parts = {
+            part: Pixels(found.pictures.float() / 255.0, found.targets)
+            for part, found in images.items()
+        }
     labels = Labels("class", tuple(map(str, range(CLASSES))), 0.0, 1.0, math.log(CLASSES))
-    digest = hashlib.sha256(b"".join(part.pictures.numpy().tobytes() for part in parts.values())).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(part.pictures.numpy().tobytes() for part in parts.values())
+    ).hexdigest()
     plan = Plan("accuracy", epochs=task.epochs, batch_size=task.batch, schedule="linear")
-    return Scratch(MAKE[name], labels, parts, plan, {"task": name, "data": digest, "threads": torch.get_num_threads()})
+    return Scratch(
+        MAKE[name],
+        labels,
+        parts,
+        plan,
+        {"task": name, "data": digest, "threads": torch.get_num_threads()},
+    )
 
 
 def _split(pictures: Tensor, targets: Tensor, task: Task) -> dict[str, Pixels]:
     ends = np.cumsum([task.sizes[part] for part in ("train", "dev", "test")])
     starts = (0, *ends)
-    return {part: Pixels(pictures[a:b], targets[a:b]) for part, a, b in zip(("train", "dev", "test"), starts, ends, strict=False)}
+    return {
+        part: Pixels(pictures[a:b], targets[a:b])
+        for part, a, b in zip(("train", "dev", "test"), starts, ends, strict=False)
+    }

@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 
 from verification.experiments.finetuning.design import RunRow
 from verification.experiments.finetuning.stored import read_runs
-from verification.experiments.from_scratch.design import AGAIN, MAIN, PENALISED, PENALTIES, RANKS, TASKS, at_best, key_of
+from verification.experiments.from_scratch.design import (
+    AGAIN,
+    MAIN,
+    PENALISED,
+    PENALTIES,
+    RANKS,
+    TASKS,
+    at_best,
+    key_of,
+)
 from verification.support.pictures import image, svg
 from verification.support.shown import Rows, markdown_table
 
@@ -37,14 +46,27 @@ def points(rows: Sequence[RunRow], task: str, name: str, rank: int) -> list[dict
     """For each seed of a method at a rank: number of parameters, test accuracy and accuracies under
     attack by ε, in percent; a run that diverged has 0 in all.
     """
-    runs = at_best(rows, task, "dense" if name in ("dense", SVD) else name, 0 if name in ("dense", SVD) else rank)
+    runs = at_best(
+        rows,
+        task,
+        "dense" if name in ("dense", SVD) else name,
+        0 if name in ("dense", SVD) else rank,
+    )
     if name == SVD:
         found = [next(one for one in row["svd"] if one["rank"] == rank) for row in runs]
     else:
         found = [
-            {"parameters": 0, "test": 0.0, "attacked": dict.fromkeys(map(str, TASKS[task].epsilons), 0.0)}
+            {
+                "parameters": 0,
+                "test": 0.0,
+                "attacked": dict.fromkeys(map(str, TASKS[task].epsilons), 0.0),
+            }
             if row["diverged"]
-            else {"parameters": row["parameters"], "test": row["metrics"]["test"], "attacked": row["attacked"]["test"]}
+            else {
+                "parameters": row["parameters"],
+                "test": row["metrics"]["test"],
+                "attacked": row["attacked"]["test"],
+            }
             for row in runs
         ]
     return [
@@ -74,7 +96,15 @@ def table(rows: Sequence[RunRow]) -> Rows:
     accuracy under attack at the main one, and what was tuned there.
     """
     ranks = sorted(RANKS)
-    shown: Rows = [["task", "method", *(f"rank {rank}" for rank in ranks), f"attacked, rank {MAIN}", "rate or β"]]
+    shown: Rows = [
+        [
+            "task",
+            "method",
+            *(f"rank {rank}" for rank in ranks),
+            f"attacked, rank {MAIN}",
+            "rate or β",
+        ]
+    ]
     for task, design in TASKS.items():
         whole = points(rows, task, "dense", 0)
         for name, title in NAMES.items() if whole else ():
@@ -84,7 +114,9 @@ def table(rows: Sequence[RunRow]) -> Rows:
             if name == "dense":
                 cells = [*[""] * (len(ranks) - 1), f"{mean_of(main):.1f} (100 %)"]
             else:
-                cells = [_cell(points(rows, task, name, rank), whole[0]["parameters"]) for rank in ranks]
+                cells = [
+                    _cell(points(rows, task, name, rank), whole[0]["parameters"]) for rank in ranks
+                ]
             runs = [] if name == SVD else at_best(rows, task, name, 0 if name == "dense" else MAIN)
             tuned = f"{key_of(runs[0]):g}" if runs else ""
             shown.append([task, title, *cells, f"{mean_of(main, design.epsilon):.1f}", tuned])
@@ -113,14 +145,24 @@ def _less(differences: Sequence[float]) -> str:
 
 def outcome(rows: Sequence[RunRow]) -> Rows:
     """Both figures of the design on each task: points above dense, what is wanted, whether it is so."""
-    shown: Rows = [["task", "figure", "points above dense, and their range over the seeds", "wanted means", "outcome"]]
+    shown: Rows = [
+        [
+            "task",
+            "figure",
+            "points above dense, and their range over the seeds",
+            "wanted means",
+            "outcome",
+        ]
+    ]
     for task, design in TASKS.items():
         ours, other = (compared(rows, task, name) for name in ("geolora", "factorised"))
         reached = statistics.fmean(ours) >= -1.0 > statistics.fmean(other)
         found = f"GeoLoRA {_less(ours)}, factorised {_less(other)}"
         shown.append([task, f"accuracy, rank {MAIN}", found, "≥ −1, < −1", _word(reached)])
         for attempt, family in zip(("first", "second"), PENALTIES, strict=True):
-            penalised, without = (compared(rows, task, name, design.epsilon) for name in (family, "geolora"))
+            penalised, without = (
+                compared(rows, task, name, design.epsilon) for name in (family, "geolora")
+            )
             reached = statistics.fmean(penalised) >= 0.0 >= statistics.fmean(without)
             found = f"with penalty {_less(penalised)}, without {_less(without)}"
             title = f"ordering, ε = {design.epsilon:g}, {attempt} attempt"
@@ -146,15 +188,30 @@ def draw(axes: Sequence[Axes], rows: Sequence[RunRow], task: str) -> None:
         line = []
         for rank in sorted(RANKS) if name != "dense" else ():
             if found := points(rows, task, name, rank):
-                line.append((100.0 * statistics.fmean(p["parameters"] for p in found) / dense[0]["parameters"], mean_of(found)))
+                line.append(
+                    (
+                        100.0
+                        * statistics.fmean(p["parameters"] for p in found)
+                        / dense[0]["parameters"],
+                        mean_of(found),
+                    )
+                )
         if line:
             label = title if name == SVD else None  # the others are labelled on the right
             over_share.plot(*zip(*line, strict=True), "o-", color=COLOURS[name], label=label)
         if name != SVD and (main := points(rows, task, name, MAIN)):
             epsilons = (0.0, *TASKS[task].epsilons)
-            over_epsilon.plot(epsilons, [mean_of(main, e) for e in epsilons], "o-", color=COLOURS[name], label=title)
+            over_epsilon.plot(
+                epsilons,
+                [mean_of(main, e) for e in epsilons],
+                "o-",
+                color=COLOURS[name],
+                label=title,
+            )
     over_epsilon.axvline(TASKS[task].epsilon, color="0.85", zorder=0)
-    over_share.set(xscale="log", xlabel="parameters, % of dense", ylabel=f"{task}: test accuracy, %")
+    over_share.set(
+        xscale="log", xlabel="parameters, % of dense", ylabel=f"{task}: test accuracy, %"
+    )
     over_share.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     over_epsilon.set(xlabel=f"ε of the attack, rank {MAIN}")
 

@@ -48,7 +48,9 @@ def accuracies(model: Model, examples: Pixels, epsilons: Sequence[float]) -> lis
         step = direction(model, x, y)
         with torch.no_grad():
             for place, epsilon in enumerate(epsilons):
-                right[place] += (model((x + epsilon * step).clamp(0.0, 1.0)).argmax(dim=1) == y).sum()
+                right[place] += (
+                    model((x + epsilon * step).clamp(0.0, 1.0)).argmax(dim=1) == y
+                ).sum()
     return [round(share, 5) for share in (right / len(examples)).tolist()]
 
 
@@ -64,12 +66,16 @@ def execute(run: Run, corpus: Scratch, plan: Plan | None = None) -> dict[str, An
         return {"diverged": str(error), "metrics": {}}
     epsilons = (0.0, *task.epsilons)
     found = {
-        part: dict(zip(epsilons, accuracies(job.model, examples, epsilons), strict=True)) for part, examples in parts.items()
+        part: dict(zip(epsilons, accuracies(job.model, examples, epsilons), strict=True))
+        for part, examples in parts.items()
     }
     result = {
         "diverged": "",
         "metrics": {part: by_epsilon[0.0] for part, by_epsilon in found.items()},
-        "attacked": {part: {str(e): by_epsilon[e] for e in task.epsilons} for part, by_epsilon in found.items()},
+        "attacked": {
+            part: {str(e): by_epsilon[e] for e in task.epsilons}
+            for part, by_epsilon in found.items()
+        },
         "parameters": job.prepared.parameters(),
         "ranks": list(job.prepared.ranks().values()),
     }
@@ -78,7 +84,9 @@ def execute(run: Run, corpus: Scratch, plan: Plan | None = None) -> dict[str, An
     return result
 
 
-def truncated(model: Model, rank: int, examples: Pixels, epsilons: Sequence[float]) -> dict[str, Any]:
+def truncated(
+    model: Model, rank: int, examples: Pixels, epsilons: Sequence[float]
+) -> dict[str, Any]:
     """Parameters and test accuracies of the truncated SVD of a network."""
     smaller = copy.deepcopy(model)
     parameters = compressed(smaller, rank)
@@ -98,5 +106,7 @@ def perform(run: Run, store: Store) -> dict[str, Any]:
     result = execute(run, store.corpus)
     facts = {name: store.facts[name] for name in ("date", "processor", "torch", "commit")}
     row = {"config": store.config(run), "family": run.family, "budget": run.budget, **result}
-    write_json(store.path(run), row | {"seconds": round(time.monotonic() - started, 1), "machine": facts})
+    write_json(
+        store.path(run), row | {"seconds": round(time.monotonic() - started, 1), "machine": facts}
+    )
     return row

@@ -36,7 +36,18 @@ from verification.support.command_line import ProgressBar, integer_from
 from verification.support.machine import provenance
 from verification.support.shown import markdown_table
 
-__all__ = ["LATER", "MEASURED", "campaign", "exponents", "fit", "main", "measure", "stored_table", "summary", "table"]
+__all__ = [
+    "LATER",
+    "MEASURED",
+    "campaign",
+    "exponents",
+    "fit",
+    "main",
+    "measure",
+    "stored_table",
+    "summary",
+    "table",
+]
 
 MEASURED = Path(__file__).parent / "measured" / "cost.json"
 """A stored run of the whole command."""
@@ -77,15 +88,21 @@ def measure(name: str, sizes: Sequence[int], ranks: Sequence[int]) -> NDArray[np
     return seconds
 
 
-def exponents(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[float, float]:
+def exponents(
+    sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]
+) -> tuple[float, float]:
     """Exponents of m (largest rank, upper half of the sizes, two at least) and of r (largest size,
     upper three ranks).
     """
     upper = min(len(sizes) // 2, len(sizes) - 2)
-    return slope(sizes[upper:], seconds[upper:, -1].tolist()), slope(ranks[-3:], seconds[-1, -3:].tolist())
+    return slope(sizes[upper:], seconds[upper:, -1].tolist()), slope(
+        ranks[-3:], seconds[-1, -3:].tolist()
+    )
 
 
-def fit(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+def fit(
+    sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
     """(a, b, c, d) ≥ 0 of a·m r² + b·r³ + c·m r + d by relative least squares, and the median
     relative misfit.
     """
@@ -96,7 +113,9 @@ def fit(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]
     return coefficients, float(np.median(np.abs(model @ coefficients / measured - 1.0)))
 
 
-def summary(name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
+def summary(
+    name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Sequence[NDArray[np.float64]]
+) -> dict[str, Any]:
     """From the seconds (sizes x ranks) of several rounds: medians and their fit, the exponents of
     each round, and their medians.
 
@@ -116,7 +135,9 @@ def summary(name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Seque
     }
 
 
-def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], rounds: int) -> dict[str, Any]:
+def campaign(
+    names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], rounds: int
+) -> dict[str, Any]:
     """The contents of cost.json: measures every integrator in every round, on one thread, with a
     progress bar.
     """
@@ -148,8 +169,16 @@ def table(found: Mapping[str, Any]) -> str:
     m, r = min(SHOWN[0], sizes[-1]), SHOWN[1]
     rows = [["integrator", "exponent of m", "exponent of r", f"ms, m = {m}, r = {r}"]]
     for one in found["integrators"]:
-        shown = [_with_range(one[key], one["rounds"][key]) for key in ("exponent of m", "exponent of r")]
-        rows.append([one["integrator"], *shown, f"{1e3 * one['seconds'][sizes.index(m)][ranks.index(r)]:.1f}"])
+        shown = [
+            _with_range(one[key], one["rounds"][key]) for key in ("exponent of m", "exponent of r")
+        ]
+        rows.append(
+            [
+                one["integrator"],
+                *shown,
+                f"{1e3 * one['seconds'][sizes.index(m)][ranks.index(r)]:.1f}",
+            ]
+        )
     return markdown_table(rows)
 
 
@@ -165,12 +194,33 @@ def _with_range(value: float, values: Sequence[float]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: measured and written; 2: the folder cannot be written or is in use."""
     parser = argparse.ArgumentParser(
-        prog="python -m verification.experiments.integrators.cost", description="How the time of one step grows with m and r."
+        prog="python -m verification.experiments.integrators.cost",
+        description="How the time of one step grows with m and r.",
     )
-    parser.add_argument("--integrator", action="append", choices=list(FAMILY), help="only this one (may be given several times)")
-    parser.add_argument("--largest", type=integer_from(SIZES[1]), default=SIZES[-1], help="the largest m (default: 16384)")
-    parser.add_argument("--rounds", type=integer_from(1), default=ROUNDS, help=f"of which medians are taken (default: {ROUNDS})")
-    parser.add_argument("--output", type=nonempty_path, default=Path("build") / "experiments" / "integrators", metavar="FOLDER")
+    parser.add_argument(
+        "--integrator",
+        action="append",
+        choices=list(FAMILY),
+        help="only this one (may be given several times)",
+    )
+    parser.add_argument(
+        "--largest",
+        type=integer_from(SIZES[1]),
+        default=SIZES[-1],
+        help="the largest m (default: 16384)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=integer_from(1),
+        default=ROUNDS,
+        help=f"of which medians are taken (default: {ROUNDS})",
+    )
+    parser.add_argument(
+        "--output",
+        type=nonempty_path,
+        default=Path("build") / "experiments" / "integrators",
+        metavar="FOLDER",
+    )
     options = parser.parse_args(argv)
     sizes = [m for m in SIZES if m <= options.largest]
     try:

@@ -31,10 +31,19 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m verification.experiments.performance",
         description="Time of whole training steps, side by side and interleaved, and their memory.",
     )
-    parser.add_argument("--quick", action="store_true", help="few rounds, one rank: does everything work?")
-    parser.add_argument("--case", choices=[case.id for case in CASES], action="append", help="this network only")
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds, one rank: does everything work?"
+    )
+    parser.add_argument(
+        "--case", choices=[case.id for case in CASES], action="append", help="this network only"
+    )
     parser.add_argument("--threads", type=integer_from(1), default=2, help="of torch (default: 2)")
-    parser.add_argument("--output", type=nonempty_path, default=Path("build") / "experiments" / "performance", metavar="FOLDER")
+    parser.add_argument(
+        "--output",
+        type=nonempty_path,
+        default=Path("build") / "experiments" / "performance",
+        metavar="FOLDER",
+    )
     return parser.parse_args(argv)
 
 
@@ -72,7 +81,13 @@ def benchmark(options: argparse.Namespace, say: Any) -> dict[str, Any]:
     cases = [case for case in CASES if not options.case or case.id in options.case]
     about = provenance()
     measured = [training(point, effort, say) for point in points(effort, cases)]
-    return {"format": 2, "quick": options.quick, **about, "environment": environment(), "training": measured}
+    return {
+        "format": 2,
+        "quick": options.quick,
+        **about,
+        "environment": environment(),
+        "training": measured,
+    }
 
 
 def write(found: dict[str, Any], folder: Path) -> None:

@@ -29,13 +29,17 @@ def peak_memory(method: str, case: str, rank: int) -> int:
     return int(_in_a_process(own_peak, method, case, rank, torch.get_num_threads()))
 
 
-def rounds_in_turn(methods: Sequence[str], case: str, rank: int, rounds: int, *, seed: int) -> dict[str, Any]:
+def rounds_in_turn(
+    methods: Sequence[str], case: str, rank: int, rounds: int, *, seed: int
+) -> dict[str, Any]:
     """Seconds (rounds, 2) of training steps of these methods in turn, in one process of their own,
     and the note of each.
 
     The order in which the methods are set up, and that of their turns, is drawn from ``seed``.
     """
-    found: dict[str, Any] = _in_a_process(own_rounds, list(methods), case, rank, torch.get_num_threads(), rounds, seed)
+    found: dict[str, Any] = _in_a_process(
+        own_rounds, list(methods), case, rank, torch.get_num_threads(), rounds, seed
+    )
     return found
 
 
@@ -45,7 +49,9 @@ def _in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     name = function.__name__
     command = f"import json; from {function.__module__} import {name}; print(json.dumps({name}(*{arguments!r})))"
-    done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(  # noqa: S603  our own function
+        [sys.executable, "-c", command], check=False, capture_output=True, text=True
+    )
     if done.returncode:
         expected = f"{name}{arguments!r}: expected a process that ends with status 0, found {done.returncode}"
         raise ApartError(f"{expected}:\n{done.stderr.strip()}")
@@ -74,10 +80,15 @@ def own_peak(method: str, case: str, rank: int, threads: int) -> int:
     return peak_above(two_steps)
 
 
-def own_rounds(methods: Sequence[str], case: str, rank: int, threads: int, rounds: int, seed: int) -> dict[str, Any]:
+def own_rounds(
+    methods: Sequence[str], case: str, rank: int, threads: int, rounds: int, seed: int
+) -> dict[str, Any]:
     """:func:`rounds_in_turn`, measured in this process."""
     torch.set_num_threads(threads)
     order = np.random.default_rng(seed).permutation(len(methods))
     made = {method: _made(method, case, rank) for method in (methods[i] for i in order)}
     seconds = interleaved(made, rounds, seed=seed)
-    return {method: {"seconds": seconds[method].tolist(), "note": made[method].note} for method in methods}
+    return {
+        method: {"seconds": seconds[method].tolist(), "note": made[method].note}
+        for method in methods
+    }

@@ -25,7 +25,9 @@ def authors_module(path: str) -> Any:
     """A module of the checkout.  Raises ``FileNotFoundError`` if the checkout has no such module."""
     file = Path(checkout()) / path
     if not file.is_file():
-        raise FileNotFoundError(f"{VARIABLE}: expected a checkout that contains {path}, found none in {checkout()!r}")
+        raise FileNotFoundError(
+            f"{VARIABLE}: expected a checkout that contains {path}, found none in {checkout()!r}"
+        )
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None

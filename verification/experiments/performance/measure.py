@@ -81,7 +81,9 @@ def training(point: Point, effort: Effort, progress: Progress) -> dict[str, Any]
     notes: dict[str, str] = {}
     for turn in range(effort.processes):
         progress(f"{case.id}, r = {rank}: process {turn + 1} of {effort.processes}")
-        for name, one in rounds_in_turn(point.methods, case.id, rank, effort.rounds // effort.processes, seed=turn).items():
+        for name, one in rounds_in_turn(
+            point.methods, case.id, rank, effort.rounds // effort.processes, seed=turn
+        ).items():
             seconds[name] += one["seconds"]
             notes[name] = one["note"]
     arrays = {name: np.array(values) for name, values in seconds.items()}
@@ -97,5 +99,11 @@ def training(point: Point, effort: Effort, progress: Progress) -> dict[str, Any]
             "peak_mib": peak_memory(name, case.id, rank) / 2**20,
             "note": notes[name],
         }
-    about = {"case": case.id, "title": case.title, "rank": rank, "rounds": effort.rounds, "processes": effort.processes}
+    about = {
+        "case": case.id,
+        "title": case.title,
+        "rank": rank,
+        "rounds": effort.rounds,
+        "processes": effort.processes,
+    }
     return {**about, "rows": rows}

@@ -31,7 +31,12 @@ class Training:
     optimizer: torch.optim.Optimizer
 
     def __init__(self, case: Case, rank: int) -> None:
-        self.network, self.batch, self.case, self.rank = case.build().train(), case.batch(), case, rank
+        self.network, self.batch, self.case, self.rank = (
+            case.build().train(),
+            case.batch(),
+            case,
+            rank,
+        )
         for module in self.network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -63,7 +68,9 @@ class WithAdamW(Training):
 
     def start(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make the optimizer for these parameters."""
-        self.optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=RATE, foreach=True)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in parameters if p.requires_grad], lr=RATE, foreach=True
+        )
 
 
 class FrozenNetwork(WithAdamW):
@@ -171,7 +178,9 @@ class _LeanFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, Bt: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, Bt: Tensor
+    ) -> Tensor:
         rows = row_blocks(x)
         at = down(rows, A.mT)
         ctx.merged = merging_pays(x, weight)
@@ -192,7 +201,9 @@ class _LeanFunction(torch.autograd.Function):
         bt = down(g, Bt.mT)
         dA, dBt, dx = gradient(bt, x), gradient(at, g), None
         if ctx.needs_input_grad[0]:
-            dx = (product(g, weight.mT) if ctx.merged else input_gradient(g, weight, bt, A)).view(ctx.shape)
+            dx = (product(g, weight.mT) if ctx.merged else input_gradient(g, weight, bt, A)).view(
+                ctx.shape
+            )
         return dx, None, None, dA, dBt
 
 
@@ -233,7 +244,11 @@ class Authors(WithAdamW):
         super().__init__(case, rank)
         self.start(self.freeze())
         layer_class = authors_module(GLUE).LoRAParallelDLRT
-        self.layers = _replace(self.network, case, lambda base: layer_class(base, rank, 0.0, alpha=rank, max_rank=2 * rank))
+        self.layers = _replace(
+            self.network,
+            case,
+            lambda base: layer_class(base, rank, 0.0, alpha=rank, max_rank=2 * rank),
+        )
 
     def update(self) -> None:
         """The authors' step and truncation, AdamW for the head."""
@@ -315,6 +330,10 @@ METHODS = (
     TimedMethod("sgd", "GeoLoRA at fixed rank, plain gradients", OfSgd),
     TimedMethod("geolora", "GeoLoRA at fixed rank", OfGeoLoRA),
     TimedMethod("adaptive", "GeoLoRA, ranks adapt", Adaptive),
-    *([TimedMethod("authors", "the authors' layer, stepping at every iteration", Authors)] if checkout() else []),
+    *(
+        [TimedMethod("authors", "the authors' layer, stepping at every iteration", Authors)]
+        if checkout()
+        else []
+    ),
 )
 """The first method is the floor; the second is the one that the others are compared with."""

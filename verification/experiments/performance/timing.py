@@ -21,7 +21,9 @@ __all__ = ["interleaved", "peak_above", "quartiles"]
 WARM_UP = 3
 
 
-def interleaved(rows: Mapping[str, Training], rounds: int, *, seed: int) -> dict[str, NDArray[np.float64]]:
+def interleaved(
+    rows: Mapping[str, Training], rounds: int, *, seed: int
+) -> dict[str, NDArray[np.float64]]:
     """Seconds (rounds, 2) of each row: of the whole step, and of its update.
 
     The order of each round is drawn from ``seed``: in a fixed order every method would always find
@@ -55,7 +57,9 @@ def peak_above(work: Callable[[], object]) -> int:
     work()
     if before:
         return _of_this_process("VmHWM") - before
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def _of_this_process(what: str) -> int:

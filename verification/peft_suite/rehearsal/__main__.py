@@ -33,15 +33,23 @@ OURS = Path("experiments/geolora/llama-3.2-3B-max-rank32")
 LORA = Path("experiments/lora/llama-3.2-3B-rank32")
 NO_OPTIMIZER = Path("experiments/geolora/without-an-optimizer")
 NO_RATE = Path("experiments/geolora/without-a-rate")
-SHORT = {"max_steps": 60, "eval_steps": 20, "generation_kwargs": {"max_length": 800, "max_new_tokens": 4}}
+SHORT = {
+    "max_steps": 60,
+    "eval_steps": 20,
+    "generation_kwargs": {"max_length": 800, "max_new_tokens": 4},
+}
 BUILD = ROOT / "build" / "peft-rehearsal"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 if every check passes."""
-    parser = argparse.ArgumentParser(prog="python -m verification.peft_suite.rehearsal", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.peft_suite.rehearsal", description=__doc__
+    )
     parser.add_argument(
-        "--suite", type=Path, help="the folder method_comparison/MetaMathQA of a checkout of PEFT, which runs as well"
+        "--suite",
+        type=Path,
+        help="the folder method_comparison/MetaMathQA of a checkout of PEFT, which runs as well",
     )
     suite = parser.parse_args(argv).suite
     transformers.utils.logging.disable_progress_bar()
@@ -49,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepared(BUILD)
     checks = rehearsed(BUILD, None if suite is None else suite.resolve())
     for method, check in checks:
-        print(f"{'ok  ' if check.passed else 'FAIL'} {method:8} {check.name}{': ' * bool(check.found)}{check.found}")
+        print(
+            f"{'ok  ' if check.passed else 'FAIL'} {method:8} {check.name}{': ' * bool(check.found)}{check.found}"
+        )
     return int(not all(check.passed for _, check in checks))
 
 
@@ -77,16 +87,33 @@ def rehearsed(folder: Path, suite: Path | None = None) -> list[tuple[str, Check]
     results = {name: run_warned(folder, name) for name in (LORA, OURS, NO_OPTIMIZER, NO_RATE)}
     for name in (LORA, OURS):
         result, said = results[name]
-        found = [*checks_of(folder / name, _checkpoint(folder, name), result), Check("no warnings", " ".join(said), not said)]
+        found = [
+            *checks_of(folder / name, _checkpoint(folder, name), result),
+            Check("no warnings", " ".join(said), not said),
+        ]
         checks += [(name.parts[1], check) for check in found]
     error, (_, said) = results[NO_OPTIMIZER][0]["error_msg"], results[NO_RATE]
-    checks.append(("geolora", Check("AdamW, the suite's default, is refused", error, "train with GeoLoRA" in error)))
+    checks.append(
+        (
+            "geolora",
+            Check("AdamW, the suite's default, is refused", error, "train with GeoLoRA" in error),
+        )
+    )
     low = [line for line in said if line.startswith("lr = 0.0001")]
-    checks.append(("geolora", Check("lr = 1e-4, its default, gets a warning", " ".join(low), len(low) == 1)))
+    checks.append(
+        ("geolora", Check("lr = 1e-4, its default, gets a warning", " ".join(low), len(low) == 1))
+    )
     if suite is not None:
         for name, (result, _) in results.items():
             other = differences(result, _of_the_suite(folder, name, suite))
-            checks.append((name.parts[1], Check(f"{name.name}: the suite has the same numbers", "; ".join(other), not other)))
+            checks.append(
+                (
+                    name.parts[1],
+                    Check(
+                        f"{name.name}: the suite has the same numbers", "; ".join(other), not other
+                    ),
+                )
+            )
     return checks
 
 
@@ -107,7 +134,12 @@ def _of_the_suite(folder: Path, name: Path, suite: Path) -> dict[str, Any]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "verification.peft_suite.rehearsal.shim"]
     command += [str(suite), str(name), f"{_checkpoint(folder, name)}-suite"]
-    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+    }
     with open(folder / f"{name.name}.log", "w", encoding="utf-8") as log:
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=log, stderr=log)  # noqa: S603  (our own command)
     written = folder / "temporary_results" / f"{'--'.join(name.parts[1:])}.json"

@@ -38,26 +38,47 @@ def checks_of(experiment: Path, checkpoint: Path, result: Mapping[str, Any]) -> 
     if result["status"] != "success":
         return [Check("the run ends", result["error_msg"], passed=False)]
     config, training = (
-        json.loads((experiment / f"{name}.json").read_text("utf-8")) for name in ("adapter_config", "training_params")
+        json.loads((experiment / f"{name}.json").read_text("utf-8"))
+        for name in ("adapter_config", "training_params")
     )
     base = AutoModelForCausalLM.from_pretrained(training["model_id"], dtype=torch.bfloat16)
-    shapes = [tuple(module.weight.shape) for name, module in base.named_modules() if name.endswith(TARGETS)]
+    shapes = [
+        tuple(module.weight.shape)
+        for name, module in base.named_modules()
+        if name.endswith(TARGETS)
+    ]
     ours, kept = "max_rank" in config, load_file(checkpoint / LOGITS)
     r = config["max_rank"] if ours else config["r"]
     loaded = PeftModel.from_pretrained(base, checkpoint)
     first, last = (result["metrics"][k]["train loss"] for k in (0, -1))
-    counts = [result["num_trainable_params"], int(kept["trainable"]), sum(r * (m + n) + ours * r**2 for m, n in shapes)]
+    counts = [
+        result["num_trainable_params"],
+        int(kept["trainable"]),
+        sum(r * (m + n) + ours * r**2 for m, n in shapes),
+    ]
     saved = sum(X.numel() for X in load_file(checkpoint / "adapter_model.safetensors").values())
     used = parameter_count(loaded) if ours else counts[-1]
     checks = [
         Check("the loss falls", f"{first:.3f} to {last:.3f}", last < FALL * first),
-        Check("the saved adapter gives the same logits", "", torch.equal(logits_of(loaded), kept["logits"])),
-        Check("trainable: the suite before, after, by formula", ", ".join(map(str, counts)), len(set(counts)) == 1),
+        Check(
+            "the saved adapter gives the same logits",
+            "",
+            torch.equal(logits_of(loaded), kept["logits"]),
+        ),
+        Check(
+            "trainable: the suite before, after, by formula",
+            ", ".join(map(str, counts)),
+            len(set(counts)) == 1,
+        ),
         Check("numbers in the file, in use", f"{saved}, {used}", saved == used),
     ]
     if ours:
         ranks = [layer.adapter.rank for layer in adapters(loaded).values()]
-        moved = len(set(ranks)) > 1 and max(ranks) <= r and any(rank != config["rank"] for rank in ranks)
+        moved = (
+            len(set(ranks)) > 1
+            and max(ranks) <= r
+            and any(rank != config["rank"] for rank in ranks)
+        )
         checks.append(Check(f"ranks move, from {config['rank']}", " ".join(map(str, ranks)), moved))
     return checks
 
@@ -65,7 +86,12 @@ def checks_of(experiment: Path, checkpoint: Path, result: Mapping[str, Any]) -> 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Where a result of the suite has other values than that of our loop, in all that ours has."""
     found = {name: theirs[name] for name in ours if name != "metrics"}
-    rows = [{name: row[name] for name in own} for own, row in zip(ours["metrics"], theirs["metrics"], strict=True)]
+    rows = [
+        {name: row[name] for name in own}
+        for own, row in zip(ours["metrics"], theirs["metrics"], strict=True)
+    ]
     return [
-        f"{name}: {ours[name]} here, {value} there" for name, value in {**found, "metrics": rows}.items() if value != ours[name]
+        f"{name}: {ours[name]} here, {value} there"
+        for name, value in {**found, "metrics": rows}.items()
+        if value != ours[name]
     ]

@@ -25,7 +25,13 @@ from verification.peft_suite.rehearsal.kept import keep
 
 __all__ = ["main"]
 
-COUNTERS = ("memory_allocated", "memory_reserved", "max_memory_reserved", "reset_peak_memory_stats", "empty_cache")
+COUNTERS = (
+    "memory_allocated",
+    "memory_reserved",
+    "max_memory_reserved",
+    "reset_peak_memory_stats",
+    "empty_cache",
+)
 
 
 def main(suite: str, experiment: str, checkpoint: str) -> None:
@@ -34,12 +40,18 @@ def main(suite: str, experiment: str, checkpoint: str) -> None:
     """
     torch.optim.geolora = GeoLoRA  # type: ignore[attr-defined]  # the suite finds optimizers there by name
     sys.path.insert(0, suite)
-    sys.modules |= {"data": stand_ins, "datasets": _module("datasets"), "bitsandbytes": _module("bitsandbytes")}
+    sys.modules |= {
+        "data": stand_ins,
+        "datasets": _module("datasets"),
+        "bitsandbytes": _module("bitsandbytes"),
+    }
     counters: dict[str, Any] = {name: lambda: 0 for name in COUNTERS}
     counters |= {"manual_seed_all": torch.manual_seed, "get_device_name": lambda _: "CPU"}
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(torch.cpu, create=True, **counters))
-        with patch("peft.utils.infer_device", lambda: "xpu"):  # the suite wants an accelerator when it is imported
+        with patch(
+            "peft.utils.infer_device", lambda: "xpu"
+        ):  # the suite wants an accelerator when it is imported
             import utils  # type: ignore[import-not-found]
         del sys.modules["bitsandbytes"]  # PEFT looks whether it is installed
         stack.enter_context(patch("peft.utils.infer_device", lambda: "cpu"))
@@ -72,7 +84,15 @@ def _of_this_machine(checkpoint: str) -> dict[str, Any]:
     upload = {"upload_checkpoint_to_bucket": _uploaded}
     folder = ModuleType("tempfile")
     folder.TemporaryDirectory = lambda **_: tempfile.TemporaryDirectory()  # type: ignore[attr-defined]  # `delete` is of Python 3.12
-    return {"device": "cpu", "infer_device": lambda: "cpu", "tempfile": folder, **results, **nothing, **branch, **upload}
+    return {
+        "device": "cpu",
+        "infer_device": lambda: "cpu",
+        "tempfile": folder,
+        **results,
+        **nothing,
+        **branch,
+        **upload,
+    }
 
 
 if __name__ == "__main__":

@@ -23,10 +23,17 @@ TRAIN, VALID, TEST = 240, 8, 12
 
 def write_decoder(folder: Path) -> Path:
     """A Llama of two layers with random weights, and a tokenizer that knows :data:`WORDS`."""
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(rf"{WORDS[2]}|\d"), "isolated")
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0])
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+        tokenizers.Regex(rf"{WORDS[2]}|\d"), "isolated"
+    )
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token=WORDS[0], eos_token=WORDS[1], model_input_names=["input_ids", "attention_mask"]
+        tokenizer_object=words,
+        unk_token=WORDS[0],
+        eos_token=WORDS[1],
+        model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder)
     size = transformers.LlamaConfig(
         vocab_size=len(WORDS),
@@ -72,10 +79,20 @@ def get_train_valid_test_datasets(
     """Questions with their answers to train on, and two sets without, whose answers are a column of their own."""
     sets = []
     for seed, (count, answered) in enumerate(((TRAIN, True), (VALID, False), (TEST, False))):
-        pairs = [(query_template.format(query=query), answer) for query, answer in _questions(count, seed)]
+        pairs = [
+            (query_template.format(query=query), answer)
+            for query, answer in _questions(count, seed)
+        ]
         tokens = tokenizer([query + answer * answered for query, answer in pairs])
         names = ("input_ids", "attention_mask")
-        sets.append(Rows({**{name: tokens[name] for name in names}, "response": [answer for _, answer in pairs]}))
+        sets.append(
+            Rows(
+                {
+                    **{name: tokens[name] for name in names},
+                    "response": [answer for _, answer in pairs],
+                }
+            )
+        )
     return sets[0], sets[1], sets[2]
 
 

@@ -23,7 +23,9 @@ OUTPUT = Path("build") / "experiments" / "characters"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of :func:`~verification.experiments.finetuning.queue.perform`."""
-    parser = argparse.ArgumentParser(prog="python -m verification.experiments.from_scratch.characters", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.from_scratch.characters", description=__doc__
+    )
     add_options(parser, OUTPUT, "has shakespeare/input.txt")
     options = parser.parse_args(argv)
 

@@ -68,9 +68,15 @@ def nats(row: RunRow, part: str = "dev") -> float:
     return math.inf if value is None else math.log(value)
 
 
-def at_rate(rows: Sequence[RunRow], family: str, rank: int, rate: float | None) -> dict[int, RunRow]:
+def at_rate(
+    rows: Sequence[RunRow], family: str, rank: int, rate: float | None
+) -> dict[int, RunRow]:
     """The runs of a family at a rank and a learning rate, by their seeds."""
-    chosen = [row for row in rows if (row["family"], row["budget"]) == (family, rank) and rate_of(row) == rate]
+    chosen = [
+        row
+        for row in rows
+        if (row["family"], row["budget"]) == (family, rank) and rate_of(row) == rate
+    ]
     return {seed_of(row): row for row in sorted(chosen, key=seed_of)}
 
 

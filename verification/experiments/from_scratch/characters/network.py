@@ -48,7 +48,9 @@ class Windows:
         """The number of predicted characters of each window."""
         return torch.full((len(self),), CONTEXT)
 
-    def batch(self, indices: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    def batch(
+        self, indices: Sequence[int], device: torch.device
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """The windows of these indices, and their numbers of predicted characters."""
         chosen = torch.tensor(indices)
         return {"characters": self.characters[chosen].to(device)}, self.targets[chosen].to(device)
@@ -69,12 +71,23 @@ class CharacterModel(Model):
 
     def __init__(self, vocabulary: int, generator: torch.Generator) -> None:
         super().__init__()
-        shapes = BLOCKS * [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)]
-        self.encoder = nn.ModuleDict({f"layer{i}": nn.Linear(n, m, bias=False) for i, (n, m) in enumerate(shapes)})
+        shapes = BLOCKS * [
+            (WIDTH, 3 * WIDTH),
+            (WIDTH, WIDTH),
+            (WIDTH, 4 * WIDTH),
+            (4 * WIDTH, WIDTH),
+        ]
+        self.encoder = nn.ModuleDict(
+            {f"layer{i}": nn.Linear(n, m, bias=False) for i, (n, m) in enumerate(shapes)}
+        )
         characters, positions = nn.Embedding(vocabulary, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         output = nn.Linear(WIDTH, vocabulary, bias=False)
-        self.head = nn.ModuleDict({"characters": characters, "positions": positions, "output": output})
-        for weight in self.parameters():  # variance 1/n keeps the size of what a layer of n inputs returns
+        self.head = nn.ModuleDict(
+            {"characters": characters, "positions": positions, "output": output}
+        )
+        for (
+            weight
+        ) in self.parameters():  # variance 1/n keeps the size of what a layer of n inputs returns
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
 
     def logits(self, characters: Tensor) -> Tensor:
@@ -85,7 +98,9 @@ class CharacterModel(Model):
         for project, merge, widen, narrow in zip(layers, layers, layers, layers, strict=True):
             split = project(_normed(x)).unflatten(2, (3, HEADS, WIDTH // HEADS))
             queries, keys, values = split.permute(2, 0, 3, 1, 4)
-            attended = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+            attended = functional.scaled_dot_product_attention(
+                queries, keys, values, is_causal=True
+            )
             x = x + merge(attended.transpose(1, 2).flatten(2))
             x = x + narrow(functional.gelu(widen(_normed(x))))
         outputs: Tensor = self.head["output"](_normed(x))
@@ -117,12 +132,18 @@ def corpus_of(data: Path) -> Scratch:
     for part, begin, end in SPLIT:
         chosen = whole[int(begin * len(whole)) : int(end * len(whole))]
         if len(chosen) <= CONTEXT:
-            raise ValueError(f"{path}: expected at least {CONTEXT + 1} characters in each part, found {len(chosen)} in {part}")
+            raise ValueError(
+                f"{path}: expected at least {CONTEXT + 1} characters in each part, found {len(chosen)} in {part}"
+            )
         parts[part] = Windows(chosen.unfold(0, CONTEXT + 1, CONTEXT + 1)[: SIZES[part]])
-    digest = hashlib.sha256(b"".join(windows.characters.numpy().tobytes() for windows in parts.values())).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(windows.characters.numpy().tobytes() for windows in parts.values())
+    ).hexdigest()
     plan = Plan("perplexity", epochs=EPOCHS, batch_size=BATCH, schedule="linear", warmup=WARMUP)
     identity = {"task": NAME, "data": digest, "threads": torch.get_num_threads()}
-    return Scratch(functools.partial(CharacterModel, len(indices)), Likelihood(), parts, plan, identity)
+    return Scratch(
+        functools.partial(CharacterModel, len(indices)), Likelihood(), parts, plan, identity
+    )
 
 
 def work(run: Run, data: Path) -> tuple[dict[str, Any], float]:

@@ -8,13 +8,24 @@ from pathlib import Path
 
 from verification.experiments.finetuning.design import RunRow
 from verification.experiments.finetuning.stored import read_runs
-from verification.experiments.from_scratch.characters.design import NAME, at_rate, losses, nats, one_rate, ranks_of
+from verification.experiments.from_scratch.characters.design import (
+    NAME,
+    at_rate,
+    losses,
+    nats,
+    one_rate,
+    ranks_of,
+)
 from verification.support.shown import Rows, markdown_table
 
 __all__ = ["MEASURED", "stored_table", "table"]
 
 MEASURED = Path(__file__).parents[1] / "measured" / NAME
-NAMES = {"dense": "dense, AdamW", "factorised": "factorised, AdamW", "geolora": "GeoLoRA, every default"}
+NAMES = {
+    "dense": "dense, AdamW",
+    "factorised": "factorised, AdamW",
+    "geolora": "GeoLoRA, every default",
+}
 COLUMNS = (
     "method",
     "rank",
@@ -41,7 +52,10 @@ def table(rows: Sequence[RunRow]) -> Rows:
             if rate is None or not whole:
                 shown.append(start + (len(COLUMNS) - len(start)) * ["–"])
                 continue
-            share = statistics.fmean(row["parameters"] for row in runs.values()) / whole[0]["parameters"]
+            share = (
+                statistics.fmean(row["parameters"] for row in runs.values())
+                / whole[0]["parameters"]
+            )
             lowest, best = min((by_rank[place], one) for one, by_rank in tried.items())
             tests = [nats(row, "test") for row in runs.values()]
             shown.append(
@@ -65,10 +79,14 @@ def _chosen(rows: Sequence[RunRow], family: str, rank: int) -> Mapping[int, RunR
 
 def _less(runs: Mapping[int, RunRow], others: Mapping[int, RunRow]) -> str:
     """The difference of the test losses of the same seed: its mean, and the range over the seeds."""
-    found = [nats(runs[seed], "test") - nats(others[seed], "test") for seed in runs if seed in others]
+    found = [
+        nats(runs[seed], "test") - nats(others[seed], "test") for seed in runs if seed in others
+    ]
     if not found:
         return "–"
-    return f"{statistics.fmean(found):+.3f} ({min(found):+.3f} to {max(found):+.3f})".replace("-", "−")
+    return f"{statistics.fmean(found):+.3f} ({min(found):+.3f} to {max(found):+.3f})".replace(
+        "-", "−"
+    )
 
 
 def stored_table() -> str:
