@@ -45,7 +45,10 @@ exclude_patterns = [
     "**.ipynb",
     "gallery/README*",
 ]
-suppress_warnings = ["config.cache"]  # sphinx_gallery_conf holds a class
+suppress_warnings = [
+    "config.cache",  # sphinx_gallery_conf holds a class
+    "ref.python",  # a name is on the page of its package and on that of its module
+]
 nitpicky = False
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
