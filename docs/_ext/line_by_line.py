@@ -60,4 +60,5 @@ def checks_of(line: int) -> list[str]:
 
 def kill_matrix() -> str:
     """Which criterion rejects which mutant, one level below the page that shows it."""
-    return re.sub("^#", "##", page(), flags=re.MULTILINE)
+    found = re.sub(r"^Printed by .*\n", "", page(), flags=re.MULTILINE)
+    return re.sub("^#", "##", found, flags=re.MULTILINE)

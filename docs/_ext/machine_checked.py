@@ -14,8 +14,6 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from verification.formal.theorems import BOXES, Box, statement
 
-__all__ = ["NUMBERS", "proofs", "table"]
-
 NUMBERS = {name: number for number, name in enumerate(BOXES, 1)}
 """The number of each box, in the order of the pages."""
 
