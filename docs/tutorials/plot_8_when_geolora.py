@@ -2,14 +2,14 @@ r"""
 When GeoLoRA, when LoRA
 =======================
 
-Choose by what each method is for: on short trainings of texts we found no difference in accuracy.
+Choose by what each method is for: on short trainings of texts their accuracies cannot be told apart.
 
 .. rendered:: verification.experiments.finetuning.study:choice
 
 Every method trained all-MiniLM-L6-v2 for one epoch on two thousand sentences of each task, with five
 seeds. GeoLoRA had one learning rate for all tasks; LoRA and DoRA had a rate tuned for each task. The
-margin of the design was half a point. Neither interval of GeoLoRA is within that margin, so
-the data cannot rule out half a point. :doc:`/study` has the design and all methods.
+margin of the design was half a point. Neither interval of GeoLoRA lies within that margin, so its
+equivalence to LoRA is not shown. :doc:`/study` has the design and all methods.
 
 **What GeoLoRA adds.** A step of the default rule has a proved bound: it descends, but for the error of its
 memory and the smoothing. Its learning rate bounds how far outputs move, relative to inputs, at every
