@@ -1,4 +1,4 @@
-"""Sphinx configuration: pages in MyST, proofs and figures from the verification, tutorials that run."""
+"""Sphinx configuration: pages in MyST, figures from the verification, tutorials that run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-sys.path[:0] = [
-    str(ROOT),
-    str(DOCS / "_ext"),
-]  # verification/ is not installed; the extensions are ours
-warnings.filterwarnings(
-    "ignore", message="FigureCanvasAgg is non-interactive"
-)  # tutorials end in plt.show()
+sys.path[:0] = [str(ROOT), str(DOCS / "_ext")]  # verification/ is not installed
+# Tutorials end in plt.show().
+warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
 
 import geolora_ref  # noqa: E402
 from docutils import nodes  # noqa: E402
@@ -28,33 +24,31 @@ version = release = geolora_ref.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
     "sphinx_design",
     "sphinxcontrib.bibtex",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "sphinx-mathjax-offline",
-    "citation_keys",
-    "api_pages",
     "docstrings",
-    "verified",
     "machine_checked",
-    "pages",
-    "line_by_line",
-    "register",
     "rendered",
-    "notation",
-    "import_picture",
-    "fonts",
+    "verified",
 ]
 exclude_patterns = [
     "_ext",
+    "_templates",
     "_static",
     "_generated/figures",
     "tutorials",
     "**.ipynb",
     "gallery/README*",
 ]
-suppress_warnings = ["config.cache"]  # sphinx_gallery_conf holds a class
+suppress_warnings = [
+    "config.cache",  # sphinx_gallery_conf holds a class
+    "ref.python",  # a name is on the page of its package and on that of its module
+]
 nitpicky = False
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
@@ -62,6 +56,10 @@ myst_heading_anchors = 3
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "keys"
 bibtex_reference_style = "label"
+autosummary_generate = True
+templates_path = ["_templates"]
+napoleon_google_docstring = False
+napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -91,20 +89,14 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_show_sourcelink = False
 html_copy_source = False
-GLYPHS = {  # those of formulas first, then what furo takes
-    "font-stack": '"formula glyphs", -apple-system, BlinkMacSystemFont, "Segoe UI", Helvetica, Arial, sans-serif',
-    "font-stack--monospace": '"formula glyphs mono", SFMono-Regular, Menlo, Consolas, Monaco, "Liberation Mono", monospace',
-}
-html_theme_options = {"navigation_with_keys": True, "light_css_variables": GLYPHS}
+html_theme_options = {"navigation_with_keys": True}
 mathjax3_config = {
     "tex": {
         "macros": {
             "norm": [r"\left\lVert #1\right\rVert", 1],
             "inner": [r"\langle #1\rangle", 1],
-            "mathsf": [
-                r"\mathrm{#1}",
-                1,
-            ],  # the one script has no sans-serif letters, and would take the browser's
+            # The script has no sans-serif letters, and would take those of the browser.
+            "mathsf": [r"\mathrm{#1}", 1],
         }
     },
     "options": {"enableMenu": False},
@@ -121,6 +113,6 @@ def without_last_lines(app: object, document: nodes.document) -> None:
 
 
 def setup(app: object) -> None:
-    """Formulas as SVG: nothing but one script is loaded, also from disk, where browsers refuse fonts."""
+    """Formulas as SVG: one script is loaded, also from disk, where browsers refuse fonts."""
     app.config.mathjax_path = "mathjax/tex-svg.js"  # type: ignore[attr-defined]
     app.connect("doctree-read", without_last_lines)  # type: ignore[attr-defined]

@@ -1,103 +1,74 @@
-"""Show on the pages what is machine-checked: theorems, their boxes and their text are read from
-verification/formal.
+"""What is machine-checked of the theory: theorems and boxes, as verification/formal lists them.
 
-``{machine-checked} one-pass`` stands in a box of the theory and says which theorems prove it, with
-their text, or that the proof is on paper.  The box gets its name and number as a title, and the
-anchor ``theorem-one-pass``, to be cited by; ``{machine-checked-table}`` is the table of all boxes.
+``{machine-checked} one-pass`` stands in a box of the theory.  It names the theorems that prove the
+box, with their text, or says that the proof is on paper.  It also gives the box its number and name
+as a title, and the anchor ``theorem-one-pass``.
 """
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
-from verification.formal.theorems import BOXES, SOURCES, Box, statement
-
-__all__ = ["NUMBERS", "line", "table"]
+from verification.formal.theorems import BOXES, Box, statement
 
 NUMBERS = {name: number for number, name in enumerate(BOXES, 1)}
 """The number of each box, in the order of the pages."""
 
 
-def line(box: Box) -> str:
-    """The last line of a box, as HTML."""
+def proofs(name: str) -> str:
+    """The last line of a box, as HTML without blank lines."""
+    box = BOXES[name]
     if not box.theorems:
-        return "<p class='checked'>Proved on paper.</p>"
+        return f"<p class='checked' data-box='{name}'>Proved on paper.</p>"
     names = ", ".join(f"<code>{theorem.replace('.', '.v, ', 1)}</code>" for theorem in box.theorems)
     text = "\n\n".join(
         f"(* {theorem.split('.')[0]}.v *)\n{statement(theorem)}" for theorem in box.theorems
     )
+    code = escape(text).replace("\n", "&#10;")  # a blank line would end the HTML in Markdown
     rest = f" On paper: {escape(box.on_paper)}." if box.on_paper else ""
     return (
-        f"<p class='checked'>Machine-checked: {names}.{rest}</p>"
-        f"<details class='measured'><summary>What the machine has checked</summary><pre>{escape(text)}</pre></details>"
-    )
-
-
-def _cell(box: Box) -> str:
-    files = sorted({theorem.split(".")[0] for theorem in box.theorems})
-    return (
-        (
-            "<br>".join(f"<code>{file}.v</code>" for file in files)
-            + (" in part" if box.on_paper else "")
-        )
-        if files
-        else "–"
+        f"<p class='checked' data-box='{name}'>Machine-checked: {names}.{rest}</p>\n"
+        "<details class='measured'><summary>What the machine has checked</summary>"
+        f"<pre>{code}</pre></details>"
     )
 
 
 def table() -> str:
-    """Every box: what proves it and what checks it, as HTML."""
-    columns = ("statement", "paper proof", "machine", "certificate", "claim", "broken on purpose")
-    head = f"<tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>"
-    rows = "".join(
-        f"<tr><td>{NUMBERS[name]}. {escape(box.title)}</td><td>yes</td><td>{_cell(box)}</td>"
-        f"<td>{'yes' if box.certificate else '–'}</td><td>{f'<code>{box.claim}</code>' if box.claim else '–'}</td>"
-        f"<td>{escape(box.broken)}</td></tr>"
+    """Every box with what proves it and what checks it, as Markdown."""
+    head = (
+        "| statement | machine | certificate | claim | broken on purpose |\n|---|---|---|---|---|"
+    )
+    rows = (
+        f"| {NUMBERS[name]}. {box.title} | {_files(box)} | {'yes' if box.certificate else '–'} "
+        f"| {f'`{box.claim}`' if box.claim else '–'} | {escape(box.broken)} |"
         for name, box in BOXES.items()
     )
-    return f'<div class="scroll"><table class="measured">{head}{rows}</table></div>'
+    return "\n".join([head, *rows])
 
 
-class MachineChecked(SphinxDirective):
-    """``{machine-checked} box``: the theorems that prove a box, with the part that stays on paper."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """The line, or an error that lists the boxes there are."""
-        (name,) = self.arguments
-        if name not in BOXES:
-            raise self.error(f"machine-checked: expected one of {', '.join(BOXES)}, found {name!r}")
-        for theorem in BOXES[name].theorems:
-            self.env.note_dependency(str(SOURCES[theorem.split(".")[0]]))
-        return [nodes.raw("", line(BOXES[name]), format="html", box=name)]
+def _files(box: Box) -> str:
+    files = sorted({theorem.split(".")[0] for theorem in box.theorems})
+    part = " in part" if box.on_paper else ""
+    return ", ".join(f"`{file}.v`" for file in files) + part if files else "–"
 
 
 def name_boxes(app: Sphinx, document: nodes.document) -> None:
-    """Each box is called "Theorem 8 (its name)", with a link to itself."""
-    for checked in document.findall(lambda node: isinstance(node, nodes.raw) and "box" in node):
-        box, name = checked.parent, checked["box"]
-        anchor = f"theorem-{name}"
-        box["ids"].append(anchor)
-        link = f'<a class="headerlink" href="#{anchor}" title="Link to this theorem">¶</a>'
-        words = nodes.Text(f"Theorem {NUMBERS[name]} ({BOXES[name].title})")
-        box[0].replace_self(nodes.title("", "", words, nodes.raw("", link, format="html")))
-
-
-class MachineCheckedTable(SphinxDirective):
-    """``{machine-checked-table}``: every box."""
-
-    def run(self) -> list[nodes.Node]:
-        """The table."""
-        return [nodes.raw("", table(), format="html")]
+    """Title each box "Theorem 8 (its name)", with a link to itself."""
+    for checked in list(document.findall(nodes.raw)):
+        if found := re.match("<p class='checked' data-box='(.*?)'>", checked.astext()):
+            box, name = checked.parent, found[1]
+            box["ids"].append(f"theorem-{name}")
+            link = (
+                f'<a class="headerlink" href="#theorem-{name}" title="Link to this theorem">¶</a>'
+            )
+            words = nodes.Text(f"Theorem {NUMBERS[name]} ({BOXES[name].title})")
+            box[0].replace_self(nodes.title("", "", words, nodes.raw("", link, format="html")))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directives."""
-    app.add_directive("machine-checked", MachineChecked)
-    app.add_directive("machine-checked-table", MachineCheckedTable)
+    """Register the event."""
     app.connect("doctree-read", name_boxes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,23 +1,18 @@
-"""The deviations register: published algorithm, authors' public code, this project, and the
-measured effect of each.
+"""The measured effects of deviations: published algorithm, public code, this project.
 
-``{deviations}`` is the register, ``{published-defects}`` the defects of steps found in public code
-of the field, and ``{network-defects}`` those of layers and optimizers.  Every effect is computed
-while the page is built, by the reference and by the broken versions; none is typed.
+Every function returns Markdown for read/paper_and_code.md.  The effects are computed while the page
+is built, by the reference and by the broken versions.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, partial
-from html import escape
+from functools import cache
 from unittest import mock
 
 import numpy as np
-from docutils import nodes
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_step, geolora_step
 from geolora_ref.algorithm import basis_augmentation, choose_rank
 from geolora_ref.arrays import tail_norms
@@ -32,40 +27,23 @@ from geolora_ref.optimizers import (
     moved_apart,
     transported,
 )
-from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.step_case import TRAPS, StepCase, draw_parameters
 from geolora_ref.oracle.judges.criteria import StepInputs, judge
 from geolora_ref.training import Layer, Settings, training_step
-from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 from verification.instruments.directions import dense, seen, uphill
 from verification.network_defects.defects import DEFECTS, Defect
-from verification.report.report import mathematics, number
+from verification.report.report import number
 
-from verified import raw, table
+from verified import table, text
 
 DRAWS = 240
 
 
-@dataclass(frozen=True)
-class Deviation:
-    """A row: what the paper says, what its authors' public code does, what is done here, and how to
-    measure the difference.
-
-    ``authors`` is empty where the authors' code does not differ from the paper in this subject.
-    """
-
-    subject: str
-    paper: str
-    authors: str
-    here: str
-    effect: Callable[[], str]
-
-
 @cache
 def steps() -> tuple[StepInputs, ...]:
-    """The steps on which effects are measured: the named traps and drawn ones, real and complex in turn."""
+    """The steps on which effects are measured: the named traps, then drawn ones."""
     rng = np.random.default_rng(0)
     drawn = (
         draw_parameters(rng, largest=16, complex_data=bool(i % 4 == 3))
@@ -93,13 +71,13 @@ def _product(factors: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
 
 @cache
 def effect_of(name: str) -> Effect:
-    """The effect of one mutant on :func:`steps`: ‖W₁ − W₁ of the reference‖ / ‖W₁ of the reference‖."""
-    mutant, reference, changes = MUTANTS[name], Stages(), []
+    """The effect of one mutant on :func:`steps`: the relative change of W₁."""
+    broken, reference, changes = MUTANTS[name], Stages(), []
     with np.errstate(all="ignore"):
         for inputs in steps():
             right = _product(reference.step(*inputs.arrays, **inputs.parameters))
             try:
-                factors = mutant.step(*(X.copy() for X in inputs.arrays), **inputs.parameters)
+                factors = broken.step(*(X.copy() for X in inputs.arrays), **inputs.parameters)
             except (ValueError, np.linalg.LinAlgError):
                 changes.append(np.inf)
                 continue
@@ -114,17 +92,13 @@ def effect_of(name: str) -> Effect:
     )
 
 
-def effect_words(name: str) -> str:
+def mutant(name: str) -> str:
     """The effect of one mutant in words."""
     effect = effect_of(name)
     return (
-        f"rejected on {effect.rejected} of {effect.judged} steps; there W₁ changes by {number(effect.median)} of its norm "
-        f"(median), {number(effect.largest)} at most"
+        f"rejected on {effect.rejected} of {effect.judged} steps; there W₁ changes by "
+        f"{number(effect.median)} of its norm (median), {number(effect.largest)} at most"
     )
-
-
-def _by_mutant(name: str) -> Callable[[], str]:
-    return partial(effect_words, name)
 
 
 def _dense_state(condition: float, rng: np.random.Generator) -> tuple[LowRank, np.ndarray]:
@@ -134,7 +108,7 @@ def _dense_state(condition: float, rng: np.random.Generator) -> tuple[LowRank, n
     return Y.change_gauge(Q1, Q2), rng.standard_normal((30, 20))
 
 
-def _division() -> str:
+def division() -> str:
     """The published route through S⁻¹ against G V, for dense S."""
     found = []
     for condition in (1e3, 1e8, 1e12):
@@ -167,7 +141,7 @@ def _update_error(Y: LowRank, G: np.ndarray, rate: float, direction: bool) -> fl
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
-def _augmentation_source() -> str:
+def augmentation() -> str:
     """K_new or ∇_K as the source of new directions, for a small step."""
     rng = np.random.default_rng(3)
     Y, G = LowRank.random((30, 20), [1.0, 0.5, 0.2], rng), rng.standard_normal((30, 20))
@@ -180,7 +154,7 @@ def _augmentation_source() -> str:
     return "relative error of the new directions in float64: " + "; ".join(pairs)
 
 
-def _scaling() -> str:
+def scaling() -> str:
     """A factor α/r re-set at a truncation that discards nothing."""
     rng = np.random.default_rng(5)
     r, alpha = 4, 8.0
@@ -192,19 +166,26 @@ def _scaling() -> str:
     after = alpha / step.S_hat.shape[0] * step.full()
     change = np.linalg.norm(after - before) / np.linalg.norm(before)
     columns = step.S_hat.shape[0]
-    return f"a rank {r} adapter stored with {columns} columns, nothing discarded, is {number(float(change))} of itself off"
+    return (
+        f"a rank {r} adapter stored with {columns} columns, nothing discarded, is "
+        f"{number(float(change))} of itself off"
+    )
 
 
-def _tie() -> str:
+def tie() -> str:
     """A tail that equals the threshold exactly."""
     sigma = np.array([4.0, 3.0, 0.0])
     tails, theta = tail_norms(sigma), 3.0
     rank, _ = choose_rank(tails, theta)
     strict = sum(tail >= theta for tail in tails)
-    return f"σ = (4, 3, 0), ϑ = 3: “≤” keeps {rank}, “<” keeps {strict}; the oracle accepts both on a tie with ϑ > 0"
+    return (
+        f"σ = (4, 3, 0), ϑ = 3: “≤” keeps {rank}, “<” keeps {strict}; "
+        "the oracle accepts both on a tie with ϑ > 0"
+    )
 
 
-def _edge_rank() -> str:
+def edge_rank() -> str:
+    """The size of Ŝ near min(m, n)."""
     rng = np.random.default_rng(11)
     Y = LowRank.random((7, 6), [1.0, 0.8, 0.6, 0.4], rng)
     step = augmented_step(
@@ -213,7 +194,7 @@ def _edge_rank() -> str:
     return f"7 x 6, r = 4: Ŝ is {step.S_hat.shape[0]} x {step.S_hat.shape[1]} in place of 8 x 8"
 
 
-def _moments() -> str:
+def moments() -> str:
     """A memory after one step of heavy ball, and its projection on the new tangent space."""
     rng = np.random.default_rng(13)
     Y, G = LowRank.random((30, 20), [1.0, 0.8, 0.6], rng), rng.standard_normal((30, 20))
@@ -229,8 +210,8 @@ def _moments() -> str:
         number(float(np.linalg.norm(X.K - exact @ Y1.V) / np.linalg.norm(exact))) for X in kept
     )
     return (
-        f"after one step M_K is off by {stale} of the norm if it is kept as it is, by {apart} if M_K(VᵀV₁) takes its place, "
-        f"by {right} if the tangent vector is projected"
+        f"after one step M_K is off by {stale} of the norm if it is kept as it is, "
+        f"by {apart} if M_K(VᵀV₁) takes its place, by {right} if the tangent vector is projected"
     )
 
 
@@ -241,7 +222,7 @@ def _descends(rule: Optimizer, m: int) -> float:
     return float(np.vdot(G, dense(D, bases)))
 
 
-def _core() -> str:
+def core() -> str:
     """The first step of Adam for a gradient that Adam as published ascends along."""
     words = []
     for m in (8, 768):
@@ -251,7 +232,7 @@ def _core() -> str:
 
 
 def _defect_after(steps: int, polish: bool) -> float:
-    """‖UᵀU − I‖ in units of eps after so many steps of single precision towards one target at rank 3."""
+    """‖UᵀU − I‖ in units of eps after steps of single precision towards one target."""
     rng = np.random.default_rng(19)
     A = rng.standard_normal((30, 20)).astype(np.float32)
     Y = LowRank(
@@ -265,266 +246,78 @@ def _defect_after(steps: int, polish: bool) -> float:
     return float(np.linalg.norm(U.T @ U - np.eye(3)) / np.finfo(np.float32).eps)
 
 
-def _polish() -> str:
+def polish() -> str:
+    """The defect of the bases with and without a Newton–Schulz step."""
     without, with_it = (number(_defect_after(200, polish)) for polish in (False, True))
-    return f"‖UᵀU − I‖ after 200 steps of single precision is {without} eps without it, {with_it} eps with it"
+    return (
+        f"‖UᵀU − I‖ after 200 steps of single precision is {without} eps without it, "
+        f"{with_it} eps with it"
+    )
 
 
-def _no_rate() -> str:
+def no_rate() -> str:
+    """The rank that a step with λ = 0 leaves of S = 0."""
     Y = LowRank.random((30, 20), [0.0] * 4, np.random.default_rng(23))
     gradients = ProjectedGradients.from_dense(Y, np.ones((30, 20)))
     rank = geolora_step(Y, gradients, learning_rate=0.0, tau=0.1).Y.rank
     return f"S = 0 with {Y.rank} columns: the step with λ = 0 leaves {rank} of them"
 
 
-def _absolute() -> str:
+def absolute() -> str:
+    """A relative and an absolute threshold on the same tail."""
     tails = tail_norms(np.array([4.0, 3.0, 0.2]))
     relative, absolute = (choose_rank(tails, theta)[0] for theta in (0.1 * float(tails[0]), 0.1))
     return f"σ = (4, 3, 0.2): τ = 0.1 keeps {relative}, ϑ = 0.1 keeps {absolute}"
 
 
-def _decay() -> str:
+def decay() -> str:
+    """What weight decay does to W."""
     Y = LowRank.random((30, 20), [1.0, 0.8, 0.6], np.random.default_rng(29))
     still = ProjectedGradients.from_dense(Y, np.zeros((30, 20)))
     settings = Settings(learning_rate=0.1, tau=0.0, weight_decay=0.1)
     (step,) = training_step([Layer(Y, still, Moments(), 20)], settings, 0)
     left = np.linalg.norm(step.Y.full()) / np.linalg.norm(Y.full())
-    return f"λ = 0.1, decay 0.1, no gradient: W is multiplied by {left:.3f}; on the bases, {effect_words('weight-decay-on-bases')}"
+    on_bases = mutant("weight-decay-on-bases")
+    return f"λ = 0.1, decay 0.1, no gradient: W is multiplied by {left:.3f}; on bases, {on_bases}"
 
 
-def _parameters() -> str:
+def parameters() -> str:
+    """The number of parameters of a layer."""
     wrong = 8 * (768 + 768) + (8 ^ 2)
-    return f"768 x 768, rank 8: {factor_entries(8, (768, 768))} numbers; with “^”, which is no power in Python, {wrong}"
+    right = factor_entries(8, (768, 768))
+    return f"768 x 768, rank 8: {right} numbers; with “^”, which is no power in Python, {wrong}"
 
 
-REGISTER = (
-    Deviation(
-        "truncation: which factor goes where",
-        "Û P, V̂ Q from Ŝ = P Σ Qᵀ",
-        "vision experiment (`lora_dlrt/layer.py`): each basis is multiplied by the other factor; GLUE experiment: right",
-        "as published",
-        _by_mutant("swap-truncation-factors"),
-    ),
-    Deviation(
-        "the inverse of S",
-        "S⁻¹ is kept from the truncation",
-        "kept, while the optimizer trains S in between: a stale inverse",
-        "formed from the current S, only where the published route is selected",
-        _by_mutant("stale-inverse"),
-    ),
-    Deviation(
-        "transpose of the inverse",
-        "∇_K = G_U S⁻ᵀ",
-        "GLUE experiment (`LoRAParallelDLRT.py`): S⁻¹ without the transpose, right while S is diagonal; vision experiment: right",
-        "S⁻ᴴ, by solving with the current S",
-        _by_mutant("missing-transpose-inverse"),
-    ),
-    Deviation(
-        "start at S = 0",
-        "S is invertible",
-        "the identity takes the place of the inverse: the K- and L-steps are void",
-        "nothing is divided by S",
-        _by_mutant("zero-start-inverse"),
-    ),
-    Deviation(
-        "K- and L-gradients",
-        "G_U S⁻ᵀ, G_V S⁻¹",
-        "as published, but for the three rows above",
-        "G V and Gᵀ U directly, exact for every S; the published route stays as `FactorGradients.projected`",
-        _division,
-    ),
-    Deviation(
-        "source of the new directions",
-        "QR of [U | K_new]",
-        "QR of [U | ∇_K]: for SGD with λ > 0 the same range in exact arithmetic, and more accurate",
-        "as published in `algorithm.py`; the more accurate form in the fast path",
-        _augmentation_source,
-    ),
-    Deviation(
-        "limit of the rank",
-        "the new rank is limited",
-        "GLUE experiment: the augmented basis is limited, so that at the limit it never moves again",
-        "the new rank is limited",
-        _by_mutant("cap-before-truncation"),
-    ),
-    Deviation(
-        "scaling α/r",
-        "no such factor",
-        "GLUE experiment: re-set at the truncation, so that a truncation changes the function",
-        "a constant factor, part of the adapted layer",
-        _scaling,
-    ),
-    Deviation(
-        "least rank",
-        "1",
-        "2, built in",
-        "`min_rank`, 1 by default, and reported when it decides",
-        _by_mutant("built-in-minimum"),
-    ),
-    Deviation("tail on the threshold", "tail ≤ ϑ", "strict “<”", "≤", _tie),
-    Deviation(
-        "threshold",
-        "relative, ϑ = τ‖Σ‖",
-        "",
-        "relative as published (`tau`), or absolute (`theta`), as the error bound has it",
-        _absolute,
-    ),
-    Deviation(
-        "size of Ŝ",
-        "2r x 2r",
-        "",
-        "fewer new columns near min(m, n): QR of an m x 2r matrix has min(m, 2r) columns",
-        _edge_rank,
-    ),
-    Deviation(
-        "transposes", "real data", "", "conjugate transposes", _by_mutant("missing-conjugate")
-    ),
-    Deviation(
-        "memory of the optimizer",
-        "plain SGD in the analysis",
-        "",
-        "the memory is a tangent vector, projected on the new tangent space (`transported`); other public code leaves it in the "
-        "old bases",
-        _moments,
-    ),
-    Deviation(
-        "direction under Adam",
-        "opt(S, ∇_S), as for K and L",
-        "",
-        "`Adam`, the default: the direction is one tangent vector, D_K Vᴴ + U D_Lᴴ; `AdamPublished` as published",
-        _core,
-    ),
-    Deviation(
-        "orthonormality of the bases",
-        "exact in exact arithmetic",
-        "",
-        "one Newton–Schulz step on U₁ and V₁ after every truncation in training and in the integrators (`LowRank.polished`), "
-        "which moves W₁ by rounding; not in `geolora_step`, and not in the fast path, whose step does without",
-        _polish,
-    ),
-    Deviation(
-        "learning rate 0",
-        "the step with λ = 0 truncates W",
-        "",
-        "`geolora_step` as published; `GeoLoRA` and `Dlrt` leave a group with lr = 0, as a warm-up begins, alone",
-        _no_rate,
-    ),
-    Deviation(
-        "weight decay",
-        "no part of Algorithm 1",
-        "",
-        "decoupled, on S alone (`weight_decay`): S ← S − λ·decay·S along with the step; other public code decays the bases, too",
-        _decay,
-    ),
-    Deviation(
-        "number of parameters",
-        "r(m + n + r)",
-        "",
-        "`factor_entries`; other public code has “r ^ 2” for r²",
-        _parameters,
-    ),
-)
+def published_defects() -> str:
+    """The mutants that were found in public code, by line."""
+    published = [one for one in MUTANTS.values() if one.published]
+    published.sort(key=lambda one: (one.visible_in == "kit", one.line))
+    head = ["defect", "line", "what is wrong", "rejected", "change of W₁, median", "largest"]
+    rows = []
+    for one in published:
+        cells = ["the kit alone", "", ""]
+        if one.visible_in != "kit":
+            effect = effect_of(one.id)
+            share = f"{effect.rejected}/{effect.judged}"
+            cells = [share, number(effect.median), number(effect.largest)]
+        rows.append([f"`{one.id}`", str(one.line), text(one.defect), *cells])
+    return table(head, rows, numeric=3)
 
 
-def code(text: str) -> str:
-    """Marked text as HTML: backticks become code, subscripts stay subscripts outside of them."""
-    parts = text.split("`")
-    return "".join(
-        f"<code>{part}</code>" if i % 2 else str(mathematics(part)) for i, part in enumerate(parts)
-    )
-
-
-class Deviations(SphinxDirective):
-    """The register."""
-
-    def run(self) -> list[nodes.Node]:
-        """One block a row: five columns would be too narrow to read."""
-        blocks = []
-        for row in REGISTER:
-            cells = (
-                ("published", row.paper),
-                ("authors' public code", row.authors),
-                ("here", row.here),
-            )
-            items = "".join(
-                f"<div><dt>{name}</dt><dd>{code(text)}</dd></div>" for name, text in cells if text
-            )
-            effect = f"<p><b>Measured</b>: {mathematics(row.effect())}.</p>"
-            blocks.append(
-                f"<div class='deviation'><h3>{code(row.subject)}</h3><dl>{items}</dl>{effect}</div>"
-            )
-        return [raw("".join(blocks))]
-
-
-def _row(mutant: Mutant) -> list[str]:
-    if mutant.visible_in == "kit":
-        return [
-            f"<code>{mutant.id}</code>",
-            str(mutant.line),
-            str(mathematics(mutant.defect)),
-            "seen by the kit alone",
-            "",
-            "",
-        ]
-    effect = effect_of(mutant.id)
-    share = f"{effect.rejected}/{effect.judged}"
-    return [
-        f"<code>{mutant.id}</code>",
-        str(mutant.line),
-        str(mathematics(mutant.defect)),
-        share,
-        number(effect.median),
-        number(effect.largest),
-    ]
-
-
-class PublishedDefects(SphinxDirective):
-    """The mutants that were found in public code."""
-
-    def run(self) -> list[nodes.Node]:
-        """The table, worst first."""
-        published = [mutant for mutant in MUTANTS.values() if mutant.published]
-        published.sort(key=lambda m: (m.visible_in == "kit", m.line))
-        head = ["defect", "line", "what is wrong", "rejected", "change of W₁, median", "largest"]
-        return [raw(table(head, [_row(mutant) for mutant in published], numeric=3))]
-
-
-class NetworkDefects(SphinxDirective):
+def network_defects() -> str:
     """The broken layers and optimizers, each with the identity that must reject it."""
-
-    def run(self) -> list[nodes.Node]:
-        """The table."""
-        rows = [
-            [
-                f"<code>{one.id}</code>",
-                escape(one.defect),
-                escape(inspect.getdoc(one.identity) or ""),
-                _holds(one),
-            ]
-            for one in DEFECTS
-        ]
-        return [
-            raw(
-                table(
-                    ["defect", "what is wrong", "what must hold", "without the defect, with it"],
-                    rows,
-                )
-            )
-        ]
+    head = ["defect", "what is wrong", "what must hold", "without the defect, with it"]
+    rows = (
+        [f"`{one.id}`", text(one.defect), text(inspect.getdoc(one.identity) or ""), holds(one)]
+        for one in DEFECTS
+    )
+    return table(head, rows)
 
 
-def _holds(defect: Defect) -> str:
-    """Return whether the identity holds for what is here, and for the broken version."""
+def holds(defect: Defect) -> str:
+    """Whether the identity holds for what is here, and for the broken version."""
     right = defect.identity()
     with ExitStack() as stack:
         for place, broken in defect.patches.items():
             stack.enter_context(mock.patch(place, broken, create=True))
         return f"{'holds' if right else 'FAILS'}, {'HOLDS' if defect.identity() else 'fails'}"
-
-
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directives."""
-    app.add_directive("deviations", Deviations)
-    app.add_directive("published-defects", PublishedDefects)
-    app.add_directive("network-defects", NetworkDefects)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
