@@ -35,7 +35,7 @@ KEY_PAGES = (
 WIDTHS = (1280, 390)
 FITTED = (
     *("index", "architecture", "fast_path", "integrators", "kill_matrix", "scoreboard"),
-    *("conformance", "rigor", "verification", "peft", "finetuning", "study"),
+    *("conformance", "rigor", "verification", "peft", "finetuning", "results"),
     *("howto/backend", "howto/vectors", "howto/distributed", "howto/ranks"),
     *("read/notation", "theory/acceptance"),
     *(

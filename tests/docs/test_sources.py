@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from verification.claims import CLAIMS
-from verification.experiments.finetuning import study
+from verification.experiments import evidence
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(
@@ -82,7 +82,7 @@ def test_a_page_renders_whole_tables_and_pictures(target: str, extension: Extens
 
 
 def test_the_readme_has_the_choice_as_measured() -> None:
-    assert study.choice().strip() in text_of(DOCS.parent / "README.md")
+    assert evidence.choice().strip() in text_of(DOCS.parent / "README.md")
 
 
 def test_every_claim_that_a_page_names_exists() -> None:

@@ -54,7 +54,7 @@ SHORT = 0.5
 
 
 def points(row: Row) -> float:
-    """Return a test figure: an accuracy in percent, a perplexity as it is; 0 if the run diverged."""
+    """Return an accuracy in percent, 0 if the run diverged, or a perplexity as it is."""
     value = 0.0 if row["test"] is None else float(row["test"])
     return value if row["task"] == "shakespeare" else 100.0 * value
 
@@ -78,7 +78,7 @@ def at_best(rows: Sequence[Row], method: str, rank: int = RANK) -> Runs:
 
 
 def at_kept(rows: Sequence[Row], method: str = "lora", rank: int = RANK) -> Runs:
-    """Return the runs at the rate that all seeds prefer among the two best ones of the first seed."""
+    """Return the runs at the rate that all seeds prefer of the two best ones of the first seed."""
     swept = pick(rows, method=method, rank=RANK, seed=0, stage=None)
     if method not in RECHOSEN or not swept or lower(rows):
         return at_best(rows, method, rank)
@@ -133,32 +133,27 @@ def thousands(method: Choice) -> str:
 
 def choice() -> str:
     """Return the choice between three methods with what was measured."""
-    rows = [["choose", "if", "measured on five text tasks"]]
-    small, large = (
-        student(less(METHODS[DEFAULT], METHODS[name]), 0.9).text(2)
-        for name in (LORA, "LoRA, rank 8")
-    )
-    ours, lora, double, dora = (
-        thousands(METHODS[name]) for name in (DEFAULT, LORA, "LoRA, rank 8", "DoRA")
-    )
-    gain = student(less(METHODS["DoRA"], METHODS[LORA])).text(2)
-    rows += [
-        [
-            "**GeoLoRA**",
-            "training should find the rank of each layer, or each step needs a proved bound",
-            f"{ours} thousand parameters with every default; points against LoRA of rank 4 {small},"
-            f" against rank 8 {large}, 90 % intervals",
-        ],
-        [
-            "**LoRA**",
-            "every tool must know the adapter, or it has to be merged into quantised weights",
-            f"{lora} thousand parameters at rank 4, {double} at rank 8",
-        ],
-        [
-            "**DoRA**",
-            "a small gain is worth an eighth more parameters than LoRA",
-            f"{dora} thousand parameters; points against LoRA of rank 4 {gain}, a 95 % interval",
-        ],
+
+    def against(name: str, other: str, level: float, words: str) -> str:
+        mean, low, high = student(less(METHODS[name], METHODS[other]), level)
+        text = f"{mean:+.2f}{words} ({100.0 * level:.0f} %: {low:.2f} to {high:.2f})"
+        return text.replace("-", "\N{MINUS SIGN}")
+
+    double = "LoRA, rank 8"
+    counts = {name: thousands(METHODS[name]) for name in (DEFAULT, LORA, double, "DoRA")}
+    small = against(DEFAULT, LORA, 0.9, " points against LoRA of rank 4")
+    large = against(DEFAULT, double, 0.9, " against rank 8")
+    gain = against("DoRA", LORA, 0.95, " points against LoRA of rank 4")
+    rank = "training should find the rank of each layer, or each step needs a proved bound"
+    tools = "every tool must know the adapter, or it has to be merged into quantised weights"
+    more = "a small gain is worth an eighth more parameters than LoRA"
+    ours = f"{counts[DEFAULT]} thousand parameters with every default; {small}, {large}"
+    lora = f"{counts[LORA]} thousand parameters at rank 4, {counts[double]} at rank 8"
+    rows = [
+        ["choose", "if", "measured on five text tasks"],
+        ["**GeoLoRA**", rank, ours],
+        ["**LoRA**", tools, lora],
+        ["**DoRA**", more, f"{counts['DoRA']} thousand parameters; {gain}"],
     ]
     return markdown(rows)
 
@@ -522,7 +517,7 @@ EPSILONS = {"digits": (0.025, 0.05, 0.1, 0.15, 0.2), "cifar10": (0.0025, 0.005, 
 
 
 def _scratch(task: str, method: str, rank: int) -> list[Row]:
-    """Return the runs at the best value, by seed: tuned at each rank on digits, at 9 on CIFAR-10."""
+    """Return the runs at the best value: tuned at each rank on digits, at 9 on CIFAR-10."""
     rows = pick(figures("from_scratch"), task=task)
     source = "dense" if method in ("dense", "truncated SVD") else method
     at = 0 if source == "dense" else rank if task == "digits" else 9
@@ -591,7 +586,7 @@ def scratch_outcome() -> str:
 
 
 def scratch_chart() -> str:
-    """Return accuracy over the share of the parameters, and at rank 9 over the size of the attack."""
+    """Return accuracy over the share of the parameters, and at rank 9 over the attack."""
     figure = Figure(figsize=(8.0, 6.0), layout="constrained")
     for (left, right), (task, epsilons) in zip(
         figure.subplots(2, 2), EPSILONS.items(), strict=True
@@ -698,7 +693,7 @@ def speed() -> str:
 
 
 def cost() -> str:
-    """Return how the time of an integrator's step grows with m and r: median and range of rounds."""
+    """Return how the time of an integrator's step grows: median and range of rounds."""
     table = [["integrator", "exponent of m", "exponent of r", "ms, m = 4096, r = 16"]]
     rows = figures("cost")
     for name in dict.fromkeys(row["integrator"] for row in rows):
