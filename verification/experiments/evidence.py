@@ -31,7 +31,6 @@ __all__ = [
     "maps",
     "methods",
     "scratch",
-    "scratch_chart",
     "scratch_outcome",
     "speed",
     "tuned",
@@ -256,7 +255,7 @@ def difference_chart() -> str:
 
 def intervals(axes: Axes, found: Mapping[str, Interval], margin: float) -> None:
     """Draw intervals by name, the first one on top, over a band of ±margin."""
-    for place, one in enumerate(reversed(found.values())):
+    for place, one in enumerate(list(found.values())[::-1]):
         axes.plot([one.low, one.high], [place, place], color="C0", linewidth=2.0)
         axes.plot(one.mean, place, "o", color="C0")
     axes.set_yticks(range(len(found)), list(found)[::-1])
@@ -401,7 +400,8 @@ def map_chart() -> str:
             if one is None:
                 axes.set_axis_off()
                 continue
-            ranks, rates = (sorted({place[i] for place in one}) for i in (0, 1))
+            ranks = sorted({rank for rank, _ in one})
+            rates = sorted({rate for _, rate in one})
             shades = [[one.get((rank, rate)) for rate in rates] for rank in ranks]
             values = [[math.nan if x is None else x for x in shade] for shade in shades]
             axes.imshow(values, vmin=0.0, vmax=1.0, aspect="auto", origin="lower")
@@ -429,11 +429,11 @@ def batches() -> str:
     sizes = (16, 128, 1024)
     found: dict[tuple[str, int], dict[int, float]] = {}
     cells: dict[str, list[str]] = {method: [] for method in LEARNING}
-    for method, size in ((method, size) for method in LEARNING for size in sizes):
-        rows = pick(figures("adaptivity"), task=f"trec-batch-{size}", method=method)
+    for name, size in ((name, size) for name in LEARNING for size in sizes):
+        rows = pick(figures("adaptivity"), task=f"trec-batch-{size}", method=name)
         rate = best_rate(pick(rows, seed=0))
-        one = found[method, size] = {row["seed"]: points(row) for row in pick(rows, rate=rate)}
-        cells[method].append(f"{statistics.fmean(one.values()):.1f} ({rate:g})")
+        runs = found[name, size] = {row["seed"]: points(row) for row in pick(rows, rate=rate)}
+        cells[name].append(f"{statistics.fmean(runs.values()):.1f} ({rate:g})")
     loss = {
         (method, size): dict(enumerate(paired(found[method, size], found[method, 16])))
         for method in LEARNING
@@ -512,8 +512,8 @@ SCRATCH = {
     "geolora, penalty": "GeoLoRA, penalty on the core",
     "geolora, penalty, larger rate": "GeoLoRA, penalty, larger rate",
 }
-EPSILONS = {"digits": (0.025, 0.05, 0.1, 0.15, 0.2), "cifar10": (0.0025, 0.005, 0.01, 0.02, 0.04)}
-"""The sizes of the attack; the third one is compared."""
+EPSILONS = {"digits": 0.1, "cifar10": 0.01}
+"""The size of the attack by task."""
 
 
 def _scratch(task: str, method: str, rank: int) -> list[Row]:
@@ -550,7 +550,7 @@ def scratch() -> str:
             if method == "dense":
                 cells = ["", "", f"{_mean(main):.1f} (100 %)"]
             value = "" if method == "truncated SVD" else f"{main[0]['value']:g}"
-            table.append([task, title, *cells, f"{_mean(main, 'attack3'):.1f}", value])
+            table.append([task, title, *cells, f"{_mean(main, 'attacked'):.1f}", value])
     return markdown(table)
 
 
@@ -560,7 +560,7 @@ def scratch_outcome() -> str:
         ["task", "figure", "points above dense, and their range over the seeds", "wanted means"]
     ]
     table[0].append("outcome")
-    for task, epsilons in EPSILONS.items():
+    for task, epsilon in EPSILONS.items():
 
         def above(method: str, column: str, task: str = task) -> tuple[float, str]:
             pairs = zip(_scratch(task, method, 9), _scratch(task, "dense", 9), strict=True)
@@ -578,45 +578,11 @@ def scratch_outcome() -> str:
             ("first", "geolora, penalty"),
             ("second", "geolora, penalty, larger rate"),
         ):
-            (one, text), (without, plain) = above(method, "attack3"), above("geolora", "attack3")
-            title = f"ordering, ε = {epsilons[2]:g}, {attempt} attempt"
+            (one, text), (without, plain) = above(method, "attacked"), above("geolora", "attacked")
+            title = f"ordering, ε = {epsilon:g}, {attempt} attempt"
             found = f"with penalty {text}, without {plain}"
             table.append([task, title, found, "≥ 0, ≤ 0", word[one >= 0.0 >= without]])
     return markdown(table)
-
-
-def scratch_chart() -> str:
-    """Return accuracy over the share of the parameters, and at rank 9 over the attack."""
-    figure = Figure(figsize=(8.0, 6.0), layout="constrained")
-    for (left, right), (task, epsilons) in zip(
-        figure.subplots(2, 2), EPSILONS.items(), strict=True
-    ):
-        dense = _scratch(task, "dense", 9)
-        left.axhline(_mean(dense), color="k", linewidth=1.0)
-        for number, (method, title) in enumerate(SCRATCH.items()):
-            found = [] if method == "dense" else [_scratch(task, method, r) for r in (3, 9, 27)]
-            line = [
-                (
-                    100.0
-                    * statistics.fmean(r["parameters"] for r in rows)
-                    / dense[0]["parameters"],
-                    _mean(rows),
-                )
-                for rows in found
-                if rows
-            ]
-            if line:
-                left.plot(*zip(*line, strict=True), "o-", color=f"C{number}")
-            columns = ("test", *(f"attack{place}" for place in range(1, 6)))
-            values = [_mean(_scratch(task, method, 9), column) for column in columns]
-            right.plot((0.0, *epsilons), values, "o-", color=f"C{number}", label=title)
-        right.axvline(epsilons[2], color="0.85", zorder=0)
-        left.set(xscale="log", xlabel="parameters, % of dense", ylabel=f"{task}: test accuracy, %")
-        left.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
-        right.set(xlabel="ε of the attack, rank 9")
-    handles = figure.axes[1].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    return image(svg(figure), "Accuracy over the parameters, and over the size of the attack")
 
 
 def characters() -> str:

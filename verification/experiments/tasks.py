@@ -125,7 +125,8 @@ def texts(
         inputs = {name: values[:, :longest] for name, values in inputs.items()}
         states = encoder(**inputs).last_hidden_state
         mask = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
-        return head((states * mask).sum(dim=1) / mask.sum(dim=1))
+        logits: Tensor = head((states * mask).sum(dim=1) / mask.sum(dim=1))
+        return logits
 
     def make(generator: torch.Generator) -> Model:
         head = linear(encoder.config.hidden_size, len(labels), generator)
@@ -262,15 +263,11 @@ class Pointwise(nn.Module):
 
 
 def pointwise(network: nn.Module) -> nn.Module:
-    """Replace the 1 x 1 convolutions, in place; batch normalisation keeps its statistics."""
+    """Replace the 1 x 1 convolutions, in place."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            plain = isinstance(child, nn.Conv2d) and (child.stride, child.groups) == ((1, 1), 1)
-            if plain and child.kernel_size == (1, 1):
+            if isinstance(child, nn.Conv2d) and child.kernel_size == child.stride == (1, 1):
                 setattr(parent, name, Pointwise(child))
-            elif isinstance(child, nn.BatchNorm2d):
-                child.eval()
-                child.train = lambda mode=True, norm=child: norm  # type: ignore[method-assign]
     return network
 
 
@@ -303,6 +300,9 @@ def cifar10(folder: Path, *, network: nn.Module | None = None, sentences: int = 
         parts[part] = {"pixels": pixels}, torch.tensor([classes.index(name) for name, _ in chosen])
 
     def outputs(encoder: Any, head: nn.Module, pixels: Tensor) -> Tensor:
+        for norm in encoder.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.eval()  # the statistics of the pretraining stay
         large = nn.functional.interpolate(pixels.float(), size=(96, 96), mode="bilinear")
         return head(encoder((large - 127.5) / 127.5).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
@@ -310,7 +310,7 @@ def cifar10(folder: Path, *, network: nn.Module | None = None, sentences: int = 
 
     def make(generator: torch.Generator) -> Model:
         head = linear(width, len(classes), generator)
-        return Model(pointwise(copy.deepcopy(features)), head, outputs)
+        return Model(copy.deepcopy(features), head, outputs)
 
     return Task(make, parts, nn.functional.cross_entropy, right)
 
