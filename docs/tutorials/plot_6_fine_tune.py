@@ -4,7 +4,7 @@ Fine-tune a network
 
 A small network is pretrained on eight of ten handwritten digits, then adapted to all ten by
 low-rank updates alone. ``make finetune`` does the same with a sentence encoder of 22 million
-parameters; :doc:`/study` has what was measured there.
+parameters; :doc:`/results` has what was measured there.
 """
 
 # %%

@@ -9,7 +9,7 @@ without this package.
 # %%
 # A model of two linear layers, adapted and trained for a few steps on noise.
 # :doc:`plot_6_fine_tune` trains a small network on digits, ``make finetune`` a sentence encoder;
-# :doc:`/study` has what was measured there.
+# :doc:`/results` has what was measured there.
 
 import tempfile
 from pathlib import Path

@@ -427,8 +427,7 @@ def test_a_run_that_is_skipped_says_whose_file_is_there(
 
 
 def test_without_a_device_the_page_says_that_none_was_measured(tmp_path: Path) -> None:
-    speed, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
-    assert [shown.verdict for shown in (speed, parity)] == ["measured, stored", "not run"]
-    assert "GFLOP/s" in speed.line, "the stored figures name their hardware"
+    (parity,) = (shown for _, shown in overview(PAGE.items, tmp_path))
+    assert parity.verdict == "not run"
     assert "make parity-gpu" in parity.line
     assert "none has been measured yet" in write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")

@@ -18,7 +18,7 @@ import torch
 
 from geolora_ref.oracle.broken.stages import truncate
 from tests.steps import Matrix
-from verification.experiments.performance.authors import GLUE, VARIABLE, authors_module
+from tests.oracle.authors import GLUE, VARIABLE, authors_module
 
 __all__ = ["VARIABLE", "Factors", "Inverse", "glue_layer", "glue_step", "vision_step"]
 

@@ -14,7 +14,6 @@ from verification.report import report
 from verification.support.shown import overview
 
 _overview = functools.cache(overview)
-_finetuning = functools.cache(report._finetuning)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,6 @@ def stored_pages_once() -> Iterator[None]:
     """The pages next to a report are drawn for the first report and reused."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "overview", _overview)
-        patch.setattr(report, "_finetuning", _finetuning)
         yield
 
 

@@ -1,1 +1,1 @@
-"""Experiments: questions that measurements answer, where no theorem says what must come out."""
+"""Campaigns: tables of configurations, runs as rows, and the evidence of the documentation."""

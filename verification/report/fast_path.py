@@ -1,19 +1,13 @@
-"""The page "Fast path" of the report: the measured speed, and the parity of GPU and CPU."""
+"""The page "Fast path" of the report: the parity of GPU and CPU."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from verification.experiments.performance.page import MEASURED, drawn, machine, tables
 from verification.parity.reasons import reasons
-from verification.support.pictures import data_uri, svg
 from verification.support.shown import Item, Page, Rows, Shown
 
 __all__ = ["PAGE"]
-
-
-def _speed(found: dict[str, Any]) -> Shown:
-    return Shown(None, machine(found), tables(found), data_uri(svg(drawn(found))))
 
 
 def _parity(found: dict[str, Any]) -> Shown:
@@ -52,8 +46,14 @@ def _parity(found: dict[str, Any]) -> Shown:
         row = (found["conformance"][dtype][name]["ratios"].get(case) for dtype, name in backends)
         ratios.append([case, *("" if ratio is None else _short(ratio) for ratio in row)])
     settings = ", ".join(f"{what} {how}" for what, how in found["settings"].items())
-    about = f"{found['device']}, torch {found['torch']}, CUDA {found['cuda']}, driver {found['driver'] or 'unknown'}"
-    line = f"{about}; float32 with all bits, whatever is set around it ({settings}). A case fails above 30."
+    about = (
+        f"{found['device']}, torch {found['torch']}, CUDA {found['cuda']}, "
+        f"driver {found['driver'] or 'unknown'}"
+    )
+    line = (
+        f"{about}; float32 with all bits, whatever is set around it ({settings}). "
+        "A case fails above 30."
+    )
     errors: Rows = [["What", "Error"], *([what, error] for what, error in found["errors"].items())]
     shown = {
         **({"What could not be measured": errors} if found["errors"] else {}),
@@ -73,27 +73,18 @@ def _short(value: float | str) -> str:
 
 PAGE = Page(
     "fast path",
-    "The fast path: how fast is it, and is it right on a GPU?",
-    "What decides on other hardware must be measured there: each item names what it was measured on.",
+    "The fast path: is it right on a GPU?",
+    "What decides on other hardware must be measured there; each item names its hardware.",
     "fast-path-report.html",
     (
-        Item(
-            "speed",
-            "Speed",
-            "experiments/performance/results.json",
-            "make bench",
-            "Training steps side by side, in an order that is drawn again for each round. Where nothing was measured here, the "
-            "stored figures are shown.",
-            _speed,
-            MEASURED,
-        ),
         Item(
             "parity",
             "Parity on a GPU",
             "parity/parity.json",
             "make parity-gpu, which needs a CUDA device",
-            "The oracle's whole catalogue in every dtype, the fused function and whole trainings compared with the CPU, and the "
-            "time of an update. No figures are stored: none has been measured yet.",
+            "The oracle's whole catalogue in every dtype, the fused function and whole trainings "
+            "compared with the CPU, and the time of an update. No figures are stored: none has "
+            "been measured yet.",
             _parity,
         ),
     ),

@@ -22,16 +22,13 @@ from verification.campaign.outcomes import ClaimOutcome
 from verification.campaign.runner import in_a_line
 from verification.claim import Figure, Plan, Results, Table
 from verification.claims import CLAIMS, HEADINGS
-from verification.experiments.finetuning.analysis import MEASURED, read_campaign
-from verification.experiments.finetuning.page import page as finetuning_page
-from verification.experiments.finetuning.rules import stored_table
 from verification.report.fast_path import PAGE as FAST_PATH
 from verification.report.glyphs import faces
 from verification.report.rigor import FOLDER
 from verification.report.rigor import PAGE as RIGOR
 from verification.support.machine import machine_facts, provenance
 from verification.support.pictures import data_uri, svg
-from verification.support.shown import UNREADABLE, Page, overview, unshown
+from verification.support.shown import Page, overview
 
 __all__ = [
     "FILES",
@@ -49,7 +46,7 @@ __all__ = [
 
 FILES = ("results.json", "report.html")
 """The files of a report."""
-PAGES = (RIGOR.file, FAST_PATH.file, "finetuning-report.html")
+PAGES = (RIGOR.file, FAST_PATH.file)
 """The further pages next to a report on all claims."""
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")
@@ -113,15 +110,11 @@ def write_report(
 
 
 def write_pages_beside(folder: Path) -> None:
-    """Write the pages about what other commands measure, each whole or not at all: rigor, fast path
-    and fine-tuning.
-
-    They show the results of this machine, else the stored ones.  Fine-tuning takes hours: its page
-    shows the stored ones.
+    """Write the pages about what other commands measure, each whole or not at all: rigor and fast
+    path.  They show the results of this machine, else the stored ones.
     """
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
-    write_atomically(folder / "finetuning-report.html", _finetuning())
 
 
 def write_page(page: Page, results: Path, folder: Path) -> Path:
@@ -132,29 +125,6 @@ def write_page(page: Page, results: Path, folder: Path) -> Path:
         _rendered("items.html.j2", page=page, items=items, machine=machine_facts()),
     )
     return folder / page.file
-
-
-def _finetuning() -> str:
-    """The page of the stored campaign; if that cannot be shown, a page that says why."""
-    try:
-        return finetuning_page(read_campaign(MEASURED), stored_table())
-    except (*UNREADABLE, jinja2.UndefinedError) as error:
-        command = "python -m verification.experiments.finetuning"
-        item = {
-            "id": "campaign",
-            "title": "Stored campaign",
-            "command": command,
-            "about": "Fine-tuning of a real model.",
-        }
-        page = Page(
-            "fine-tuning",
-            "Fine-tuning: GeoLoRA and its rivals on several tasks",
-            "",
-            "finetuning-report.html",
-            (),
-        )
-        items = [(item, unshown(MEASURED, error, command))]
-        return _rendered("items.html.j2", page=page, items=items, machine=machine_facts())
 
 
 def _rendered(template: str, **content: Any) -> str:

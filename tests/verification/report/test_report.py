@@ -1,15 +1,12 @@
-"""How the report prints numbers and words, and that a damaged stored file is reported on its page."""
+"""How the report prints numbers and words."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 
-from geolora_ref.support.files import write_json
-from verification.report import report
-from verification.report.report import mathematics, number, write_pages_beside
+from verification.report.report import mathematics, number
 
 
 @pytest.mark.parametrize(
@@ -50,25 +47,3 @@ def test_numbers_have_three_digits_and_small_and_large_ones_a_power_of_ten(
 )
 def test_subscripts_are_distinguished_from_names_of_the_code(text: str, html: str) -> None:
     assert str(mathematics(text)) == html
-
-
-@pytest.mark.parametrize("left", ["half", "another form", "none"])
-def test_a_stored_campaign_that_is_damaged_is_reported_on_its_page(
-    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "campaign"
-    run = path / "sst2" / "runs" / "one.json"
-    write_json(run, {"format": 1})
-    if left == "half":
-        run.write_bytes(run.read_bytes()[:20])
-    elif left == "none":
-        run.unlink()
-    monkeypatch.setattr(report, "MEASURED", path)
-    monkeypatch.setattr(
-        report, "overview", lambda *_: []
-    )  # the other pages, whose figures take seconds
-    write_pages_beside(tmp_path / "report")
-    html = (tmp_path / "report" / "finetuning-report.html").read_text(encoding="utf-8")
-    assert f"{path} cannot be shown (" in html
-    assert "To make it again: python -m verification.experiments.finetuning" in html
-    assert '<span class="badge bad">failed</span>' in html

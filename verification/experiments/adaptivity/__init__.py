@@ -1,1 +1,0 @@
-"""Where adaptivity pays: wrong labels, few sentences, and rates by ranks."""

@@ -1,1 +1,0 @@
-"""GeoLoRA and its relatives on a real task: ``python -m verification.experiments.finetuning``."""
