@@ -178,7 +178,7 @@ def diagnose(
     storage: Storage | None = None,
     asked_again: bool = True,
 ) -> Diagnosis:
-    """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
+    """Compare a failing backend with every mutant, on failing and on passing steps.
 
     Agreement is counted on the steps on which the backend or the mutant deviates from the
     reference, so that being right together is no resemblance.  Results that cannot be judged agree

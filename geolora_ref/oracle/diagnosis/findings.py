@@ -27,8 +27,8 @@ FINDINGS: Mapping[str, str] = {
     "form_only": "In every case that fails S1 alone is wrong, which line 6 leaves diagonal, "
     "nonnegative and sorted; a step that promises a dense one is judged so "
     "(diagonal=False, --dense-core).",
-    PASSES_AGAIN: "Called again with new arrays, the steps that failed are right: the backend keeps "
-    "a state, is not deterministic, or does not read its own results in their layout.",
+    PASSES_AGAIN: "Called again with new arrays, the steps that failed are right: the backend "
+    "keeps a state, is not deterministic, or does not read its own results in their layout.",
     "coarse": "What fails is right to single precision: something is computed in fewer bits, or a "
     "small number is added (precision='float32', --precision float32, judges it by that).",
 }

@@ -50,7 +50,7 @@ PROPERTIES: Mapping[str, Callable[[ConformanceCase], bool]] = {
 }
 """Properties of a case, in words, for which code may have a separate branch."""
 LEAST, SHARE = 3, 1.0 / 3.0
-"""From ``LEAST`` failures on, a common property of at most this share of cases is no coincidence."""
+"""A property of so many failures, and of at most this share of cases, is no coincidence."""
 
 
 def shared(failed: Sequence[ConformanceCase], judged: Sequence[ConformanceCase]) -> str:

@@ -28,16 +28,21 @@ def unread(backend: Callable[[StepInputs], Found], steps: Sequence[StepInputs]) 
     changed.
     """
     telling: dict[str, bool] = {}
+    read: set[str] = set()
     for inputs in steps:
         answer, right = backend(inputs), _right(inputs)
-        for name, other in _others(inputs):
-            if telling.get(name, True) and _differ(right, _right(other)):
-                telling[name] = _same(answer, backend(other))
-    return [name for name, holds in telling.items() if holds]
+        rank = 0 if isinstance(answer, str) else len(answer[1])
+        for name, forced, other in _others(inputs, rank):
+            if name not in read and _differ(right, _right(other)):
+                telling[name] = forced or telling.get(name, False)
+                if not _same(answer, backend(other)):
+                    read.add(name)
+    return [name for name, forced in telling.items() if forced and name not in read]
 
 
-def _others(x: StepInputs) -> Iterator[tuple[str, StepInputs]]:
-    """The step with one argument changed, and its name.
+def _others(x: StepInputs, rank: int) -> Iterator[tuple[str, bool, StepInputs]]:
+    """The step with one argument changed: its name, and whether each backend that reads it has to
+    give another answer than this one, of this rank.
 
     Gradients stay projections of one gradient, because a backend may form dS of dK or of dL;
     directions are independent.
@@ -45,36 +50,38 @@ def _others(x: StepInputs) -> Iterator[tuple[str, StepInputs]]:
     size = norm(x.S) + x.learning_rate * norm(x.dK)
     corner = np.zeros_like(x.S)
     corner[0, -1] = norm(x.S) or 1.0
-    changes: list[tuple[str, Any]] = [
-        ("S", -x.S),
-        ("S", x.S + corner),
-        ("dK", 2.0 * x.dK - x.U @ x.dS),
-        ("dL", 2.0 * x.dL - x.V @ x.dS.conj().T),
-        *([("dS", -x.dS)] if x.directions else []),
-        *_reflected("U", x.U, x.dK),
-        *_reflected("V", x.V, x.dL),
-        ("learning_rate", 0.5 * x.learning_rate),
-        ("learning_rate", 0.0),
-        ("max_rank", x.min_rank),
-        ("max_rank", None),
-        ("min_rank", x.max_rank or min(2 * len(x.S), len(x.U), len(x.V))),
+    columns = min(2 * len(x.S), len(x.U), len(x.V))
+    most = columns if x.max_rank is None else x.max_rank
+    changes: list[tuple[str, bool, Any]] = [
+        ("S", True, -x.S),
+        ("S", True, x.S + corner),
+        ("dK", True, 2.0 * x.dK - x.U @ x.dS),
+        ("dL", True, 2.0 * x.dL - x.V @ x.dS.conj().T),
+        *([("dS", True, -x.dS)] if x.directions else []),
+        *((name, True, B) for name, B in _reflected(x)),
+        ("learning_rate", True, 0.5 * x.learning_rate),
+        ("learning_rate", True, 0.0),
+        ("max_rank", rank > x.min_rank, x.min_rank),
+        ("max_rank", False, None),
+        ("min_rank", rank < most, most),
     ]
-    if x.theta is None:
-        changes += [("tau", value) for value in (2.0, BETWEEN, 0.0)]
-    else:
-        changes += [("theta", value) for value in (FAR * size, BETWEEN * size, 0.0)]
-    for name, value in changes:
+    name, far, between = "tau", 2.0, BETWEEN
+    if x.theta is not None:
+        name, far, between = "theta", FAR * size, BETWEEN * size
+    changes += [(name, rank > x.min_rank, far), (name, False, between), (name, False, 0.0)]
+    for name, forced, value in changes:
         changed = {name: value}
-        yield name, replace(x, **changed)
+        yield name, forced, replace(x, **changed)
 
 
-def _reflected(name: str, B: Matrix, X: Matrix) -> Iterator[tuple[str, Matrix]]:
-    """The basis under a reflection that leaves the gradient where it is, and so BᴴX."""
-    Q = np.linalg.qr(in_double(X))[0]
-    z = in_double(B[:, :1]) - Q @ (Q.conj().T @ B[:, :1])
-    if norm(z) > 0.1:
-        z = z / norm(z)
-        yield name, (B - 2.0 * z @ (z.conj().T @ B)).astype(B.dtype)
+def _reflected(x: StepInputs) -> Iterator[tuple[str, Matrix]]:
+    """Each basis under a reflection that leaves the gradient where it is, and so BᴴX."""
+    for name, B, X in (("U", x.U, x.dK), ("V", x.V, x.dL)):
+        Q = np.linalg.qr(in_double(X))[0]
+        z = in_double(B[:, :1]) - Q @ (Q.conj().T @ B[:, :1])
+        if norm(z) > 0.1:
+            z = z / norm(z)
+            yield name, (B - 2.0 * z @ (z.conj().T @ B)).astype(B.dtype)
 
 
 def _right(inputs: StepInputs) -> StepFactors:
