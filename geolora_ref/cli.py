@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     _add_options(check, tuple(BACKEND_OPTIONS), "group=…, flag=… or id=… (a beginning)")
     add = check.add_argument
     add("--quick", action="store_true", help="a part that is enough for every known defect")
-    sizes = {"metavar": "MxNxR", "help": "run the cases at these sizes as well; repeatable"}
-    add("--shape", action="append", default=[], **sizes)
+    sizes = "run the cases at these sizes as well; repeatable"
+    add("--shape", action="append", default=[], metavar="MxNxR", help=sizes)
     add("--fuzz", type=int, default=0, metavar="N", help="draw N further cases (--seed)")
     add("--seed", type=int, default=0, metavar="S", help="of the drawn cases (default: 0)")
     add("--repeat", type=int, default=1, metavar="N", help="run each case N times, for races")

@@ -54,12 +54,12 @@ class Jobs:
             if getattr(worker, "own", None) is None:
                 worker.own = _Worker(self.harness, repeat)
                 workers.append(worker.own)
-            found = worker.own.answer(case, self.timeout)
-            if isinstance(found, str):
-                worker.own.stop()
-                worker.own = None
-                found = _row(case, found, repeat), None
-            return found
+            found: Answer | str = worker.own.answer(case, self.timeout)
+            if not isinstance(found, str):
+                return found
+            worker.own.stop()
+            worker.own = None
+            return _row(case, found, repeat), None
 
         threads = ThreadPoolExecutor(self.count)
         try:

@@ -114,7 +114,7 @@ def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceC
     """The case with this name from the catalogue, from own sizes, or drawn again."""
     group, _, rest = name.partition("-")
     seed, _, number = rest.partition("-")
-    drawn = {}
+    drawn: dict[str, Any] = {}
     if group == "fuzz" and seed.isdecimal() and number.isdecimal():
         drawn = {"fuzz": int(number) + 1, "seed": int(seed)}
     for case in Choice(shapes=shapes, **drawn).cases(harness):

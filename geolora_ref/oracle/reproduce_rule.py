@@ -29,7 +29,7 @@ def rule_reproduction(
     dtype: str = "float64",
     device: str | None = None,
 ) -> str:
-    """The script for the sequence with this id, which the rule ``name`` (module:function) must fail.
+    """The script for the sequence with this id, which the rule (module:function) must fail.
 
     The script calls the rule in every step up to the failing one, compares its direction with the
     expected one, and ends with status 1 if it is wrong.  It is run once before it is returned.

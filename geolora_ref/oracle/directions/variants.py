@@ -281,53 +281,23 @@ CORRECT: dict[str, Direct] = {
 """The rules from which variants are made; adam and preconditioned are only compared as a whole."""
 
 MOVES: dict[str, tuple[Carry, str]] = {
-    "memory kept": (
-        _kept,
-        "the memory keeps its numbers when the bases move: transport it by P(W₁)M",
-    ),
-    "each matrix moves by itself": (
-        _apart,
-        "the transport is M_K(VᴴV₁), M_L(UᴴU₁) alone: U(M_L⊥)ᴴV₁ and V(M_K⊥)ᴴU₁ are lost",
-    ),
-    "wrong basis": (
-        _crossed,
-        "the transport takes UᴴU₁ for K and VᴴV₁ for L: K moves with V, L with U",
-    ),
-    "lost with the rank": (_lost_with_rank, "the memory starts from zero when the rank changes"),
-    "transport without conjugates": (
-        _without_conjugate,
-        "the transport takes transposes where conjugate transposes belong",
-    ),
+    "memory kept": (_kept, "the memory keeps its numbers when the bases move: it is P(W₁)M"),
+    "each matrix moves by itself": (_apart, "M_K(VᴴV₁) and M_L(UᴴU₁) alone are no P(W₁)M"),
+    "wrong basis": (_crossed, "the transport takes UᴴU₁ for K and VᴴV₁ for L"),
+    "lost with the rank": (_lost_with_rank, "the memory is zero where the rank changes"),
+    "transport without conjugates": (_without_conjugate, "the transport needs adjoints, not ᵀ"),
 }
 SUMS: dict[str, tuple[Add, str]] = {
-    "no memory": (_forget, "there is no memory: each direction is that of its gradient alone"),
+    "no memory": (_forget, "each direction is that of its gradient alone"),
     "momentum 1": (_undamped, "the memory is not multiplied by the momentum"),
-    "mean of gradients": (
-        _damped_gradient,
-        "the memory is βM + (1 − β)PG after a first PG: gradients have two weights",
-    ),
+    "mean of gradients": (_damped_gradient, "βM + (1 − β)PG after a first PG: two weights"),
 }
 DIRECTIONS: dict[str, tuple[Direct, str]] = {
-    "blockwise polar": (
-        _blockwise,
-        "each block of the core has a polar factor of its own: take that of the whole core",
-    ),
-    "polar of K, L and S apart": (
-        _polar_apart,
-        "K, L and S have a polar factor each, as with Muon on three parameters",
-    ),
-    "polar of halves": (
-        _halves,
-        "½(polar(M_K)Vᴴ + U polar(M_L)ᴴ), the relative by halves (LoRA-Muon)",
-    ),
-    "roots": (
-        _weighted(lambda sigma: (sigma / sigma[0]) ** 0.5),
-        "singular values enter by their roots, not by 1",
-    ),
-    "scaled by the largest": (
-        _weighted(lambda sigma: sigma / sigma[0]),
-        "M/‖M‖₂: singular values are divided by the largest",
-    ),
+    "blockwise polar": (_blockwise, "the polar factor of each block, not of the whole core"),
+    "polar of K, L and S apart": (_polar_apart, "three polar factors, as with Muon on K, L and S"),
+    "polar of halves": (_halves, "½(polar(M_K)Vᴴ + U polar(M_L)ᴴ), as LoRA-Muon has it"),
+    "roots": (_weighted(lambda sigma: (sigma / sigma[0]) ** 0.5), "weights σ^½ in place of 1"),
+    "scaled by the largest": (_weighted(lambda sigma: sigma / sigma[0]), "M/‖M‖₂"),
     "five quintic steps": (
         _iterated(5, 3.4445, -4.775, 2.0315),
         "Muon's five Newton-Schulz steps: weights of 0.7 to 1.2, not 1",
@@ -345,10 +315,7 @@ DIRECTIONS: dict[str, tuple[Direct, str]] = {
 CHANGES: dict[str, tuple[Callable[[Triple, _Bases], Triple], str]] = {
     "sign in L": (_other_sign, "the part of D_L outside V has the wrong sign"),
     "no conjugate in L": (_no_conjugate, "D_L has V D_Sᵀ where V D_Sᴴ belongs"),
-    "core transposed": (
-        _transposed_core,
-        "the core is the adjoint of what it should be: P Qᴴ, not Q Pᴴ",
-    ),
+    "core transposed": (_transposed_core, "the core is the adjoint of what it should be"),
     "no core in K": (_core_missing_in_K, "D_K lacks U D_S: the three are no views of one matrix"),
 }
 
@@ -367,9 +334,7 @@ def variants(rule: str) -> Iterator[Variant]:
     if rule == "spectral":
         for name, (direct, says) in DIRECTIONS.items():
             yield Variant(name, says, direct, _carried, _sum)
-        says = (
-            "the memory keeps the orthogonalised direction (Riemannion), not the sum of gradients"
-        )
+        says = "the memory keeps the orthogonalised direction (Riemannion), not the sum"
         yield Variant("direction remembered", says, right, _carried, _sum, keeps=lambda M, D: D)
     if rule == "normalised":
         yield Variant(
