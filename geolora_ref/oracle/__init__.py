@@ -1,4 +1,4 @@
-"""The oracle: judge one step by two modules that share no code with each other or with the algorithm.
+"""The oracle: judge one step by two modules that share no code, also not with the algorithm.
 
 :func:`check_step` runs the whole conformance kit on a backend, :func:`summary` puts its report into
 words, and :func:`conformance_suite` makes a pytest class of the kit.

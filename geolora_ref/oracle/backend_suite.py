@@ -1,4 +1,4 @@
-"""The test that ``--geolora-backend`` runs for every case; pytest collects it through the plugin only."""
+"""The test that ``--geolora-backend`` runs for every case, collected through the plugin only."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from geolora_ref.oracle.cases.known_failures import unknown
 from geolora_ref.oracle.cases.own import Size, smallest
 from geolora_ref.oracle.cases.step_case import SIGNS, StepCase
 from geolora_ref.oracle.diagnosis.blocks import RIGHT
-from geolora_ref.oracle.diagnosis.comparison import Comparison
+from geolora_ref.oracle.diagnosis.comparison import Comparison, Found
 from geolora_ref.oracle.diagnosis.diagnosis import IS, Diagnosis, diagnose, spread, steady
 from geolora_ref.oracle.diagnosis.findings import PASSES_AGAIN
 from geolora_ref.oracle.diagnosis.shared import shared
@@ -37,7 +37,6 @@ from geolora_ref.oracle.judges.criteria import (
     resolution,
 )
 from geolora_ref.oracle.judges.storage import norm
-from geolora_ref.oracle.misuse import misuse, others, refused
 from geolora_ref.oracle.reports.report import Interrupted, Report, Row
 from geolora_ref.oracle.trial.choice import Choice, applicable, representable
 from geolora_ref.oracle.trial.conversion import ARGUMENTS, EPS, taken_away
@@ -58,9 +57,7 @@ Answers = Generator[Answer, None, None]
 FORM = ("S diagonal", "S nonnegative", "S sorted")
 """The criteria of the form of S₁."""
 DRIFT = 2.0
-"""A defect of bases that grows by less than ``FAIL`` units a step is below so many times ``FAIL`` when
-it is found.
-"""
+"""The most, in units of ``FAIL``, that bases lack when a slowly growing defect is found."""
 AGAIN = 5
 """The number of failed steps that are called once more."""
 LIMITS = "*, learning_rate, tau, theta, min_rank, max_rank"
@@ -72,8 +69,9 @@ of a case checks all.
 
 @dataclass(frozen=True)
 class Tally:
-    """The rows of a backend so far; ``before`` : the arrays that the last call was given and returned.
+    """The rows of a backend so far.
 
+    ``before`` : the arrays that the last call was given and returned.
     ``looked_at`` : the steps that it "failed", that it "passed", and the failed ones that single
     precision can hold ("single").
     """
@@ -116,71 +114,57 @@ class Tally:
         if harness.whole or not failing:
             return None
         failed = [row for row in self.rows if row.outcome == "failed"]
-        line = min(
-            filter(None, map(_first_line, failed)),
-            key=lambda line: line[: len("line 3")],
-            default="",
-        )
+        line = min(filter(None, map(_first_line, failed)), key=lambda line: line[:6], default="")
         judged = sum(bool(row.error) for row in failed) <= (1.0 - IS) * len(failed)
 
-        def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | str:
-            outcome = harness.call(inputs, lambda W: W)
-            return outcome.factors or outcome.error
+        def outcome(inputs: StepInputs) -> Outcome:
+            return harness.call(inputs, lambda W: W)
 
-        def stages(inputs: StepInputs) -> Mapping[str, Matrix]:
-            return harness.run_stages(inputs)[0]
+        def factors(inputs: StepInputs) -> Found:
+            found = outcome(inputs)
+            return found.factors or found.error
 
         def right(inputs: StepInputs) -> bool:
-            return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
+            return _verdict(harness, inputs, outcome(inputs)).passed
 
         def coarse(inputs: StepInputs) -> bool:
-            """Return whether the step is wrong again, but right to single precision; a step that is
-            right now had another defect.
-            """
-            answer = factors(inputs)
+            """Return whether the step is wrong again, but right to single precision."""
+            answer, single = factors(inputs), {"eps": EPS["float32"]}
             if isinstance(answer, str) or judge(inputs, answer, **harness.promised).passed:
-                return False
-            return judge(inputs, answer, **harness.promised | {"eps": EPS["float32"]}).passed
+                return False  # what is right now had another defect
+            return judge(inputs, answer, **harness.promised | single).passed
 
-        compared, common = (
-            Comparison(harness.eps, harness.diagonal, harness.storage),
-            _in_common(failed),
-        )
-        unsteady = not all(steady(factors, inputs, compared) for inputs in failing[:AGAIN])
+        compared = Comparison(harness.eps, harness.diagonal, harness.storage)
+        common, again = _in_common(failed), failing[:AGAIN]
+        unsteady = not all(steady(factors, inputs, compared) for inputs in again)
         diagnosis = diagnose(
             factors,
             failing,
             self.looked_at["passed"],
             first_line=line,
-            stages=stages,
+            stages=lambda inputs: harness.run_stages(inputs)[0],
             **harness.promised,
         )
         lying = [inputs for inputs in failing if inputs.layout != "rows"]
-        rows_only = (
-            bool(lying)
-            and not any(map(right, lying))
-            and all(right(replace(inputs, layout="rows")) for inputs in lying)
-        )
-        again, single = all(map(right, failing[:AGAIN])), self.looked_at["single"]
-        if diagnosis.instead == RIGHT and (rows_only or again or not judged):
+        rows_only = bool(lying) and not any(map(right, lying))
+        rows_only = rows_only and all(right(replace(inputs, layout="rows")) for inputs in lying)
+        passes, single = all(map(right, again)), self.looked_at["single"]
+        if diagnosis.instead == RIGHT and (rows_only or passes or not judged):
             diagnosis = replace(diagnosis, instead="")
         small = judged and not line and "rank_only" not in common and harness.eps < EPS["float32"]
-        matches = [
-            match for match in diagnosis.matches if "rank_only" not in common or match[1] >= IS
-        ]
+        matches = [m for m in diagnosis.matches if "rank_only" not in common or m[1] >= IS]
         found = {
-            PASSES_AGAIN: again,
-            "unsteady": unsteady and not again,
+            PASSES_AGAIN: passes,
+            "unsteady": unsteady and not passes,
             "stages_right": bool(harness.stages) and judged and not line,
             "coarse": small and bool(single) and all(map(coarse, single)),
         }
+        looked_at = [*again, *self.looked_at["passed"][:AGAIN]]
         return replace(
             diagnosis,
             matches=matches,
             layouts=sorted({inputs.layout for inputs in lying}) if rows_only else [],
-            unread=[]
-            if matches
-            else unread(factors, [*failing[:AGAIN], *self.looked_at["passed"][:AGAIN]]),
+            unread=[] if matches else unread(factors, looked_at),
             findings=common | {name for name, holds in found.items() if holds},
         )
 
@@ -191,41 +175,21 @@ def answered(
     """Judge a case ``repeat`` times; the worst answer, and how often the backend failed."""
     answers = [_once(harness, case, before) for _ in range(repeat)]
     row, inputs = max(answers, key=lambda answer: (answer[0].outcome == "failed", answer[0].ratio))
-    failed, seconds = (
-        sum(row.outcome == "failed" for row, _ in answers),
-        sum(row.seconds for row, _ in answers),
-    )
+    failed = sum(row.outcome == "failed" for row, _ in answers)
+    seconds = sum(row.seconds for row, _ in answers)
     return replace(row, asked=repeat, failed=failed, seconds=seconds), inputs
 
 
 def _once(harness: Harness, case: ConformanceCase, before: list[Held]) -> Answer:
     """Judge a case, in whatever state the backend has left the process."""
     try:
-        return _named(case.id)(harness, case, before)
+        return run_case(harness, case, before)
     except MemoryError:  # the kit's own: its matrices are larger than the backend's
         raise
     except Exception as problem:
         error = f"left a state in which the kit cannot continue: {words(problem, LONGEST)}"
-        return Row(
-            case.id,
-            case.group,
-            case.flags,
-            case.reason,
-            np.inf,
-            "failed",
-            error=error,
-            where=place(problem),
-        ), None
-
-
-def _named(name: str) -> Callable[..., Answer]:
-    """``run_case`` by the id of a case, which a crash in C then has in its traceback."""
-
-    def begin(*arguments: Any) -> Answer:
-        return run_case(*arguments)
-
-    begin.__code__ = begin.__code__.replace(co_name=f"case {name}")
-    return begin
+        row = Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=error)
+        return replace(row, where=place(problem)), None
 
 
 _drawn = functools.cache(StepCase.build)
@@ -254,59 +218,43 @@ def run_case(
     held: list[list[Held]] = [before or []]
     own: Sequence[Array] = ()
     for k in range(case.steps):
-        inputs = replace(
-            _inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems
-        )
+        inputs = _inputs(state, drawn, harness)
+        inputs = replace(inputs, age=k, layout=case.layout, problems=case.problems)
         inputs = replace(inputs, **dict(case.last if k + 1 == case.steps else ()))
         if k and not inputs.representable(harness.conversion.largest):
             break  # drawn: what is right in this step may be infinite in the dtype
         if k and case.trained:
-            own = _overwritten(
-                harness,
-                held[-1],
-                own if case.returned else (),
-                harness.meant(inputs, drawn.gradient),
-            )
-        elif (
-            harness.batched
-        ):  # the next problems are mirror images of the first result, and no results
+            new, reused = harness.meant(inputs, drawn.gradient), own if case.returned else ()
+            own = _overwritten(harness, held[-1], reused, new)
+        elif harness.batched:  # the next problems mirror the first result, and are no results
             own = ()
         looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
         outcome = harness.call(inputs, drawn.gradient, itertools.chain(*looked_at), own)
         verdict = _verdict(harness, inputs, outcome)
-        ratios = {
+        worst = {
             name: float(np.maximum(ratio, row.ratios.get(name, 0.0)))
             for name, ratio in verdict.ratios.items()
         }
-        row = replace(
-            row, ratio=max(row.ratio, verdict.worst_ratio), ratios={**row.ratios, **ratios}
-        )
+        ratio = max(row.ratio, verdict.worst_ratio)
+        row = replace(row, ratio=ratio, ratios={**row.ratios, **worst})
         held.append(list(outcome.held))
         if not verdict.passed or outcome.factors is None:
-            row = replace(
-                row, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k
-            )
-            row = replace(row, where=outcome.where, rank=_ranks(verdict))
+            row = replace(row, outcome="failed", criteria=verdict.failed_criteria, step=k)
+            row = replace(row, error=verdict.error, where=outcome.where, rank=_ranks(verdict))
             break
         state, own = outcome.factors, outcome.own
-        if case.trained:  # as an optimizer does between two steps: S becomes dense, in other bases of the same spaces
+        if case.trained:  # as an optimizer does: S becomes dense, in other bases of the same spaces
             S = harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape))
-            U, V = (
-                X[:, ::-1].copy() for X in (state[0], state[2])
-            )  # torch refuses negative strides
+            U, V = (X[:, ::-1].copy() for X in (state[0], state[2]))
             state = U, S[::-1, ::-1].copy(), V
     spoil(X for _, X, _ in itertools.chain(*held))
     if before is not None:
         with harness.conversion.scope():
-            before[:] = [
-                (what, X, harness.conversion.back(X))
-                for what, X, _ in held[-1]
-                if not taken_away(X)
-            ]
-    last = (
-        replace(inputs) if outcome.factors or last_asked else None
-    )  # a copy without the cached wide arrays, to save memory
-    return replace(row, seconds=time.perf_counter() - started), last
+            last = [(what, X) for what, X, _ in held[-1] if not taken_away(X)]
+            before[:] = [(what, X, harness.conversion.back(X)) for what, X in last]
+    # a copy without the cached wide arrays, to save memory
+    given = replace(inputs) if outcome.factors or last_asked else None
+    return replace(row, seconds=time.perf_counter() - started), given
 
 
 def _overwritten(
@@ -315,26 +263,22 @@ def _overwritten(
     """Reuse arrays as an optimizer's caller does: the backend's last arguments, or if there are any
     its last ``results``, are overwritten by the ``new`` arguments.
 
-    Returns () if an array has another shape now or cannot be written to.  What may be overwritten is
-    removed from ``held``.
+    Returns () if an array has another shape now or cannot be written to.  What may be
+    overwritten is removed from ``held``.
     """
     arrays = list(results) or [X for _, X, _ in held[: len(ARGUMENTS)]]
     new = new[: len(arrays)]
     if not arrays or [tuple(X.shape) for X in arrays] != [X.shape for X in new]:
         return ()
-    del held[
-        slice(len(ARGUMENTS), None) if results else slice(len(ARGUMENTS))
-    ]  # after the arguments come results
+    of_arguments, of_results = slice(len(ARGUMENTS)), slice(len(ARGUMENTS), None)
+    del held[of_results if results else of_arguments]
     return arrays if all(map(harness.conversion.overwritten, arrays, new)) else ()
 
 
 def _ranks(verdict: Verdict) -> dict[str, int] | None:
     """The wrong rank and the right ones, by name."""
-    return (
-        dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True))
-        if verdict.ranks
-        else None
-    )
+    names = ("found", "lowest", "highest")
+    return dict(zip(names, verdict.ranks, strict=True)) if verdict.ranks else None
 
 
 def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
@@ -355,16 +299,11 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
         parts |= {f"{line}: ": verdict for line, verdict in lines.items() if first in (None, line)}
     error = next((f"{of}{verdict.error}" for of, verdict in parts.items() if verdict.error), "")
     ratios = {
-        f"{of}{name}": ratio
-        for of, verdict in parts.items()
-        for name, ratio in verdict.ratios.items()
+        f"{of}{name}": x for of, verdict in parts.items() for name, x in verdict.ratios.items()
     }
+    ratios |= {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error}
     ranks = next((verdict.ranks for verdict in parts.values() if verdict.ranks), None)
-    return Verdict(
-        ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error},
-        error,
-        ranks,
-    )
+    return Verdict(ratios, error, ranks)
 
 
 def _place(k: int, stacked: int) -> str:
@@ -391,11 +330,8 @@ def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> Ste
         G = (rounded_G if np.iscomplexobj(G) else rounded_G.real).astype(G.dtype)
     rounded = map(conversion.rounded, drawn.directions(U, V, G))
     inputs = StepInputs(*state, *rounded, **drawn.step_parameters())  # type: ignore[arg-type]
-    return replace(
-        inputs,
-        dense=norm(G) if harness.whole else 0.0,
-        directions=drawn.parameters.gradient == SIGNS,
-    )
+    size = norm(G) if harness.whole else 0.0
+    return replace(inputs, dense=size, directions=drawn.parameters.gradient == SIGNS)
 
 
 def check_step(
@@ -433,9 +369,9 @@ def check_step(
     progress : called with (done, total).
     options : those of :meth:`Harness.of`.
 
-    Raises like :meth:`Harness.of`; ``ValueError`` for an empty selection, sizes beyond the memory,
-    and a step or stages that no case can call; :class:`Interrupted` in place of ``KeyboardInterrupt``.
-    Errors of the backend become rows.
+    Raises like :meth:`Harness.of`; ``ValueError`` for an empty selection and for sizes beyond the
+    memory; :class:`Interrupted` in place of ``KeyboardInterrupt``.  Errors of the backend become
+    rows.
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
@@ -447,19 +383,8 @@ def check_step(
     rows = tally.rows
 
     def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
-        seconds = time.perf_counter() - started
-        failed = [
-            case
-            for case, row in zip(cases, rows, strict=False)
-            if row.outcome in ("failed", "xfailed")
-        ]
-        in_common = shared(failed, cases[: len(rows)])
-        judged: dict[str, Any] = {
-            "precision": harness.arithmetic,
-            "resolution": seen,
-            "promised": harness.options,
-        }
-        judged |= {"shared": in_common, "choice": choice, "environment": made_by}
+        judged = zip(cases, rows, strict=False)
+        failed = [case for case, row in judged if row.outcome in ("failed", "xfailed")]
         return Report(
             harness.name,
             conversion.array,
@@ -467,8 +392,13 @@ def check_step(
             rows,
             problems,
             diagnosis,
-            seconds,
-            **judged,
+            time.perf_counter() - started,
+            precision=harness.arithmetic,
+            resolution=seen,
+            shared=shared(failed, cases[: len(rows)]),
+            choice=choice,
+            promised=harness.options,
+            environment=made_by,
         )
 
     doing = ""
@@ -479,48 +409,31 @@ def check_step(
                 doing = f"case {case.id}"
                 answer = next(coming, None)
                 if answer is None:
-                    return report(
-                        [
-                            f"stopped after {len(rows)} of {len(cases)} cases: too many crashes and hangs"
-                        ]
-                    )
+                    stopped = f"stopped after {len(rows)} of {len(cases)} cases"
+                    return report([f"{stopped}: too many crashes and hangs"])
                 row = tally.take(case, answer, xfail.get(case.id))
-                if done == 0 and row.outcome == "failed" and refused(row.error, row.step):
-                    _require_backend(harness, row, given(others(cases), 1))
                 if fail_fast and row.outcome == "failed":
                     break
         progress(len(cases), len(cases))
+        problems = _problems(rows, xfail, whole=choice.whole)
         if any(row.lost for row in rows):  # here it would end this process, or hang again
-            return report(_problems(rows, xfail, whole=choice.whole))
+            return report(problems)
         doing = "the search for the smallest of the drawn cases that fail"
         _shrink(harness, cases, rows)
         doing = "the diagnosis"
-        diagnosis = tally.diagnosis()
-    except KeyboardInterrupt as stopped:
-        problem = f"interrupted in {str(stopped) or doing}, after {len(rows)} of {len(cases)} cases"
+        return report(problems, tally.diagnosis())
+    except KeyboardInterrupt:
+        problem = f"interrupted in {doing}, after {len(rows)} of {len(cases)} cases"
         raise Interrupted(report([problem])) from None
     except MemoryError as problem:
         raise MemoryError(f"not enough memory for {doing}: {words(problem)}") from problem
-    return report(_problems(rows, xfail, whole=choice.whole), diagnosis)
 
 
 def _here(harness: Harness, cases: Sequence[ConformanceCase], repeat: int) -> Answers:
-    """Ask one case after the other in this process; each case also checks the arrays of the one before."""
+    """Run the cases in this process; each one also checks the arrays of the one before."""
     before: list[Held] = []
     for case in cases:
         yield answered(harness, case, before, repeat)
-
-
-def _require_backend(harness: Harness, row: Row, answers: Answers) -> None:
-    """Raise ``ValueError`` if the first row and these answers show a function that is no backend."""
-    signature = f"step(U, S, V, {'gradients' if harness.whole else 'dK, dL, dS'}, {LIMITS})"
-    with contextlib.closing(answers):
-        rows = itertools.chain([row], (other for other, _ in answers))
-        calls = (
-            (f"{one.error} (at {one.where})" if one.where else one.error, one.step) for one in rows
-        )
-        if problem := misuse("backend", signature, harness.conversion.array, calls):
-            raise ValueError(problem)
 
 
 SHRUNK = 3
@@ -531,14 +444,12 @@ def _shrink(harness: Harness, cases: Sequence[ConformanceCase], rows: list[Row])
     """Add the smallest failing case to the reasons of the first drawn cases that fail."""
     failed = [k for k, row in enumerate(rows) if row.group == "fuzz" and row.outcome == "failed"]
     for k in failed[:SHRUNK]:
-        rows[k] = replace(
-            rows[k],
-            reason=f"{rows[k].reason}; the smallest that fails: {smallest_failing(harness, cases[k]).reason}",
-        )
+        found = smallest_failing(harness, cases[k]).reason
+        rows[k] = replace(rows[k], reason=f"{rows[k].reason}; the smallest that fails: {found}")
 
 
 def smallest_failing(harness: Harness, case: ConformanceCase) -> ConformanceCase:
-    """The smallest case found, on the way down from this failing case, that the backend fails too."""
+    """The smallest case on the way down from this failing case that the backend fails too."""
 
     def fails(smaller: ConformanceCase) -> bool:
         return representable(smaller, harness) and run_case(harness, smaller)[0].outcome == "failed"
@@ -558,65 +469,36 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
 
 
 def _in_common(failed: Sequence[Row]) -> set[str]:
-    """The findings that hold in every case that fails."""
-    findings: dict[str, Callable[[Row], bool]] = {
-        "others_only": _in_others_alone,
-        "rank_only": _in_rank_alone,
-        "too_few": _has_too_few,
-        "form_only": _in_form_alone,
-        "drifts": _by_drift_alone,
+    """The findings that hold in every case that fails: see ``FINDINGS``."""
+    named = [[one.rpartition(": ")[2] for one in row.criteria] for row in failed]
+    names = {name for names in named for name in names}
+    judged = not any(row.error for row in failed)
+    holds = {
+        "others_only": all(map(_in_others_alone, failed)),
+        "rank_only": judged and all(name.startswith("rank ") for name in names),
+        "too_few": names == {"rank clipping"} and all(map(_has_too_few, failed)),
+        "form_only": judged and names <= {*FORM},
+        "drifts": judged
+        and all(name.startswith("orthonormal") for name in names)
+        and all(row.step > 0 and row.ratio <= DRIFT * FAIL for row in failed),
     }
-    return {name for name, holds in findings.items() if all(map(holds, failed))}
-
-
-def _in_rank_alone(row: Row) -> bool:
-    """Return whether a failing case is wrong in its rank alone: its result could be judged, and
-    nothing else is wrong.
-    """
-    return not row.error and all(
-        criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria
-    )
+    return {name for name, it_does in holds.items() if it_does}
 
 
 def _has_too_few(row: Row) -> bool:
-    """Return whether a case fails by a rank below the allowed range: line 6 may have cut too much,
-    or line 4 added too few columns.
+    """Return whether the rank is below the allowed range: line 6 may have cut too much, or line 4
+    added too few columns.
     """
-    clipped = all(criterion.rpartition(": ")[2] == "rank clipping" for criterion in row.criteria)
-    return clipped and row.rank is not None and row.rank["found"] < row.rank["lowest"]
+    return row.rank is not None and row.rank["found"] < row.rank["lowest"]
 
 
 def _in_others_alone(row: Row) -> bool:
     """Return whether a case fails in problems after the first one of its stack alone."""
-    later = [
-        criterion.startswith("problem ") and not criterion.startswith("problem 1 ")
-        for criterion in row.criteria
-    ]
+    later = [one.startswith("problem ") and one[:10] != "problem 1 " for one in row.criteria]
     return bool(later) and all(later)
-
-
-def _in_form_alone(row: Row) -> bool:
-    """Return whether a failing case is wrong in the form of S₁ alone: its result could be judged,
-    and nothing else is wrong.
-    """
-    return not row.error and all(
-        criterion.rpartition(": ")[2] in FORM for criterion in row.criteria
-    )
-
-
-def _by_drift_alone(row: Row) -> bool:
-    """Return whether a case fails in the bases alone, in a later step, and by so little that it has
-    grown over several steps.
-    """
-    bases = all(
-        criterion.rpartition(": ")[2].startswith("orthonormal") for criterion in row.criteria
-    )
-    return not row.error and bases and row.step > 0 and row.ratio <= DRIFT * FAIL
 
 
 def _first_line(row: Row) -> str:
     """The first line of Algorithm 1 that fails by the backend's own stages, or an empty string."""
-    found = [
-        criterion.partition(": ") for criterion in row.criteria if criterion.startswith("line ")
-    ]
+    found = [one.partition(": ") for one in row.criteria if one.startswith("line ")]
     return f"{found[0][0]} ({', '.join(name for _, _, name in found)})" if found else ""

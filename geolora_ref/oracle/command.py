@@ -1,4 +1,4 @@
-"""The commands ``geolora-ref check``, ``check-rule``, ``scoreboard`` and ``vectors``, imported after
+"""The commands ``check``, ``check-rule``, ``scoreboard`` and ``vectors``, imported after
 the options because that takes a second.
 """
 
@@ -22,7 +22,7 @@ from geolora_ref.oracle.directions import RuleReport
 from geolora_ref.oracle.jobs import Jobs
 from geolora_ref.oracle.reports.report import Interrupted, Report
 from geolora_ref.oracle.reports.scoreboard import read_report, scoreboard
-from geolora_ref.oracle.reports.text import junit, summary
+from geolora_ref.oracle.reports.text import summary
 from geolora_ref.oracle.reproduce import reproduction
 from geolora_ref.oracle.reproduce_rule import rule_reproduction
 from geolora_ref.oracle.trial.load import harness_options, load_backend, load_harness
@@ -35,7 +35,6 @@ __all__ = ["check", "check_rule", "table", "vectors"]
 
 def check(options: argparse.Namespace) -> int:
     """``geolora-ref check``; an interrupted run reports its results so far."""
-    _require_writable(options, "junit")
     return _judge(_check_step, options)
 
 
@@ -47,13 +46,11 @@ def check_rule(options: argparse.Namespace) -> int:
 def _judge(
     judge: Callable[[argparse.Namespace], Report | RuleReport | str], options: argparse.Namespace
 ) -> int:
-    """Print what ``judge`` returns, a report or a script, and write the files that the options name."""
-    _require_writable(options, "json")
+    """Print what ``judge`` returns, a report or a script, and write the JSON file."""
+    file = _writable(options.json)
     sys.path.insert(0, os.getcwd())
-    with suppress(
-        RuntimeError, ValueError, OSError, AttributeError
-    ):  # standard error is closed or no file
-        faulthandler.enable()  # a crash in C prints the case that was running
+    with suppress(RuntimeError, ValueError, OSError, AttributeError):  # no standard error
+        faulthandler.enable()
     verdict, status = "", None
     try:
         with kept():
@@ -63,28 +60,25 @@ def _judge(
     if isinstance(report, str):  # a script
         tell(report)
         return 0
-    tell(
-        summary(report, verdict) if isinstance(report, Report) else report.summary()
-    )  # before files, which may fail
-    _write_reports(report, options)
+    # before the file, which may fail
+    tell(summary(report, verdict) if isinstance(report, Report) else report.summary())
+    _write_json(report, file)
     return status or (0 if report else 1)
 
 
 def _check_step(options: argparse.Namespace) -> Report | str:
-    """``geolora-ref check`` on a step: its report, or with ``--reproduce`` the script."""
-    given = {
-        name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)
-    }
+    """The report on a step, or with ``--reproduce`` the script."""
+    names = ("backend", *BACKEND_OPTIONS)
+    given = {name: getattr(options, name.replace("-", "_")) for name in names}
     shapes = tuple(map(shape, options.shape))
-    jobs = Jobs(
-        1 if options.jobs is None else options.jobs, partial(load_harness, given), options.timeout
-    )
     backend, keywords = load_backend(options.backend), harness_options(given.__getitem__)
     if options.reproduce is not None:
-        with redirect_stdout(
-            sys.stderr
-        ):  # a backend may print, and the script is to be read by Python
+        with redirect_stdout(sys.stderr):  # a backend may print, and the script is for Python
             return reproduction(backend, options.reproduce, shapes=shapes, **keywords)
+    apart = options.jobs is not None or options.timeout is not None
+    count = 1 if options.jobs is None else options.jobs
+    jobs = Jobs(count, partial(load_harness, given), options.timeout) if apart else None
+    listed = read_known_failures(options.xfail) if options.xfail else {}
     keywords["name"] = options.name or keywords["name"]
     return check_step(
         backend,
@@ -96,70 +90,31 @@ def _check_step(options: argparse.Namespace) -> Report | str:
         seed=options.seed,
         repeat=options.repeat,
         fail_fast=options.fail_fast,
-        answers=None if options.jobs is jobs.timeout is None else jobs,
-        xfail=checked(read_known_failures(options.xfail), str(options.xfail))
-        if options.xfail
-        else None,
+        answers=jobs,
+        xfail=checked(listed, str(options.xfail)),
         progress=_progress,
     )
 
 
 def _check_rule(options: argparse.Namespace) -> RuleReport | str:
-    """``geolora-ref check-rule``: the report on an optimizer's directions, or with ``--reproduce`` the
-    script.
-    """
+    """The report on an optimizer's directions, or with ``--reproduce`` the script."""
     names = ("momentum", "smoothing", "array", "dtype", "device")
     settings = {name: getattr(options, name) for name in names if hasattr(options, name)}
-    rule, selected = load_backend(options.backend), _selection(options.tests)
+    rule, selected = load_backend(options.backend), dict(_selection(options.tests))
     if options.reproduce is not None:
-        with redirect_stdout(
-            sys.stderr
-        ):  # a rule may print, and the script is to be read by Python
-            return rule_reproduction(
-                rule, options.backend, options.reproduce, options.rule, **settings
-            )
-    if set(selected) - {"id"}:
+        wanted = options.backend, options.reproduce, options.rule
+        with redirect_stdout(sys.stderr):
+            return rule_reproduction(rule, *wanted, **settings)
+    settings |= {"select": selected.pop("id", ""), "fail_fast": options.fail_fast}
+    if selected:
         raise ValueError(f"--tests: expected id=… for a rule, found {', '.join(selected)}")
-    settings |= {"select": selected.get("id", ""), "fail_fast": options.fail_fast}
-    return directions.check_rule(
-        rule, options.rule, **settings, name=options.name or options.backend
-    )
-
-
-def _require_writable(options: argparse.Namespace, *names: str) -> None:
-    """Raise ``OSError`` unless the files can be written; make paths absolute, as a backend may
-    change the folder.
-    """
-    for name in names:
-        path = getattr(options, name)
-        if path:
-            require_writable(path)
-            setattr(options, name, path.absolute())
-
-
-def _write_reports(report: Report | RuleReport, options: argparse.Namespace) -> None:
-    """Write the files that the options name."""
-    if isinstance(report, Report) and options.junit:
-        write_atomically(options.junit, junit(report))
-    if options.json:
-        _write_json(report, options.json)
-
-
-def _write_json(report: Report | RuleReport, path: Path) -> None:
-    """Write the report in UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes an escape
-    sequence of JSON.
-    """
-    text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
-    write_atomically(path, text.encode(errors="backslashreplace"))
+    name = options.name or options.backend
+    return directions.check_rule(rule, options.rule, **settings, name=name)
 
 
 def table(options: argparse.Namespace) -> int:
     """``geolora-ref scoreboard``."""
-    _require_writable(options, "html")
-    found = scoreboard([*map(read_report, options.reports)])
-    tell(found.markdown())
-    if options.html:
-        write_atomically(options.html, found.html())
+    tell(scoreboard([*map(read_report, options.reports)]))
     return 0
 
 
@@ -178,41 +133,48 @@ def vectors(options: argparse.Namespace) -> int:
         differences = vectors.regenerate_and_compare()
         tell("\n".join(differences) or "the stored vectors are what is generated")
         return 1 if differences else 0
-    _require_writable(options, "json")
-    for folder in (options.directory / "vectors", options.outputs):
-        if options.json and options.json.resolve().parent == folder.resolve():
-            raise ValueError(
-                f"--json: expected a file outside of {folder}, whose files are read, found {options.json}"
-            )
-    judgement = vectors.judge_outputs(options.directory, options.outputs)
+    folder, outputs = options.directory, options.outputs
+    file = _writable(options.json)
+    if file and file.resolve().parent in ((folder / "vectors").resolve(), outputs.resolve()):
+        raise ValueError(f"--json: expected a file outside of the folders that are read: {file}")
+    judgement, diagnosis = vectors.judge_outputs(folder, outputs), None
     for row in judgement.failures:
         tell(f"FAILED {row.id}: {row.finding}")
-    diagnosis = (
-        None
-        if judgement.passed
-        else diagnose_outputs(vectors.load_vectors(options.directory), judgement)
-    )
+    if not judgement.passed:
+        diagnosis = diagnose_outputs(vectors.load_vectors(folder), judgement)
     if diagnosis:
         tell(f"diagnosis: {diagnosis.text}")
-    tell(
-        f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}"
-    )
-    if options.json:
-        _write_json(
-            report_of(
-                options.name or options.outputs.name, options.directory, judgement, diagnosis
-            ),
-            options.json,
-        )
+    failed, worst = len(judgement.failures), judgement.worst_ratio
+    tell(f"{len(judgement.rows)} vectors, {failed} failed, worst ratio {worst:.3g}")
+    _write_json(report_of(options.name or outputs.name, folder, judgement, diagnosis), file)
     return 0 if judgement.passed else 1
+
+
+def _writable(path: Path | None) -> Path | None:
+    """The absolute path, since a backend may change the folder; ``OSError`` unless the file can be
+    written.
+    """
+    if path is None:
+        return None
+    require_writable(path)
+    return path.absolute()
+
+
+def _write_json(report: Report | RuleReport, path: Path | None) -> None:
+    """Write the report in UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes an escape
+    sequence of JSON.
+    """
+    if path is not None:
+        text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
+        write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def _selection(tests: Sequence[str]) -> Mapping[str, str]:
     """The KEY=VALUE pairs as a mapping; ``ValueError`` for anything else and for a repeated key."""
     selected: dict[str, str] = {}
     for test in tests:
-        key, equals, value = test.partition("=")
-        if not (key and equals and value):
+        key, _, value = test.partition("=")
+        if not (key and value):
             raise ValueError(f"--tests: expected KEY=VALUE, found {test!r}")
         if key in selected:
             raise ValueError(f"--tests: expected each key once, found {key} twice")
@@ -224,10 +186,5 @@ def _progress(done: int, total: int) -> None:
     """One line that counts, on a terminal only."""
     with suppress(Exception):  # whatever the backend has put there
         if sys.stderr.isatty():
-            end = "\r" if done < total else "\r\033[K"
-            print(
-                f"{done}/{total} cases" if done < total else "",
-                end=end,
-                file=sys.stderr,
-                flush=True,
-            )
+            text = f"{done}/{total} cases\r" if done < total else "\r\033[K"
+            print(text, end="", file=sys.stderr, flush=True)

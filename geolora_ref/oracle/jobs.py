@@ -1,18 +1,16 @@
-"""Run the cases in watched processes: a crash or a hang of the backend is a row, and all rows and
-their order are the same as in one process.
-"""
+"""Run the cases in other processes: a crash or a hang of the backend is one row of the report."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 import numpy as np
 
@@ -24,20 +22,13 @@ from geolora_ref.oracle.trial.harness import Harness, Held
 
 __all__ = ["Jobs"]
 
-PIECE = 16
-"""The number of cases that a process runs in a row.  It first runs the case before, which may affect
-the next one.
-"""
 MOST = 10
 """The run stops after this many crashes and hangs: each one costs a new process."""
-BACKEND, BEFORE, CASE = "the backend is loaded", "the case before is run", "a case is run"
-"""The stages of a process."""
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """``answers`` of :func:`geolora_ref.oracle.check_step` from several processes, each with a
-    backend of its own.
+    """``answers`` of :func:`geolora_ref.oracle.check_step` from several processes.
 
     ``count`` : the number of processes.  ``harness`` : a function that makes the backend in a
     process, sent there by pickle.  ``timeout`` : the seconds after which a case counts as a hang.
@@ -51,196 +42,95 @@ class Jobs:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"jobs: expected a number >= 1, found {self.count}")
-        if (
-            self.timeout is not None
-            and not checks.nonnegative_number("timeout", self.timeout) > 0.0
-        ):
+        checks.integer("jobs", self.count, 1)
+        if self.timeout is not None and not checks.nonnegative_number("timeout", self.timeout):
             raise ValueError(f"timeout: expected seconds > 0, found {self.timeout}")
 
     def __call__(self, cases: Sequence[ConformanceCase], repeat: int) -> Answers:
-        """The answers in the order of the cases; they end early after ``MOST`` crashes and hangs.
+        """The answers in the order of the cases, up to ``MOST`` crashes and hangs."""
+        worker, workers, lost = threading.local(), list[_Worker](), 0
 
-        Raises ``KeyboardInterrupt`` with the ids of the running cases if the run is interrupted.
-        """
-        pieces = iter([(k, min(k + PIECE, len(cases))) for k in range(0, len(cases), PIECE)])
-        done: dict[int, Answer] = {}
-        workers: list[_Worker] = []
-        lost = 0
+        def answer(case: ConformanceCase) -> Answer:
+            if getattr(worker, "own", None) is None:
+                worker.own = _Worker(self.harness, repeat)
+                workers.append(worker.own)
+            found: Answer | str = worker.own.answer(case, self.timeout)
+            if not isinstance(found, str):
+                return found
+            worker.own.stop()
+            worker.own = None
+            return _row(case, found, repeat), None
+
+        threads = ThreadPoolExecutor(self.count)
         try:
-            for piece in itertools.islice(pieces, self.count):
-                workers.append(_Worker.start(self.harness, cases, repeat, *piece))
-            for k in range(len(cases)):
-                while k not in done and lost < MOST:
-                    for worker in _heard(workers, self.timeout):
-                        problem = worker.listen(done)
-                        at, end = worker.at, worker.end
-                        if problem:
-                            workers.remove(worker)
-                            worker.stop()
-                        if problem and worker.stage == CASE:
-                            done[at] = _row(cases[at], problem, repeat), None
-                            lost, at = lost + 1, at + 1
-                        more = (at, end) if at < end else next(pieces, None)
-                        if problem and more:
-                            workers.append(
-                                _Worker.start(
-                                    self.harness, cases, repeat, *more, before=more[0] != at
-                                )
-                            )
-                        elif at == end and more:
-                            worker.give(*more)
-                if k not in done:
+            for found in threads.map(answer, cases):
+                yield found
+                lost += found[0].lost
+                if lost == MOST:
                     return
-                yield done.pop(k)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                ", ".join(worker.doing for worker in workers if worker.busy)
-            ) from None
         finally:
-            for worker in workers:
-                worker.stop()
+            threads.shutdown(wait=False, cancel_futures=True)
+            for one in workers:
+                one.stop()
 
 
-def _row(case: ConformanceCase, problem: str, repeat: int) -> Row:
-    """The row of a case whose process has ended or was stopped."""
-    return Row(
-        case.id,
-        case.group,
-        case.flags,
-        case.reason,
-        np.inf,
-        "failed",
-        error=problem,
-        asked=repeat,
-        failed=1,
-    )
+def _row(case: ConformanceCase, error: str, repeat: int) -> Row:
+    about = case.id, case.group, case.flags, case.reason
+    return Row(*about, np.inf, "failed", error=error, asked=repeat, failed=1)
 
 
-@dataclass(eq=False)
 class _Worker:
-    """A process that runs the cases from number ``at`` up to number ``end``, and its ``stage`` since
-    the time ``since``.
-    """
+    """A process with the backend, which answers one case after the other."""
 
-    process: Any
-    connection: Connection
-    cases: Sequence[ConformanceCase]
-    at: int = 0
-    end: int = 0
-    stage: str = BACKEND
-    since: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def start(
-        cls,
-        harness: Callable[[], Harness],
-        cases: Sequence[ConformanceCase],
-        repeat: int,
-        begin: int,
-        end: int,
-        *,
-        before: bool = True,
-    ) -> _Worker:
-        """Start a process with these cases; ``before`` as in :meth:`give`."""
+    def __init__(self, harness: Callable[[], Harness], repeat: int) -> None:
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        worker = cls(context.Process(target=_work, args=(theirs, harness, repeat)), ours, cases)
-        worker.process.start()
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, harness, repeat), daemon=True)
+        self.process.start()
         theirs.close()
-        worker.give(begin, end, before=before)
-        return worker
+        with contextlib.suppress(EOFError):
+            self._received()  # the backend is loaded
+            return
+        raise ChildProcessError(f"jobs: a process {self._end()} before the backend was loaded")
 
-    def give(self, begin: int, end: int, *, before: bool = True) -> None:
-        """Send the next cases, with the case before them unless it has ended a process."""
-        first = self.cases[max(begin - 1, 0) : begin] if before else ()
-        self.at, self.end, self.since = begin, end, time.monotonic()
-        self.stage = BACKEND if self.stage == BACKEND else BEFORE
-        with contextlib.suppress(ConnectionError):  # it has ended, which the next message shows
-            self.connection.send((first, self.cases[begin:end]))
-
-    @property
-    def busy(self) -> bool:
-        """Return whether it has cases to run."""
-        return self.at < self.end
-
-    @property
-    def doing(self) -> str:
-        """The case that it runs, and for how long."""
-        return f"{self.cases[self.at].id} (for {time.monotonic() - self.since:.0f} s)"
-
-    def left(self, timeout: float | None) -> float | None:
-        """The seconds until its time is over; None for no limit."""
-        if timeout is None or self.stage == BACKEND:
-            return None
-        return max(self.since + timeout - time.monotonic(), 0.0)
-
-    def listen(self, done: dict[int, Answer]) -> str:
-        """Take one message, or return the reason why there will be none.
-
-        An exception of the kit is raised here.
-        """
-        if not self.connection.poll():
-            return f"{LOST[1]} {time.monotonic() - self.since:.3g} s, and was stopped"
+    def answer(self, case: ConformanceCase, timeout: float | None) -> Answer | str:
+        """The answer to a case, or the reason why there is none."""
+        started = time.monotonic()
         try:
-            sent = self.connection.recv()
+            self.connection.send(case)
+            if not self.connection.poll(timeout):
+                return f"{LOST[1]} {time.monotonic() - started:.3g} s, and was stopped"
+            return self._received()
         except (EOFError, ConnectionError):
-            return self._ended()
-        if isinstance(sent, BaseException):
-            raise sent
-        self.since = time.monotonic()
-        if isinstance(sent, str):
-            self.stage = sent
-        else:
-            done[self.at] = sent
-            self.at += 1
-        return ""
+            return self._end()
 
-    def _ended(self) -> str:
-        """The way in which the process has ended, in words."""
+    def _received(self) -> Answer:
+        """One message; an exception of the kit is raised here."""
+        found: Answer | Exception = self.connection.recv()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _end(self) -> str:
         self.process.join()
-        code = self.process.exitcode
+        code = self.process.exitcode or 0
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
-        if self.stage == BACKEND:
-            raise ChildProcessError(f"jobs: a process ended {how} before the backend was loaded")
         return f"{LOST[0]} {how}"
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         self.process.kill()
         self.process.join()
-        self.connection.close()
-
-
-def _heard(workers: Sequence[_Worker], timeout: float | None) -> list[_Worker]:
-    """Wait for the next workers that have a message, have ended, or are over their time."""
-    busy = {worker.connection: worker for worker in workers if worker.busy}
-    limits = [left for worker in busy.values() if (left := worker.left(timeout)) is not None]
-    ready = wait([*busy], min(limits, default=None))
-    return [
-        worker
-        for connection, worker in busy.items()
-        if connection in ready or worker.left(timeout) == 0.0
-    ]
 
 
 def _work(caller: Connection, harness: Callable[[], Harness], repeat: int) -> None:
-    """Answer one piece after the other, and announce each stage.  Ctrl-C is ignored: the caller
-    ends this process.
-    """
+    """Answer cases until the caller has gone, which alone heeds Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, ConnectionError):  # the caller has gone
+    with contextlib.suppress(EOFError, ConnectionError):
         try:
-            backend = harness()
+            backend, before = harness(), list[Held]()
+            caller.send(None)
             while True:
-                first, cases = caller.recv()
-                before: list[Held] = []
-                caller.send(BEFORE)
-                for case in first:
-                    answered(backend, case, before)
-                caller.send(CASE)
-                for case in cases:
-                    caller.send(answered(backend, case, before, repeat))
+                caller.send(answered(backend, caller.recv(), before, repeat))
         except Exception as problem:
             caller.send(problem)

@@ -25,12 +25,11 @@ BACKEND: pytest.StashKey[tuple[Harness, Mapping[str, str]]] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the kit along with the project's own tests; ``pytest.UsageError`` if the backend or its
-    arrays cannot be made.
+    """Collect the kit along with the project's own tests; ``pytest.UsageError`` if the backend or
+    its arrays cannot be made.
     """
-    sys.path.insert(
-        0, str(config.invocation_params.dir)
-    )  # like geolora-ref check; only python -m pytest does so itself
+    # like geolora-ref check; only python -m pytest does so itself
+    sys.path.insert(0, str(config.invocation_params.dir))
     try:
         config.stash[BACKEND] = _backend(config)
     except ModuleNotFoundError as missing:
@@ -46,21 +45,17 @@ def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
     def given(name: str) -> Any:
         return config.getoption(f"--geolora-{name}")
 
-    harness, xfail = (
-        Harness.of(load_backend(given("backend")), **harness_options(given)),
-        given("xfail"),
-    )
-    return harness, checked(read_known_failures(xfail), str(xfail)) if xfail else {}
+    harness = Harness.of(load_backend(given("backend")), **harness_options(given))
+    listed: Path | None = given("xfail")
+    return harness, checked(read_known_failures(listed), str(listed)) if listed else {}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
-    """Give the kit the node id "geolora", so that the place of this package is no part of a test's name."""
-    return (
-        pytest.Module.from_parent(parent, path=module_path, nodeid="geolora")
-        if module_path == SUITE
-        else None
-    )
+    """Give the kit the node id "geolora", whatever the place of this package is."""
+    if module_path != SUITE:
+        return None
+    return pytest.Module.from_parent(parent, path=module_path, nodeid="geolora")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -73,14 +68,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def answer(
     config: pytest.Config, harness: Harness, case: ConformanceCase, known: Mapping[str, str]
 ) -> None:
-    """Ask a case as a test, which passes, fails, or xfails if it is known to fail; the row is kept
-    for the diagnosis.
+    """Judge a case as a test, which passes, fails, or xfails if it is known to fail; the row is
+    kept for the diagnosis.
     """
     tally = config.stash.setdefault(RESULTS, {}).setdefault(id(harness), Tally(harness))
     row = tally.ask(case, known.get(case.id))
     if row.outcome == "xfailed":
         pytest.xfail(row.error)
     if row.outcome != "passed":  # no assert: python -O would leave it out
-        pytest.fail(
-            "passes; take it off the list" if row.outcome == "xpassed" else row.text, pytrace=False
-        )
+        listed = row.outcome == "xpassed"
+        pytest.fail("passes; take it off the list" if listed else row.text, pytrace=False)

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import base64
 import importlib
+import io
 import os
 import subprocess
 import sys
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Unpack
 
@@ -26,23 +26,14 @@ from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts
 from geolora_ref.oracle.trial.harness import Harness, Options
 from geolora_ref.support.memory import memory_of
 
-__all__ = [
-    "NO_RESULT",
-    "RUNNING",
-    "adapters",
-    "array_of",
-    "ended",
-    "import_of",
-    "plain",
-    "reproduction",
-]
+__all__ = ["NO_RESULT", "RUNNING", "beginning", "import_of", "reproduction", "tried"]
 
-WIDTH = 120
+WIDTH = 90
 NO_RESULT = "the step has no result to judge"
 """The line that a script prints for an exception."""
 RUNNING = "GEOLORA_REF_REPRODUCES"
-"""In the environment of a script that is tried: it imports the step's module, which might ask for it
-again.
+"""In the environment of a script that is tried: it imports the step's module, which might call
+:func:`reproduction` again.
 """
 
 
@@ -61,14 +52,12 @@ def reproduction(
 
     Before it is returned, the script is run in a process of its own.
 
-    Raises like :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for a step that cannot be
-    imported by its name, for an id that no case for these arrays has, for a case that passes, and
-    where the script finds nothing wrong: some failures show only in the kit.
+    Raises like :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for a step that cannot
+    be imported by its name, for an id that no case for these arrays has, for a case that passes,
+    and where the script finds nothing wrong: some failures show only in the kit.
     """
     if RUNNING in os.environ:
-        raise ValueError(
-            "reproduce: expected no call while a module is imported, found one in the module of the step"
-        )
+        raise ValueError("reproduce: expected no call while a module is imported")
     harness = Harness.of(step, **options)
     imported = import_of(harness.step, harness.name)
     case = _case(harness, case_id, shapes)
@@ -77,14 +66,10 @@ def reproduction(
     row, inputs = run_case(harness, case, last_asked=True)
     if row.outcome != "failed" or inputs is None:
         raise ValueError(
-            f"reproduce: expected a case that fails, found that {case_id} passes if it is run alone"
+            f"reproduce: expected a case that fails, found that {case_id} passes alone"
         )
     text = _script(harness, f"{case_id}: {row.finding}", case.reason, inputs, case, imported)
-    if problem := ended(text, judged=not row.error):
-        raise ValueError(
-            f"reproduce: expected a failure that shows without the kit, found that a script {problem} ({row.finding})"
-        )
-    return text
+    return tried(text, row.finding, judged=not row.error)
 
 
 def import_of(step: Callable[..., Any], name: str) -> str:
@@ -94,26 +79,21 @@ def import_of(step: Callable[..., Any], name: str) -> str:
     """
     module, _, function = name.partition(":")
     try:
-        found = (
-            None if module == "__main__" else attrgetter(function)(importlib.import_module(module))
-        )
+        found = attrgetter(function)(importlib.import_module(module))
     except (ImportError, AttributeError, TypeError, ValueError):
         found = None
-    if found != step:
-        raise ValueError(
-            f"reproduce: expected a step that can be imported as module:function, found {name}"
-        )
+    if found != step or module == "__main__":
+        wanted = "a step that can be imported as module:function"
+        raise ValueError(f"reproduce: expected {wanted}, found {name}")
     begin, _, inner = function.partition(".")
-    return (
-        f"from {module} import {begin}\n\nstep = {function}"
-        if inner
-        else f"from {module} import {begin} as step"
-    )
+    called = f"\n\nstep = {function}" if inner else " as step"
+    return f"from {module} import {begin}{called}"
 
 
-def ended(text: str, *, judged: bool) -> str:
-    """The end of a script that does not show what the kit has found; '' if it does.  A result that
-    the kit has ``judged`` has to be judged there, too.
+def tried(text: str, finding: str, *, judged: bool) -> str:
+    """The script, after a run in a process of its own; ``ValueError`` unless it shows the failure.
+
+    A result that the kit has ``judged`` has to be judged by the script, too.
     """
     done = subprocess.run(
         [sys.executable, "-"],
@@ -121,171 +101,169 @@ def ended(text: str, *, judged: bool) -> str:
         capture_output=True,
         env=os.environ | {RUNNING: "1"},
     )
-    if not done.returncode:
-        return "finds nothing wrong"
+    no_result = NO_RESULT.encode() in done.stdout
+    if done.returncode and b"WRONG" in done.stdout and not (judged and no_result):
+        return text
     last = (done.stderr.decode(errors="replace").splitlines() or [""])[-1]
-    shown = b"WRONG" in done.stdout and not (judged and NO_RESULT.encode() in done.stdout)
-    return "" if shown else f"ends with {last!r}"
+    problem = f"ends with {last!r}" if done.returncode else "finds nothing wrong"
+    wanted = "reproduce: expected a failure that shows without the kit"
+    raise ValueError(f"{wanted}, found that a script {problem} ({finding})")
 
 
 def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceCase:
     """The case with this name from the catalogue, from own sizes, or drawn again."""
     group, _, rest = name.partition("-")
     seed, _, number = rest.partition("-")
-    drawn = group == "fuzz" and seed.isdecimal() and number.isdecimal()
-    choice = Choice(
-        shapes=shapes, fuzz=int(number) + 1 if drawn else 0, seed=int(seed) if drawn else 0
+    drawn: dict[str, Any] = {}
+    if group == "fuzz" and seed.isdecimal() and number.isdecimal():
+        drawn = {"fuzz": int(number) + 1, "seed": int(seed)}
+    for case in Choice(shapes=shapes, **drawn).cases(harness):
+        if case.id == name:
+            return case
+    wanted = f"the id of a case for {harness.conversion.dtype}"
+    raise ValueError(f"reproduce: expected {wanted}, found {name!r}")
+
+
+def beginning(
+    what: str, finding: str, reason: str, imported: str, to: Conversion, data: Mapping[str, Matrix]
+) -> str:
+    """The first part of a script: what is wrong, imports, conversions, and arrays by name."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **data)  # type: ignore[arg-type]
+    text = base64.b85encode(buffer.getvalue()).decode()
+    lines = [f"    {text[k : k + WIDTH]!r}" for k in range(0, len(text), WIDTH)]
+    plain = "\n\n".join([what, finding, reason]).replace("\\", "/").replace('"""', "'''")
+    return BEGINNING.format(
+        plain=plain, imported=imported, conversion=_conversion(to), data="\n".join(lines)
     )
-    found = next((case for case in choice.cases(harness) if case.id == name), None)
-    if found is None:
-        raise ValueError(
-            f"reproduce: expected the id of a case for {harness.conversion.dtype}, found {name!r}"
-        )
-    return found
 
 
 def _script(
     harness: Harness, finding: str, reason: str, x: StepInputs, case: ConformanceCase, imported: str
 ) -> str:
     """The text of the script, in ASCII except for names and reasons."""
-    conversion = harness.conversion
-    arrays = [
-        _placed(name, X, how)
-        for name, X, how in zip(ARGUMENTS, x.arrays, layouts(case.layout), strict=True)
-    ]
-    parameters = ", ".join(f"{name}={value!r}" for name, value in x.parameters.items())
+    data, arrays = {}, []
+    for name, X, layout in zip(ARGUMENTS, x.arrays, layouts(case.layout), strict=True):
+        data[name], line = _placed(name, X, layout)
+        arrays.append(line)
     m, n, r = len(x.U), len(x.V), len(x.S)
+    columns = min(2 * r, m, n)
     allowed, orthonormal, of_form = allowance(x, harness.eps, harness.storage)
     one = "[None]" if harness.batched else ""
     gradients = f"lambda W: given(dense){one}" if harness.whole else f"dK{one}, dL{one}, dS{one}"
     call = f"step(U{one}, S{one}, V{one}, {gradients}, **parameters)"
-    if harness.batched:
-        call = f"first({call})"
-    text = TEMPLATE.format(
-        finding=plain(finding),
-        reason=plain(reason),
-        imported=imported,
-        adapters=adapters(conversion),
+    what = "One step of GeoLoRA that goes wrong; needs NumPy and the backend."
+    return beginning(what, finding, reason, imported, harness.conversion, data) + STEP.format(
         arrays="\n".join(arrays),
-        parameters=f"dict({parameters})",
-        call=call,
+        parameters=x.parameters,
+        call=f"first({call})" if harness.batched else call,
         rate=x.learning_rate,
         tau=x.tau or 0.0,
         theta=f"{x.tau!r} * norm(sigma)" if x.theta is None else repr(x.theta),
-        least=x.min_rank,
-        most=min(2 * r, m, n) if x.max_rank is None else min(2 * r, m, n, x.max_rank),
-        columns=min(2 * r, m, n),
+        least=min(x.min_rank, columns),
+        most=columns if x.max_rank is None else min(columns, x.max_rank),
+        columns=columns,
         no_result=NO_RESULT,
         allowed=allowed,
         orthonormal=orthonormal,
         form=FORM.replace("allowed", repr(of_form)) if harness.diagonal else "",
     )
-    if harness.batched:
-        text = text.replace("# --- the step", FIRST + "# --- the step")
-    return text.replace("DENSE\n", _dense(x) if harness.whole else "")
 
 
-def plain(text: str) -> str:
-    """The text without characters that would end or change a docstring."""
-    return text.replace("\\", "/").replace('"""', "'''")
+def _placed(name: str, X: Matrix, layout: str) -> tuple[Matrix, str]:
+    """The memory of an argument, and the line of code that makes the argument of it."""
+    stored = {"lazy": X.conj(), "negated": -X}.get(layout, X)
+    how = "rows" if layout in ("lazy", "negated") else layout
+    there = Conversion("numpy", X.dtype.name).laid_out(stored, how)
+    memory, begin = memory_of(there)
+    strides = tuple(stride // there.itemsize for stride in there.strides)
+    code = f"placed({name!r}, {begin}, {there.shape}, {strides})"
+    code = {"lazy": f"{code}.conj()", "negated": f"torch._neg_view({code})"}.get(layout, code)
+    return memory, f"{name} = {code}"
 
 
-def array_of(X: Matrix, more: str = "") -> str:
-    """Code for an array in NumPy, its numbers bit by bit; ``more`` : further arguments of ``array``."""
-    return f"array({X.shape}, {X.dtype.name!r},\n{_encoded(X)}{more})"
-
-
-def _encoded(X: Matrix) -> str:
-    """The bytes of an array as lines of text."""
-    text = base64.b85encode(zlib.compress(np.ascontiguousarray(X).tobytes(), 9)).decode()
-    lines = [text[k : k + WIDTH] for k in range(0, len(text), WIDTH)] or [""]
-    return "\n".join(f"    {line!r}" for line in lines)
-
-
-def _placed(name: str, X: Matrix, layout: str) -> str:
-    """A line of code that rebuilds an argument with its memory layout."""
-    stored = X.astype(np.float32) if X.dtype.name not in EXACT else X
-    where = ""
-    if layout == "lazy":
-        return f"{name} = given({array_of(stored.conj())}).conj()"
-    if layout == "negated":
-        return f"{name} = torch._neg_view(given({array_of(-stored)}))"
-    if layout != "rows":
-        there = Conversion("numpy", stored.dtype.name).laid_out(stored, layout)
-        memory, begin = memory_of(there)
-        strides = tuple(stride // there.itemsize for stride in there.strides)
-        where = f", place=({memory.size}, {begin}, {strides})"
-    return f"{name} = given({array_of(stored, where)})"
-
-
-def _dense(x: StepInputs) -> str:
-    """Code for the gradient at W that a whole step is given, as far as the projections determine it."""
-    return (
-        "dense = wide(dK) @ wide(V).conj().T + wide(U) @ (wide(dL) - wide(V) @ (wide(V).conj().T @ wide(dL))).conj().T\n"
-        "dense = dense.astype(back(U).dtype)\n"
-    )
-
-
-def adapters(conversion: Conversion) -> str:
+def _conversion(to: Conversion) -> str:
     """Code that converts to the backend's library and back."""
-    if conversion.array == "torch":
-        return (
-            "import torch\n\n\ndef given(X):\n"
-            f"    return torch.from_numpy(X).to({(conversion.device or 'cpu')!r}, torch.{conversion.dtype})\n\n\n"
-            "def back(X):\n    X = X.detach().cpu().resolve_conj()\n"
-            "    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()\n"
-        )
-    if conversion.array == "jax":
-        return (
-            "import jax\nimport jax.numpy\n\n"
-            f"jax.config.update('jax_enable_x64', {conversion.dtype in ('float64', 'complex128')})\n\n\n"
-            f"def given(X):\n    return jax.numpy.array(X, dtype={conversion.dtype!r})\n\n\n"
-            "def back(X):\n    X = np.asarray(X)\n    return X if X.dtype.kind in 'fc' else X.astype('float32')\n"
-        )
-    if conversion.array == "cupy":
-        return "import cupy\n\n\ndef given(X):\n    return cupy.asarray(X)\n\n\ndef back(X):\n    return cupy.asnumpy(X)\n"
-    return "\n\ndef given(X):\n    return X\n\n\ndef back(X):\n    return np.asarray(X)\n"
+    if to.array == "torch":
+        return TORCH.format(device=to.device or "cpu", dtype=to.dtype)
+    if to.array == "jax":
+        return JAX.format(wide=to.dtype in ("float64", "complex128"), dtype=to.dtype)
+    return CUPY if to.array == "cupy" else NUMPY
 
 
-EXACT = ("float16", "float32", "float64", "complex64", "complex128")
-FIRST = '''def first(found):
-    """(U1, S1, V1) of the first problem of a stack, or of a list of results."""
-    return found[0] if isinstance(found, list) else [X[0] for X in found]
+TORCH = """
+import torch
 
 
-'''
-FORM = """\
-    "S1 off its diagonal": (norm(S1 - np.diag(np.diag(S1))), allowed),
-    "S1 is complex or negative": (float(np.max([-np.diag(S1).real, np.abs(np.diag(S1).imag)])), allowed),
-    "S1 is not in descending order": (float(np.max(np.diff(np.diag(S1).real), initial=0.0)), allowed),
+def given(X):
+    return torch.from_numpy(X).to({device!r}, torch.{dtype})
+
+
+def back(X):
+    X = X.detach().cpu().resolve_conj()
+    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
 """
-TEMPLATE = '''"""One step of GeoLoRA that goes wrong; needs NumPy and the backend.
+JAX = """
+import jax
+import jax.numpy
 
-{finding}
+jax.config.update("jax_enable_x64", {wide})
 
-{reason}
+
+def given(X):
+    return jax.numpy.array(X, dtype={dtype!r})
+
+
+def back(X):
+    X = np.asarray(X)
+    return X if X.dtype.kind in "fc" else X.astype("float32")
+"""
+CUPY = """
+import cupy
+
+given, back = cupy.asarray, cupy.asnumpy
+"""
+NUMPY = """
+
+def given(X):
+    return X
+
+
+back = np.asarray
+"""
+BEGINNING = '''"""{plain}
 """
 
 import base64
+import io
 import sys
-import zlib
 
 import numpy as np
 
 sys.path.insert(0, ".")
 {imported}
-{adapters}
+{conversion}
 
-def array(shape, dtype, text, place=None):
-    """The numbers, in a memory of their own: its size, where they begin, and their strides."""
-    X = np.frombuffer(zlib.decompress(base64.b85decode(text)), dtype).reshape(shape).copy()
-    if place is None:
-        return X
-    size, begin, strides = place
-    memory = np.full(size, np.nan, dtype)
-    there = np.lib.stride_tricks.as_strided(memory[begin:], shape, [stride * X.itemsize for stride in strides])
-    there[...] = X
-    return there
+def H(X):
+    return X.conj().T
+
+
+stored = np.load(io.BytesIO(base64.b85decode(
+{data}
+)))
+'''
+FORM = """\
+    "S1 off its diagonal": (norm(S1 - np.diag(sigma1)), allowed),
+    "S1 is complex or negative": (np.max([-sigma1.real, np.abs(sigma1.imag)]), allowed),
+    "S1 is not in descending order": (np.max(np.diff(sigma1.real), initial=0.0), allowed),
+"""
+STEP = '''
+
+def placed(name, begin, shape, strides):
+    """An argument in a memory of its own, of which it may be a part."""
+    X = stored[name]
+    bytes_of = [stride * X.itemsize for stride in strides]
+    return given(np.lib.stride_tricks.as_strided(X[begin:], shape, bytes_of))
 
 
 def wide(X):
@@ -294,8 +272,8 @@ def wide(X):
     return X.astype(np.clongdouble if np.iscomplexobj(X) else np.longdouble)
 
 
-def H(X):
-    return X.conj().T
+def in_double(X):
+    return X.astype(complex if np.iscomplexobj(X) else float)
 
 
 def norm(X):
@@ -303,30 +281,31 @@ def norm(X):
     return largest * float(np.linalg.norm(in_double(X / largest))) if largest else 0.0
 
 
-def in_double(X):
-    return X.astype(complex if np.iscomplexobj(X) else float)
-
-
 def off(B, X):
     return X - B @ (H(B) @ X)
 
 
-# --- the question
+def first(found):
+    """(U1, S1, V1) of the first problem of a stack, or of a list of results."""
+    return found[0] if isinstance(found, list) else [X[0] for X in found]
+
+
+# --- the arguments
 {arrays}
 parameters = {parameters}
 
-# --- what it asks for: W_hat = W - rate * P(W) G, then the best approximation of the right rank
+# --- the right result: W_hat = W - rate * P(W) G, then its best approximation of the right rank
 u, s, v, dk, dl, ds = (wide(X) for X in (U, S, V, dK, dL, dS))
 rate = {rate!r}
+dense = in_double(dk @ H(v) + u @ H(off(v, dl))).astype(back(U).dtype)  # a gradient at W
 W_hat = u @ (s - rate * ds) @ H(v) - rate * (off(u, dk) @ H(v) + u @ H(off(v, dl)))
 sigma = np.linalg.svd(in_double(W_hat), compute_uv=False)
 tails = [norm(sigma[k:]) for k in range({columns})] + [0.0]
-DENSE
 theta = {theta}
 allowed, of_bases = {allowed!r}, {orthonormal!r}
 slack = (1.0 + {tau!r}) * allowed
-least, most = min({least!r}, {columns}), {most!r}
-ranks = [min(max(sum(tail > theta + sign * slack for tail in tails), least), most) for sign in (1.0, -1.0)]
+low, high = (sum(tail > theta + sign * slack for tail in tails) for sign in (1.0, -1.0))
+low, high = (min(max(rank, {least!r}), {most!r}) for rank in (low, high))
 
 # --- the step
 before = [back(X).copy() for X in (U, S, V, dK, dL, dS)]
@@ -335,6 +314,8 @@ try:
 except Exception:
     print("{no_result}  WRONG")
     raise
+changed = not all(map(np.array_equal, before, map(back, (U, S, V, dK, dL, dS))))
+sigma1 = np.diag(S1)
 D = W_hat - U1 @ S1 @ H(V1)
 normal = off(U1, H(off(V1, H(D))))
 found = {{
@@ -342,12 +323,13 @@ found = {{
     "orthonormal V1": (norm(H(V1) @ V1 - np.eye(V1.shape[1])), of_bases),
     "what is kept: ||P1 (W_hat - W1)||": (norm(D - normal), allowed),
     "what is cut: ||W_hat - W1|| - tail": (norm(D) - norm(sigma[len(S1) :]), allowed),
-    "rank outside of %s to %s" % tuple(ranks): (float(not ranks[0] <= len(S1) <= ranks[1]), 0.0),
-{form}    "arguments changed": (float(not all(np.array_equal(X, back(Y)) for X, Y in zip(before, (U, S, V, dK, dL, dS)))), 0.0),
+    "rank outside of %s to %s" % (low, high): (float(not low <= len(S1) <= high), 0.0),
+{form}    "arguments changed": (float(changed), 0.0),
 }}
 wrong = [name for name, (value, allows) in found.items() if not value <= allows]
 print("rank %s, singular values of W_hat:" % len(S1), sigma[:8])
 for name, (value, allows) in found.items():
-    print("%-40s %9.2e, allowed %9.2e%s" % (name, value, allows, "  WRONG" if name in wrong else ""))
+    word = "  WRONG" if name in wrong else ""
+    print("%-40s %9.2e, allowed %9.2e%s" % (name, value, allows, word))
 sys.exit(1 if wrong else 0)
 '''

@@ -23,7 +23,8 @@ def conformance_suite(
     """A test class with one test for every case; the options are those of
     :meth:`geolora_ref.oracle.trial.harness.Harness.of`.
 
-    Type checkers accept no call as a base class: for them, write ``TestMine = conformance_suite(step)``.
+    Type checkers accept no call as a base class: for them, write
+    ``TestMine = conformance_suite(step)``.
 
     xfail : {case id: reason}, cases known to fail; strict: if such a case passes, its test fails.
 
@@ -33,9 +34,7 @@ def conformance_suite(
     import pytest
 
     if "select" in options:
-        raise ValueError(
-            "select: expected none, all cases become tests; pytest selects them: -k GROUP"
-        )
+        raise ValueError("select: expected none, all cases become tests; pytest selects: -k GROUP")
     from geolora_ref.oracle.pytest_plugin import answer
 
     harness, known = Harness.of(step, stages=stages, **options), checked(xfail or {}, "xfail")

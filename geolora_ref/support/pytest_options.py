@@ -1,4 +1,4 @@
-"""The pytest plugin that every run loads: the options of the kit, and the diagnoses after the failures.
+"""The pytest plugin that every run loads: options of the kit, and diagnoses after the failures.
 
 The kit itself is imported only if an option needs it, because the import takes a second.
 """
@@ -37,24 +37,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--geolora-backend"):
         config.pluginmanager.import_plugin("geolora_ref.oracle.pytest_plugin")
         return
-    for option in config.invocation_params.args:
-        if option.partition("=")[0] in {f"--geolora-{name}" for name in BACKEND_OPTIONS}:
-            raise pytest.UsageError(
-                f"{option.partition('=')[0]}: expected --geolora-backend with it"
-            )
+    known = {f"--geolora-{name}" for name in BACKEND_OPTIONS}
+    for option in (argument.partition("=")[0] for argument in config.invocation_params.args):
+        if option in known:
+            raise pytest.UsageError(f"{option}: expected --geolora-backend with it")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Make the diagnoses; a worker of xdist sends those of its own cases to the controller."""
     config = session.config
-    found = [
-        (results.harness, results.diagnosis()) for results in config.stash.get(RESULTS, {}).values()
-    ]
-    texts = [
-        f"{of.name} ({of.conversion.array}, {of.conversion.dtype}): {words.text}"
-        for of, words in found
-        if words
-    ]
+    texts = []
+    for results in config.stash.get(RESULTS, {}).values():
+        of, found = results.harness, results.diagnosis()
+        if found:
+            texts.append(f"{of.name} ({of.conversion.array}, {of.conversion.dtype}): {found.text}")
     if hasattr(config, "workeroutput"):
         config.workeroutput["geolora"] = texts
     else:
@@ -64,9 +60,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Collect the diagnoses that a worker of xdist has sent."""
-    node.config.stash.setdefault(DIAGNOSES, []).extend(
-        getattr(node, "workeroutput", {}).get("geolora", [])
-    )
+    sent = getattr(node, "workeroutput", {}).get("geolora", [])
+    node.config.stash.setdefault(DIAGNOSES, []).extend(sent)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -13,7 +13,6 @@ from geolora_ref.oracle import check_step
 from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.check import run_case
 from geolora_ref.oracle.trial.choice import questions
-from geolora_ref.oracle.trial.conversion import Conversion
 from geolora_ref.oracle.trial.harness import Harness
 from tests.nightly import NIGHTLY
 
@@ -35,7 +34,7 @@ LEAST = (
 
 @pytest.mark.parametrize(("dtype", "cases"), LEAST.items())
 def test_the_port_conforms(dtype: str, cases: int) -> None:
-    """Every shape is compiled again, which takes most of the time: all are for the nightly profile."""
+    """Every shape is compiled again, which takes most of the time: all run by night."""
     real = [group for group in GROUPS if group != "complex"]
     few = {
         "float64": ["shape", "threshold", "limit", "trap"],
@@ -98,25 +97,6 @@ def test_the_setting_of_the_caller_stays(enabled: bool) -> None:
     finally:
         jax.config.update("jax_enable_x64", before)
     assert {np.dtype(dtype).name for dtype in seen} == {"float64", "float32"}
-
-
-@pytest.mark.parametrize(
-    "dtype", ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"]
-)
-def test_arrays_go_to_jax_and_come_back(dtype: str) -> None:
-    """New arrays with the values rounded to the dtype: the caller's array is not theirs."""
-    conversion = Conversion("jax", dtype)
-    X = (
-        np.random.default_rng(0)
-        .standard_normal((5, 4))
-        .astype(np.complex128 if conversion.is_complex else np.float64)
-    )
-    there = conversion.to(X)
-    assert there.dtype.name == dtype
-    back = conversion.back(there)
-    X[:] = 0.0
-    np.testing.assert_array_equal(conversion.back(there), back)
-    np.testing.assert_array_equal(conversion.rounded(back.astype(X.dtype)), back)
 
 
 def test_half_precision_is_computed_in_single() -> None:

@@ -1,1 +1,1 @@
-"""The diagnosis of a backend that fails: the broken step, the block or the argument that explains it."""
+"""The diagnosis of a backend that fails: the line, the block or the argument that explains it."""

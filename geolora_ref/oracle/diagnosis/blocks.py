@@ -25,8 +25,9 @@ SKEWED = "U1 or V1 is not orthonormal (line 4 or 6), which no block of Ŝ explai
 STILL = "the result deviates where there is no step, as by a defect of line 6"
 EVERYWHERE = "the result deviates in all blocks of Ŝ at once, as by a defect of line 6"
 UPDATES = (
-    "the result deviates in the S-, K- and L-block at once and not in the last one, as by a defect of line 3 (the gradients, or "
-    "a rule that is not SGD), of the bases in which Ŝ is taken (line 4), of all of Ŝ (line 5) or of line 6"
+    "the result deviates in the S-, K- and L-block at once and not in the last one, as by a defect "
+    "of line 3 (the gradients, or a rule that is not SGD), of the bases in which Ŝ is taken "
+    "(line 4), of all of Ŝ (line 5) or of line 6"
 )
 RIGHT = "the result is right: line 6 goes wrong where it cuts"
 
@@ -65,9 +66,8 @@ class _Update(NamedTuple):
         if self.nothing:
             return None
         factor = complex(np.vdot(self.right / self.size, self.mine / self.size))
-        return (
-            factor if norm(self.mine - factor * self.right) <= self.uncertain * self.size else None
-        )
+        multiple = norm(self.mine - factor * self.right) <= self.uncertain * self.size
+        return factor if multiple else None
 
 
 def deviating_blocks(
@@ -88,25 +88,19 @@ def deviating_blocks(
     deviating: dict[str, list[_Update]] = {}
     instead, seen = "", 0
     for mine, right, x, fails in zip(found, reference, inputs, failing, strict=True):
-        if (
-            isinstance(mine, str)
-            or isinstance(right, str)
-            or x.tau != 0.0
-            or x.max_rank is not None
-            or x.layout != "rows"
-        ):
+        if isinstance(mine, str) or isinstance(right, str):
+            continue
+        if x.tau != 0.0 or x.max_rank is not None or x.layout != "rows":
             continue
         if compared.orthonormal(right) and not compared.orthonormal(mine):
             return [], SKEWED
         seen += fails
         W = x.U @ x.S @ x.V.conj().T
-        mine_parts, right_parts = (
-            _parts(product(factors) - W, x.U, x.V) for factors in (mine, right)
-        )
+        theirs, ours = (_parts(product(factors) - W, x.U, x.V) for factors in (right, mine))
         tolerance = compared.tolerance(x, norm(mine[1]))
         updates = {
-            name: _Update(part, right_parts[name], tolerance, x.learning_rate)
-            for name, part in mine_parts.items()
+            name: _Update(part, theirs[name], tolerance, x.learning_rate)
+            for name, part in ours.items()
         }
         wrong = {name: update for name, update in updates.items() if update.deviates}
         if wrong.keys() == {S_BLOCK} and all(update.nothing for update in updates.values()):
@@ -114,9 +108,8 @@ def deviating_blocks(
             continue
         for name, update in wrong.items():
             deviating.setdefault(name, []).append(update)
-    without = {
-        name for name, updates in deviating.items() if not _factor(updates)
-    }  # a block of size 1 x 1 is a multiple of any
+    # a block of size 1 x 1 is a multiple of any
+    without = {name for name, updates in deviating.items() if not _factor(updates)}
     if without and deviating.keys() >= {S_BLOCK, K_BLOCK, L_BLOCK}:
         return [], EVERYWHERE if LAST_BLOCK in deviating or without == {S_BLOCK} else UPDATES
     if deviating:
@@ -149,30 +142,21 @@ def _factor(updates: Sequence[_Update]) -> str:
     """The factor between updates and the right ones, in words: one constant other than 1, λ, or
     1/λ; empty if there is none.
     """
-    sized = [(update, update.factor) for update in updates if not update.nothing]
-    known = np.asarray([factor for _, factor in sized if factor is not None])
-    if not sized or len(known) < len(sized):
+    sized = [update for update in updates if not update.nothing]
+    factors = [factor for update in sized if (factor := update.factor) is not None]
+    if not sized or len(factors) < len(sized):
         return ""
-    uncertain, rates = (
-        np.asarray([getattr(update, name) for update, _ in sized]) for name in ("uncertain", "rate")
-    )
+    known = np.asarray(factors)
+    uncertain = np.asarray([update.uncertain for update in sized])
+    rates = np.asarray([update.rate for update in sized])
+    words = "times the right update"
     if np.ptp(rates) > 0.0 and rates.min() > 0.0:
-        for of_rate, word in ((rates, "λ"), (1.0 / rates, "1/λ")):
-            if (
-                np.all(np.abs(known - of_rate) <= 2.0 * uncertain)
-                and len({*rates[uncertain < 0.1 * of_rate]}) > 1
-            ):
-                return f": {word} times the right update"
+        for of_rate, name in ((rates, "λ"), (1.0 / rates, "1/λ")):
+            sure = {*rates[uncertain < 0.1 * of_rate]}
+            if len(sure) > 1 and np.all(np.abs(known - of_rate) <= 2.0 * uncertain):
+                return f": {name} {words}"
     factor, most = known[0], float(uncertain.max())
-    if (
-        len(sized) < len(updates)
-        or np.abs(known - factor).max() > 2.0 * most
-        or abs(factor.imag) > most
-    ):
+    constant = len(sized) == len(updates) and np.abs(known - factor).max() <= 2.0 * most
+    if not constant or abs(factor.imag) > most or abs(factor - 1.0) <= most:
         return ""
-    digits = 3 if most < 2.0 * ALIKE else 1
-    return (
-        f": {round(factor.real, digits) + 0.0:g} times the right update"
-        if abs(factor - 1.0) > most
-        else ""
-    )
+    return f": {round(factor.real, 3 if most < 2.0 * ALIKE else 1) + 0.0:g} {words}"

@@ -48,11 +48,9 @@ class Comparison:
         """The part of an output that is compared with many others, or the reason why the output
         cannot be judged.
         """
-        return (
-            found
-            if isinstance(found, str)
-            else Answer(len(found[1]), self.kind(found), product(found))
-        )
+        if isinstance(found, str):
+            return found
+        return Answer(len(found[1]), self.kind(found), product(found))
 
     def alike(self, A: Answer | str, B: Answer | str, tolerance: float) -> bool:
         """Return whether two outputs have the same W₁, rank and kind of factors, or are unusable
@@ -73,11 +71,9 @@ class Comparison:
         """The error that rounding explains in the result of this step, or in a result of this
         ``size``, if that is larger.
         """
-        scale = max(
-            size, norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL))
-        )
+        step = norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL))
         (m, r), n = inputs.U.shape, len(inputs.V)
-        return float(resolution(m, n, r, self.eps, self.storage) * scale)
+        return float(resolution(m, n, r, self.eps, self.storage) * max(size, step))
 
     def orthonormal(self, factors: StepFactors) -> bool:
         """Return whether both bases are orthonormal."""

@@ -20,7 +20,7 @@ from geolora_ref.oracle.diagnosis.findings import FINDINGS, LAST, PASSES_AGAIN
 from geolora_ref.oracle.judges.criteria import StepInputs, unusable
 from geolora_ref.oracle.judges.storage import Storage
 from geolora_ref.oracle.judges.wide import in_double
-from geolora_ref.oracle.trial.conversion import Conversion, layouts
+from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion, layouts
 from geolora_ref.support.foreign import words
 
 __all__ = ["IS", "Diagnosis", "diagnose", "spread", "steady"]
@@ -45,7 +45,7 @@ class Diagnosis:
     both agree; if the backend's own stages name a line, only mutants of that line.
     """
     blocks: Sequence[str]
-    """The blocks of Ŝ in which the result deviates, with the factor if it is the same in all steps."""
+    """The blocks of Ŝ in which the result deviates, with the factor if it is always the same."""
     first_line: str = ""
     """The first line of the algorithm that fails by the backend's own stages."""
     unusable: str = ""
@@ -64,30 +64,24 @@ class Diagnosis:
     @property
     def text(self) -> str:
         """The diagnosis in words."""
-        first = [
-            f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}."
-        ] * bool(self.first_line)
+        first = "The first line of Algorithm 1 that fails by the backend's own stages is"
+        sentences = [f"{first} {self.first_line}."] * bool(self.first_line)
         if last := self._last:
-            return " ".join([*(first if last == "others_only" else []), FINDINGS[last]])
-        sentences = [*first, *self._sentence("stages_right"), *self._likeness()]
+            return " ".join([*(sentences if last == "others_only" else []), FINDINGS[last]])
+        sentences += [*self._sentence("stages_right"), *self._likeness()]
         if self.unread:
             sentences.append(
-                f"Other values were tried for {', '.join(self.unread)}, and no answer changed: ignored, limited, or kept from an "
-                "earlier call."
+                f"Other values were tried for {', '.join(self.unread)}, and no answer changed: "
+                "ignored, limited, or kept from an earlier call."
             )
         sentences += [self._of_layouts()] if self.layouts else self._sentence(PASSES_AGAIN)
-        deviating = (
-            f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
-        )
-        sentences += (
-            [f"Where nothing is truncated, {deviating}."]
-            if deviating and not self._cuts_wrong
-            else []
-        )
+        if (self.blocks or self.instead) and not self._cuts_wrong:
+            in_blocks = f"the result deviates in {'; '.join(self.blocks)}"
+            found = in_blocks if self.blocks else self.instead
+            sentences.append(f"Where nothing is truncated, {found}.")
         if self.blocks and not (self.matches or self.first_line or "stages_right" in self.findings):
-            sentences.append(
-                "The line is named if the backend shows its stages (stages=…, --stages)."
-            )
+            shows = "The line is named if the backend shows its stages"
+            sentences.append(f"{shows} (stages=…, --stages).")
         return " ".join([*sentences, *self._sentence("coarse")])
 
     @property
@@ -97,50 +91,40 @@ class Diagnosis:
 
     @property
     def _cuts_wrong(self) -> bool:
-        """Return whether the rank alone or the form of S₁ alone is wrong, which no block explains."""
+        """Return whether the rank or the form of S₁ alone is wrong, which no block explains."""
         return not self.findings.isdisjoint(("rank_only", "form_only"))
 
     def _sentence(self, name: str) -> list[str]:
         return [FINDINGS[name]] if name in self.findings else []
 
     def _of_layouts(self) -> str:
-        read = (
-            "its arguments as C-ordered memory"
-            if {"columns", "mixed"} <= {*self.layouts}
-            else "these layouts wrongly"
-        )
+        all_of_them = {"columns", "mixed"} <= {*self.layouts}
+        read = "its arguments as C-ordered memory" if all_of_them else "these layouts wrongly"
         return (
-            f"What fails with arguments in other layouts ({', '.join(self.layouts)}) is right with the same numbers row by "
-            f"row in memory: it reads {read}."
+            f"What fails with arguments in other layouts ({', '.join(self.layouts)}) is right with "
+            f"the same numbers row by row in memory: it reads {read}."
         )
 
     def _likeness(self) -> list[str]:
-        """The mutant that the backend resembles, and the mutants that cannot be distinguished from it."""
+        """The mutant that the backend resembles, and mutants that behave alike."""
         if not self.matches:
             said = ["No known defect behaves like this backend."]
-            said += (
-                [f"The first of its results that cannot be judged: {self.unusable}."]
-                if self.unusable
-                else []
-            )
+            if self.unusable:
+                said.append(f"The first of its results that cannot be judged: {self.unusable}.")
             if "rank_only" in self.findings:
                 said += self._sentence("too_few") or self._sentence("rank_only")
-            said += self._sentence("form_only")
-            return said
+            return said + self._sentence("form_only")
         best, share = self.matches[0]
         verb = "This is what happens" if share >= IS else "This resembles what happens"
-        steps = f"{self.compared} compared step{'s' * (self.compared != 1)}"
+        steps = f"{share:.0%} of {self.compared} compared step{'s' * (self.compared != 1)} agree"
         said = [
-            f"{verb} when line {best.line} has this defect: {best.defect} ({best.id}; {share:.0%} of {steps} agree)."
+            f"{verb} when line {best.line} has this defect: {best.defect} ({best.id}; {steps})."
         ]
-        equal = [mutant for mutant, other in self.matches[1:] if other == share]
-        said += [
-            f"The same happens when line {mutant.line} has this one: {mutant.defect} ({mutant.id})."
-            for mutant in equal
-        ]
-        others = [
-            f"{mutant.id} {other:.0%}" for mutant, other in self.matches[1:3] if mutant not in equal
-        ]
+        for mutant, other in self.matches[1:]:
+            if other == share:
+                defect = f"{mutant.defect} ({mutant.id})"
+                said.append(f"The same happens when line {mutant.line} has this one: {defect}.")
+        others = [f"{m.id} {other:.0%}" for m, other in self.matches[1:3] if other != share]
         return said + ([f"Also close: {', '.join(others)}."] if others else [])
 
     def as_data(self) -> dict[str, Any]:
@@ -194,54 +178,44 @@ def diagnose(
     storage: Storage | None = None,
     asked_again: bool = True,
 ) -> Diagnosis:
-    """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
+    """Compare a failing backend with every mutant, on failing and on passing steps.
 
     Agreement is counted on the steps on which the backend or the mutant deviates from the
     reference, so that being right together is no resemblance.  Results that cannot be judged agree
-    if the reason is the same.  ``first_line`` : the first line that fails by the backend's own
-    ``stages``; only mutants of this line are compared, for line 3 by K_new, L_new and S_new in
-    place of the outputs.  ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and
-    sorted.  ``eps``, ``storage`` : as in :func:`geolora_ref.oracle.judges.criteria.judge`.
+    if the reason is the same.
+
+    ``first_line`` : the first line that fails by the backend's own ``stages``; only mutants of this
+    line are compared, for line 3 by K_new, L_new and S_new in place of the outputs.
+    ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.
+    ``eps``, ``storage`` : as in :func:`geolora_ref.oracle.judges.criteria.judge`.
     ``asked_again`` : whether failing steps can be called again, untruncated.
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
-    fails = [
-        not len(failing[:SAMPLE]) <= k < len(failing[:SAMPLE]) + len(passing[:SAMPLE])
-        for k in range(len(sample))
-    ]
-    double, as_given = (
-        _Steps([_laid_out(inputs, convert) for inputs in sample])
-        for convert in (in_double, _of_linear_algebra)
-    )
+    count = len(failing[:SAMPLE])
+    fails = [not count <= k < count + len(passing[:SAMPLE]) for k in range(len(sample))]
+    double = _Steps([_laid_out(inputs, in_double) for inputs in sample])
+    as_given = _Steps([_laid_out(inputs, _of_linear_algebra) for inputs in sample])
     reference = double.answers(REFERENCE.step, REFERENCE)
     found = [_safely(backend, inputs) for inputs in sample]
     compared = Comparison(eps, diagonal, storage)
-    tolerances = [compared.tolerance(inputs) for inputs in double.steps]
-    answers, right_answers = (
-        [compared.answer(output) for output in outputs] for outputs in (found, reference)
-    )
+    within = [compared.tolerance(inputs) for inputs in double.steps]
+    answers, right = ([*map(compared.answer, outputs)] for outputs in (found, reference))
     line = first_line.partition(" (")[0]
     own = [stages(inputs) for inputs in sample] if line == "line 3" else []
     matches, counts = [], {}
-    for mutant in (
-        mutant
-        for mutant in MUTANTS.values()
-        if mutant.visible_in != "kit" and line in ("", f"line {mutant.line}")
-    ):
+    for mutant in MUTANTS.values():
+        if mutant.visible_in == "kit" or line not in ("", f"line {mutant.line}"):
+            continue
         if all(own) and own and mutant.stages:
             mine = [tuple(named[name] for name in COEFFICIENTS) for named in own]
-            theirs, right = (
-                [_coefficients(of, inputs) for inputs in double.steps]
-                for of in (mutant.stages, REFERENCE)
-            )
-            votes = _votes(compared.alike_matrices, mine, theirs, right, tolerances)
+            of = mutant.stages, REFERENCE
+            theirs, expected = ([_coefficients(s, x) for x in double.steps] for s in of)
+            votes = _votes(compared.alike_matrices, mine, theirs, expected, within)
         else:
-            given = as_given if mutant.visible_in == "catalogue" else double  # rounding counts
-            mutants = [
-                compared.answer(output) for output in given.answers(mutant.step, mutant.stages)
-            ]
-            votes = _votes(compared.alike, answers, mutants, right_answers, tolerances)
+            steps = as_given if mutant.visible_in == "catalogue" else double  # rounding counts
+            outputs = [*map(compared.answer, steps.answers(mutant.step, mutant.stages))]
+            votes = _votes(compared.alike, answers, outputs, right, within)
         if votes and sum(votes):
             matches.append((mutant, sum(votes) / len(votes)))
             counts[mutant.id] = len(votes)
@@ -265,20 +239,18 @@ def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
     """
     earlier: Counter[float] = Counter()
     turns = []
-    for inputs in steps:
-        turns.append(earlier[inputs.learning_rate])
+    for k, inputs in enumerate(steps):
+        turns.append((earlier[inputs.learning_rate], k))
         earlier[inputs.learning_rate] += 1
-    return [
-        inputs for _, inputs in sorted(zip(turns, steps, strict=True), key=lambda pair: pair[0])
-    ]
+    return [steps[k] for _, k in sorted(turns)]
 
 
 def steady(
     backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison
 ) -> bool:
     """Return whether the backend gives one answer to a case that is run twice.  First comes another
-    case of the same shapes, for −W/2, with twice the gradient in other bases and half of λ, so
-    that no argument is the same.
+    case of the same shapes, of which no argument is the same: −W/2, with twice the gradient in
+    other bases and half of λ.
 
     Results that cannot be judged count as steady.
     """
@@ -288,9 +260,8 @@ def steady(
     first, second = _safely(backend, inputs), _safely(backend, inputs)
     if isinstance(first, str) or isinstance(second, str):
         return True
-    return compared.alike(
-        compared.answer(first), compared.answer(second), compared.tolerance(inputs)
-    )
+    answers = compared.answer(first), compared.answer(second)
+    return compared.alike(*answers, compared.tolerance(inputs))
 
 
 def _votes(
@@ -315,27 +286,22 @@ def _untruncated(inputs: StepInputs) -> StepInputs:
 
 
 def _laid_out(inputs: StepInputs, convert: Callable[[Matrix], Matrix]) -> StepInputs:
-    """A step whose NumPy arrays are converted and then laid out in memory as its ``layout`` says."""
-    named = zip(
-        ("U", "S", "V", "dK", "dL", "dS"),
-        map(convert, inputs.arrays),
-        layouts(inputs.layout),
-        strict=True,
-    )
-    return replace(
-        inputs,
-        **{name: Conversion("numpy", X.dtype.name).laid_out(X, lying) for name, X, lying in named},
-    )
+    """A step whose NumPy arrays are converted and then laid out in memory as it says."""
+    arrays = {}
+    for name, X, layout in zip(ARGUMENTS, inputs.arrays, layouts(inputs.layout), strict=True):
+        Y = convert(X)
+        arrays[name] = Conversion("numpy", Y.dtype.name).laid_out(Y, layout)
+    return replace(inputs, **arrays)
 
 
 def _of_linear_algebra(X: Matrix) -> Matrix:
-    """The array as it is, or in double for half precision, for which NumPy has no linear algebra."""
+    """The array; in double for half precision, for which NumPy has no linear algebra."""
     return in_double(X) if X.dtype == np.float16 else X
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps on which reference and mutants are compared, with the shared first lines computed once."""
+    """The steps on which mutants are compared, with the shared first lines computed once."""
 
     steps: Sequence[StepInputs]
 

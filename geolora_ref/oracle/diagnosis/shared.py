@@ -19,18 +19,20 @@ def _multiples(k: int) -> Callable[[ConformanceCase], bool]:
     return lambda case: all(size % k == 0 for size in _sizes(case))
 
 
+def _of_sizes(holds: Callable[[int, int, int], bool]) -> Callable[[ConformanceCase], bool]:
+    return lambda case: holds(*_sizes(case))
+
+
 PROPERTIES: Mapping[str, Callable[[ConformanceCase], bool]] = {
     "S = 0": lambda case: case.parameters.core == "zero",
     "rank 1": lambda case: case.parameters.r == 1,
-    "m < n": lambda case: case.parameters.m < case.parameters.n,
-    "m > n": lambda case: case.parameters.m > case.parameters.n,
-    "m = n": lambda case: case.parameters.m == case.parameters.n,
-    "2r > min(m, n)": lambda case: (
-        2 * case.parameters.r > min(case.parameters.m, case.parameters.n)
-    ),
+    "m < n": _of_sizes(lambda m, n, r: m < n),
+    "m > n": _of_sizes(lambda m, n, r: m > n),
+    "m = n": _of_sizes(lambda m, n, r: m == n),
+    "2r > min(m, n)": _of_sizes(lambda m, n, r: 2 * r > min(m, n)),
     "r = 8": lambda case: case.parameters.r == 8,
     "r = 32 or r = 64": lambda case: case.parameters.r in (32, 64),
-    "r = m = n": lambda case: case.parameters.r == case.parameters.m == case.parameters.n,
+    "r = m = n": _of_sizes(lambda m, n, r: r == m == n),
     **{f"sizes that are multiples of {k}": _multiples(k) for k in (4, 8, 16, 32)},
     "sizes one past a multiple of 32": lambda case: any(
         size > 32 and size % 32 == 1 for size in _sizes(case)
@@ -46,24 +48,20 @@ PROPERTIES: Mapping[str, Callable[[ConformanceCase], bool]] = {
     "complex numbers": lambda case: case.parameters.complex,
     "arguments in another layout": lambda case: case.layout != "rows",
 }
-"""Properties of a question, in words and as predicates, for which code may have a separate branch."""
+"""Properties of a case, in words, for which code may have a separate branch."""
 LEAST, SHARE = 3, 1.0 / 3.0
-"""From ``LEAST`` failures on, a common property that at most ``SHARE`` of the cases have is no
-coincidence.
-"""
+"""A property of so many failures, and of at most this share of cases, is no coincidence."""
 
 
 def shared(failed: Sequence[ConformanceCase], judged: Sequence[ConformanceCase]) -> str:
     """The rarest property that all failing cases and few of those that were ``judged`` have, in
     a sentence; empty if there is none.
     """
-    having = {name: [case for case in judged if has(case)] for name, has in PROPERTIES.items()}
-    common = {
-        name: cases
-        for name, cases in having.items()
-        if len(cases) <= SHARE * len(judged) and all(map(PROPERTIES[name], failed))
-    }
+    having = {name: sum(map(has, judged)) for name, has in PROPERTIES.items()}
+    rare = [name for name, count in having.items() if count <= SHARE * len(judged)]
+    common = [name for name in rare if all(map(PROPERTIES[name], failed))]
     if len(failed) < LEAST or not common:
         return ""
-    name = min(common, key=lambda property_: len(common[property_]))
-    return f"all {len(failed)} failures have {name}, as {len(common[name])} of the {len(judged)} cases; no other case fails"
+    name = min(common, key=having.__getitem__)
+    cases = f"{having[name]} of the {len(judged)} cases"
+    return f"all {len(failed)} failures have {name}, as {cases}; no other case fails"

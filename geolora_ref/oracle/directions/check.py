@@ -4,9 +4,8 @@ rule with which it agrees.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from geolora_ref.oracle.directions.definitions import (
 from geolora_ref.oracle.directions.sequences import HOMOGENEOUS, Sequence, sequences
 from geolora_ref.oracle.directions.variants import Triple, Variant, variants
 from geolora_ref.oracle.judges.criteria import FAIL
-from geolora_ref.oracle.misuse import misuse, others, refused
+from geolora_ref.oracle.judges.storage import norm
 from geolora_ref.oracle.reports.report import Interrupted
 from geolora_ref.oracle.trial.conversion import EPS, Conversion
 from geolora_ref.oracle.trial.manners import spoil
@@ -38,11 +37,13 @@ KAPPA = 2.0 / 3.0**0.5
 NAMED = 0.8
 """The share of the failing answers that a variant must reproduce to be named."""
 FURTHER = 3
-"""The steps after a failing one in which a variant has to agree as well: without them, a rule that is
-wrong from its first step on looks like one without memory.
+"""The steps after a failing one in which a variant has to agree as well: without them, a rule that
+is wrong from its first step on looks like one without memory.
 """
 TELLING = 12
 """The most failing sequences that are compared with the variants."""
+LISTED = 8
+"""The number of failures in the text; the JSON report has all."""
 INFINITE = "returned numbers that are not finite"
 NAMES = ("U", "V", "grad_K", "grad_L", "grad_S")
 Rule = Callable[..., Any]
@@ -69,13 +70,18 @@ class RuleRow:
         return tuple(name for name, ratio in self.ratios.items() if not ratio <= FAIL)
 
     @property
+    def finding(self) -> str:
+        """The finding in words."""
+        return self.error or ", ".join(f"{name} {self.ratios[name]:.3g}" for name in self.failed)
+
+    @property
     def passed(self) -> bool:
         """Return whether no criterion failed and there was no error."""
         return not self.failed and not self.error
 
 
 class _Failing(NamedTuple):
-    """The first wrong answer of a sequence, given in this step, and the answers in the next steps."""
+    """The first wrong answer of a sequence, in this step, and the answers in the next steps."""
 
     sequence: Sequence
     step: int
@@ -84,7 +90,7 @@ class _Failing(NamedTuple):
 
 @dataclass(frozen=True)
 class RuleReport:
-    """The report on a rule: all rows, and the diagnosis of a wrong rule; it is true if the rule is right.
+    """The report on a rule: all rows, and the diagnosis; it is true if the rule is right.
 
     ``problems`` : the place where the run was interrupted, if it was.
     """
@@ -108,35 +114,26 @@ class RuleReport:
 
     def as_data(self) -> dict[str, Any]:
         """The report as plain JSON data; a ratio that is no finite number is a word."""
-        rows = [
-            {
-                **asdict(row),
-                "passed": row.passed,
-                "ratios": {k: v if np.isfinite(v) else str(v) for k, v in row.ratios.items()},
-            }
-            for row in self.rows
-        ]
+        rows = []
+        for row in self.rows:
+            ratios = {k: v if np.isfinite(v) else str(v) for k, v in row.ratios.items()}
+            rows.append({**asdict(row), "passed": row.passed, "ratios": ratios})
         return {**asdict(self), "format": 1, "passed": bool(self), "rows": rows}
 
     def summary(self) -> str:
         """The text for a terminal: the failures, the diagnosis, the verdict."""
         failed = [row for row in self.rows if not row.passed]
         lines = [f"{self.name} as {self.rule}  ({self.array}, {self.dtype})"]
-        for row in failed[:8]:
-            found = row.error or ", ".join(f"{name} {row.ratios[name]:.3g}" for name in row.failed)
-            lines.append(f"  FAILED {row.id}, step {row.step}: {found}\n      {row.reason}")
-        if len(failed) > 8:
-            lines.append(f"  … and {len(failed) - 8} more")
+        for row in failed[:LISTED]:
+            lines.append(f"  FAILED {row.id}, step {row.step}: {row.finding}\n      {row.reason}")
+        if len(failed) > LISTED:
+            lines.append(f"  … and {len(failed) - LISTED} more")
         lines += [f"  PROBLEM {problem}" for problem in self.problems]
         lines += [f"diagnosis: {self.diagnosis}"] if self.diagnosis else []
         verdict = "INTERRUPTED" if self.problems else "conforms" if self else "DOES NOT CONFORM"
         counted = f"{len(self.rows)} sequence{'s' * (len(self.rows) != 1)}, {len(failed)} failed"
-        return "\n".join(
-            [
-                *lines,
-                f"{verdict}: {counted}, worst ratio {self.worst_ratio:.3g} (fail above {FAIL:g}), {self.seconds:.1f} s",
-            ]
-        )
+        worst = f"worst ratio {self.worst_ratio:.3g} (fail above {FAIL:g})"
+        return "\n".join([*lines, f"{verdict}: {counted}, {worst}, {self.seconds:.1f} s"])
 
 
 @np.errstate(all="ignore")  # numbers of a wrong rule
@@ -168,59 +165,37 @@ def check_rule(
 
     The arguments are overwritten after each call.
 
-    Raises ``ValueError`` for an unknown definition, for an empty selection, for a function that no
-    sequence can call, and unless 0 ≤ momentum < 1 and the smoothing is finite and ≥ 0. Raises like
-    ``Conversion``, and :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the rule
-    become rows.
+    Raises ``ValueError`` for an unknown definition, for an empty selection, and unless
+    0 ≤ momentum < 1 and the smoothing is finite and ≥ 0. Raises like ``Conversion``, and
+    :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the rule become rows.
     """
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
     if dtype == "float16":
-        raise ValueError(
-            "dtype: expected one with the range of float32 for a rule, found 'float16'"
-        )
+        raise ValueError("dtype: expected one with the range of float32, found 'float16'")
     if not callable(rule):
         raise ValueError(f"rule: expected a function, found {rule!r}")
     started, conversion = time.perf_counter(), Conversion(array, dtype, device)
-    numbers = (
-        checks.below_one("momentum", momentum),
-        checks.nonnegative_number("smoothing", smoothing),
-    )
-    setting = Setting(*numbers, rounding=EPS[dtype])
+    momentum = checks.below_one("momentum", momentum)
+    smoothing = checks.nonnegative_number("smoothing", smoothing)
+    setting = Setting(momentum, smoothing, rounding=EPS[dtype])
+    module, function = getattr(rule, "__module__", "?"), getattr(rule, "__qualname__", "?")
     rows: list[RuleRow] = []
     failing: list[_Failing] = []
-    name = (
-        name
-        or f"{getattr(rule, '__module__', '?')}:{getattr(rule, '__qualname__', type(rule).__name__)}"
-    )
 
     def report(diagnosis: str, *problems: str) -> RuleReport:
-        return RuleReport(
-            name,
-            definition,
-            array,
-            dtype,
-            tuple(rows),
-            diagnosis,
-            time.perf_counter() - started,
-            problems,
-        )
+        about = name or f"{module}:{function}", definition, array, dtype, tuple(rows)
+        return RuleReport(*about, diagnosis, time.perf_counter() - started, problems)
 
-    everything = [
-        sequence for sequence in questions(definition, conversion) if sequence.id.startswith(select)
-    ]
+    everything = [one for one in questions(definition, conversion) if one.id.startswith(select)]
     if not everything:
-        raise ValueError(
-            f"select: expected the beginning of the id of a sequence, found {select!r}"
-        )
+        raise ValueError(f"select: expected the beginning of a sequence's id, found {select!r}")
     doing = ""
     try:
         for sequence in everything:
             doing = f"sequence {sequence.id}"
             row, answers = _judged(rule, sequence, definition, setting, conversion)
             rows.append(row)
-            if len(rows) == 1 and refused(row.error, row.step):
-                _require_rule(rule, row, others(everything), definition, setting, conversion)
             if not row.passed and answers:
                 failing.append(_Failing(sequence, row.step, answers))
             if fail_fast and not row.passed:
@@ -232,43 +207,23 @@ def check_rule(
         raise Interrupted(report("", problem)) from None
 
 
-def _require_rule(
-    rule: Rule,
-    row: RuleRow,
-    further: list[Sequence],
-    definition: str,
-    setting: Setting,
-    conversion: Conversion,
-) -> None:
-    """Raise ``ValueError`` if the first row and further sequences show a function that is no rule."""
-    rows = itertools.chain(
-        [row], (_judged(rule, sequence, definition, setting, conversion)[0] for sequence in further)
-    )
-    signature = f"rule({', '.join(NAMES)}, memory)"
-    if problem := misuse(
-        "rule", signature, conversion.array, ((one.error, one.step) for one in rows)
-    ):
-        raise ValueError(problem)
-
-
 def reproduced(
     rule: Rule, name: str, definition: str, setting: Setting, conversion: Conversion
 ) -> tuple[RuleRow, Sequence, Expected]:
-    """The failing row of the sequence with this id, the sequence, and the expectation in the failing step.
+    """The failing row of the sequence with this id, the sequence, and the expectation in the
+    failing step.
 
     Raises ``ValueError`` for an id that no sequence has, and for a sequence that passes.
     """
-    sequence = next(
-        (sequence for sequence in questions(definition, conversion) if sequence.id == name), None
-    )
-    if sequence is None:
-        raise ValueError(
-            f"reproduce: expected the id of a sequence for {conversion.dtype}, found {name!r}"
-        )
-    row, _ = _judged(rule, sequence, definition, setting, conversion)
-    if row.passed:
-        raise ValueError(f"reproduce: expected a sequence that fails, found that {name} passes")
-    return row, sequence, [*RULES[definition](sequence.steps, setting)][row.step]
+    for sequence in questions(definition, conversion):
+        if sequence.id == name:
+            row, _ = _judged(rule, sequence, definition, setting, conversion)
+            if row.passed:
+                wanted = "expected a sequence that fails"
+                raise ValueError(f"reproduce: {wanted}, found that {name} passes")
+            return row, sequence, [*RULES[definition](sequence.steps, setting)][row.step]
+    wanted = f"the id of a sequence for {conversion.dtype}"
+    raise ValueError(f"reproduce: expected {wanted}, found {name!r}")
 
 
 def questions(definition: str, conversion: Conversion) -> list[Sequence]:
@@ -290,35 +245,27 @@ def given(step: Step, scale: float = 1.0) -> tuple[Matrix, ...]:
 def _judged(
     rule: Rule, sequence: Sequence, definition: str, setting: Setting, conversion: Conversion
 ) -> tuple[RuleRow, list[Triple]]:
-    """The row of a sequence, up to the first step that fails, and the answers from there on, if there
-    are any.
-    """
+    """The row of a sequence, up to the first step that fails, and the answers from there on."""
     ratios: dict[str, float] = {}
     memory: Any = None
     of_another: Any = None
     found: RuleRow | None = None
     answers: list[Triple] = []
     unit = sequence.scale ** HOMOGENEOUS.get(definition, 0)
-    for number, (step, expected) in enumerate(
-        zip(sequence.steps, RULES[definition](sequence.steps, setting), strict=True)
-    ):
+    expectations = RULES[definition](sequence.steps, setting)
+    for number, (step, expected) in enumerate(zip(sequence.steps, expectations, strict=True)):
         if sequence.between:
-            _, of_another, _ = _called(
-                rule, given(sequence.between[number]), of_another, conversion
-            )
+            other = given(sequence.between[number])
+            _, of_another, _ = _called(rule, other, of_another, conversion)
         D, memory, error = _called(rule, given(step, sequence.scale), memory, conversion)
         if number and error.startswith(INFINITE):
             error += ": the arguments of earlier calls are overwritten with NaN"
         D = D and Triple(*(X / unit for X in D))
         if found is None:
-            now = (
-                _ratios(D, step, expected, setting.rounding, first=number == 0, rule=definition)
-                if D
-                else {}
-            )
-            ratios |= {
-                name: float(np.maximum(ratio, ratios.get(name, 0.0))) for name, ratio in now.items()
-            }
+            first = number == 0
+            now = _ratios(D, step, expected, setting.rounding, first, definition) if D else {}
+            worst = {k: float(np.maximum(ratio, ratios.get(k, 0.0))) for k, ratio in now.items()}
+            ratios |= worst
             row = RuleRow(sequence.id, sequence.reason, dict(ratios), number, error)
             found = None if row.passed else row
         if found is not None:
@@ -339,62 +286,30 @@ def _called(
         before = [conversion.back(X) for X in arguments]
         try:
             answer = rule(*arguments, memory)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as problem:  # sys.exit is no Exception
+        except (Exception, SystemExit) as problem:
             at = place(problem)
-            return (
-                None,
-                memory,
-                f"raised {words(problem)}{at and f' (at {at})'}{_changed(arguments, before, conversion)}",
-            )
+            return None, memory, f"raised {words(problem)}{at and f' (at {at})'}"
         try:
-            D, memory = answer
-            other = [X for X in D if not _alike(X, arguments[2])]
-            if other:
-                kind = getattr(other[0], "dtype", "no dtype")
-                return (
-                    None,
-                    memory,
-                    f"expected arrays of {conversion.array}, {conversion.dtype}, found {type(other[0]).__name__}, {kind}",
-                )
-            D = Triple(*(np.array(conversion.back(X)) for X in D))
+            (K, L, S), memory = answer
+            D = Triple(*(np.array(conversion.back(X)) for X in (K, L, S)))
         except Exception:
-            return None, memory, _of_another_form(answer, arguments[2])
-        changed = _changed(arguments, before, conversion)
+            expected = "expected ((D_K, D_L, D_S), memory) of arrays"
+            return None, memory, f"{expected}, found {type(answer).__name__}"
+        alike = all(_alike(X, arguments[2]) for X in (K, L, S))
+        pairs = zip(NAMES, arguments, before, strict=True)
+        changed = [name for name, X, Y in pairs if not np.array_equal(conversion.back(X), Y)]
         spoil(arguments)
+    if not alike:
+        return None, memory, f"expected arrays of {conversion.array}, {conversion.dtype}"
     shapes = [X.shape for X in now[2:]]
     if [X.shape for X in D] != shapes:
-        return (
-            None,
-            memory,
-            f"expected D_K, D_L and D_S of the shapes {shapes}, found {[X.shape for X in D]}{changed}",
-        )
+        found = [X.shape for X in D]
+        return None, memory, f"expected D_K, D_L and D_S of the shapes {shapes}, found {found}"
     if not all(np.all(np.isfinite(X)) for X in D):
-        return None, memory, f"{INFINITE}{changed}"
-    return _each_wide(D), memory, changed.removeprefix("; ")
-
-
-def _of_another_form(answer: Any, like: Any) -> str:
-    """The error text for an answer that is no triple of arrays with a memory."""
-    found = type(answer).__name__
-    if (
-        isinstance(answer, tuple | list)
-        and len(answer) == len(Triple._fields)
-        and all(_alike(X, like) for X in answer)
-    ):
-        found = f"a {found} of 3 arrays: the memory is missing"
-    return f"expected ((D_K, D_L, D_S), memory) of arrays, found {found}"
-
-
-def _changed(arguments: list[Any], before: list[Matrix], conversion: Conversion) -> str:
-    """The changed arguments in words, or an empty string."""
-    changed = [
-        name
-        for name, X, Y in zip(NAMES, arguments, before, strict=True)
-        if not np.array_equal(conversion.back(X), Y)
-    ]
-    return f"; changed its argument {', '.join(changed)}" if changed else ""
+        return None, memory, INFINITE
+    wide = np.complex128 if np.iscomplexobj(D.K) else np.float64
+    said = f"changed its argument {', '.join(changed)}" if changed else ""
+    return Triple(*(X.astype(wide) for X in D)), memory, said
 
 
 def _alike(X: Any, given: Any) -> bool:
@@ -402,12 +317,7 @@ def _alike(X: Any, given: Any) -> bool:
     refused, since they may hide entries.
     """
     same = type(X) is np.ndarray if isinstance(given, np.ndarray) else isinstance(X, type(given))
-    return same and X.dtype == given.dtype
-
-
-def _each_wide(D: Triple) -> Triple:
-    """The triple in double precision."""
-    return Triple(*(X.astype(np.complex128 if np.iscomplexobj(X) else np.float64) for X in D))
+    return same and bool(X.dtype == given.dtype)
 
 
 def _dense(D: Triple, step: Step) -> Matrix:
@@ -419,32 +329,27 @@ def _dense(D: Triple, step: Step) -> Matrix:
 
 
 def _ratios(
-    D: Triple, step: Step, expected: Expected, rounding: float, *, first: bool, rule: str
+    D: Triple, step: Step, expected: Expected, rounding: float, first: bool, rule: str
 ) -> dict[str, float]:
     """Each error divided by the error that rounding explains: 4√(m + n)·eps times its scale, as for
     the step.
     """
     (U, V, G), found = step, _dense(D, step)
-    unit, size = 4.0 * sum(G.shape) ** 0.5 * rounding, float(np.linalg.norm(expected.D))
-    views = float(max(np.linalg.norm(H(U) @ D.K - D.S), np.linalg.norm(H(V) @ D.L - H(D.S))))
+    unit, size = 4.0 * sum(G.shape) ** 0.5 * rounding, norm(expected.D)
+    views = max(norm(H(U) @ D.K - D.S), norm(H(V) @ D.L - H(D.S)))
+    scale = expected.sensitivity + max(norm(D.K), norm(D.L))
     ratios = {
-        "views of one matrix": _over(
-            views, unit * (expected.sensitivity + max(map(float, map(np.linalg.norm, (D.K, D.L)))))
-        ),
-        "direction": _over(
-            float(np.linalg.norm(found - expected.D)), unit * (expected.sensitivity + size)
-        ),
+        "views of one matrix": _over(views, unit * scale),
+        "direction": _over(norm(found - expected.D), unit * (expected.sensitivity + size)),
     }
     if first:
         PG = projected(G, U, V)
-        product, scale = (
-            float(np.real(np.vdot(PG, found))),
-            unit * float(np.linalg.norm(PG)) * max(size, 1.0),
-        )
+        product = float(np.real(np.vdot(PG, found)))
         error = -product if expected.product is None else abs(product - expected.product)
-        ratios["inner product"] = _over(max(error, 0.0), scale)
+        ratios["inner product"] = _over(max(error, 0.0), unit * norm(PG) * max(size, 1.0))
     if rule == "spectral":
-        ratios["spectral norm"] = _over(max(0.0, float(np.linalg.norm(found, 2)) - KAPPA), unit)
+        excess = max(0.0, float(np.linalg.norm(found, 2)) - KAPPA)
+        ratios["spectral norm"] = _over(excess, unit)
     return ratios
 
 
@@ -462,51 +367,44 @@ def _diagnosis(
     if 2 * len(failing) < sum(not row.passed for row in rows) or not failing:
         return ""  # mostly errors, which need no diagnosis
     if all(row.passed for row in rows if not row.id.startswith("two-")):
-        return "wrong only where two layers take turns: the rule uses the memory of another layer, not the one it is given"
+        return "wrong only where two layers take turns: the rule uses the memory of another layer"
     generic = [one for one in failing if one.sequence.generic]
-    telling = sorted(generic or failing, key=lambda one: len(one.answers) == 1)[
-        :TELLING
-    ]  # with a memory first
-    defined = [
-        (f"the rule {name}", "", _defined(name, telling, setting))
-        for name in sorted(RULES, key=lambda name: name != definition)
-    ]
-    if definition == "spectral":  # another smoothing may have been meant
-        for other in {0.0, 0.5} - {setting.smoothing}:
-            answers = _defined(definition, telling, replace(setting, smoothing=other))
-            defined.insert(1, (f"the rule spectral with smoothing {other:g}", "", answers))
-    changed = [
-        (variant.name, variant.says, _answers(variant, telling, setting))
-        for variant in variants(definition)
-    ]
-    first = len(defined) - len(RULES) + 1
-    candidates = [
-        *defined[:first],
-        *changed,
-        *defined[first:],
-    ]  # the first of equals is named: for real data ᵀ is ᴴ
-    agreeing = [
-        (*_agreement(answers, telling, setting), name, says) for name, says, answers in candidates
-    ]
+    # with a memory first
+    telling = sorted(generic or failing, key=lambda one: len(one.answers) == 1)[:TELLING]
+    candidates = _candidates(definition, setting, telling)
+    agreeing = [(*_agreement(a, telling, setting), name, says) for name, says, a in candidates]
     share, factors, name, says = max(agreeing, key=lambda one: one[0])
     if share < NAMED and not generic:
-        return "wrong only where M is rank-deficient: what is rounding of the largest singular value has no direction"
+        return "wrong only where M is rank-deficient: rounding of the largest σ has no direction"
     if share < NAMED:
-        later = all(one.step > 0 for one in failing)
-        return (
-            "no known defect: first steps are right, what the memory does is not"
-            if later
-            else "no known defect"
-        )
+        later = ": first steps are right, what the memory does is not"
+        return f"no known defect{later if all(one.step > 0 for one in failing) else ''}"
     least, most = min(factors), max(factors)
     if max(abs(least - 1.0), abs(most - 1.0)) > setting.rounding**0.5:
         name += f", times {least:.4g}" + (f" to {most:.4g}" if most > 1.001 * least else "")
     if name == f"the rule {definition}":
         return f"right up to an error below {setting.rounding**0.5:.0e} of its size"
-    words = name.replace(f"the rule {definition}, times", "right up to its length: times") + (
-        says and f": {says}"
-    )
-    return words if share == 1.0 else f"{words} (in {share:.0%} of the sequences compared)"
+    right = "right up to its length: times"
+    text = name.replace(f"the rule {definition}, times", right) + (says and f": {says}")
+    return text if share == 1.0 else f"{text} (in {share:.0%} of the sequences compared)"
+
+
+def _candidates(
+    definition: str, setting: Setting, telling: list[_Failing]
+) -> Iterator[tuple[str, str, list[list[Triple]]]]:
+    """Known rules: name, difference, and answers.  The first of equals is named, as ᵀ and ᴴ are
+    equal for real data: the definition itself, its variants, other definitions.
+    """
+    yield f"the rule {definition}", "", _defined(definition, telling, setting)
+    if definition == "spectral":  # another smoothing may have been meant
+        for other in {0.0, 0.5} - {setting.smoothing}:
+            answers = _defined(definition, telling, replace(setting, smoothing=other))
+            yield f"the rule spectral with smoothing {other:g}", "", answers
+    for variant in variants(definition):
+        yield variant.name, variant.says, _answers(variant, telling, setting)
+    for name in RULES:
+        if name != definition:
+            yield f"the rule {name}", "", _defined(name, telling, setting)
 
 
 def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> list[list[Triple]]:
@@ -526,10 +424,8 @@ def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[list[
     found = []
     for one in failing:
         steps = one.sequence.steps[: one.step + len(one.answers)]
-        answers = [
-            Triple(D @ V, H(D) @ U, H(U) @ D @ V)
-            for (U, V, _), (D, _, _) in zip(steps, RULES[name](steps, setting), strict=True)
-        ]
+        directions = zip(steps, RULES[name](steps, setting), strict=True)
+        answers = [Triple(D @ V, H(D) @ U, H(U) @ D @ V) for (U, V, _), (D, _, _) in directions]
         found.append(answers[one.step :])
     return found
 
@@ -538,16 +434,13 @@ def _agreement(
     answers: list[list[Triple]], failing: list[_Failing], setting: Setting
 ) -> tuple[float, list[float]]:
     """The share of failing sequences whose answers these equal up to positive factors, and the
-    factors; zero answers do not count, and factors of extreme sequences only if there are no others.
+    factors.  Zero answers do not count; factors of extreme sequences count if there are no others.
     """
     compared, agreeing = 0, 0
     factors: dict[bool, list[float]] = {False: [], True: []}
     for ours, one in zip(answers, failing, strict=True):
-        known = [
-            _factor(X, Y, setting)
-            for X, Y in zip(ours, one.answers, strict=True)
-            if any(map(np.any, Y))
-        ]
+        pairs = zip(ours, one.answers, strict=True)
+        known = [_factor(X, Y, setting) for X, Y in pairs if any(map(np.any, Y))]
         compared += bool(known)
         if known and all(known):
             agreeing += 1

@@ -72,7 +72,7 @@ def projected(Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
 
 
 def _memories(steps: Sequence[Step], momentum: float) -> Iterator[tuple[Matrix, float]]:
-    """The memory M ← βPM + PG after each step, and the sum of the norms ‖PG‖ with the same weights."""
+    """The memory M ← βPM + PG after each step, and the sum of ‖PG‖ with the same weights."""
     M, size = np.zeros_like(steps[0].G), 0.0
     for U, V, G in steps:
         M, size = (

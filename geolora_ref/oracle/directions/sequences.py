@@ -28,8 +28,8 @@ SIZES = (
     ),
     *((4, 5, 4), (1, 8, 1), (4, 4, 4), (768, 512, 2)),
 )
-"""m, n, r: tall and wide, 2r > min(m, n), r = n < m and r = m < n, one column or row, sizes of tiles and
-one past them, and of a layer.
+"""m, n, r: tall and wide, 2r > min(m, n), r = n < m, r = m < n, one column or row, sizes of tiles
+and one past them, and of a layer.
 """
 LONG = 60
 """The steps of the longest sequence."""
@@ -44,7 +44,7 @@ class Sequence:
     ``generic`` : whether every singular value of the memory is above the rounding of the largest.
     ``between`` : steps of another layer, called in turn with these; their answers are not judged.
     ``scale`` : a power of 2 by which the rule's gradients are multiplied, for homogeneous rules.
-    ``extreme`` : whether the size of the gradients is extreme, and with it the lengths of directions.
+    ``extreme`` : whether the sizes of gradients and directions are extreme.
     """
 
     id: str
@@ -115,7 +115,7 @@ KINDS: dict[str, tuple[str, Kind]] = {
         lambda d, U, V: np.zeros((len(U), len(V)), U.dtype),
     ),
     "steep": (
-        "singular values from 1 to 1e-15: a polar factor gives weak directions the weight of strong ones",
+        "singular values from 1 to 1e-15: a polar factor weighs all directions alike",
         _geometric,
     ),
 }
@@ -147,7 +147,7 @@ def sequences(
         )
     for exponent in ((-660, 660) if wide_range else (-80, 80)) if homogeneous else ():
         steps = tuple(_walk(draw, (12, 9), (0.1, 0.1), (3, 4, 2)))[:5]
-        reason = f"gradients of size 2^{exponent}, whose squares leave the range of the dtype, in 5 steps"
+        reason = f"gradients of size 2^{exponent}, whose squares leave the range of the dtype"
         yield Sequence(f"squares-2^{exponent}", reason, steps, scale=2.0**exponent, extreme=True)
     for m, n, r in (
         (12, 9, 3),

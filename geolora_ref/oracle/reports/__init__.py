@@ -1,1 +1,1 @@
-"""The report of a trial: rows and totals, as data, text, JUnit XML and scoreboard."""
+"""The report of a trial: rows and totals, as data, as text and as a table of several backends."""

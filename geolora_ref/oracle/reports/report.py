@@ -17,10 +17,8 @@ __all__ = ["FORMAT", "LOST", "Interrupted", "Report", "Row"]
 
 FORMAT = 3
 """The format number of a report's JSON."""
-
-
 LOST = ("ended its process", "gave no answer within")
-"""The beginnings of an error after which there is no backend to ask again."""
+"""The beginnings of an error after which there is no backend to call again."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,8 @@ class Row:
     @property
     def finding(self) -> str:
         """The finding in words."""
-        found = finding(
-            self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None
-        )
+        ranks = list(self.rank.values()) if self.rank else None
+        found = finding(self.ratio, self.criteria, self.error, ranks)
         found = f"{found} (at {self.where})" if self.where else found
         return f"{found}; in {self.failed} of {self.asked} times" if self.asked > 1 else found
 
@@ -80,13 +77,12 @@ class Report:
     :func:`geolora_ref.oracle.summary` makes the text that ``geolora-ref check`` prints.
 
     ``precision`` : the precision by which the backend is judged.  ``resolution`` : the fraction of
-    the scale
-    s = ‖W‖ + λ‖P(W)G‖₊ below which an error may pass in the median case: FAIL units, and the
-    rounding of storage in fewer bits.
+    the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an error may pass in the median case: FAIL units, and
+    the rounding of storage in fewer bits.
     ``shared`` : the property that all failing cases share, if there is one.  ``choice`` : the
     selection of cases.
-    ``promised`` : the backend's promises, and whether it showed its stages; ``environment`` : what
-    else a verdict depends on.
+    ``promised`` : the backend's promises, and whether it has stages; ``environment`` : the other
+    conditions of the verdict.
     """
 
     backend: str
@@ -104,10 +100,10 @@ class Report:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        passed = sum(row.outcome in ("passed", "xfailed") for row in self.rows)
-        found = f"{passed} of {len(self.rows)} cases pass or fail as listed, {len(self.problems)} problems"
-        verdict = "conforms" if self.passed else "does not conform"
-        return f"Report({self.backend}, {self.array} {self.dtype}: {verdict}, {found})"
+        verdict = "conforms" if self.passed else f"does not conform, {len(self.failures)} fail"
+        return (
+            f"Report({self.backend}, {self.array} {self.dtype}: {len(self.rows)} cases, {verdict})"
+        )
 
     def __bool__(self) -> bool:
         return self.passed
@@ -119,9 +115,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Return whether there is no unexpected failure, no unexpected pass, and no other problem,
-        such as too few cases.
-        """
+        """Return whether there is no unexpected failure or pass, and no problem of the run."""
         return not self.failures and not self.problems
 
     @property
@@ -141,21 +135,17 @@ class Report:
 
     @property
     def worst_ratio(self) -> float:
-        """The largest ratio over all cases that are not known to fail; infinite if there is none."""
+        """The largest ratio over all cases but known failures; infinite if there is none."""
         return max((row.ratio for row in self.rows if row.outcome != "xfailed"), default=np.inf)
 
     def as_data(self) -> dict[str, Any]:
-        """The report as plain JSON data; a ratio that is infinite or no number is the string "inf"
-        or "nan".
+        """The report as plain JSON data; a ratio that is no finite number is the string "inf" or
+        "nan".
         """
-        rows = [
-            {
-                **asdict(row),
-                "ratio": _plain(row.ratio),
-                "ratios": {name: _plain(ratio) for name, ratio in row.ratios.items()},
-            }
-            for row in self.rows
-        ]
+        rows = [asdict(row) for row in self.rows]
+        for row in rows:
+            row["ratio"] = _plain(row["ratio"])
+            row["ratios"] = {name: _plain(ratio) for name, ratio in row["ratios"].items()}
         return {
             "format": FORMAT,
             "backend": self.backend,
@@ -184,10 +174,8 @@ def _plain(ratio: float) -> float | str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was stopped from outside.  ``report`` has the results so far, and a problem that
-    states where the run stopped.
-
-    The report is a :class:`Report`, or a ``RuleReport``.
+    """A run that was stopped by Ctrl-C.  ``report``, a :class:`Report` or a ``RuleReport``, has the
+    results so far, and a problem that states where the run stopped.
     """
 
     def __init__(self, report: Any) -> None:
@@ -195,7 +183,5 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[Any]]:
-        """Pickle by the report: by default an exception is rebuilt from its message, which is no
-        argument here.
-        """
+        """Pickle by the report, not by the message."""
         return Interrupted, (self.report,)

@@ -1,4 +1,4 @@
-"""Choose the cases that a backend is judged on: all cases of the catalogue that its arrays can hold, a
+"""Choose the cases that a backend is judged on: those of the catalogue that its arrays can hold, a
 part of them, or more.
 """
 
@@ -20,17 +20,17 @@ from geolora_ref.support.machine import memory
 __all__ = ["Choice", "applicable", "questions", "representable"]
 
 MATRICES = 15
-"""The number of m x n matrices of doubles in memory at once while a step in real numbers is judged."""
+"""The number of real m x n matrices in memory at once while a step is judged."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """A selection from the catalogue, and cases in addition to it.
 
-    ``select`` : {"group": …, "flag": …, "id": …}, which cases have to match.  ``quick`` : about a quarter
-    of the catalogue.
-    ``shapes`` : sizes m, n, r at which all cases are run in addition.  ``fuzz``,
-    ``seed`` : number and seed of further cases.
+    ``select`` : {"group": …, "flag": …, "id": …}, which cases have to match.
+    ``quick`` : a part of the catalogue.
+    ``shapes`` : sizes m, n, r at which all cases are run in addition.
+    ``fuzz``, ``seed`` : number and seed of further cases.
     ``fail_fast`` : stop after the first failure.  ``repeat`` : how often each case is run.
 
     Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), for a
@@ -52,13 +52,10 @@ class Choice:
             if key not in ("group", "flag", "id"):
                 raise ValueError(f"select: expected keys among group, flag, id, found {key!r}")
         for size in self.shapes:
-            whole = (
-                isinstance(size, Sequence) and len(size) == 3 and all(map(checks.is_integer, size))
-            )
-            if not whole or not 1 <= size[2] <= min(size[:2]):
-                raise ValueError(
-                    f"shapes: expected (m, n, r) with 1 <= r <= min(m, n), found {size!r}"
-                )
+            whole = isinstance(size, Sequence) and all(map(checks.is_integer, size))
+            if not whole or len(size) != 3 or not 1 <= size[2] <= min(size[:2]):
+                wanted = "(m, n, r) with 1 <= r <= min(m, n)"
+                raise ValueError(f"shapes: expected {wanted}, found {size!r}")
         for name, least in (("fuzz", 0), ("seed", 0), ("repeat", 1)):
             checks.integer(name, getattr(self, name), least)
 
@@ -69,14 +66,13 @@ class Choice:
 
     @property
     def words(self) -> str:
-        """The differences from a plain run of the catalogue in a few words; empty if there are none."""
+        """The differences from a plain run of the catalogue; empty if there are none."""
         words = [f"{key}={value}" for key, value in self.select.items()]
         words += ["quick"] * self.quick + ["fail-fast"] * self.fail_fast
         words += [f"each {self.repeat} times"] * (self.repeat > 1)
         words += ["x".join(map(str, size)) for size in self.shapes]
-        return " and ".join(
-            [*words, *([f"{self.fuzz} drawn from seed {self.seed}"] if self.fuzz else [])]
-        )
+        words += [f"{self.fuzz} drawn from seed {self.seed}"] * bool(self.fuzz)
+        return " and ".join(words)
 
     def as_data(self) -> dict[str, Any]:
         """The choice as plain JSON data."""
@@ -90,40 +86,32 @@ class Choice:
         """The cases that match, catalogue first; ``ValueError`` if there is none, or too little
         memory for a size.
         """
+        conversion = harness.conversion
         for m, n, r in self.shapes:
-            needed = (2 if harness.conversion.is_complex else 1) * MATRICES * 8.0 * m * n
+            needed = (2 if conversion.is_complex else 1) * MATRICES * 8.0 * m * n
             if needed > memory():
-                size = f"{m}x{n}x{r}: to judge a step takes {needed / 1e9:.3g} GB, and there are {memory() / 1e9:.3g}"
-                raise ValueError(
-                    f"shapes: expected sizes whose dense matrices fit into memory, found {size}"
-                )
-        layouts = [layout for layout in LAYOUTS if harness.conversion.has_layout(layout)] or [
-            "rows"
-        ]
+                size = f"{m}x{n}x{r}: {needed / 1e9:.3g} GB of {memory() / 1e9:.3g}"
+                raise ValueError(f"shapes: expected sizes that fit into memory, found {size}")
+        layouts = [*filter(conversion.has_layout, LAYOUTS)] or ["rows"]
         known = [case for case in questions(harness) if not self.quick or case.id in QUICK]
         more = [case for size in self.shapes for case in of_size(size)]
-        drawn = drawn_cases(
-            self.seed, self.fuzz, complex_data=harness.conversion.is_complex, layouts=layouts
-        )
-        more += [case for case in drawn if representable(case, harness)]
+        drawn = {"complex_data": conversion.is_complex, "layouts": layouts}
+        random = drawn_cases(self.seed, self.fuzz, **drawn)  # type: ignore[arg-type]
+        more += [case for case in random if representable(case, harness)]
         cases = [*known, *(case for case in more if _taken(case, harness))]
         matching = [case for case in cases if self._matches(case)]
         if not matching:
             groups = ", ".join(dict.fromkeys(case.group for case in cases))
             selected = f"{dict(self.select)}{' and is quick' * self.quick}"
-            raise ValueError(
-                f"select: no case for {harness.conversion.dtype} matches {selected}; the groups are {groups}"
-            )
+            found = f"no case for {conversion.dtype} matches {selected}"
+            raise ValueError(f"select: {found}; the groups are {groups}")
         return matching
 
     def _matches(self, case: ConformanceCase) -> bool:
         """Return whether a case matches every key of ``select``."""
-        group, flag = self.select.get("group", case.group), self.select.get("flag", case.flags[0])
-        return (
-            case.group == group
-            and flag in case.flags
-            and case.id.startswith(self.select.get("id", ""))
-        )
+        chosen = {"group": case.group, "flag": case.flags[0], "id": "", **self.select}
+        held = chosen["group"] == case.group and chosen["flag"] in case.flags
+        return held and case.id.startswith(chosen["id"])
 
 
 def questions(harness: Harness) -> list[ConformanceCase]:
@@ -135,22 +123,22 @@ def _taken(case: ConformanceCase, harness: Harness) -> bool:
     """Return whether a backend can take a case: its arrays hold the numbers, and it takes
     directions or stacks if need be.  JAX computes with 0 in place of subnormal numbers.
     """
-    taken = (harness.directions or case.parameters.gradient != SIGNS) and (
-        harness.batched or not case.problems
-    )
-    held = harness.conversion.has_layout(case.layout) and applicable(
-        case, harness.conversion.dtype, harness.precision
-    )
-    return taken and held and not (harness.conversion.array == "jax" and "subnormal" in case.flags)
+    directions = case.parameters.gradient == SIGNS
+    if (directions and not harness.directions) or (case.problems and not harness.batched):
+        return False
+    conversion = harness.conversion
+    if not conversion.has_layout(case.layout):
+        return False
+    held = applicable(case, conversion.dtype, harness.precision)
+    return held and not (conversion.array == "jax" and "subnormal" in case.flags)
 
 
 def representable(case: ConformanceCase, harness: Harness) -> bool:
-    """Return whether the numbers of a drawn case, in its first step, are finite in the dtype of a backend."""
+    """Return whether the numbers of a drawn case are finite in the dtype, in its first step."""
     if harness.conversion.dtype != "float16":
         return True
-    return (
-        StepCase.build(case.parameters).inputs("float32").representable(harness.conversion.largest)
-    )
+    inputs = StepCase.build(case.parameters).inputs("float32")
+    return inputs.representable(harness.conversion.largest)
 
 
 def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Convert between the oracle's NumPy arrays and arrays of the backend's library, dtype and device."""
+"""Convert between NumPy arrays and arrays of the backend's library, dtype and device."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ LARGEST = {
     "complex128": float(np.finfo(np.float64).max),
 }
 """The largest number, by dtype; for all others it is that of float32, nearly."""
-NEGATIVE = ("reversed", "backwards", "turned")
-"""Layouts with negative strides."""
+NEGATIVE = {"reversed": (-1, 1), "backwards": (1, -1), "turned": (-1, -1)}
+"""Layouts with negative strides: the order of rows and of columns."""
 ARGUMENTS = ("U", "S", "V", "dK", "dL", "dS")
 
 
@@ -55,18 +55,15 @@ class Conversion:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.array not in LIBRARIES:
-            raise ValueError(f"array: expected one of {', '.join(LIBRARIES)}, found {self.array!r}")
-        if self.dtype not in EPS:
-            raise ValueError(f"dtype: expected one of {', '.join(EPS)}, found {self.dtype!r}")
+        for name, known in (("array", LIBRARIES), ("dtype", EPS)):
+            if (found := getattr(self, name)) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, found {found!r}")
         if self.dtype == "bfloat16" and self.array in ("numpy", "cupy"):
-            raise ValueError(
-                f"dtype: {self.array} has no bfloat16, found {self.dtype!r}; use --array torch or jax"
-            )
+            use = "use --array torch or jax"
+            raise ValueError(f"dtype: {self.array} has no bfloat16, found {self.dtype!r}; {use}")
         if self.device is not None and self.array != "torch":
-            raise ValueError(
-                f"device: expected none for {self.array}, found {self.device!r}; only torch takes one"
-            )
+            wanted = f"expected none for {self.array}"
+            raise ValueError(f"device: {wanted}, found {self.device!r}; only torch takes one")
         if self.device == "":
             raise ValueError("device: expected the name of a device, or None for the CPU, found ''")
 
@@ -86,10 +83,7 @@ class Conversion:
         """
         if self.array != "jax" or self.dtype not in ("float64", "complex128"):
             return contextlib.nullcontext()
-        scope: contextlib.AbstractContextManager[Any] = importlib.import_module("jax").enable_x64(
-            True
-        )
-        return scope
+        return importlib.import_module("jax").enable_x64(True)  # type: ignore[no-any-return]
 
     def has_layout(self, layout: str) -> bool:
         """Return whether the library has arrays of this memory layout: JAX has no choice, torch has
@@ -109,8 +103,9 @@ class Conversion:
         The memory between and before its numbers is NaN, which only a backend that ignores strides
         or offsets would read.
         """
-        if layout == "columns":
-            return self.to(X.swapaxes(-1, -2)).swapaxes(-1, -2)
+        if layout in ("columns", "long"):
+            other = "rows" if layout == "columns" else "padded"
+            return self.laid_out(X.swapaxes(-1, -2), other).swapaxes(-1, -2)
         if layout == "spaced":
             wide = np.repeat(X, 2, axis=-1)
             wide[..., ::2] = np.nan
@@ -119,23 +114,14 @@ class Conversion:
             return self._expanded(X)
         if layout == "padded":
             return self._corner(X)
-        if layout == "long":
-            return self._corner(X.swapaxes(-1, -2)).swapaxes(-1, -2)
-        if layout == "reversed":
-            rows = X.shape[-2]  # as many NaN rows at the end, for code that reads forwards
-            return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[
-                ..., rows - 1 :: -1, :
-            ]
-        if layout == "backwards":
-            columns = X.shape[-1]
-            return self.to(np.concatenate([X[..., ::-1], np.full_like(X, np.nan)], axis=-1))[
-                ..., columns - 1 :: -1
-            ]
-        if layout == "turned":
-            rows = X.shape[-2]
-            return self.to(np.concatenate([X[..., ::-1, ::-1], np.full_like(X, np.nan)], axis=-2))[
-                ..., rows - 1 :: -1, ::-1
-            ]
+        if layout in NEGATIVE:
+            rows, columns = NEGATIVE[layout]
+            axis = -2 if rows < 0 else -1
+            # as much NaN at the end, for code that reads forwards
+            there = np.concatenate([X[..., ::rows, ::columns], np.full_like(X, np.nan)], axis=axis)
+            begin = X.shape[axis] - 1
+            last = (slice(begin, None, -1), slice(None, None, columns))
+            return self.to(there)[(..., *(last if rows < 0 else (slice(None), last[0])))]
         if layout == "negated":
             return importlib.import_module(self.array)._neg_view(self.to(-X))
         if layout == "lazy" and self.has_layout(layout):
@@ -151,9 +137,8 @@ class Conversion:
         wide = np.concatenate([X, np.full((*X.shape[:-1], 3), np.nan, X.dtype)], axis=-1)
         if X.ndim == 2:
             return self.to(wide)[:, : X.shape[-1]]
-        return self.to(
-            np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:])
-        )[::2, :, : X.shape[-1]]
+        longer = np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:])
+        return self.to(longer)[::2, :, : X.shape[-1]]
 
     def _expanded(self, X: Matrix) -> Array:
         """X as one row with a stride of 0; its rows must be alike."""
@@ -161,9 +146,8 @@ class Conversion:
         if self.array == "torch":
             return one.expand(X.shape)
         strides = (*one.strides[:-2], 0, one.strides[-1])
-        return importlib.import_module(self.array).lib.stride_tricks.as_strided(
-            one, X.shape, strides
-        )
+        library = importlib.import_module(self.array)
+        return library.lib.stride_tricks.as_strided(one, X.shape, strides)
 
     def overwritten(self, X: Array, values: Matrix) -> bool:
         """Write these values into an array of their shape; False if it cannot be written to, as all
@@ -186,34 +170,26 @@ class Conversion:
         if self.array == "jax":
             return True
         if self.array == "torch":
-            around, strides = (
-                X.as_strided((X.untyped_storage().nbytes() // X.element_size(),), (1,), 0),
-                X.stride(),
-            )
+            whole, strides = X.untyped_storage().nbytes() // X.element_size(), X.stride()
+            around = self.back(X.as_strided((whole,), (1,), 0))
         else:
-            strides, around = X.strides, owner_of(X)
-        around = self.back(around)
-        numbers = math.prod(
-            count for count, stride in zip(X.shape, strides, strict=True) if stride
-        )  # each one once
-        return bool(np.isnan(around).sum() == around.size - numbers)
+            strides, around = X.strides, self.back(owner_of(X))
+        counts = (n for n, stride in zip(X.shape, strides, strict=True) if stride)  # each one once
+        return bool(np.isnan(around).sum() == around.size - math.prod(counts))
 
     def to(self, X: Matrix) -> Array:
         """A new array of the library, its values rounded to the dtype, row by row in memory."""
         if self.array == "numpy":
             return X.astype(self.dtype, order="C", copy=True)
         library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
+        dtype, X = getattr(library, self.dtype), np.ascontiguousarray(X)
         if self.array == "torch":
-            return (
-                library.tensor(np.ascontiguousarray(X), device="cpu")
-                .to(getattr(library, self.dtype))
-                .to(self.device or "cpu")
-            )
+            return library.tensor(X, device="cpu").to(dtype).to(self.device or "cpu")
         with self.scope():
-            return library.array(np.ascontiguousarray(X), dtype=getattr(library, self.dtype))
+            return library.array(X, dtype=dtype)
 
     def wait(self) -> None:
-        """Wait until the device has finished the work on the current stream; its errors are raised here."""
+        """Wait until the device has finished its work; errors of the device are raised here."""
         if self.array == "cupy":
             importlib.import_module("cupy").cuda.get_current_stream().synchronize()
         elif self.array == "torch" and self.device is not None:
@@ -232,9 +208,8 @@ class Conversion:
             raise
         except Exception as problem:  # every library has its own, torch's assertions included
             where = f" on the device {self.device!r}" if self.device else ""
-            raise ValueError(
-                f"device: expected {self.array} to make and read arrays{where}, found {words(problem)}"
-            ) from problem
+            wanted = f"expected {self.array} to make and read arrays{where}"
+            raise ValueError(f"device: {wanted}, found {words(problem)}") from problem
 
     def back(self, X: Array) -> Matrix:
         """A NumPy copy; reduced precision that NumPy lacks becomes float32."""
@@ -275,20 +250,13 @@ def share_memory(X: Array, Y: Array) -> bool:
     if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):
         if X.untyped_storage().data_ptr() != Y.untyped_storage().data_ptr():
             return False
-        memory = np.empty(
-            X.untyped_storage().nbytes(), np.uint8
-        )  # never written, so it takes no memory
-        return bool(np.shares_memory(_lying(X, memory), _lying(Y, memory)))
+        nothing = np.empty(X.untyped_storage().nbytes(), np.uint8)  # never written: takes no memory
+        return bool(np.shares_memory(_as_view(X, nothing), _as_view(Y, nothing)))
     return X is Y and not hasattr(X, "is_deleted")
 
 
-def _lying(X: Any, memory: NDArray[np.uint8]) -> NDArray[Any]:
+def _as_view(X: Any, memory: NDArray[np.uint8]) -> NDArray[Any]:
     """A view of this memory with the offset, shape and strides of a torch tensor."""
     size = X.element_size()
-    return np.ndarray(
-        tuple(X.shape),
-        f"V{size}",
-        memory,
-        X.storage_offset() * size,
-        [size * step for step in X.stride()],
-    )
+    strides = [size * step for step in X.stride()]
+    return np.ndarray(tuple(X.shape), f"V{size}", memory, X.storage_offset() * size, strides)

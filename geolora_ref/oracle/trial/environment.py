@@ -1,6 +1,4 @@
-"""The environment on which a verdict depends, in addition to the backend: kit, questions, array library,
-BLAS, processor, device.
-"""
+"""The environment on which a verdict depends, in addition to the backend."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ __all__ = ["catalogue_digest", "environment"]
 
 @cache
 def catalogue_digest() -> str:
-    """A digest of all questions, equal wherever the same questions are put."""
+    """A digest of all cases, equal wherever the same cases are run."""
     return digest(repr(catalogue()))[:16]
 
 
@@ -32,30 +30,24 @@ def environment(conversion: Conversion) -> dict[str, str]:
     library = importlib.import_module(conversion.array)
     with conversion.scope():
         device = str(getattr(conversion.to(np.ones((1, 1))), "device", "cpu"))
+    of_cuda = conversion.array == "torch" and device.startswith("cuda")
     return {
         "kit": __version__,
         "catalogue": catalogue_digest(),
         "library": f"{conversion.array} {getattr(library, '__version__', 'unknown')}",
-        "blas": _blas(conversion.array, device),
+        "blas": f"CUDA {library.version.cuda}" if of_cuda else _blas(conversion.array),
         "processor": processor(),
-        "device": f"{device} ({library.cuda.get_device_name(device)})"
-        if conversion.array == "torch" and device.startswith("cuda")
-        else device,
+        "device": f"{device} ({library.cuda.get_device_name(device)})" if of_cuda else device,
     }
 
 
-def _blas(array: str, device: str) -> str:
+def _blas(array: str) -> str:
     """The linear algebra library of an array library; JAX and CuPy bring their own."""
     library = importlib.import_module(array)
-    if array == "torch" and device.startswith("cuda"):
-        return f"CUDA {library.version.cuda}"
     if array == "torch":
         built = library.__config__.show()
-        found = (
-            re.search(pattern, built)
-            for pattern in (r"BLAS_INFO=(\w+)", r"Kernel Library Version ([\d.]+)")
-        )
-        return " ".join(part[1] for part in found if part) or "unknown"
+        found = re.findall(r"(?:BLAS_INFO=|Kernel Library Version )([\w.]+)", built)
+        return " ".join(sorted(found, reverse=True)) or "unknown"
     if array == "numpy":
         blas = library.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
         return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()

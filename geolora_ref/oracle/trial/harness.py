@@ -18,7 +18,14 @@ from geolora_ref import checks
 from geolora_ref.arrays import Array, Matrix
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.judges.storage import Storage
-from geolora_ref.oracle.trial.conversion import EPS, Conversion, layouts, share_memory, taken_away
+from geolora_ref.oracle.trial.conversion import (
+    ARGUMENTS,
+    EPS,
+    Conversion,
+    layouts,
+    share_memory,
+    taken_away,
+)
 from geolora_ref.oracle.trial.manners import watched
 from geolora_ref.support.foreign import place, words
 
@@ -30,8 +37,8 @@ Held = tuple[str, Array, Matrix]
 LONGEST = 200
 """The number of characters of an exception's message that fit into a row of the report."""
 
-HANDLING = "left NumPy with another handling of floating-point errors (np.seterr): it belongs to the caller"
-
+OWNED = "it belongs to the caller"
+HANDLING = f"left NumPy with another handling of floating-point errors (np.seterr): {OWNED}"
 STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
 
 
@@ -41,11 +48,10 @@ class Outcome:
 
     ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack, or of the
     one problem.
-    ``held`` : the arrays that it was given and returned: what each is, the array, and its values at
-    that time.
+    ``held`` : the arrays that it was given and returned, with their names and values.
     ``own`` : the arrays (U₁, S₁, V₁) as they were returned; empty for a list of results.
-    ``where`` : file and line of an exception.  ``listed`` : whether the results of a stack are a list,
-    whose ranks may differ.
+    ``where`` : file and line of an exception.
+    ``listed`` : whether the results of a stack are a list, whose ranks may differ.
     ``stacked`` : the number of problems in the stack.
     """
 
@@ -94,7 +100,7 @@ class Harness:
     of dK, dL, dS.
     """
     batched: bool = False
-    """True for a backend that takes stacks (a leading axis) and returns stacks, or a list of results."""
+    """True for a backend that takes stacks (a leading axis) and returns stacks, or a list."""
     precision: str | None = None
     """The precision that it claims to compute in, by default the dtype, and float32 for 16-bit
     dtypes. It is lower than the dtype if float64 arrays are computed in float32, and higher if the
@@ -107,36 +113,29 @@ class Harness:
     neither UᴴdK nor (VᴴdL)ᴴ.
     """
     threads: int = 1
-    """The number of threads that call it at once; all but one repeat another case of the same sizes."""
+    """The number of threads that call it at once; all but one run another case."""
     stages: Callable[..., Mapping[str, Array]] | None = None
-    """A function of the same arguments that returns the stages and the output of one problem by name."""
+    """A function of the same arguments that returns the stages and the output by name."""
     name: str = ""
     """Its name in reports, by default module:function of the step."""
     errors: Mapping[str, Any] = field(default_factory=np.geterr)
-    """NumPy's handling of floating-point errors inside the backend, by default the current setting."""
+    """NumPy's handling of floating-point errors inside the backend, by default the current one."""
 
     def __post_init__(self) -> None:
         if not self.name:
             function = getattr(self.step, "__qualname__", type(self.step).__name__)
             object.__setattr__(self, "name", f"{getattr(self.step, '__module__', '?')}:{function}")
-        for name, function in {
-            "step": self.step,
-            **({} if self.stages is None else {"stages": self.stages}),
-        }.items():
+        functions = {"step": self.step, "stages": self.stages or self.step}
+        for name, function in functions.items():
             if not callable(function):
                 raise ValueError(f"{name}: expected a function, found {function!r}")
         if self.precision is not None and self.precision not in EPS:
-            raise ValueError(
-                f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}"
-            )
+            known = ", ".join(EPS)
+            raise ValueError(f"precision: expected one of {known}, found {self.precision!r}")
         if self.whole and self.stages is not None:
-            raise ValueError(
-                "stages: expected none with whole: a whole step forms dK, dL, dS itself, stages are given them"
-            )
+            raise ValueError("stages: expected none with whole: a whole step forms dK, dL, dS")
         if self.whole and self.directions:
-            raise ValueError(
-                "directions: expected none with whole: a whole step has its own optimizer"
-            )
+            raise ValueError("directions: expected none with whole: it has its own optimizer")
         checks.integer("threads", self.threads, 1)
         self.conversion.try_out()
 
@@ -155,16 +154,13 @@ class Harness:
         does not exist.
         """
         if unknown := sorted(set(options) - set(Options.__annotations__)):
-            raise TypeError(
-                f"{', '.join(unknown)}: expected options among {', '.join(Options.__annotations__)}"
-            )
+            known = ", ".join(Options.__annotations__)
+            raise TypeError(f"{', '.join(unknown)}: expected options among {known}")
         promises: dict[str, Any] = dict(options)
-        conversion = Conversion(
-            promises.pop("array", "numpy"),
-            promises.pop("dtype", "float64"),
-            promises.pop("device", None),
-        )
-        return cls(step, conversion, stages=stages, **promises)
+        arrays = {
+            name: promises.pop(name) for name in ("array", "dtype", "device") & options.keys()
+        }
+        return cls(step, Conversion(**arrays), stages=stages, **promises)
 
     @property
     def arithmetic(self) -> str:
@@ -217,10 +213,8 @@ class Harness:
             outcome = replace(self._call(problems, held, own), stacked=len(problems))
             if not (outcome.listed and inputs.age == 0):
                 return outcome
-            of_two_ranks = [
-                _still(*problem) if k % 2 else problem for k, problem in enumerate(problems)
-            ]
-            mixed = self._call(of_two_ranks, outcome.held, ())
+            ranks = [_still(*one) if k % 2 else one for k, one in enumerate(problems)]
+            mixed = self._call(ranks, outcome.held, ())
             both, held = [*outcome.results, *mixed.results], [*outcome.held, *mixed.held]
             return replace(mixed, results=both, held=held, stacked=len(problems))
 
@@ -230,7 +224,7 @@ class Harness:
         held: Iterable[Held],
         own: Sequence[Array],
     ) -> Outcome:
-        convert, steps = self.conversion, [inputs for inputs, _ in problems]
+        steps = [inputs for inputs, _ in problems]
         meant, lying = _meant(problems, self.batched), layouts(steps[0].layout)
         made, error = self._made(meant[len(own) :], lying[len(own) :])
         if error:
@@ -242,31 +236,34 @@ class Harness:
         if error or errors:
             error, where = (error, where) if error else errors[0]
             return Outcome(error=error, where=where)
-        if any(taken_away(X) for X in given):
-            return Outcome(
-                error="took the memory of its inputs (donated arguments): the caller has them no longer"
-            )
+        if error := self._taken(given, made, meant, held) or next(iter(touched), ""):
+            return Outcome(error=error)
+        return self._unpacked(returned, given, steps)
+
+    def _taken(
+        self,
+        given: Sequence[Array],
+        made: Sequence[Array],
+        meant: Sequence[Matrix],
+        held: Iterable[Held],
+    ) -> str:
+        """The error text for arrays of the caller that the step has taken or changed, or ''."""
+        convert = self.conversion
+        if any(map(taken_away, given)):
+            return "took the memory of its inputs (donated arguments): the caller has it no longer"
         if any(
-            not np.array_equal(convert.back(X), convert.rounded(Y))
+            not _equal(convert.back(X), convert.rounded(Y))
             for X, Y in zip(given, meant, strict=True)
         ):
-            return Outcome(error="changed its inputs in place")
+            return "changed its inputs in place"
         if not all(map(_can_be_written, made)):
-            return Outcome(
-                error="left an argument that cannot be written to: it belongs to the caller"
-            )
+            return f"left an argument that cannot be written to: {OWNED}"
         if not all(map(convert.alone, made)):
-            return Outcome(
-                error="wrote next to its inputs: the memory between and after them belongs to the caller"
-            )
+            return "wrote next to its inputs: the memory there belongs to the caller"
         for what, X, values in held:
-            if taken_away(X) or not _unchanged(convert.back(X), values):
-                return Outcome(
-                    error=f"changed {what} of an earlier step: what was given and returned belongs to the caller"
-                )
-        if touched:
-            return Outcome(error=touched[0])
-        return self._unpacked(returned, given, steps)
+            if taken_away(X) or not _equal(convert.back(X), values):
+                return f"changed {what} of an earlier step: {OWNED}"
+        return ""
 
     def _problems(
         self, inputs: StepInputs, gradient: Gradient
@@ -276,9 +273,7 @@ class Harness:
             return [(inputs, gradient)]
         m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
         count = inputs.problems or STACKED[(m + 2 * n + r) % len(STACKED)]
-        mirrored = (
-            _mirrored(inputs, gradient, self.conversion, *_mirror(k)) for k in range(count - 1)
-        )
+        mirrored = (_mirrored(inputs, gradient, self.conversion, k) for k in range(count - 1))
         return [(inputs, gradient), *mirrored]
 
     def meant(self, inputs: StepInputs, gradient: Gradient) -> list[Matrix]:
@@ -289,36 +284,28 @@ class Harness:
     def _company(
         self, problems: Sequence[tuple[StepInputs, Gradient]]
     ) -> Iterator[list[tuple[str, str]]]:
-        """Within this context other threads repeat a question about −W and −G in reverse order; the
-        list gets their errors.
+        """Within this context other threads repeat a call for −W and −G in reverse order; the list
+        gets their errors.
         """
-        others, over = self.threads - 1, threading.Event()
-        errors: list[tuple[str, str]] = []
-        problems = (
-            [_mirrored(*problem, self.conversion, *_mirror(0)) for problem in problems]
-            if others
-            else []
-        )
-        begun = threading.Barrier(1 + others)
+        over, errors = threading.Event(), list[tuple[str, str]]()
+        begun = threading.Barrier(self.threads)
 
-        def ask() -> None:
+        def repeat() -> None:
+            mirrored = [_mirrored(*problem, self.conversion, 0) for problem in problems]
+            parameters, layout = mirrored[0][0].parameters, layouts(mirrored[0][0].layout)
             with self.conversion.scope(), np.errstate(all="ignore"):
-                given, error = self._made(
-                    _meant(problems, self.batched), layouts(problems[0][0].layout)
-                )
+                given, error = self._made(_meant(mirrored, self.batched), layout)
+                arguments = [*given[:3], self._gradients(mirrored)] if self.whole else given
                 where = ""
-                arguments = [*given[:3], self._gradients(problems)] if self.whole else given
                 begun.wait()
                 while not error:
-                    _, error, where = self._attempt(
-                        self.step, *arguments, **problems[0][0].parameters
-                    )
+                    _, error, where = self._attempt(self.step, *arguments, **parameters)
                     if over.is_set():
                         break
             if error:
                 errors.append((f"in another thread at the same time: {error}", where))
 
-        threads = [threading.Thread(target=ask, daemon=True) for _ in range(others)]
+        threads = [threading.Thread(target=repeat, daemon=True) for _ in range(self.threads - 1)]
         for thread in threads:
             thread.start()
         begun.wait()
@@ -346,14 +333,10 @@ class Harness:
                 named = {name: returned[name] for name in STAGES}
                 named |= dict(zip(("U1", "S1", "V1"), returned["output"], strict=True))
                 error = self._unlike(named, given[0])
-                arrays = (
-                    {} if error else {name: self.conversion.back(X) for name, X in named.items()}
-                )
+                arrays = {} if error else {k: self.conversion.back(X) for k, X in named.items()}
             except Exception as problem:  # a result of another form
                 expected = f"a mapping with {', '.join(STAGES)}, output"
-                error = (
-                    f"expected {expected}, found {_described(returned)} ({words(problem, LONGEST)})"
-                )
+                error = f"expected {expected}, found {_described(returned, problem)}"
         if error:
             return {}, None, f"stages: {error}"
         output = (arrays.pop("U1"), arrays.pop("S1"), arrays.pop("V1"))
@@ -369,9 +352,8 @@ class Harness:
         def gradients(W: Array) -> Array:
             with np.errstate(all="ignore"):
                 points = self.conversion.back(W) if self.batched else [self.conversion.back(W)]
-                found = [
-                    gradient(point) for (_, gradient), point in zip(problems, points, strict=True)
-                ]
+                pairs = zip(problems, points, strict=True)
+                found = [gradient(point) for (_, gradient), point in pairs]
                 return self.conversion.to(np.stack(found) if self.batched else found[0])
 
         return gradients
@@ -383,13 +365,11 @@ class Harness:
         try:
             return [*map(self.conversion.laid_out, arrays, lying)], ""
         except Exception as problem:  # every library has its own
-            return (
-                [],
-                f"no arrays could be made for it, as if an earlier call had broken the device: {words(problem, LONGEST)}",
-            )
+            broken = "no arrays could be made for it, as if an earlier call had broken the device"
+            return [], f"{broken}: {words(problem, LONGEST)}"
 
     def _attempt(self, function: Any, *arguments: Any, **parameters: Any) -> tuple[Any, str, str]:
-        """The return value of a backend's function, or the error that ended it, and the place of the error.
+        """The return value of a backend's function, or the error that ended it, and its place.
 
         ``BaseException`` because ``sys.exit`` and ``pytest.skip`` are no ``Exception``; device
         errors show only after a wait.
@@ -402,11 +382,8 @@ class Harness:
         except KeyboardInterrupt:
             raise
         except BaseException as problem:
-            return (
-                None,
-                f"raised {words(problem, LONGEST)}",
-                place(problem, sys.modules.get(getattr(function, "__module__", None) or "")),
-            )
+            module = sys.modules.get(getattr(function, "__module__", None) or "")
+            return None, f"raised {words(problem, LONGEST)}", place(problem, module)
 
     def _unpacked(
         self, returned: Any, given: Sequence[Array], steps: Sequence[StepInputs]
@@ -414,31 +391,23 @@ class Harness:
         """(U₁, S₁, V₁) of every problem as NumPy arrays."""
         results: list[tuple[StepInputs, Any]] = []
         held: list[Held] = [("an input", X, self.conversion.back(X).copy()) for X in given]
+        listed = self.batched and isinstance(returned, list)
         try:
-            items = (
-                [returned]
-                if not self.batched
-                else returned
-                if isinstance(returned, list)
-                else zip(*returned, strict=True)
-            )
-            for inputs, (U1, S1, V1) in zip(steps, items, strict=True):
+            items = returned if listed else zip(*returned, strict=True)
+            for inputs, (U1, S1, V1) in zip(
+                steps, items if self.batched else [returned], strict=True
+            ):
                 named = {"U1": U1, "S1": S1, "V1": V1}
-                error = self._unlike(named, given[0]) or _shared(named, given)
-                if error:
+                if error := self._unlike(named, given[0]) or _shared(named, given):
                     return Outcome(error=error)
                 factors = tuple(self.conversion.back(X) for X in named.values())
                 results.append((inputs, factors))
-                held += [
-                    ("the result", X, values.copy())
-                    for X, values in zip(named.values(), factors, strict=True)
-                ]
+                pairs = zip(named.values(), factors, strict=True)
+                held += [("the result", X, values.copy()) for X, values in pairs]
         except Exception as problem:  # a result of another form
-            many = f"{len(steps)} problem{'s' * (len(steps) > 1)}"
-            expected = f"(U1, S1, V1){f' of {many}' if self.batched else ''}"
-            found = f"{_described(returned)} ({words(problem, LONGEST)})"
-            return Outcome(error=f"expected {expected}, found {found}")
-        listed = self.batched and isinstance(returned, list)
+            many = f" of {len(steps)} problem{'s' * (len(steps) > 1)}" if self.batched else ""
+            found = _described(returned, problem)
+            return Outcome(error=f"expected (U1, S1, V1){many}, found {found}")
         own = tuple(returned) if self.batched else tuple(named.values())
         own = own if all(hasattr(X, "shape") for X in own) else ()
         return Outcome(results, held=held, own=own, listed=listed)
@@ -449,22 +418,19 @@ class Harness:
         """
         for name, X in named.items():
             # subclasses of NumPy's array, such as masked ones, may hide entries
-            if not (
-                type(X) is np.ndarray
-                if isinstance(given, np.ndarray)
-                else isinstance(X, type(given))
-            ):
-                return f"{name}: expected an array of {self.conversion.array}, found {type(X).__module__}.{type(X).__qualname__}"
+            plain = isinstance(given, np.ndarray)
+            if not (type(X) is np.ndarray if plain else isinstance(X, type(given))):
+                found = f"{type(X).__module__}.{type(X).__qualname__}"
+                return f"{name}: expected an array of {self.conversion.array}, found {found}"
             for kind in ("dtype", "device"):
-                expected, found = (
-                    str(getattr(Y, kind, "")).removeprefix("torch.") for Y in (given, X)
-                )
+                pair = (getattr(Y, kind, "") for Y in (given, X))
+                expected, found = (str(one).removeprefix("torch.") for one in pair)
                 if found != expected:
                     return f"{name}: expected {expected}, found {found}"
             if getattr(X, "requires_grad", False):
-                return f"{name}: expected an array that belongs to the caller, found one that requires gradients"
+                return f"{name}: expected an array without gradients, found one that requires them"
             if hasattr(X, "is_inference") and X.is_inference():
-                return f"{name}: expected an array that belongs to the caller, found an inference tensor, which nobody can change"
+                return f"{name}: expected an array that can be changed, found an inference tensor"
         return ""
 
 
@@ -482,44 +448,39 @@ and the power of 2 by which the problem is scaled.
 """
 
 
-def _mirror(k: int) -> tuple[int, int, int, int]:
-    """The k-th mirror image; after the fourth the same four come again, each time 8 times as large."""
-    again, which = divmod(k, len(MIRRORS))
-    rows, columns, basis, exponent = MIRRORS[which]
-    return rows, columns, basis, exponent + 3 * again
-
-
 def _mirrored(
-    inputs: StepInputs,
-    gradient: Gradient,
-    conversion: Conversion,
-    rows: int,
-    columns: int,
-    basis: int,
-    exponent: int,
+    inputs: StepInputs, gradient: Gradient, conversion: Conversion, k: int
 ) -> tuple[StepInputs, Gradient]:
-    """Another problem as hard as this one: −c W and −c G, with rows, columns or the basis U in
-    reverse order.
+    """The k-th mirror image, a problem as hard as this one: −c W and −c G, with rows, columns or
+    the basis U in reverse order.
 
     Scaling by c rounds nothing and keeps the new rank, as a result in one stack requires.  c is 2
     to the exponent, or to a tenth of it if the dtype cannot hold such numbers, or 1 if digits would
     still be lost or the threshold is absolute.
     """
+    again, which = divmod(k, len(MIRRORS))  # the same four again, each time 8 times as large
+    rows, columns, basis, exponent = MIRRORS[which]
+    exponent += 3 * again
     sizes = [2.0**power for power in (exponent, round(exponent / 10)) if inputs.theta is None]
-    held = (size for size in sizes if inputs.representable(conversion.largest / size))
-    keeps = (
-        size
-        for size in held
-        if all(np.array_equal(conversion.rounded(size * X) / size, X) for X in inputs.arrays)
-    )
-    size = next(keeps, 1.0)
+
+    def is_exact(c: float) -> bool:
+        return inputs.representable(conversion.largest / c) and all(
+            np.array_equal(conversion.rounded(c * X) / c, X) for X in inputs.arrays
+        )
+
+    c = next(filter(is_exact, sizes), 1.0)
     U, S, V, dK, dL, dS = inputs.arrays
-    other = replace(inputs, U=U[::rows, ::basis], S=-size * S[::basis], V=V[::columns])
     other = replace(
-        other, dK=-size * dK[::rows], dL=-size * dL[::columns, ::basis], dS=-size * dS[::basis]
+        inputs,
+        U=U[::rows, ::basis],
+        S=-c * S[::basis],
+        V=V[::columns],
+        dK=-c * dK[::rows],
+        dL=-c * dL[::columns, ::basis],
+        dS=-c * dS[::basis],
+        dense=c * inputs.dense,
     )
-    other = replace(other, dense=size * inputs.dense)
-    return other, lambda W: -size * gradient(-W[::rows, ::columns] / size)[::rows, ::columns]
+    return other, lambda W: -c * gradient(-W[::rows, ::columns] / c)[::rows, ::columns]
 
 
 def _still(inputs: StepInputs, gradient: Gradient) -> tuple[StepInputs, Gradient]:
@@ -529,20 +490,20 @@ def _still(inputs: StepInputs, gradient: Gradient) -> tuple[StepInputs, Gradient
 
 
 def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
-    """The error text for a result that shares memory with an input or another result, or an empty
-    string.
-    """
-    for (name, X), (other, Y) in combinations(named.items(), 2):
-        if X.ndim == Y.ndim == 2 and share_memory(X, Y):
-            return f"{other} shares memory with {name}: a later change of one changes the other"
-    for name, X in named.items():
-        for input_name, Y in zip(("U", "S", "V", "dK", "dL", "dS"), given, strict=True):
-            if X.ndim == 2 and share_memory(X, Y):
-                return f"{name} is a view of the input {input_name}: a later change of one changes the other"
+    """The error text for a result that shares memory with an input or another result, or ''."""
+    other = "a later change of one changes the other"
+    arrays = {name: X for name, X in named.items() if X.ndim == 2}
+    for (one, X), (two, Y) in combinations(arrays.items(), 2):
+        if share_memory(X, Y):
+            return f"{two} shares memory with {one}: {other}"
+    for name, X in arrays.items():
+        for of, Y in zip(ARGUMENTS, given, strict=True):
+            if share_memory(X, Y):
+                return f"{name} is a view of the input {of}: {other}"
     return ""
 
 
-def _unchanged(X: Matrix, values: Matrix) -> bool:
+def _equal(X: Matrix, values: Matrix) -> bool:
     """Return whether an array still has this form and these values, NaN included; comparing bytes
     first is faster and mostly enough.
     """
@@ -551,17 +512,14 @@ def _unchanged(X: Matrix, values: Matrix) -> bool:
 
 
 def _can_be_written(X: Array) -> bool:
-    """Return whether the caller can still write into an argument, if the library allows writing at all."""
-    return bool(getattr(getattr(X, "flags", None), "writeable", True)) and not getattr(
-        X, "requires_grad", False
-    )
+    """Return whether the caller can still write into an argument, if its library allows that."""
+    flags = getattr(X, "flags", None)
+    return bool(getattr(flags, "writeable", True)) and not getattr(X, "requires_grad", False)
 
 
-def _described(X: Any) -> str:
-    """A short description of anything that a backend may return."""
+def _described(X: Any, problem: Exception) -> str:
+    """A short description of anything that a backend may return, and why it is no result."""
+    found = type(X).__name__
     if isinstance(X, tuple | list):
-        return f"{type(X).__name__} of {len(X)}: " + ", ".join(_described(item) for item in X[:4])
-    try:
-        return f"{type(X).__name__} {tuple(X.shape)}"
-    except Exception:  # no shape, or a foreign one
-        return type(X).__name__
+        found += f" of {len(X)}: {', '.join(type(item).__name__ for item in X[:4])}"
+    return f"{found} ({words(problem, LONGEST)})"

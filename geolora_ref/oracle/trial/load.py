@@ -1,6 +1,4 @@
-"""Load a backend by its name, and turn the options of the command line or of pytest into keywords
-of the harness.
-"""
+"""Load a backend by its name, and turn the options of a command into keywords of the harness."""
 
 from __future__ import annotations
 
@@ -12,6 +10,8 @@ from geolora_ref.oracle.trial.harness import Harness
 from geolora_ref.support.foreign import place, words
 
 __all__ = ["harness_options", "load_backend", "load_harness", "load_object"]
+
+KEYWORDS = ("dtype", "precision", "array", "device", "whole", "batched", "directions", "threads")
 
 
 def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
@@ -25,69 +25,34 @@ def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
 
 
 def load_object(name: str, what: str, kind: str = "attribute") -> Any:
-    """The object "package.module:attribute"; ``ValueError`` says which part is missing, or how the
-    import failed.
+    """The object "package.module:attribute"; ``ValueError`` for another form of name, and with the
+    exception and its place if the import fails.
 
     For the message, ``what`` is the role of the object, and ``kind`` the kind of attribute.
     """
-    module_name, _, attribute = name.partition(":")
-    if (
-        not attribute
-        or not all(module_name.split("."))
-        or "/" in module_name
-        or "\\" in module_name
-    ):
+    module, _, attribute = name.partition(":")
+    if not attribute or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(f"{what}: expected package.module:{kind}, found {name!r}")
     try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        at = place(error)
-        raise ValueError(
-            f"{what}: no module {error.name!r} (looking for {name!r}{at and f', at {at}'})"
-        ) from error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as problem:  # sys.exit and pytest.skip are no Exception
-        at = place(problem)  # empty if a compiled module cannot be loaded
-        raise ValueError(
-            f"{what}: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}"
-        ) from problem
-    for part in attribute.split("."):
-        try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
             found = getattr(found, part)
-        except AttributeError:
-            raise ValueError(f"{what}: {module_name} has no {attribute!r}") from None
-        except KeyboardInterrupt:
-            raise
-        except BaseException as problem:  # a module may load its attributes lazily
-            at = place(problem)
-            raise ValueError(
-                f"{what}: {name!r} raised {words(problem)}{at and f' (at {at})'}"
-            ) from problem
+    except (Exception, SystemExit) as problem:  # an import runs any code
+        at = place(problem)
+        raise ValueError(
+            f"{what}: the import of {name!r} raised {words(problem)}{at and f' (at {at})'}"
+        ) from problem
     return found
 
 
 def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
-    """The options as keywords of :meth:`geolora_ref.oracle.trial.harness.Harness.of`; ``get`` gives the
-    value of an option by name.
+    """The options as keywords of :meth:`Harness.of`; ``get`` gives the value of an option by name.
 
     Raises ``ValueError`` like :func:`load_backend` for stages that cannot be loaded.
     """
-    given = {
-        name: get(name)
-        for name in (
-            "dtype",
-            "precision",
-            "array",
-            "device",
-            "whole",
-            "batched",
-            "directions",
-            "threads",
-        )
-    }
     stages = get("stages")
     loaded = None if stages is None else load_backend(stages, "stages")
+    given = {name: get(name) for name in KEYWORDS}
     return {**given, "diagonal": not get("dense-core"), "stages": loaded, "name": get("backend")}
 
 

@@ -1,4 +1,4 @@
-"""The properties that tell kinds of factors apart, and when two outputs of one step count as the same."""
+"""Kinds of factors, and when two outputs of one step count as the same."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ KINDS: dict[str, tuple[Matrix, Matrix, Matrix, tuple[bool, ...]]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_property_of_factors_is_distinguished(name: str) -> None:
+def test_kind(name: str) -> None:
     factors, expected = KINDS[name][:3], KINDS[name][3]
     assert DOUBLE.kind(factors) == expected
     assert Comparison(EPS, diagonal=False, storage=None).kind(factors) == expected[:2]
     assert DOUBLE.orthonormal(factors) == all(expected[:2])
 
 
-def test_bases_in_coarse_storage_may_be_as_skewed_as_that_makes_them() -> None:
-    """Four times what rounding to it takes from orthonormality, so that a few steps have room."""
+def test_coarse_storage() -> None:
+    """Four times what storage takes from orthonormality, so that a few steps have room."""
     storage = Storage.of("bfloat16")
     coarse, plain = (Comparison(2.0**-23, diagonal=True, storage=of) for of in (storage, None))
     for share, orthonormal in ((3.5, True), (4.5, False)):
@@ -53,7 +53,7 @@ def test_bases_in_coarse_storage_may_be_as_skewed_as_that_makes_them() -> None:
         assert not plain.kind((skewed, np.diag([2.0, 1.0]), V))[0]
 
 
-def test_answers_are_alike_at_the_same_rank_from_the_same_kind_within_the_tolerance() -> None:
+def test_alike() -> None:
     W = np.outer([3.0, 4.0], [1.0, 0.0])
     one, moved = Answer(1, (True,), W), Answer(1, (True,), W + np.diag([0.5, 0.0]))
     assert DOUBLE.alike(one, one, 0.0)
@@ -67,7 +67,7 @@ def test_answers_are_alike_at_the_same_rank_from_the_same_kind_within_the_tolera
     assert not DOUBLE.alike("it raised", one, 1.0)
 
 
-def test_matrices_are_alike_one_by_one() -> None:
+def test_alike_matrices() -> None:
     K, L = np.zeros((3, 2)), np.ones((4, 2))
     moved = K.copy()
     moved[0, 0] = 0.5
