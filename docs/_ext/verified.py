@@ -378,7 +378,6 @@ def copy_report(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         shutil.copy(FOLDER / "report.html", Path(app.outdir) / "verification-report.html")
         for name in (
-            "rigor-report.html",
             "finetuning-report.html",
             "fast-path-report.html",
             "results.json",
