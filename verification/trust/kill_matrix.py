@@ -52,12 +52,13 @@ CRITERIA = (
 
 STAYS = {
     "dominance": (
-        "Without it a stationary point that is no best approximation would pass where a large tail hides it.  Alone it rejects "
-        "only where nearly equal singular values are exchanged next to such a tail (`test_dominance_is_needed`)."
+        "Without it a stationary point that is no best approximation would pass where a large tail "
+        "hides it.  Alone it rejects only where nearly equal singular values are exchanged next to "
+        "such a tail (`test_dominance_is_needed`)."
     ),
     "optimality": (
-        "It follows from stationarity and dominance up to a factor that grows with the rank.  It is the usual test, so its ratio "
-        "lets a backend be compared with others."
+        "It follows from stationarity and dominance up to a factor that grows with the rank.  It "
+        "is the usual test, so its ratio lets a backend be compared with others."
     ),
 }
 """The reasons for the criteria that no mutant needs."""
@@ -161,19 +162,20 @@ HEAD = f"""\
 
 Printed by `python -m verification.trust.kill_matrix`; a test compares it with this file.
 
-{len(MUTANTS)} broken backends (*mutants*, described on {{doc}}`read/line_by_line`) meet {len(CRITERIA)} criteria on {CASES} drawn
-cases in double precision.  {ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together
-with others.  Every rejection that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.
+{len(MUTANTS)} broken backends (*mutants*, described on {{doc}}`read/line_by_line`) meet
+{len(CRITERIA)} criteria on {CASES} drawn cases in double precision.  {ALONE}: in some case nothing
+else rejects the mutant.  {WITH_OTHERS}: it rejects, always together with others.  Every rejection
+that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.
 """
 
 UNMARKED = """\
-*The stages* see a wrong line below a right output, *the kit* sees wrong manners despite right numbers.  Of *cases*, those of the
-catalogue whose ids begin so reject, some of them in single precision alone, and drawn combinations of options
-(`covering-…`, `remainder-…`).
+*The stages* see a wrong line below a right output, *the kit* sees wrong manners despite right
+numbers.  Of *cases*, those of the catalogue whose ids begin so reject, some of them in single
+precision alone, and drawn combinations of options (`covering-…`, `remainder-…`).
 """
 PRECISIONS = f"""\
-Which mutants pass all {CASES} cases if a backend claims less precision, or storage in fewer bits than its arithmetic.  *May
-pass* is the share of s below which an error may pass in the median case.
+Which mutants pass all {CASES} cases if a backend claims less precision, or storage in fewer bits
+than its arithmetic.  *May pass* is the share of s below which an error may pass in the median case.
 """
 CLAIMS = {
     "float64": ("float64", ""),
