@@ -43,7 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", tests.parent]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        tests.parent,
+    ]
     for plugin in ("verification.peft_suite.exchange", "no:geolora", "no:cacheprovider"):
         command += ["-p", plugin]
     command += [*options, *(tests / name for name in pinned["files"])]
