@@ -185,8 +185,13 @@ def copy_report(app: Sphinx, error: Exception | None) -> None:
     """Copy the reports and their data next to the pages."""
     if error is None and app.builder.format == "html":
         shutil.copy(FOLDER / "report.html", Path(app.outdir) / "verification-report.html")
-        for path in (*FOLDER.glob("*-report.html"), FOLDER / "results.json"):
-            shutil.copy(path, Path(app.outdir) / path.name)
+        for name in (
+            "finetuning-report.html",
+            "fast-path-report.html",
+            "results.json",
+        ):
+            shutil.copy(FOLDER / name, Path(app.outdir) / name)
+        (Path(app.outdir) / "sources.txt").write_text(fingerprint(PLAN), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -350,7 +350,6 @@ WRITERS_ALLOWED = {
     "geolora_ref/finetune/pictures.py": "a picture, into memory",
     "verification/support/pictures.py": "a picture, into memory",
     "verification/peft_suite/__main__.py": "an archive that is unpacked aside and renamed when it is whole",
-    "verification/trust/faults.py": "files that are damaged on purpose, in a folder of its own",
     "geolora_ref/nn/exchange/export.py": "two files that appear in an order, so that no reader finds a mixture",
 }
 

@@ -389,9 +389,6 @@ def test_a_stream_without_the_characters_of_the_claims_shows_them_escaped() -> N
     [
         "parity.__main__",
         "certificates.__main__",
-        "certificates.ladder",
-        "trust.long_runs",
-        "trust.faults",
     ],
 )
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(

@@ -70,7 +70,5 @@ def test_another_archive_or_version_is_refused(
     with pytest.raises(SystemExit, match=r"expected PEFT 0\.0\.1"):
         suite.fetched("0.0.1", "")
     (tmp_path / f"peft-{peft.__version__}.tar.gz").write_bytes(b"another")
-    with pytest.raises(
-        SystemExit, match=f"found {hashlib.sha256(b'another').hexdigest()}; it was not unpacked"
-    ):
+    with pytest.raises(SystemExit, match=f"found {hashlib.sha256(b'another').hexdigest()}"):
         suite.fetched(peft.__version__, "0" * 64)

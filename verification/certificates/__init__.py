@@ -1,1 +1,1 @@
-"""Proofs about returned numbers: ball arithmetic with an independent checker, and the precision ladder."""
+"""Proofs about returned numbers: ball arithmetic, and an independent checker."""

@@ -1,5 +1,5 @@
-"""``python -m verification.certificates``: prove the statements on every instance, refute every mutant,
-let the checker follow.
+"""``python -m verification.certificates``: prove the statements on every instance, refute every
+mutant, let the checker follow.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RIGHT_HERE = (
 )
 """Mutants that are right on real data, or unless Ŵ = 0."""
 SMALL = 9
-"""The largest size of the instances on which mutants are refuted: a mutant is wrong at every size."""
+"""The largest size of the instances on which mutants are refuted."""
 CHANCES = 168
 """The number of those instances, each pair of a start and a cut three times.  Singular values from
 a Gram matrix differ by rounding errors only: they are refuted on one instance in fifteen, and on
@@ -65,7 +65,7 @@ Report = Callable[[str], None]
 def prove(instances: Iterable[Instance], report: Report = lambda what: None) -> dict[str, Any]:
     """Certificates of the reference, the objections of the checker, and the number of each outcome.
 
-    An unusable output, about which nothing can be proved, has no outcomes; ``unusable`` has the reason.
+    An unusable output, about which nothing can be proved, has no outcomes, and a reason.
     """
     counters: dict[str, Counter[str]] = {name: Counter() for name in STATEMENTS}
     found: dict[str, Any] = {
@@ -221,7 +221,8 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         )
     refuted = len(summary["refuted"]) - len(summary["not_refuted"])
     console.print(
-        f"{refuted} of {len(summary['refuted'])} broken steps refuted; left: {', '.join(summary['not_refuted']) or 'none'}"
+        f"{refuted} of {len(summary['refuted'])} broken steps refuted; "
+        f"left: {', '.join(summary['not_refuted']) or 'none'}"
     )
     for line in (
         *summary["objections"],
@@ -230,7 +231,8 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         console.print(line, style="red", markup=False)
     verdict = "everything is proved" if summary["passed"] else "NOT everything is proved"
     console.print(
-        f"{verdict}: {summary['instances']} instances, {len(summary['objections'])} objections, {summary['seconds']} s"
+        f"{verdict}: {summary['instances']} instances, {len(summary['objections'])} objections, "
+        f"{summary['seconds']} s"
     )
 
 

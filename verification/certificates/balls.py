@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 DOUBLE = 53
-"""With this precision or less the approximate singular vectors come from LAPACK, else from mpmath."""
+"""Up to this precision the approximate singular vectors come from LAPACK, else from mpmath."""
 
 Bounds = list[tuple[Any, Any]]
 

@@ -18,7 +18,7 @@ __all__ = ["BITS", "certify", "outcomes"]
 
 FORMAT = 1
 BITS = (53, 106, 212, 424)
-"""The bits of the approximate SVDs; everything else is enclosed with at least four times as many."""
+"""The bits of the approximate SVDs; all else is enclosed with at least four times as many."""
 
 Certificate = dict[str, Any]
 
@@ -62,7 +62,7 @@ def certify(x: Instance, out: Output, bits: Sequence[int] = BITS) -> Certificate
 
 
 def outcomes(certificate: Certificate, outcome: str) -> list[str]:
-    """The statements with this outcome; the defect of an unusable output counts as a refuted statement."""
+    """The statements with this outcome; an unusable output counts as a refuted statement."""
     if "unusable" in certificate:
         return ["output"] if outcome == "refuted" else []
     return [
@@ -89,9 +89,11 @@ def _unusable(x: Instance, out: Output) -> str:
     for name, shape in expected.items():
         X = getattr(out, name)
         if X.shape != shape or min(shape) < 1 or rank > min(m, n):
-            return f"{name}: expected shape {shape} with rank between 1 and {min(m, n)}, found {X.shape}"
+            ranks = f"rank between 1 and {min(m, n)}"
+            return f"{name}: expected shape {shape} with {ranks}, found {X.shape}"
         if not np.all(np.isfinite(X)):
-            return f"{name}: expected finite entries, found {np.count_nonzero(~np.isfinite(X))} that are not"
+            wrong = np.count_nonzero(~np.isfinite(X))
+            return f"{name}: expected finite entries, found {wrong} that are not"
     return ""
 
 

@@ -165,7 +165,7 @@ def rank_in_range(it: Iteration) -> Sides:
 
 
 def descent(it: Iteration) -> Sides:
-    """L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L(W)‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², with no allowance for rounding."""
+    """L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L(W)‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², not up to rounding."""
     decrease = it.rate * (1 - it.beta * it.rate / 2) * square(it.G - it.normal_G)
     price = norm(it.gradient(it.W_hat)) * it.lost + it.beta / 2 * it.lost**2
     return it.loss(it.W1), it.loss(it.W) - decrease + price

@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     classical = sum(answer != CLOSED for answer in found.values()) - len(open_ones)
     checked = sum(bool(box.theorems) for box in BOXES.values())
     print(
-        f"{len(found)} theorems and controls, {classical} over Coq's real numbers, {len(open_ones)} with other axioms"
+        f"{len(found)} theorems and controls, {classical} over Coq's real numbers, "
+        f"{len(open_ones)} with other axioms"
     )
     print(f"{time.monotonic() - started:.0f} s")
     print(f"{checked} of {len(BOXES)} boxes of the theory pages are machine-checked")

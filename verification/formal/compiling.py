@@ -1,4 +1,4 @@
-"""Run Coq on the files: compile them in the order of their imports, and ask what each theorem rests on."""
+"""Run Coq on the files, in the order of their imports, and ask what each theorem rests on."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ CLASSICAL = {
 }
 """The axioms of Coq's real numbers, allowed only in the files that import Flocq."""
 MISSING = (
-    "coqc is not installed, so nothing was compiled; on Debian: apt-get install coq libcoq-mathcomp-algebra "
-    "libcoq-mathcomp-algebra-tactics libcoq-flocq"
+    "coqc is not installed, so nothing was compiled; on Debian: apt-get install coq "
+    "libcoq-mathcomp-algebra libcoq-mathcomp-algebra-tactics libcoq-flocq"
 )
 
 

@@ -120,8 +120,8 @@ BOXES = {
         "descent",
         "Stochastic gradients",
         ("telescoping.sum_over_steps", "telescoping.gradients_return_to_zero"),
-        "the expectation of one step, which these theorems on sequences assume, and that Σλ = ∞ makes the sum of the weights "
-        "infinite",
+        "the expectation of one step, which these theorems on sequences assume, and that Σλ = ∞ "
+        "makes the sum of the weights infinite",
         claim="stochastic",
         broken="steps",
     ),
@@ -129,8 +129,8 @@ BOXES = {
         "error_bound",
         "The robust error bound",
         ("error_recursion.robust_error_bound", "error_recursion.recursion_to_closed_form"),
-        "that the one-sided constant bounds the separation of solutions, and the integral of one step, both of which the theorem "
-        "assumes; and the bound for B_k",
+        "that the one-sided constant bounds the separation of solutions, and the integral of one "
+        "step, both of which the theorem assumes; and the bound for B_k",
         certificate=True,
         claim="error-bound",
         broken="steps",
@@ -175,7 +175,8 @@ BOXES = {
         "priced",
         "What a cut costs at any rank",
         ("priced.cut_at_any_rank", "priced.normal_part_of_the_cut"),
-        "the descent lemma, and that products of orthonormal bases have spectral norms of at most 1",
+        "the descent lemma, and that products of orthonormal bases have spectral norms of at most "
+        "1",
         claim="priced",
         broken="bounds",
     ),
@@ -251,7 +252,8 @@ BOXES = {
             "projection_norm_attained.four_thirds_is_attained",
             "descent.spectral_descent",
         ),
-        "that a singular value decomposition exists, that the matrix which attains κ is a polar factor, and the descent lemma",
+        "that a singular value decomposition exists, that the matrix which attains κ is a polar "
+        "factor, and the descent lemma",
         claim="first-directions",
         broken="directions",
     ),
@@ -265,7 +267,8 @@ BOXES = {
             "memory.error_identity",
             "memory_step.error_in_norms",
         ),
-        "the descent lemma, what a singular value decomposition gives of Q, the bound of ν, and that the bounds are attained",
+        "the descent lemma, what a singular value decomposition gives of Q, the bound of ν, and "
+        "that the bounds are attained",
         claim="memory",
         broken="transports",
     ),
@@ -326,7 +329,7 @@ def control_names(file: str) -> tuple[str, ...]:
 
 
 def statement(theorem: str) -> str:
-    """The text of the theorem "file.name", without its proof; ``ValueError`` where there is none."""
+    """The text of the theorem "file.name" without its proof; ``ValueError`` if there is none."""
     file, _, name = theorem.partition(".")
     pattern = rf"^(?:Theorem|Corollary|Lemma) {name}\b.*?(?=\s*^Proof)"
     found = re.search(pattern, _text(file), re.MULTILINE | re.DOTALL) if file in SOURCES else None

@@ -25,7 +25,8 @@ def alike(X: Tensor, Y: Tensor) -> bool:
 
 
 TINY = 1e-30
-"""A factor of the loss that leaves gradients below all rounding; adapters whose gradients are 0 stand still.
+"""A factor of the loss that leaves gradients below all rounding, and not 0, at which adapters stand
+still.
 """
 
 
@@ -36,7 +37,7 @@ def _backward(model: nn.Module, scale: float = 1.0) -> None:
 
 
 def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
-    """A step along next to no gradient cuts singular values of zero off: another rank, the same function."""
+    """A step along next to no gradient cuts singular values of zero off: the same function."""
     holds = True
     for method in METHODS:
         model, (x, _) = network(rank=4).to(device), regression(device=device)
@@ -58,8 +59,8 @@ def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
 
 
 def momentum_moves_with_the_bases(device: str = "cpu") -> bool:
-    """With next to no gradient, heavy ball continues along β times its last direction, projected onto
-    the new tangent space; the optimizer itself refuses a memory that is not tangent there.
+    """With next to no gradient, heavy ball continues along β times its last direction, projected
+    onto the new tangent space; the optimizer itself refuses a memory that is not tangent there.
     """
     holds, beta = True, 0.5
     for method in METHODS:

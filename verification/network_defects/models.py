@@ -1,4 +1,4 @@
-"""Small models and data for the tests of adapters, all in double precision and drawn from a seed."""
+"""Small models and data for the tests of adapters, in double precision, drawn from a seed."""
 
 from __future__ import annotations
 

@@ -35,25 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verification.peft_suite", description=__doc__)
     _, options = parser.parse_known_args(argv)
     pinned = tomllib.loads(LIST.read_text(encoding="utf-8"))["suite"]
-    tests = fetched(pinned["version"], pinned["sha256"])
-    hub = BUILD / "hub"
+    tests, hub = fetched(pinned["version"], pinned["sha256"]), BUILD / "hub"
     hub.mkdir(exist_ok=True)
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     setting = {
-        "PYTHONPATH": path,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    plugins = [
-        "-p",
-        "verification.peft_suite.exchange",
-        "-p",
-        "no:geolora",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "pytest",
@@ -61,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-c",
         os.devnull,
         "--rootdir",
-        str(tests.parent),
-        *plugins,
+        tests.parent,
     ]
-    command += [*options, *(str(tests / name) for name in pinned["files"])]
-    environment = {**os.environ, **setting}
-    return subprocess.run(command, cwd=hub, env=environment, check=False).returncode  # noqa: S603  (our own command)
+    for plugin in ("verification.peft_suite.exchange", "no:geolora", "no:cacheprovider"):
+        command += ["-p", plugin]
+    command += [*options, *(tests / name for name in pinned["files"])]
+    return subprocess.run(command, cwd=hub, env=os.environ | setting, check=False).returncode  # noqa: S603  (ours)
 
 
 def fetched(wanted: str, sha256: str) -> Path:
@@ -76,36 +66,19 @@ def fetched(wanted: str, sha256: str) -> Path:
     one that was pinned.
     """
     if (found := version("peft")) != wanted:
-        raise SystemExit(
-            f"peft-suite: expected PEFT {wanted}, whose checks {LIST.name} knows, found {found}; install that one"
-        )
+        raise SystemExit(f"peft-suite: expected PEFT {wanted}, found {found}. Install that one.")
     archive, folder = BUILD / f"peft-{wanted}.tar.gz", BUILD / f"peft_{wanted.replace('.', '_')}"
     BUILD.mkdir(parents=True, exist_ok=True)
     if not archive.exists():
-        with tempfile.TemporaryDirectory(dir=BUILD) as draft:
-            order = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--no-binary",
-                "peft",
-            ]
-            subprocess.run([*order, "--dest", draft, f"peft=={wanted}"], check=True)  # noqa: S603  (pip)
-            os.replace(Path(draft) / archive.name, archive)
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "peft"]
+        subprocess.run([*pip, "--dest", BUILD, f"peft=={wanted}"], check=True)  # noqa: S603  (pip)
     if (digest := hashlib.sha256(archive.read_bytes()).hexdigest()) != sha256:
-        raise SystemExit(
-            f"peft-suite: expected {archive} with the hash {sha256}, found {digest}; it was not unpacked"
-        )
+        raise SystemExit(f"peft-suite: expected {archive} with the hash {sha256}, found {digest}")
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=BUILD) as draft, tarfile.open(archive) as whole:
             whole.extractall(draft, filter="data")
             tests = Path(draft) / f"peft-{wanted}" / "tests"
-            (
-                tests / "__init__.py"
-            ).touch()  # they import each other as a package, which the archive does not make of them
+            (tests / "__init__.py").touch()  # they import each other as a package
             os.replace(tests, folder)
     return folder
 

@@ -106,7 +106,7 @@ def exchanged(row: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Exchange the rows in place: all checks of a module share one list, so one exchange is enough."""
+    """Exchange the rows in place, once for each list: the checks of a module share one."""
     for mark in metafunc.definition.iter_markers("parametrize"):
         rows = mark.args[1]
         if "config_cls" in mark.args[0] and id(rows) not in changed:

@@ -23,7 +23,7 @@ FAMILIES = {"formula glyphs": "DejaVuSans.ttf", "formula glyphs mono": "DejaVuSa
 
 
 def faces() -> str:
-    """CSS rules that embed the characters above, in both families; pages stay one file and load nothing."""
+    """CSS rules that embed the characters above, in both families; pages load nothing."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return "\n".join(_face(family, folder / file) for family, file in FAMILIES.items())
 

@@ -1,5 +1,5 @@
 """The report: a self-contained HTML file with every statement, ratio, control and figure,
-``results.json``, the page "Rigor".
+and ``results.json``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from verification.claim import Figure, Plan, Results, Table
 from verification.claims import CLAIMS, HEADINGS
 from verification.report.fast_path import PAGE as FAST_PATH
 from verification.report.glyphs import faces
-from verification.report.rigor import FOLDER
-from verification.report.rigor import PAGE as RIGOR
 from verification.support.machine import machine_facts, provenance
 from verification.support.pictures import data_uri, svg
 from verification.support.shown import Page, overview
@@ -46,7 +44,7 @@ __all__ = [
 
 FILES = ("results.json", "report.html")
 """The files of a report."""
-PAGES = (RIGOR.file, FAST_PATH.file)
+PAGES = (FAST_PATH.file, "finetuning-report.html")
 """The further pages next to a report on all claims."""
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")
@@ -110,10 +108,12 @@ def write_report(
 
 
 def write_pages_beside(folder: Path) -> None:
-    """Write the pages about what other commands measure, each whole or not at all: rigor and fast
-    path.  They show the results of this machine, else the stored ones.
+    """Write the pages about what other commands measure, each whole or not at all: fast path and
+    fine-tuning.
+
+    They show the results of this machine, else the stored ones.  Fine-tuning takes hours: its page
+    shows the stored ones.
     """
-    write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
 
 

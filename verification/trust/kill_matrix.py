@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.oracle.broken.mutants import MUTANTS
-from geolora_ref.oracle.broken.narrow_mutants import NARROW_MUTANTS
 from geolora_ref.oracle.broken.stages import ArrayFactors
 from geolora_ref.oracle.cases.step_case import draw_cases
 from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, Verdict, judge, resolution
@@ -53,12 +52,13 @@ CRITERIA = (
 
 STAYS = {
     "dominance": (
-        "Without it a stationary point that is no best approximation would pass where a large tail hides it.  Alone it rejects "
-        "only where nearly equal singular values are exchanged next to such a tail (`test_dominance_is_needed`)."
+        "Without it a stationary point that is no best approximation would pass where a large tail "
+        "hides it.  Alone it rejects only where nearly equal singular values are exchanged next to "
+        "such a tail (`test_dominance_is_needed`)."
     ),
     "optimality": (
-        "It follows from stationarity and dominance up to a factor that grows with the rank.  It is the usual test, so its ratio "
-        "lets a backend be compared with others."
+        "It follows from stationarity and dominance up to a factor that grows with the rank.  It "
+        "is the usual test, so its ratio lets a backend be compared with others."
     ),
 }
 """The reasons for the criteria that no mutant needs."""
@@ -154,10 +154,7 @@ def page() -> str:
     ]
     precisions = ["## What a claim of less precision lets pass", "", PRECISIONS, *_precisions()]
     unmarked = ["## What no drawn case sees", "", UNMARKED, *_unmarked()]
-    narrow = ["## What goes wrong on a path of its own", "", NARROW, *_narrow()]
-    return "\n".join(
-        [HEAD, *_table(marks), "", *purposes, "", *unmarked, "", *narrow, "", *precisions, ""]
-    )
+    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *unmarked, "", *precisions, ""])
 
 
 HEAD = f"""\
@@ -165,23 +162,20 @@ HEAD = f"""\
 
 Printed by `python -m verification.trust.kill_matrix`; a test compares it with this file.
 
-{len(MUTANTS)} broken backends (*mutants*, described on {{doc}}`read/line_by_line`) meet {len(CRITERIA)} criteria on {CASES} drawn
-cases in double precision.  {ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together
-with others.  Every rejection that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.
+{len(MUTANTS)} broken backends (*mutants*, described on {{doc}}`read/line_by_line`) meet
+{len(CRITERIA)} criteria on {CASES} drawn cases in double precision.  {ALONE}: in some case nothing
+else rejects the mutant.  {WITH_OTHERS}: it rejects, always together with others.  Every rejection
+that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.
 """
 
 UNMARKED = """\
-*The stages* see a wrong line below a right output, *the kit* sees wrong manners despite right numbers.  Of *cases*, those of the
-catalogue whose ids begin so reject, some of them in single precision alone, and drawn combinations of options
-(`covering-…`, `remainder-…`).
-"""
-NARROW = f"""\
-{len(NARROW_MUTANTS)} backends are wrong at one size, in one layout or in one state, and the reference elsewhere.  Few cases of
-the catalogue go there; a test runs the one in parentheses.
+*The stages* see a wrong line below a right output, *the kit* sees wrong manners despite right
+numbers.  Of *cases*, those of the catalogue whose ids begin so reject, some of them in single
+precision alone, and drawn combinations of options (`covering-…`, `remainder-…`).
 """
 PRECISIONS = f"""\
-Which mutants pass all {CASES} cases if a backend claims less precision, or storage in fewer bits than its arithmetic.  *May
-pass* is the share of s below which an error may pass in the median case.
+Which mutants pass all {CASES} cases if a backend claims less precision, or storage in fewer bits
+than its arithmetic.  *May pass* is the share of s below which an error may pass in the median case.
 """
 CLAIMS = {
     "float64": ("float64", ""),
@@ -192,16 +186,6 @@ CLAIMS = {
     "bfloat16": ("bfloat16", ""),
 }
 """The claims by name: the arithmetic, and the storage if it has fewer bits."""
-
-
-def _narrow() -> list[str]:
-    wrong: dict[str, list[str]] = {}
-    for mutant in NARROW_MUTANTS.values():
-        name = mutant.id.partition("/")[2]
-        words = name if name in MUTANTS else mutant.defect
-        wrong.setdefault(mutant.where, []).append(f"{words} ({', then '.join(mutant.cases)})")
-    lines = ["| where | what is wrong there (the case that rejects it) |", "|---|---|"]
-    return lines + [f"| {where} | {'; '.join(words)} |" for where, words in wrong.items()]
 
 
 def _table(marks: Mapping[str, Mapping[str, str]]) -> list[str]:
