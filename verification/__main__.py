@@ -12,9 +12,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status as :func:`verification.command.execute`, and ``SystemExit(2)`` for wrong
-    options.
-    """
+    """Exit status as :func:`verification.command.execute`; ``SystemExit(2)`` for wrong options."""
     escape_missing_characters()
     options = parse(argv)
     from verification.command import execute  # after the options: it imports the claims

@@ -6,124 +6,88 @@ import argparse
 import json
 import os
 import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geolora_ref.support.files import locked, require_regular, require_writable
-from geolora_ref.support.streams import let_go
+from geolora_ref.support.files import locked
 from geolora_ref.support.terminal import Terminal
-from verification.campaign.backends import BackendError, quiet_end
-from verification.campaign.extensions import Extensions, added, extended, foreign_sources
-from verification.campaign.journal import Journal
-from verification.campaign.outcomes import ClaimOutcome
-from verification.campaign.runner import key, records, run, units
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS, HEADINGS
-from verification.report.compare import tell_changes
-from verification.report.report import (
-    FILES,
-    PAGES,
-    as_data,
-    drawn,
-    write_pages_beside,
-    write_report,
-)
+from verification.compare import print_differences
+from verification.outcome import ClaimOutcome
+from verification.report.report import as_data, drawn, write_report
+from verification.runner import RunnerError, cache_of, run
 from verification.support.command_line import ProgressBar
 from verification.support.machine import provenance
-from verification.support.options import DEFAULT_FOLDER, refuse_unknown
-from verification.support.options import refuse as options_refused
+from verification.support.options import DEFAULT_FOLDER
 
 __all__ = ["execute", "print_outcomes"]
 
 
 def execute(options: argparse.Namespace) -> int:
     """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it
-    could not be checked.
-
-    With --compare, 0: every claim that stood stands; 1: not so; 2: one of the two cannot be read.
-    130: interrupted, 143: terminated; with --full the finished cases are in the journal.
-    ``SystemExit(2)``: additions that cannot be judged, and names that no claim has.
+    could not be checked; 130 and 143: interrupted and terminated, with the finished cases kept.
     """
-    if options.compare:
-        try:
-            return tell_changes(options.compare[0], options.compare[1], Terminal())
-        except (OSError, ValueError) as error:
-            return refuse(str(error))
-    added_to = Extensions(tuple(options.claim), tuple(options.problem), tuple(options.integrator))
-    try:
-        with added(added_to):
-            refuse_unknown(options.only or (), CLAIMS)
-    except ValueError as error:
-        options_refused(error)
     console = Terminal(stderr=options.json)
     plan = Plan("full" if options.full else "quick", options.seed)
-    others = extended(added_to, plan)
-    if others and (useless := [name for name in options.only or () if name not in others]):
-        judging = f"--only: expected claims that judge what is added, which are {', '.join(others)}"
-        options_refused(ValueError(f"{judging}; found {', '.join(useless)}"))
     try:
-        with terminated_like_interrupted(), quiet_end(), added(added_to):
-            claims = [CLAIMS[name] for name in dict.fromkeys(options.only or others or CLAIMS)]
-            folder = options.output or DEFAULT_FOLDER / (
-                plan.effort if len(claims) == len(CLAIMS) else f"{plan.effort}-part"
-            )
-            if options.list:
-                list_claims(claims, Terminal())
-                status = 0
-            else:
-                with locked(folder):
-                    status = check(claims, plan, folder, options, console, others, added_to)
-            sys.stdout.flush()
-        return status
-    except OSError as error:  # the folder is taken by another run, unwritable or full; every file written so far is whole
-        let_go(sys.stdout)  # the full disk may be that of stdout
-        return refuse(str(error))
+        if options.compare:
+            print_differences(*options.compare, Terminal())
+            return 0
+        claims = _chosen(options, plan)
+        if options.list:
+            list_claims(claims, Terminal())
+            return 0
+        part = "" if len(claims) == len(CLAIMS) else "-part"
+        folder = options.output or DEFAULT_FOLDER / f"{plan.effort}{part}"
+        with _terminated_like_interrupted(), locked(folder):
+            return check(claims, plan, folder, options, console)
+    except (OSError, ValueError, RunnerError) as error:
+        Terminal(stderr=True).print(f"[red]cannot check:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
     except KeyboardInterrupt as interrupt:
-        return stopped(interrupt, "what had been written is whole", console)
+        name, status = ("terminated", 143) if interrupt.args else ("interrupted", 130)
+        console.print(f"{name}: the same command continues with the cases that are left")
+        return status
 
 
-def refuse(reason: str) -> int:
-    """Print why the command cannot continue; returns its exit status."""
-    Terminal(stderr=True).print(f"[red]cannot go on:[/] {escape(reason)}", soft_wrap=True)
-    return 2
+def _chosen(options: argparse.Namespace, plan: Plan) -> list[Claim]:
+    """The claims to check: those named, else those that the added modules change, else all.
 
-
-def stopped(interrupt: KeyboardInterrupt, rest: str, console: Console) -> int:
-    """Say what stopped the run and what is kept of it; returns the exit status."""
-    name, status = (
-        ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
-    )
-    console.print(f"{name}: {escape(rest)}", soft_wrap=True)
-    return status
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: treated like Ctrl-C, so that the worker processes end and their finished cases
-    are kept.
+    Raises ``ValueError`` for a module that cannot be imported and a name that no claim has.
     """
+    before = {claim.id: _case_ids(claim, plan) for claim in CLAIMS.values()}
+    for name in options.adding:
+        try:
+            import_module(name)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"--with: expected a module to import, {name!r}: {reason}") from error
+    changed = [c.id for c in CLAIMS.values() if before.get(c.id) != _case_ids(c, plan)]
+    if unknown := [name for name in options.only if name not in CLAIMS]:
+        wanted = f"expected one of {', '.join(CLAIMS)}"
+        raise ValueError(f"--only: {wanted}; found {', '.join(unknown)}")
+    return [CLAIMS[name] for name in dict.fromkeys(options.only or changed or CLAIMS)]
+
+
+def _case_ids(claim: Claim, plan: Plan) -> list[str]:
+    return [case.id for case in claim.cases(plan)]
 
 
 @contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """A context in which SIGTERM raises :class:`Terminated`; outside of the main thread, which
-    alone gets signals, no change.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A context in which SIGTERM is like Ctrl-C, so that the worker processes end."""
 
-    def terminate(*_: object) -> None:
-        raise Terminated
+    def terminate(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -138,55 +102,34 @@ def check(
     folder: Path,
     options: argparse.Namespace,
     console: Console,
-    others: Collection[str],
-    extensions: Extensions,
 ) -> int:
-    """Check these claims in a folder that no other run uses; ``others`` : the ids of those that the
-    record does not cover.
-    """
-    try:
-        records(
-            plan
-        )  # outcomes are compared with the record, so an unreadable one is refused before any case is done
-    except ValueError as error:
-        return refuse(str(error))
-    whole = len(claims) == len(CLAIMS)
-    for name in (*FILES, *(PAGES if whole else ())):
-        require_regular(folder / name)
-        require_writable(folder / name)
-    foreign = foreign_sources(extensions)
-    journal = Journal(folder, plan, fresh=options.fresh or not options.full, foreign=foreign)
-    for line in journal.damaged:
-        console.print(f"[yellow]{escape(line)}; its case is done again[/]", soft_wrap=True)
-    counted: dict[str, Any] = {"origin": provenance(), "foreign": foreign}
-    counted["resumed"] = sum(key(unit) in journal.done for unit in units(claims, plan))
-    started = time.monotonic()
-    jobs = options.jobs or os.cpu_count() or 1
-    try:
-        with bar("checked", console) as progress:
-            workers: dict[str, Any] = {
-                "jobs": jobs,
-                "scheduler": options.scheduler,
-                "extensions": extensions,
-            }
-            outcomes = run(claims, plan, journal, **workers, unrecorded=others, progress=progress)
-    except (KeyboardInterrupt, BackendError) as error:
-        kept = f"{len(journal.done)} finished cases are kept in {journal.path}; --full continues from there"
-        rest = kept if options.full else "without --full the next run starts over"
-        if isinstance(error, BackendError):
-            return refuse(f"{error}; {rest}")
-        return stopped(error, rest, console)
+    """Check these claims in a folder that no other run uses; returns the exit status."""
+    origin, started, cache = provenance(), time.monotonic(), cache_of(folder, plan)
+    if cache.exists():
+        console.print("continuing an interrupted run")
+    for line in folder.glob("unfinished-*"):
+        if line != cache:
+            console.print(f"not used, from other sources or another plan: {line}", soft_wrap=True)
+    with ProgressBar(console, width=22, what="checked") as bar:
+        task = bar.add_task("starting", total=None)
+        outcomes = run(
+            claims,
+            plan,
+            jobs=options.jobs or os.cpu_count() or 1,
+            cache=cache,
+            dask=options.dask,
+            modules=options.adding,
+            progress=lambda name, done, total: bar.update(
+                task, description=name, completed=done, total=total
+            ),
+        )
     seconds = time.monotonic() - started
-    with bar("drawn", console) as progress:
-        sections = drawn(outcomes, progress)
-    outcomes = [section.outcome for section in sections]
-    if not options.json:
-        print_outcomes(outcomes, console)
-    report = write_report(sections, plan, folder, seconds, **counted)
-    if whole:
-        write_pages_beside(folder)
+    report = write_report([drawn(outcome) for outcome in outcomes], plan, folder, seconds, origin)
     if options.json:
-        print(json.dumps(as_data(outcomes, plan, seconds, **counted), ensure_ascii=False, indent=1))
+        data = as_data(outcomes, plan, seconds, origin)
+        print(json.dumps(data, ensure_ascii=False, indent=1))
+    else:
+        print_outcomes(outcomes, console)
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
     standing = "the claim holds" if len(outcomes) == 1 else f"all {len(outcomes)} claims hold"
     verdict = (
@@ -194,30 +137,10 @@ def check(
         if failed
         else f"[green]{standing}, every negative control fails"
     )
-    facts = [f"{seconds:.0f} s"]
-    if len(outcomes) < len(CLAIMS):
-        facts.append(f"{len(outcomes)} of {len(CLAIMS)} claims were checked")
-    if new := [outcome.claim.id for outcome in outcomes if outcome.holds and not outcome.on_record]:
-        facts.append(f"not on record: {', '.join(new)}")
-    if resumed := counted["resumed"]:
-        facts.append(f"{resumed} cases are from an earlier run")
-    console.print(
-        f"{verdict}[/] ({'; '.join(facts)})\nreport: {escape(str(report.resolve()))}",
-        soft_wrap=True,
-    )
+    of = f"; {len(outcomes)} of {len(CLAIMS)} claims" if len(outcomes) < len(CLAIMS) else ""
+    console.print(f"{verdict}[/] ({seconds:.0f} s{of})", soft_wrap=True)
+    console.print(f"report: {escape(str(report.resolve()))}", soft_wrap=True)
     return 1 if failed else 0
-
-
-@contextmanager
-def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over claims with the unit ``what``; yields the function of (claim id, done,
-    total) that moves it.
-    """
-    with ProgressBar(console, width=22, what=what) as progress:
-        task = progress.add_task("starting", total=None)
-        yield lambda name, done, total: progress.update(
-            task, description=name, completed=done, total=total
-        )
 
 
 def list_claims(claims: Sequence[Claim], console: Console) -> None:
@@ -225,14 +148,11 @@ def list_claims(claims: Sequence[Claim], console: Console) -> None:
     for claim in claims:
         section = claim.section if claim.section in HEADINGS else "in no section of the theory"
         title = escape(f"({section}) {claim.title}")
-        console.print(f"[bold]{claim.id}[/] {title}\n    {escape(claim.statement)}", soft_wrap=True)
+        statement = escape(claim.statement)
+        console.print(f"[bold]{claim.id}[/] {title}\n    {statement}", soft_wrap=True)
         for control in claim.controls:
-            console.print(
-                f"    must fail: {control.id}: {control.why}",
-                style="dim",
-                markup=False,
-                soft_wrap=True,
-            )
+            line = f"    must fail: {control.id}: {control.why}"
+            console.print(line, style="dim", markup=False, soft_wrap=True)
 
 
 def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
@@ -252,13 +172,12 @@ def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
             f"{outcome.worst:.3g}",
             f"{outcome.claim.limit:g}",
             f"{failing} of {len(outcome.controls)}",
-            f"[{'red' if not outcome.holds else 'green' if outcome.on_record else 'yellow'}]{outcome.verdict}[/]",
+            f"[{'green' if outcome.holds else 'red'}]{outcome.verdict}[/]",
         )
     console.print(table)
     for outcome in outcomes:
         for problem in outcome.problems[:10]:
             console.print(f"[red]{outcome.claim.id}[/]: {escape(problem)}")
         if len(outcome.problems) > 10:
-            console.print(
-                f"[red]{outcome.claim.id}[/]: and {len(outcome.problems) - 10} more, see results.json"
-            )
+            more = len(outcome.problems) - 10
+            console.print(f"[red]{outcome.claim.id}[/]: and {more} more, see results.json")

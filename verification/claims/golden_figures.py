@@ -45,7 +45,7 @@ RULE = TruncationRule(tau=1e-5, per_time=True)
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for seed in range(plan.pick(5, 20)):
+    for seed in range(plan.pick(3, 20)):
         for steps in GOLDEN:
             if steps <= 50 or seed == 0 or plan.effort == "full":
                 yield Case(f"{steps}-{seed}", {"steps": steps, "seed": plan.seed + seed})

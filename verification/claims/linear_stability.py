@@ -36,7 +36,7 @@ SPLITTINGS = {"projector splitting, Lie": 1, "projector splitting, Strang": 2}
 def cases(plan: Plan) -> Iterator[Case]:
     for name, promise in FAMILY.items():
         for solver in SOLVERS if promise.solves else ("Euler",) if promise.alone else ():
-            for seed in range(plan.pick(3, 5)):
+            for seed in range(plan.pick(1, 5)):
                 yield Case(
                     f"{name}-{solver}-{seed}",
                     {"integrator": name, "solver": solver, "seed": plan.seed + seed},

@@ -44,7 +44,7 @@ MATRIX_CRITERIA = (
 
 def cases(plan: Plan) -> Iterator[Case]:
     for backend in ("reference", *MUTANTS):
-        yield Case(backend, {"backend": backend, "draws": plan.pick(220, 4000), "seed": plan.seed})
+        yield Case(backend, {"backend": backend, "draws": plan.pick(120, 4000), "seed": plan.seed})
 
 
 @cache

@@ -26,7 +26,7 @@ UNIT = 4.0 * np.sqrt(sum(SHAPE)) * np.finfo(float).eps * float(np.linalg.norm(SP
 
 def cases(plan: Plan) -> Iterator[Case]:
     for problem in ("quadratic", "sensing"):
-        for seed in range(plan.pick(3, 20)):
+        for seed in range(plan.pick(1, 20)):
             yield Case(
                 f"{problem}-{seed}", {"problem": problem, "seed": plan.seed + seed, "rate": 1.0}
             )

@@ -23,7 +23,7 @@ STARTS = {"order one": np.linspace(1.0, 0.6, RANK), "zero": np.zeros(RANK)}
 def cases(plan: Plan) -> Iterator[Case]:
     for start in STARTS:
         for rate in (0.05, 0.025, 0.0125, 0.00625, 0.003125):
-            for seed in range(plan.pick(3, 10)):
+            for seed in range(plan.pick(2, 10)):
                 yield Case(
                     f"{start}-{rate}-{seed}",
                     {"start": start, "rate": rate, "seed": plan.seed + seed},

@@ -39,7 +39,7 @@ Untruncated = Callable[..., Any]
 def cases(plan: Plan) -> Iterator[Case]:
     for library in LIBRARIES:
         for dtype in DTYPES:
-            for block in range(plan.pick(40 if dtype != "complex128" else 10, 400)):
+            for block in range(plan.pick(10 if dtype != "complex128" else 5, 400)):
                 yield Case(
                     f"{library}-{dtype}-{block}",
                     {

@@ -5,18 +5,17 @@ which takes seconds.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from geolora_ref.support.options import nonempty_path
 from verification.support.command_line import integer_from
 
-__all__ = ["DEFAULT_FOLDER", "known", "parse", "refuse", "refuse_unknown"]
+__all__ = ["DEFAULT_FOLDER", "known", "parse"]
 
-PROGRAM = "python -m verification"
 DEFAULT_FOLDER = Path("build") / "verification"
+ALONE = ("full", "json", "only", "list", "output", "adding")
+"""Options that say nothing where two results are compared."""
 
 
 def known() -> list[str]:
@@ -25,111 +24,49 @@ def known() -> list[str]:
     return sorted(file.stem.replace("_", "-") for file in files)
 
 
-def refuse(error: ValueError) -> NoReturn:
-    """End with status 2, as argparse does, for options that turn out to be wrong later."""
-    sys.stderr.write(f"{PROGRAM}: error: {error}\n")
-    raise SystemExit(2) from error
-
-
-def refuse_unknown(only: Iterable[str], there: Collection[str]) -> None:
-    """Raise ``ValueError`` for names that no claim has."""
-    unknown = [name for name in only if name not in there]
-    if unknown:
-        raise ValueError(f"--only: expected one of {', '.join(there)}; found {', '.join(unknown)}")
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options; exit status 2 for wrong ones."""
     parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Check the guarantees of GeoLoRA, each with its negative controls.",
+        prog="python -m verification",
+        description="Check the guarantees of GeoLoRA, each with its negative controls. "
+        "An interrupted run continues where it stopped.",
     )
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="more sizes and seeds; takes up an interrupted run where it stopped",
-    )
-    parser.add_argument(
-        "--only",
+    add = parser.add_argument
+    add("--full", action="store_true", help="more sizes and seeds: an hour of CPU time")
+    add("--only", action="append", default=[], metavar="CLAIM", help="this claim; repeatable")
+    add(
+        "--with",
+        dest="adding",
         action="append",
-        metavar="CLAIM",
-        help="check this claim only (may be given several times)",
+        default=[],
+        metavar="MODULE",
+        help="import this module first, which adds claims, problems or integrators of yours",
     )
-    for name, what in (
-        ("claim", "a Claim"),
-        ("problem", "a function of a generator that returns a problem"),
-        ("integrator", "a Member"),
-    ):
-        purpose = f"judge this as well, {what}; alone, or with the claims that it adds cases to, unless --only is given"
-        parser.add_argument(
-            f"--{name}", action="append", default=[], metavar="MODULE:ATTRIBUTE", help=purpose
-        )
-    parser.add_argument(
-        "--list",
-        action="store_true",
-        help="list the claims and their controls (all, or --only), check nothing",
-    )
-    parser.add_argument(
-        "--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print the results as JSON instead of a table"
-    )
-    parser.add_argument("--jobs", type=integer_from(1), help="processes (default: one a core)")
-    parser.add_argument(
-        "--backend",
-        choices=("loky", "dask"),
-        default="loky",
-        help="processes here (default), or a Dask cluster",
-    )
-    parser.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="with --backend dask: the cluster, for example tcp://host:8786",
-    )
-    parser.add_argument(
+    add("--list", action="store_true", help="list the claims and their controls, check nothing")
+    add("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
+    add("--json", action="store_true", help="print the results as JSON instead of a table")
+    add("--jobs", type=integer_from(1), help="processes (default: one a core)")
+    add("--dask", metavar="ADDRESS", help="run on this Dask cluster, such as tcp://host:8786")
+    add(
         "--output",
         type=nonempty_path,
         metavar="DIR",
-        help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, with the suffix -part for a part of the claims)",
+        help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, "
+        "with the suffix -part for a part of the claims)",
     )
-    parser.add_argument(
+    add(
         "--compare",
         nargs=2,
         type=nonempty_path,
         metavar=("A", "B"),
-        help="check nothing: tell what has changed from one results.json, or its folder, to another",
-    )
-    parser.add_argument(
-        "--fresh",
-        action="store_true",
-        help="with --full: forget what an interrupted run had finished",
+        help="check nothing: print how the ratios of two results.json of one machine differ",
     )
     options = parser.parse_args(argv)
-    if not options.claim:  # an added claim has a name of its own, which its module knows
-        try:
-            refuse_unknown(options.only or (), known())
-        except ValueError as error:
-            parser.error(str(error))
-    if (options.backend == "dask") != (options.scheduler is not None):
-        parser.error(
-            f"--scheduler: expected with --backend dask and only there, found --backend {options.backend}"
-        )
-    if options.backend == "dask" and (options.claim or options.problem or options.integrator):
-        parser.error(
-            "--claim, --problem, --integrator: expected without --backend dask, whose workers have what is here only"
-        )
-    if options.backend == "dask" and options.jobs is not None:
-        parser.error(
-            "--jobs: expected with --backend loky only, a cluster has the workers that it has"
-        )
-    if options.fresh and not options.full:
-        parser.error("--fresh: expected with --full only, without it every run starts over")
-    if options.compare and (
-        given := [
-            name for name in ("full", "json", "only", "list", "output") if getattr(options, name)
-        ]
-    ):
+    if not options.adding and (unknown := [name for name in options.only if name not in known()]):
+        parser.error(f"--only: expected one of {', '.join(known())}; found {', '.join(unknown)}")
+    if options.dask and options.jobs is not None:
+        parser.error("--jobs: expected without --dask, whose workers are those of the cluster")
+    if options.compare and (given := [name for name in ALONE if getattr(options, name)]):
         parser.error(f"--compare: expected without other options, found --{', --'.join(given)}")
     if options.list and options.json:
         parser.error("--json: expected without --list, which has no results")

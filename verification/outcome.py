@@ -7,16 +7,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from verification.claim import CaseResult, Claim, Control, Plan, Results
+from verification.claim import CaseResult, Claim, Control, Results
 
 __all__ = ["ClaimOutcome", "Compared", "ControlOutcome"]
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(NamedTuple):
     """One inequality: the number of comparisons, their median ratio, and the worst one (infinite if
     any is NaN or −∞).
     """
@@ -87,19 +87,11 @@ class ControlOutcome:
 
 @dataclass(frozen=True)
 class ClaimOutcome:
-    """A claim and everything that was measured for it.
-
-    ``changes`` : the differences from the record; ``broken`` : the figures and tables that could
-    not be made, and why;
-    ``on_record`` : whether the record covers the claim, which it does for no claim from outside.
-    """
+    """A claim and everything that was measured for it."""
 
     claim: Claim
     results: Results
     controls: Sequence[ControlOutcome]
-    changes: Sequence[str] = ()
-    broken: Sequence[str] = ()
-    on_record: bool = True
 
     @property
     def ratios(self) -> dict[str, list[float]]:
@@ -133,11 +125,8 @@ class ClaimOutcome:
 
     @property
     def floor(self) -> int:
-        """How many comparisons are needed: as many for each case as in the quick plan, and never
-        fewer in all.
-        """
-        quick = sum(1 for _ in self.claim.cases(Plan())) or 1
-        return self.claim.floor * max(len(self.results), quick) // quick
+        """How many comparisons are needed: so many for each case of the plan."""
+        return math.ceil(self.claim.floor * len(self.results))
 
     @property
     def worst(self) -> float:
@@ -166,7 +155,7 @@ class ClaimOutcome:
             for h in r.violated_hypotheses
         ]
         found += [
-            f"case {r.case}: {_told(r)} above {self.claim.limit:g}"
+            f"case {r.case}: {_worst(r)} above {self.claim.limit:g}"
             for r in self.results
             if not r.error and r.worst > self.claim.limit
         ]
@@ -188,29 +177,20 @@ class ClaimOutcome:
                 )
         failed = {name for control in self.controls for name in control.failed}
         found += [f"no control fails: {name}" for name in self.ratios if name not in failed]
-        found += self.broken
-        return found or list(self.changes)
+        return found
 
     @property
     def holds(self) -> bool:
-        """Return whether nothing speaks against the claim: it holds, every control fails, and the
-        record agrees.
-        """
+        """Return whether nothing speaks against the claim: it holds, and every control fails."""
         return not self.problems
 
     @property
     def verdict(self) -> str:
-        """Return whether the claim stands, and whether the record covers it, in words."""
-        return (
-            "does not stand"
-            if not self.holds
-            else "holds"
-            if self.on_record
-            else "holds, not on record"
-        )
+        """Return whether the claim stands, in words."""
+        return "holds" if self.holds else "does not stand"
 
 
-def _told(result: CaseResult) -> str:
+def _worst(result: CaseResult) -> str:
     """The worst ratio, or why it counts as infinite."""
     if result.diverged:
         return f"diverged ({result.diverged}), which counts as a ratio"
