@@ -248,9 +248,9 @@ class Claim:
     check: Callable[[Case], CaseResult]
     controls: Sequence[Control]
     """The negative controls: every inequality must fail in at least one of them."""
-    floor: int
-    """The least number of ratios that the quick plan must compare, so that nothing passes by
-    checking nothing; for other plans it grows with the number of cases.
+    floor: float
+    """The least number of ratios that a case must compare on average, so that nothing passes by
+    checking nothing.  It follows from the lengths of the runs, not from what one machine has found.
     """
     explanation: str
     """The way in which the claim is checked, and what the statement does not say."""

@@ -11,7 +11,7 @@ from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.step_case import TRAPS, StepCase
 from geolora_ref.oracle.judges.criteria import judge_stages
-from verification.campaign.outcomes import ControlOutcome
+from verification.outcome import ControlOutcome
 from verification.report.report import number
 from verification.trust.kill_matrix import page
 

@@ -1,8 +1,7 @@
 """What the verification measured, as Markdown for the pages.
 
 ``{measured} descent`` shows one claim, ``{measured-rest}`` those that no page places by hand,
-``{verdicts}`` a table of all, ``{worst}`descent``` one number.  Cases of the same sources that have
-been measured are not measured again.  A claim that does not stand is a warning, so the
+``{verdicts}`` a table of all, ``{worst}`descent``` one number.  A claim that does not stand is a warning, so the
 documentation cannot be built on it.
 """
 
@@ -19,9 +18,8 @@ from pathlib import Path
 from geolora_ref.support.files import locked
 from sphinx.application import Sphinx
 from sphinx.util import logging
-from verification.campaign.journal import Journal
-from verification.campaign.outcomes import ClaimOutcome
-from verification.campaign.runner import run
+from verification.outcome import ClaimOutcome
+from verification.runner import run
 from verification.claim import Figure, Plan
 from verification.claims import CLAIMS
 from verification.report.report import (
@@ -29,9 +27,9 @@ from verification.report.report import (
     mathematics,
     number,
     picture,
-    write_pages_beside,
     write_report,
 )
+from verification.support.machine import provenance
 
 DOCS = Path(__file__).resolve().parent.parent
 FOLDER = DOCS.parent / "build" / "verification" / "quick"
@@ -47,10 +45,10 @@ def outcomes() -> dict[str, ClaimOutcome]:
     """
     started = time.monotonic()
     with locked(FOLDER):
-        journal = Journal(FOLDER, PLAN, fresh=False)
-        found = run(list(CLAIMS.values()), PLAN, journal, jobs=os.cpu_count() or 1)
-        write_pages_beside(FOLDER)
-        write_report(drawn(found), PLAN, FOLDER, time.monotonic() - started)
+        origin = provenance()
+        found = run(list(CLAIMS.values()), PLAN, jobs=os.cpu_count() or 1)
+        seconds = time.monotonic() - started
+        write_report([drawn(one) for one in found], PLAN, FOLDER, seconds, origin)
     for outcome in found:
         for problem in outcome.problems:
             logging.getLogger(__name__).warning("claim %s: %s", outcome.claim.id, problem)

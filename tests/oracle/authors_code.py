@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from geolora_ref.oracle.broken.stages import truncate
-from tests.steps import Matrix
 from tests.oracle.authors import GLUE, VARIABLE, authors_module
+from tests.steps import Matrix
 
 __all__ = ["VARIABLE", "Factors", "Inverse", "glue_layer", "glue_step", "vision_step"]
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from verification.campaign import record, tightness
 
 from geolora_ref.support.files import write_json
 from verification.__main__ import main
-from verification.campaign import record, tightness
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
 from verification.command import print_outcomes

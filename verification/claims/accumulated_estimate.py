@@ -120,7 +120,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=80,
+    floor=1.7,
     controls=(
         Control(
             "modelling error",

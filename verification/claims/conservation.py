@@ -180,7 +180,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=100,
+    floor=3,
     controls=(
         Control(
             "BUG",

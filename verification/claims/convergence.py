@@ -172,7 +172,7 @@ CLAIM = Claim(
     sources=("GeoLoRA",),
     cases=cases,
     check=check,
-    floor=1000,
+    floor=23,
     controls=(
         mutant_control("k-step-sign", at_rate(0.3), check),
         mutant_control("s-step-missing", at_rate(0.3), check),

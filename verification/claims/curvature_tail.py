@@ -110,7 +110,7 @@ CLAIM = Claim(
     explanation="For plain gradients small singular values hurt only here, through the choice of a fixed rank.",
     cases=cases,
     check=check,
-    floor=1000,
+    floor=16,
     controls=(
         mutant_control("missing-lower-block", control_cases, check),
         Control(

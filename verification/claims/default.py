@@ -503,7 +503,7 @@ CLAIM = Claim(
     # In single precision a step is rounded by up to 30·40·eps·‖Ŵ‖ = 1e-4.  A tenth of its bound, about λ, is
     # less while λ < 1e-3, in the last 16 % of a run.  Half of the runs are in single precision.
     undecided=0.08,
-    floor=5000,
+    floor=333,
     controls=(
         Control("relative", "τ = 0.35", _relative, lambda case: check(case, Wrong({"tau": 0.35}))),
         Control(

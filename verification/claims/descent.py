@@ -283,7 +283,7 @@ CLAIM = Claim(
     # it is rounding from about the middle of the run on, so an eighth to a fifth of such a run
     # decides nothing, 3 to 5 % of all.
     undecided=0.07,
-    floor=5000,
+    floor=98,
     controls=(
         mutant_control("s-step-sign", control_cases, check),
         mutant_control("k-step-sign", control_cases, check, share=0.5),

@@ -202,7 +202,7 @@ CLAIM = Claim(
     undecided=0.06,  # polar factors and preconditioners of nearly singular matrices are not determined in single precision
     limit=FAIL,
     scale="‖D‖‖G‖/‖M‖, for Ŵ times λ and with ‖W‖",
-    floor=5000,
+    floor=119,
     controls=(
         _control(
             "published Adam",

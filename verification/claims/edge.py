@@ -135,7 +135,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.02,
-    floor=1500,
+    floor=39,
     controls=(
         Control(
             "0.8 of the edge",

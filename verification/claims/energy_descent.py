@@ -218,7 +218,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.15,
-    floor=150,
+    floor=6,
     controls=(
         Control(
             "projector splitting, h = 100/β",

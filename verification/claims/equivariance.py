@@ -224,7 +224,7 @@ CLAIM = Claim(
     limit=FAIL,
     scale="(‖W‖ + λ‖G‖) / (1 − σ_{r+1}/σ_r) of the transformed question",
     undecided=0.1,
-    floor=500,
+    floor=16,
     controls=(
         _control(
             "gauge", "stale-inverse", MUTANTS["stale-inverse"].defect, MUTANTS["stale-inverse"].step

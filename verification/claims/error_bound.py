@@ -373,7 +373,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.01,
-    floor=5000,
+    floor=11,
     controls=(
         Control(
             "naive-factor-euler",

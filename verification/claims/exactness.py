@@ -215,7 +215,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.25,
-    floor=50,
+    floor=0.2,
     controls=(
         Control(
             "parallel BUG is not exact",

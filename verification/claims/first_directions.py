@@ -193,7 +193,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.1,  # normal and zero gradients have no direction
-    floor=3000,
+    floor=29,
     controls=(
         Control(
             "published Adam",

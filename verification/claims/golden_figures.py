@@ -157,7 +157,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=55,
+    floor=3,
     controls=(
         Control(
             "parallel BUG",

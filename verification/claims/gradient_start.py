@@ -150,7 +150,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
-    floor=60,
+    floor=3,
     limit=FAIL,
     scale="‖G‖, λ‖G‖; the bound for the inequalities in 30ths",
     controls=(

@@ -173,7 +173,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=100,
+    floor=3,
     controls=(
         Control(
             "naive-factor-euler",

@@ -114,7 +114,7 @@ CLAIM = Claim(
     check=check,
     limit=FAIL,
     scale="‖W‖ + λ‖G‖",
-    floor=400,
+    floor=2,
     controls=(
         _control("full rank", "s-gradient-transposed"),
         _control("fixed point", "missing-lower-block"),

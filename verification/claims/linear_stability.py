@@ -163,7 +163,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=60,
+    floor=0.8,
     controls=(
         Control(
             "no backward step",

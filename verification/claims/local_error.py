@@ -91,7 +91,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=60,
+    floor=4,
     controls=(
         Control(
             "a block forgotten",

@@ -350,7 +350,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
-    floor=5000,
+    floor=44,
     controls=(
         Control(
             "ν = 0",

@@ -229,7 +229,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=150,
+    floor=18,
     controls=(
         Control("no noise", "b_k = 0", _some(*ALONE), lambda case: check(case, noise=0.0)),
         Control("0.8 of the noise", "0.8ς", _some(*ALONE), lambda case: check(case, noise=0.64)),

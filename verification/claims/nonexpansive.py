@@ -144,7 +144,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
-    floor=60,
+    floor=2,
     controls=(
         Control(
             "Lie splitting",

@@ -130,7 +130,7 @@ CLAIM = Claim(
     limit=FAIL,
     scale="‖G‖",
     undecided=0.1,
-    floor=500,
+    floor=4,
     controls=(
         Control(
             "missing-transpose",

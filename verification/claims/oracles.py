@@ -217,7 +217,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.1,
-    floor=10_000,
+    floor=104,
     controls=(
         Control(
             "other threshold",

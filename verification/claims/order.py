@@ -386,7 +386,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=100,
+    floor=1.6,
     controls=(
         Control(
             "BUG is not of order 2",

@@ -145,7 +145,7 @@ CLAIM = Claim(
     limit=FAIL,
     scale="‖W‖ + λ‖P(W)G‖₊ + λδ/eps, ‖·‖₊ the sum of the norms of the three parts, δ the amount by which the three gradients "
     "contradict each other",
-    floor=600,
+    floor=5,
     controls=(
         Control(
             "Heun sub-steps",

@@ -261,7 +261,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=100,
+    floor=25,
     controls=(
         Control(
             "4 % off",

@@ -329,7 +329,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.02,
-    floor=25_000,
+    floor=471,
     controls=(
         Control(
             "0.8 of the price",

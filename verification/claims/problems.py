@@ -336,7 +336,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=150,
+    floor=3,
     controls=tuple(map(_control, BROKEN)),
     explanation=(
         "Every other claim relies on these problems; here finite differences, random pairs of points and residuals judge them."

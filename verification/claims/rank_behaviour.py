@@ -238,7 +238,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=150,
+    floor=4,
     controls=(
         Control(
             "no rejection",

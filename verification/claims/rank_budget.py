@@ -385,7 +385,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=500,
+    floor=26,
     undecided=0.08,
     controls=(
         _control("equal ranks", "all layers have the same rank", "ranks", equal_ranks, share=0.5),

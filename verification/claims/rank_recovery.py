@@ -154,7 +154,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.02,
-    floor=5000,
+    floor=500,
     controls=(
         Control(
             "fixed-rank",

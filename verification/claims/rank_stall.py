@@ -145,7 +145,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.01,
-    floor=300,
+    floor=10,
     controls=(
         Control(
             "augmented-bug",

@@ -144,7 +144,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=100,
+    floor=5,
     controls=(
         Control(
             "naive-factor-euler",

@@ -237,7 +237,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=200,
+    floor=7,
     controls=(
         Control(
             "three digits fewer",

@@ -316,7 +316,7 @@ CLAIM = Claim(
     limit=FAIL,
     scale="(1 + 2σ_max²)‖Z‖, Z what P̂ acts on, times the norm of what it is paired with; over 10⁻³ in a quotient of differences; "
     "of the largest stable step 30 is the error that is allowed",
-    floor=200,
+    floor=1.3,
     controls=(
         Control(
             "projector",

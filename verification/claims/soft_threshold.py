@@ -140,7 +140,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=60,
+    floor=4,
     undecided=0.1,
     controls=(
         Control(

@@ -271,7 +271,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=50,
+    floor=2.5,
     controls=(
         Control(
             "explicit",

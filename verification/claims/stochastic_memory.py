@@ -329,7 +329,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=500,
+    floor=125,
     controls=(
         Control(
             "ν = 0",

@@ -140,7 +140,7 @@ CLAIM = Claim(
     check=check,
     limit=FAIL,
     scale="‖W‖ + λ‖G‖",
-    floor=8000,
+    floor=44,
     controls=tuple(
         _control(name)
         for name in ("s-step-sign", "missing-lower-block", "lower-left-sign", "augmented-with-old")

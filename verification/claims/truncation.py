@@ -168,7 +168,7 @@ CLAIM = Claim(
     limit=FAIL,
     scale="‖W‖ + λ‖P(W)G‖₊ + λδ/eps, ‖·‖₊ the sum of the norms of the three parts, δ the amount by which the three gradients "
     "contradict each other; ‖Ŵ‖ for what was discarded, ‖W‖ + λ‖G‖ for ϑ",
-    floor=1000,
+    floor=31,
     undecided=0.06,  # a quarter of the drawn steps have a threshold on a tail
     controls=(
         *(_control(name) for name in NAMES),

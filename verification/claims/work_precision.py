@@ -203,7 +203,7 @@ CLAIM = Claim(
     },
     cases=cases,
     check=check,
-    floor=100,
+    floor=3,
     controls=(
         Control(
             "a higher rank",

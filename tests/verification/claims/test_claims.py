@@ -14,8 +14,8 @@ import pytest
 
 from geolora_ref.problems import Schroedinger
 from tests.nightly import NIGHTLY
-from verification.campaign.outcomes import ControlOutcome
-from verification.campaign.runner import work
+from verification.outcome import ControlOutcome
+from verification.runner import work
 from verification.claim import Case, CaseResult, Claim, Control, Plan
 from verification.claims import (
     CLAIMS,
