@@ -82,19 +82,14 @@ def work(unit: Unit, cache: Path | None = None, modules: Sequence[str] = ()) -> 
     try:
         if cache is None:
             return measure(unit)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            result: CaseResult = _kept(cache)(unit)
+        cached = joblib.Memory(cache, verbose=0).cache(measure)
+        damaged = f"{cache}: {key(unit)} is damaged; the case is done again\n"
+        cached.warn = lambda text: sys.stderr.write(damaged)  # joblib's own prints the traceback
+        result: CaseResult = cached(unit)
+        return result
     except (Exception, SystemExit) as error:  # a broken check must not stop the others
         text = f"{in_a_line(error)}\n{''.join(traceback.format_exception(error))}"
         return CaseResult(unit[2].id, {}, error=text)
-    if any("Exception while loading" in str(warning.message) for warning in caught):
-        sys.stderr.write(f"{cache}: {key(unit)} is damaged; the case is done again\n")
-    return result
-
-
-def _kept(cache: Path) -> Callable[[Unit], CaseResult]:
-    return joblib.Memory(cache, verbose=0).cache(measure)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=1)

@@ -18,10 +18,9 @@ from pathlib import Path
 from geolora_ref.support.files import locked
 from sphinx.application import Sphinx
 from sphinx.util import logging
-from verification.outcome import ClaimOutcome
-from verification.runner import run
 from verification.claim import Figure, Plan
 from verification.claims import CLAIMS
+from verification.outcome import ClaimOutcome
 from verification.report.report import (
     drawn,
     mathematics,
@@ -29,6 +28,7 @@ from verification.report.report import (
     picture,
     write_report,
 )
+from verification.runner import run
 from verification.support.machine import provenance
 
 DOCS = Path(__file__).resolve().parent.parent

@@ -14,8 +14,6 @@ import pytest
 
 from geolora_ref.problems import Schroedinger
 from tests.nightly import NIGHTLY
-from verification.outcome import ControlOutcome
-from verification.runner import work
 from verification.claim import Case, CaseResult, Claim, Control, Plan
 from verification.claims import (
     CLAIMS,
@@ -26,6 +24,8 @@ from verification.claims import (
     curvature_tail,
     physics,
 )
+from verification.outcome import ControlOutcome
+from verification.runner import work
 from verification.support.machine import ROOT
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
