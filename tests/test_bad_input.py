@@ -429,14 +429,14 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
 NO_STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
     "projected at a tuple": (
         lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(G)).projected(
-            tuple(a.low_rank())
-        ),  # type: ignore[arg-type]
+            tuple(a.low_rank())  # type: ignore[arg-type]
+        ),
         "^Y: expected a LowRank, found tuple$",
     ),
     "factor gradients at a tuple": (
         lambda a: FactorGradients.from_dense(a.low_rank(), a.array(G)).projected(
-            tuple(a.low_rank())
-        ),  # type: ignore[arg-type]
+            tuple(a.low_rank())  # type: ignore[arg-type]
+        ),
         "^Y: expected a LowRank, found tuple$",
     ),
     "more singular values than rows": (
@@ -598,9 +598,9 @@ SUBTLE: dict[str, tuple[Callable[[Valid], Any], str]] = {
         r"^max_rank: .*found 1\.5$",
     ),
     "unit misspelt": (
-        lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 99, unit="rank"),
+        lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 99, unit="rank"),  # type: ignore[arg-type]
         "^unit: ",
-    ),  # type: ignore[arg-type]
+    ),
     "spectrum not a number": (
         lambda a: allocate_ranks([a.array(np.array([np.nan, 1.0]))], [(3, 4)], 3),
         r"^spectra\[0\]: expected sorted, nonnegative singular values",

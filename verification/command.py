@@ -40,7 +40,7 @@ def execute(options: argparse.Namespace) -> int:
     plan = Plan("full" if options.full else "quick", options.seed)
     try:
         if options.compare:
-            print_differences(*options.compare, Terminal())
+            print_differences(*options.compare, Terminal())  # type: ignore[call-arg]
             return 0
         claims = _chosen(options, plan)
         if options.list:

@@ -51,7 +51,7 @@ def _facts(claims: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, str], floa
 def differences(A: Facts, B: Facts) -> list[tuple[str, str, str, str]]:
     """Claim, name, and both numbers, for all that differ by more than a factor of ``FACTOR``."""
     return [
-        (*name, *(f"{facts[name]:.4g}" if name in facts else "none" for facts in (A, B)))
+        (*name, *(f"{facts[name]:.4g}" if name in facts else "none" for facts in (A, B)))  # type: ignore[misc]
         for name in dict.fromkeys([*A, *B])
         if name not in A or name not in B or _differ(A[name], B[name])
     ]

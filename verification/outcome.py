@@ -22,7 +22,7 @@ class Compared(NamedTuple):
     """
 
     name: str
-    count: int
+    count: int  # type: ignore[assignment]
     median: float
     worst: float
 

@@ -93,9 +93,9 @@ def stepped(
     rounded to its dtype.
     """
     bank = LayerBank.of(
-        [tuple(X.to(dtype) for X in layer) for layer in layers],
+        [tuple(X.to(dtype) for X in layer) for layer in layers],  # type: ignore[misc]
         capacity=limits.pop("capacity", None),
-    )  # type: ignore[misc]
+    )
     deltas = [[X.to(dtype) for X in of_one] for of_one in zip(*updates, strict=True)]
     return bank, bank.update_(*deltas, **limits)
 

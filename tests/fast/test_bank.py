@@ -607,8 +607,12 @@ def test_bases_in_half_precision_of_any_rank_are_accepted(generator: torch.Gener
         ),
         (
             lambda layer: LayerBank.of([layer]).update_(
-                None, None, [layer[1]], tau=0.1, max_rank=[[1]]
-            ),  # type: ignore[list-item]
+                None,
+                None,
+                [layer[1]],
+                tau=0.1,
+                max_rank=[[1]],  # type: ignore[list-item]
+            ),
             r"max_rank: expected an integer or None, found \[1\]",
         ),
         (

@@ -238,9 +238,9 @@ def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
     if kind.startswith("small"):
         layers = [layer_of(16 if "wide" in kind else 4, 10.0, generator) for _ in range(2)]
         updates = [update_of(layer, 0.05, generator) for layer in layers]
-        layers, updates = (
+        layers, updates = (  # type: ignore[assignment]
             [tuple(X.to(dtype) for X in of) for of in both] for both in (layers, updates)
-        )  # type: ignore[assignment]
+        )
     dK, dL, _ = (list(X) for X in zip(*updates, strict=True))
     dS = [
         U.mT.float() @ X.float() if dtype == torch.bfloat16 else U.mT @ X
@@ -363,8 +363,9 @@ def test_without_updates_of_the_bases_those_of_the_step_before_are_not_read(
     layers = random_layers([3, 2], generator, dtype)
     bank, limits = LayerBank.of(layers), {"tau": 0.0, "max_rank": [3, 2]}
     bank.update_(
-        *zip(*(random_update(layer, generator) for layer in layers), strict=True), **limits
-    )  # type: ignore[arg-type]
+        *zip(*(random_update(layer, generator) for layer in layers), strict=True),
+        **limits,  # type: ignore[arg-type]
+    )
     fresh = LayerBank.of([bank.factors(layer) for layer in range(2)])
     for one in (bank, fresh):
         one.update_(None, None, [0.1 * torch.ones_like(S) for _, S, _ in layers], **limits)  # type: ignore[arg-type]

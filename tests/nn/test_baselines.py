@@ -582,9 +582,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "min_rank": (lambda: Dlrt(network(), min_rank=0), "min_rank: expected an integer >= 1"),
     "max_rank": (
-        lambda: Dlrt(network(), max_rank="2"),
+        lambda: Dlrt(network(), max_rank="2"),  # type: ignore[arg-type]
         "^0: max_rank: expected an integer or None, found '2'$",
-    ),  # type: ignore[arg-type]
+    ),
     "max_rank below min_rank": (
         lambda: Dlrt(network(), min_rank=3, max_rank=2),
         "^0: max_rank: expected at least min_rank = 3, found 2$",
@@ -599,9 +599,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "weight_decay: expected a finite number",
     ),
     "update": (
-        lambda: SimultaneousDescent(network(), update="lion"),
+        lambda: SimultaneousDescent(network(), update="lion"),  # type: ignore[arg-type]
         "update: expected 'adam' or ",
-    ),  # type: ignore[arg-type]
+    ),
     "no adapters": (
         lambda: SimultaneousDescent(nn.Linear(2, 2)),
         "expected one with trainable adapters",

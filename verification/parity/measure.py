@@ -130,9 +130,9 @@ def training_difference(
     ]
     places = [(where, [A.to(where) for A in targets]) for where in ("cpu", device)]
     banks = [
-        LayerBank.of([tuple(X.to(where) for X in layer) for layer in layers], training.capacity)
+        LayerBank.of([tuple(X.to(where) for X in layer) for layer in layers], training.capacity)  # type: ignore[misc]
         for where, _ in places
-    ]  # type: ignore[misc]
+    ]
     worst, seen = 0.0, set()
     for _ in range(steps):
         for bank, (_, its_targets) in zip(banks, places, strict=True):

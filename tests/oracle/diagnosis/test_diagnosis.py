@@ -360,7 +360,7 @@ def stateful(make: Callable[[dict[Any, Any]], Step]) -> Step:
 def _noisy(kept: Any) -> Step:
     rng = np.random.default_rng(0)
     noise = lambda S: np.diag(np.sort(1e-6 * rng.random(len(S)))[::-1])  # noqa: E731
-    return after(lambda U, S, V: (U, S + noise(S), V))
+    return after(lambda U, S, V: (U, S + noise(S), V))  # type: ignore[no-untyped-call]
 
 
 def _remembering(kept: dict[Any, Any], name: str) -> Step:

@@ -267,11 +267,13 @@ def test_the_reference_is_right(dtype: Dtype, parameters: CaseParameters) -> Non
 def test_an_output_of_more_precision_than_the_judge_is_judged_as_it_is() -> None:
     inputs = _plain([2.0, 1.0])
     assert judge(
-        inputs, tuple(X.astype(np.longdouble) for X in _diagonal_output([2.0, 1.0]))
-    ).passed  # type: ignore[arg-type]
+        inputs,
+        tuple(X.astype(np.longdouble) for X in _diagonal_output([2.0, 1.0])),  # type: ignore[arg-type]
+    ).passed
     assert judge(
-        inputs, tuple(X.astype(np.clongdouble) for X in _diagonal_output([2.0, 1.0]))
-    ).passed  # type: ignore[arg-type]
+        inputs,
+        tuple(X.astype(np.clongdouble) for X in _diagonal_output([2.0, 1.0])),  # type: ignore[arg-type]
+    ).passed
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in EQUAL_UP_TO_ROUNDING])

@@ -149,7 +149,7 @@ def test_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = load("torch").module
     waited: list[str] = []
     stream = SimpleNamespace(synchronize=lambda: waited.append("stream"))
-    device = SimpleNamespace(current_stream=lambda where: waited.append(str(where)) or stream)
+    device = SimpleNamespace(current_stream=lambda where: waited.append(str(where)) or stream)  # type: ignore[func-returns-value]
     monkeypatch.setattr(torch, "get_device_module", lambda where: device)
     Conversion("torch", device="cpu").wait()
     assert not waited

@@ -375,7 +375,7 @@ def test_right_stacks(step: Step) -> None:
     """Also where the threshold is a tie: one stack needs one rank."""
     options: dict[str, Any] = {"whole": True} if step is whole else {"directions": True}
     chosen = {} if NIGHTLY else {"select": {"group": "threshold"}}
-    report = check_step(step, batched=True, **options, **chosen)
+    report = check_step(step, batched=True, **options, **chosen)  # type: ignore[arg-type]
     assert report.passed, report.failures[:3]
 
 
