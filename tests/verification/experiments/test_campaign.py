@@ -224,7 +224,11 @@ def test_decoder_of_stored_states(tiny: Any, tmp_path: Path) -> None:
     ids = tasks.blocks_of((tmp_path / "other.txt").read_text(), Letters(), 32)
     with torch.no_grad():
         whole = float(tiny(input_ids=ids, labels=ids).loss)
-    options: dict[str, Any] = {"length": 32, "others": [tmp_path / "other.txt"], "cache": tmp_path / "states"}
+    options: dict[str, Any] = {
+        "length": 32,
+        "others": [tmp_path / "other.txt"],
+        "cache": tmp_path / "states",
+    }
     task = tasks.decoder(tmp_path / "play.txt", model="tiny", layers=2, **options)
     one = Configuration("play", "geolora", 0.05, 2, momentum=0.6, share=0.7, epochs=2, batch=4)
     found = run.execute(one, task)
