@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from zipfile import ZipFile
 
 import jsonschema
 import numpy as np
@@ -21,11 +23,32 @@ from jsonschema.exceptions import ValidationError, best_match
 from geolora_ref.arrays import Matrix
 from geolora_ref.support.files import read_regular
 
-__all__ = ["DATA", "OUTPUT", "VECTOR", "dump", "encode", "matrix", "number", "numbers", "read"]
+__all__ = [
+    "ARCHIVE",
+    "OUTPUT",
+    "VECTOR",
+    "dump",
+    "encode",
+    "matrix",
+    "number",
+    "numbers",
+    "packaged",
+    "parse",
+    "read",
+]
 
 DATA = Path(__file__).parent / "data"
-"""The schemas, the README and the vectors, as they come with the package."""
+ARCHIVE = DATA / "vectors.zip"
+"""The vectors as they come with the package; README and schemas lie next to it."""
 VECTOR, OUTPUT = "vector.schema.json", "output.schema.json"
+
+
+@cache
+def packaged() -> Mapping[str, bytes]:
+    """The contents of all files of an export by name, README and schemas first."""
+    fixed = {name: (DATA / name).read_bytes() for name in ("README.md", VECTOR, OUTPUT)}
+    with ZipFile(ARCHIVE) as archive:
+        return MappingProxyType(fixed | {name: archive.read(name) for name in archive.namelist()})
 
 
 def read(
@@ -43,19 +66,30 @@ def read(
     size = path.stat().st_size
     if size > largest:
         raise ValueError(f"{path.name}: expected at most {largest:.0f} bytes, found {size}")
+    return parse(path.name, read_regular(path), schema, at_once=at_once)
+
+
+def parse(
+    name: str,
+    content: bytes,
+    schema: str,
+    *,
+    at_once: Callable[[Any], None] = lambda document: None,
+) -> dict[str, Any]:
+    """The document with these contents, valid against ``schema``, or ``ValueError``."""
     try:
         # NaN and Infinity become strings, which no field accepts: the schema then says where they stand.
         document = json.loads(
-            read_regular(path).decode("utf-8"), parse_constant=str, object_pairs_hook=_unique
+            content.decode("utf-8"), parse_constant=str, object_pairs_hook=_unique
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name}: $: not a JSON document: {error}") from error
+        raise ValueError(f"{name}: $: not a JSON document: {error}") from error
     at_once(document)
     violation = best_match(_validator(schema).iter_errors(document))
     if violation is not None:
         text = violation.message  # what was found, then the reason
         raise ValueError(
-            f"{path.name}: {_path(violation)}: {text if len(text) <= 200 else f'{text[:100]} … {text[-100:]}'}"
+            f"{name}: {_path(violation)}: {text if len(text) <= 200 else f'{text[:100]} … {text[-100:]}'}"
         )
     assert isinstance(document, dict)
     return document
@@ -139,7 +173,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @cache
 def _validator(schema: str) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(json.loads((DATA / schema).read_text("utf-8")))
+    return jsonschema.Draft202012Validator(json.loads(packaged()[schema]))
 
 
 def _path(error: ValidationError) -> str:

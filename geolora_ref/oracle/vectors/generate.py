@@ -8,10 +8,12 @@ append-only.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 
@@ -20,18 +22,17 @@ from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.cases.step_case import StepCase
 from geolora_ref.oracle.judges.criteria import StepInputs
 from geolora_ref.oracle.vectors import dyadic
-from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, dump, encode
+from geolora_ref.oracle.vectors.documents import ARCHIVE, dump, encode, packaged
 from geolora_ref.oracle.vectors.selection import SELECTION
 from geolora_ref.oracle.vectors.target import decimal, nearest_double, parts, target
-from geolora_ref.oracle.vectors.vector import FORMAT_VERSION, STAGES, load_vector
+from geolora_ref.oracle.vectors.vector import FORMAT_VERSION, STAGES, vector_of
 from geolora_ref.support.files import read_regular, write_atomically
 
-__all__ = ["IDS", "export", "generate", "regenerate_and_compare"]
+__all__ = ["IDS", "export", "generate", "regenerate_and_compare", "store"]
 
 EXACT_IDS = {f"exact-{name}": name for name in dyadic.EXACT}
 IDS = (*SELECTION, *EXACT_IDS)
 """The ids of all vectors, in a fixed order."""
-FIXED = ("README.md", VECTOR, OUTPUT)
 INPUTS = ("U", "S", "V", "dK", "dL", "dS")
 
 
@@ -42,9 +43,7 @@ def export(directory: Path) -> list[Path]:
     Raises ``FileExistsError`` if a file exists with other contents (nothing is written then),
     ``OSError`` if a file cannot be written (the others are whole) or is a pipe or a device.
     """
-    contents = {
-        name: (DATA / name).read_bytes() for name in (*FIXED, *(_file(name) for name in IDS))
-    }
+    contents = packaged()
     for folder in {(directory / name).parent for name in contents}:
         if os.path.lexists(folder) and not folder.is_dir():
             raise FileExistsError(
@@ -72,24 +71,27 @@ def regenerate_and_compare(directory: Path | None = None, ids: Collection[str] =
     ``directory`` : an exported directory, by default the data of the package.  ``ids`` : the
     vectors to generate again; of other vectors only the presence is checked.
     """
-    directory = DATA if directory is None else directory
-    found = {
-        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
-    }
-    expected = {*FIXED, *(_file(name) for name in IDS)}
-    differences = [f"{name}: missing" for name in sorted(expected - found)]
-    differences += [f"{name}: no such file is generated" for name in sorted(found - expected)]
-    fixed = ((name, (DATA / name).read_bytes()) for name in FIXED)
-    for name, content in (*fixed, *((name, text.encode()) for name, text in generate(ids))):
-        if name in found and (directory / name).read_bytes() != content:
+    found = packaged() if directory is None else _files(directory)
+    fixed = {name: content for name, content in packaged().items() if "/" not in name}
+    expected = {*fixed, *(_file(name) for name in IDS)}
+    differences = [f"{name}: missing" for name in sorted(expected - set(found))]
+    differences += [f"{name}: no such file is generated" for name in sorted(set(found) - expected)]
+    fresh = fixed | {name: text.encode() for name, text in generate(ids)}
+    for name, content in fresh.items():
+        if name in found and found[name] != content:
             differences.append(f"{name}: differs from a fresh generation")
     return differences
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
 def generate(ids: Iterable[str] = IDS) -> Iterator[tuple[str, str]]:
     """The file name and the text of each vector, computed afresh.
 
-    After a change of the selection or of the format, write each text to its file in ``DATA``.
+    :func:`store` writes them into the package, after a change of the selection or of the format.
     """
     cases = {case.id: case for case in catalogue()}
     for name in ids:
@@ -102,6 +104,15 @@ def generate(ids: Iterable[str] = IDS) -> Iterator[tuple[str, str]]:
             )
 
 
+def store() -> None:
+    """Replace the vectors of the package by fresh ones; the same texts give the same bytes."""
+    content = io.BytesIO()
+    with ZipFile(content, "w") as archive:
+        for name, text in generate():
+            archive.writestr(ZipInfo(name), text, ZIP_DEFLATED, 9)
+    write_atomically(ARCHIVE, content.getvalue())
+
+
 def _file(name: str) -> str:
     return f"vectors/{name}.json"
 
@@ -109,10 +120,10 @@ def _file(name: str) -> str:
 def _inputs(case: ConformanceCase) -> StepInputs:
     """The stored inputs of a case if they are its inputs up to rounding, else its inputs as drawn here."""
     step = StepCase.build(case.parameters)
-    drawn, path = step.inputs(), DATA / _file(case.id)
-    if not path.exists():
+    drawn, content = step.inputs(), packaged().get(_file(case.id))
+    if content is None:
         return drawn
-    stored, gradient = load_vector(path).inputs, float(np.max(np.abs(step.G)))
+    stored, gradient = vector_of(_file(case.id), content).inputs, float(np.max(np.abs(step.G)))
     sizes = (1.0, float(np.max(np.abs(drawn.S))), 1.0, gradient, gradient, gradient)
     same = all(
         a.shape == b.shape and bool(np.all(np.abs(a - b) <= 1e-10 * size))

@@ -18,8 +18,8 @@ from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.diagnosis.comparison import StepFactors
 from geolora_ref.oracle.judges.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
 from geolora_ref.oracle.trial.conversion import EPS
-from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
-from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vector_files
+from geolora_ref.oracle.vectors.documents import OUTPUT, matrix, number, packaged, read
+from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors
 from geolora_ref.support.files import digest, read_regular
 
 __all__ = ["Judgement", "VectorVerdict", "judge_outputs", "judge_vector"]
@@ -82,14 +82,14 @@ def _check_export(directory: Path, ids: Collection[str]) -> None:
     """Raise ``ValueError`` if only some of this package's vectors are there, or for the first one
     with other contents.
     """
-    exported = [path.stem for path in vector_files(DATA)]
-    missing = [name for name in exported if name not in ids]
+    exported = {Path(name): content for name, content in packaged().items() if "/" in name}
+    missing = sorted(path.stem for path in exported if path.stem not in ids)
     if 0 < len(missing) < len(exported):
         raise ValueError(
             f"{directory}: expected all {len(exported)} vectors of the package, {', '.join(missing)} missing: export it again"
         )
-    for path in (Path("vectors") / f"{name}.json" for name in exported if name in ids):
-        expected, found = (digest(read_regular(folder / path)) for folder in (DATA, directory))
+    for path, content in exported.items() if not missing else ():
+        expected, found = digest(content), digest(read_regular(directory / path))
         if found != expected:
             raise ValueError(
                 f"{directory / path}: expected contents with the digest {expected}, found {found}: export it again"

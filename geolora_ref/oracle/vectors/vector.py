@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import Matrix
 from geolora_ref.oracle.judges.criteria import StepInputs
-from geolora_ref.oracle.vectors.documents import VECTOR, matrix, number, numbers, read
+from geolora_ref.oracle.vectors.documents import VECTOR, matrix, number, numbers, packaged, parse
+from geolora_ref.support.files import read_regular
 
-__all__ = ["FORMAT_VERSION", "STAGES", "Vector", "load_vector", "load_vectors", "vector_files"]
+__all__ = ["FORMAT_VERSION", "STAGES", "Vector", "load_vectors", "vector_files", "vector_of"]
 
 FORMAT_VERSION = 1
 STAGES = ("K_new", "L_new", "S_new", "UhK_new", "VhL_new", "W_hat")
@@ -59,26 +60,30 @@ def vector_files(directory: Path) -> list[Path]:
     return files
 
 
-def load_vectors(directory: Path) -> dict[str, Vector]:
-    """All vectors of an exported directory by id, or ``ValueError`` if one is damaged or there is none."""
-    return {path.stem: load_vector(path) for path in vector_files(directory)}
+def load_vectors(directory: Path | None = None) -> dict[str, Vector]:
+    """All vectors of an exported directory by id, by default those of the package; ``ValueError``
+    if one is damaged or there is none.
+    """
+    if directory is None:
+        files = {Path(name): content for name, content in packaged().items() if "/" in name}
+    else:
+        files = {path: read_regular(path) for path in vector_files(directory)}
+    return {path.stem: vector_of(path.name, content) for path, content in sorted(files.items())}
 
 
-def load_vector(path: Path) -> Vector:
-    """The vector in this file; ``ValueError`` with the JSON path of the field that is wrong."""
-    document = read(path, VECTOR)
-    if document["id"] != path.stem:
-        raise ValueError(
-            f"{path.name}: $.id: expected the name of the file, found {document['id']!r}"
-        )
-    expected, where = document["expected"], f"{path.name}: $.expected"
+def vector_of(name: str, content: bytes) -> Vector:
+    """The vector of a file; ``ValueError`` with the JSON path of the field that is wrong."""
+    document = parse(name, content, VECTOR)
+    if document["id"] != Path(name).stem:
+        raise ValueError(f"{name}: $.id: expected the name of the file, found {document['id']!r}")
+    expected, where = document["expected"], f"{name}: $.expected"
     m, n, complex_data = document["m"], document["n"], document["dtype"] == "complex128"
     lowest, highest = expected["ranks"]
     return Vector(
         id=document["id"],
         flags=tuple(document["flags"]),
         reason=document["reason"],
-        inputs=_inputs(document, path.name),
+        inputs=_inputs(document, name),
         W_hat=matrix(
             expected["W_hat"]["decimal"],
             f"{where}.W_hat.decimal",
@@ -93,7 +98,7 @@ def load_vector(path: Path) -> Vector:
         theta=number(expected["theta"]["hex"], f"{where}.theta.hex"),
         scale=number(expected["scale"]["hex"], f"{where}.scale.hex"),
         ranks=range(lowest, highest + 1),
-        exact=_exact(document, f"{path.name}: $.exact") if "exact" in document else {},
+        exact=_exact(document, f"{name}: $.exact") if "exact" in document else {},
     )
 
 
