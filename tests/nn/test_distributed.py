@@ -17,8 +17,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.nightly import NIGHTLY
-
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("peft", reason="the extra peft is not installed")
 if not torch.distributed.is_available() or not hasattr(os, "fork"):
@@ -128,24 +126,3 @@ def test_the_base_is_spread_and_stays_what_it_was(folder: Path, world: int) -> N
     assert (alone["held"] == whole).all()
     for name in (f"{name}.base.{part}" for name in LAYERS for part in ("weight", "bias")):
         assert torch.equal(states[0][name], alone[name])
-
-
-@can_shard
-@pytest.mark.skipif(not NIGHTLY, reason="torchrun starts slowly: nightly")
-def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "howto" / "distributed.md").read_text("utf-8")
-    (tmp_path / "train.py").write_text(
-        page.split("```python\n# train.py,")[1].split("\n", 1)[1].split("```")[0], "utf-8"
-    )
-    start = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(tmp_path / "train.py"),
-    ]
-    done = subprocess.run(start, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert all(f"process {rank} of 2: 1536 of 3072 entries" in done.stdout for rank in range(2))

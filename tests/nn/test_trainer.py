@@ -4,12 +4,8 @@ training continues.
 
 from __future__ import annotations
 
-import re
-import sys
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -186,95 +182,6 @@ def test_the_checkpoint_is_an_adapter_that_peft_loads(uninterrupted: Any) -> Non
     loaded = peft.PeftModel.from_pretrained(bert(), directory / f"checkpoint-{STEPS}")
     assert ranks(loaded) == ranks(run.model)
     assert torch.equal(logits(loaded), logits(run.model))
-
-
-def test_the_examples_of_the_documentation_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = Path(__file__).parents[2] / "docs" / "peft.md"
-    examples = re.findall(
-        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    (first, loading, export, *others), suite = (
-        [text for text in examples if ("runpy" in text or text.startswith("elif")) == is_suite]
-        for is_suite in (False, True)
-    )
-    exec(first, names)
-    fresh = partial(names["base"].__class__, names["base"].config)
-    saved = fresh()
-    adapt(saved, rank=8, train=["classifier"])
-    saved.save_pretrained("saved")
-    exec(loading, names | {"fresh_base": (loaded := fresh())})
-    assert all(torch.equal(X, saved.state_dict()[name]) for name, X in loaded.state_dict().items())
-    exec(export, names | {"fresh_base": fresh()})
-    assert not others
-    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora", "saved"}
-    launcher, branch = suite
-    monkeypatch.setattr(torch.optim, "geolora", None, raising=False)  # removed again after the test
-    (tmp_path / "run.py").write_text(
-        'import torch\nassert torch.optim.geolora.__name__ == "GeoLoRA"\nran = True\n', "utf-8"
-    )
-    launched: dict[str, Any] = {}
-    exec(launcher.replace("runpy.run_path", "ran = runpy.run_path"), launched)
-    assert launched["ran"]["ran"]
-    compile(f"if optimizer_type is None:\n    pass\n{branch}", "branch", "exec")
-
-
-class Written:
-    """Stands in for TensorBoard's writer, which needs a package of its own."""
-
-    rows: ClassVar[list[tuple[str, int, int]]] = []
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Written:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def add_scalar(self, tag: str, value: int, step: int) -> None:
-        self.rows.append((tag, value, step))
-
-
-def test_the_recipe_for_logging_ranks_runs_as_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    page = Path(__file__).parents[2] / "docs" / "howto" / "ranks.md"
-    loop, figure, board, callback = re.findall(
-        r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(
-        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Written)
-    )
-    names: dict[str, Any] = {}
-    exec(loop, names)
-    layers = list(adapters(names["model"]))
-    assert [list(found) for found in names["history"]] == [layers] * 50
-    assert names["history"][-1] == {
-        name: report.rank for name, report in names["optimizer"].reports.items()
-    }
-    with matplotlib.rc_context({"backend": "agg"}):
-        exec(figure, names)
-        assert len(names["plt"].gca().lines) == len(layers)
-        names["plt"].close()
-    exec(board, names)
-    assert Written.rows[-1] == (f"rank/{layers[-1]}", names["history"][-1][layers[-1]], 49)
-    exec(callback, names)
-    run = trainer(tuned("peft"), tmp_path, STEPS, logging_strategy="steps", save_strategy="no")
-    run.add_callback(names["RankCallback"])
-    run.train()
-    logged = [
-        entry for entry in run.state.log_history if any(key.startswith("rank/") for key in entry)
-    ]
-    assert logged[-1] == {"step": STEPS} | {
-        f"rank/{name}": layer.adapter.rank for name, layer in adapters(run.model).items()
-    }
 
 
 def test_with_adapters_of_this_package(tmp_path: Path) -> None:

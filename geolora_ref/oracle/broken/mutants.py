@@ -68,7 +68,7 @@ BEYOND_SQUARES = (
         "magnitude-rank-one-1e",
     ),
     *("magnitude-subnormal", "magnitude-smallest", "gradient-tiny-zero-rate-1e-14"),
-    *("crossed-*-tiny", "crossed-*-small", "path-*-tiny", "path-*-small"),
+    *("path-*-tiny", "path-*-small"),
 )
 CLOSE_BELOW, CLOSE_ABOVE = (
     tuple(
@@ -81,7 +81,7 @@ CLOSE_BELOW, CLOSE_ABOVE = (
 DIRECTIONS = ("directions",)
 CAP_AND_THRESHOLD = (
     *("truncation-tau-0.3-max-at", "truncation-tau-0.5-max-below", "truncation-tau-0.6-max"),
-    *("crossed-*-capped", "path-*-capped", "path-*-sequence"),
+    *("path-*-capped", "path-*-sequence"),
 )
 """Patterns of the only cases that show some mutants; cases for single precision show them in single
 precision.

@@ -14,9 +14,7 @@ import numpy as np
 
 from geolora_ref.oracle.cases.case import ConformanceCase, question
 from geolora_ref.oracle.cases.covering import covering_cases
-from geolora_ref.oracle.cases.layers import layer_cases
 from geolora_ref.oracle.cases.paths import path_cases
-from geolora_ref.oracle.cases.remainders import remainder_cases
 from geolora_ref.oracle.cases.spectra import SPECTRA
 from geolora_ref.oracle.cases.step_case import (
     CORES,
@@ -170,42 +168,6 @@ SIZES = {
     "beyond-half": (70, 60, 40, "2r > m > n: fewer new columns than r on both sides, of many"),
 }
 """Further blocks, with a dense S alone."""
-CROSSED = {
-    "wide": (11, 14, 4, 0.3, "m < n, where one may solve the transposed problem"),
-    "square": (12, 12, 4, 0.3, "m = n, where one may treat both sides together"),
-    "half": (14, 8, 4, 0.3, "2r = n: old and new columns of V fill the whole space"),
-    "aligned": (
-        64,
-        64,
-        16,
-        2.0,
-        "m = n and nothing is left over of any block, as in the layers of an attention",
-    ),
-    "remainder": (
-        97,
-        70,
-        17,
-        2.0,
-        "odd sizes above those of blocks: ranks that adapt are odd as often as even",
-    ),
-    "mirror": (71, 98, 13, 2.0, "the mirror image of remainder"),
-}
-"""Shapes for which code may have a separate path: m, n, r, an absolute threshold that cuts, the reason."""
-PATHS = {
-    "rate": "another λ than in the other cases of these sizes",
-    "tau": "a relative threshold",
-    "theta": "an absolute threshold",
-    "min": "a minimum rank above what the threshold keeps",
-    "max": "a cap below r",
-    "above": "a cap above r",
-    "capped": "a cap and a relative threshold, which is relative to all of Ŵ",
-    "tiny": "squares leave the range of double precision",
-    "small": "squares leave the range of single precision",
-    "zero": "the usual start, and a relative threshold",
-    "complex": "complex numbers",
-    "sequence": "10 steps: each output is the next input, and S is trained in between",
-}
-"""Options and states that a separate path may forget."""
 DEFICIENT = {
     "rank one": "the residuals have rank one, as where the rows of a batch are alike",
     "graded": "the residuals' singular values fall to 3e-11, as those of real gradients do",
@@ -426,13 +388,10 @@ LAYOUTS = {
     "padded": "the arguments are the first columns of wider arrays, of stacks every second problem; behind them is NaN",
     "long": "the arguments are the first rows of longer arrays that lie column by column; below them is NaN",
     "reversed": "the arguments are views of arrays whose rows are in reverse order: strides are negative",
-    "flat": "the arguments are packed and begin behind the first number of a buffer, as parameters in a flat one do",
-}
-BACKWARDS = {
+    "flat": "the arguments are packed and begin after the first number of a buffer, as parameters in a flat one do",
     "backwards": "the arguments are views of arrays whose columns are in reverse order, as those of eigh are turned",
     "turned": "the arguments are views of arrays whose rows and columns are in reverse order",
 }
-"""Further layouts with negative strides."""
 NEGATED = (
     "the arguments have their negative bit set, as the imaginary part of a conjugate has in torch"
 )
@@ -532,19 +491,14 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_tails(),
         *_directions(),
         *_complex_gradients(),
-        *_crossed(),
         *path_cases(),
-        *_backwards(),
-        *_complex_layouts(),
         *_subnormal(),
         *_small(),
         *_long_trained(),
         *_negated(),
-        *layer_cases(),
         *covering_cases(),
         *_fixed_beyond(),
         *_smallest(),
-        *remainder_cases(),
     )
     return tuple(
         replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases
@@ -965,60 +919,6 @@ def _directions() -> Iterator[ConformanceCase]:
         flags = ("complex",) if parameters.complex else ()
         said = f"the directions of an optimizer, dS is neither UᴴdK nor (VᴴdL)ᴴ: {reason}"
         yield question("directions", name, flags, said, parameters)
-
-
-def _crossed() -> Iterator[ConformanceCase]:
-    for shape, (m, n, r, theta, shape_reason) in CROSSED.items():
-        options: dict[str, dict[str, Any]] = {
-            "rate": {"learning_rate": 0.03},
-            "tau": {"tau": 0.3},
-            "theta": {"tau": None, "theta": theta},
-            "min": {"tau": 1.0, "min_rank": r + 2},
-            "max": {"max_rank": r - 1},
-            "above": {"max_rank": r + 2},
-            "capped": {"tau": 0.5, "max_rank": 5 * r // 8},
-            "tiny": {"tau": 0.1, "magnitude": 1e-170},
-            "small": {"tau": 0.1, "magnitude": 1e-25},
-            "zero": {"tau": 0.3, "core": "zero"},
-            "complex": {"tau": 0.1, "complex": True},
-            "sequence": {"tau": 0.1, "max_rank": r + 2},
-        }
-        for path, reason in PATHS.items():
-            needed = {
-                "tiny": ("double-range",),
-                "small": ("wide-range",),
-                "complex": ("complex",),
-            }.get(path, ())
-            parameters = replace(CaseParameters(m, n, r, "algebraic", "dense"), **options[path])
-            more = {"steps": 10, "trained": True} if path == "sequence" else {}
-            yield question(
-                "crossed",
-                f"{shape}-{path}",
-                (shape, path, *needed),
-                f"{shape_reason}: {reason}",
-                parameters,
-                **more,
-            )
-
-
-def _backwards() -> Iterator[ConformanceCase]:
-    for layout, reason in BACKWARDS.items():
-        for name in (*LAYOUT_SHAPES, *STRIDED, *LARGER):
-            m, n, r, _ = SHAPES[name]
-            parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
-            flags, why = (layout, name), f"{reason}: strides have to be read"
-            yield question("layout", f"{layout}-{name}", flags, why, parameters, layout=layout)
-
-
-def _complex_layouts() -> Iterator[ConformanceCase]:
-    for layout, reason in (LAYOUTS | BACKWARDS).items():
-        for name in (*LAYOUT_SHAPES, *LARGER):
-            m, n, r, _ = SHAPES[name]
-            parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
-            flags, why = (layout, "complex", name), f"complex numbers; {reason}"
-            yield question(
-                "layout", f"{layout}-complex-{name}", flags, why, parameters, layout=layout
-            )
 
 
 def _subnormal() -> Iterator[ConformanceCase]:

@@ -11,53 +11,31 @@ from dataclasses import replace
 from typing import Any
 
 from geolora_ref.oracle.cases.case import ConformanceCase, question
-from geolora_ref.oracle.cases.step_case import CONSTANT, NEAR, CaseParameters
+from geolora_ref.oracle.cases.step_case import CONSTANT, CaseParameters
 
 __all__ = ["TOGETHER", "at_size", "path_cases"]
 
 SIZES = {
     "vector": (128, 144, 1, "r = 1 at aligned sizes: one column has a path for vectors"),
-    "vector-remainder": (
-        129,
-        97,
-        1,
-        "r = 1, one row past a tile of 128 and one column past one of 32",
-    ),
     "fours": (
-        20,
-        12,
-        4,
+        *(20, 12, 4),
         "all sizes are multiples of 4, and of nothing larger: four numbers are read at a time",
     ),
     "eights": (
-        24,
-        40,
-        8,
+        *(24, 40, 8),
         "all sizes are multiples of 8, and not of 16: eight numbers are read at a time",
     ),
     "template": (
-        128,
-        160,
-        8,
+        *(128, 160, 8),
         "r = 8 at sizes that are multiples of 32: the rank for which code is compiled",
     ),
-    "template-remainder": (129, 97, 8, "r = 8 with a row and a column past whole tiles"),
-    "tile": (128, 96, 32, "all sizes are multiples of 32: no tile has a remainder"),
     "tile-remainder": (
-        129,
-        97,
-        33,
+        *(129, 97, 33),
         "one past a multiple of 32 in every size: the remainder is one row, one column",
     ),
-    "capacity": (160, 128, 64, "r = 64, as large as storage often is, at multiples of 32"),
-    "capacity-remainder": (161, 129, 64, "r = 64 with a row and a column past whole tiles"),
-    "whole": (32, 32, 32, "r = m = n at an aligned size: no new column at all"),
     "whole-remainder": (33, 33, 33, "r = m = n, one past a tile"),
-    "whole-large": (128, 128, 128, "r = m = n = 128"),
-    "long": (2049, 33, 8, "one row past 2048, one column past 32"),
-    "long-wide": (33, 2049, 8, "the mirror image of long"),
 }
-"""m, n, r and the reason."""
+"""m, n, r and the reason; other sizes are for ``--shape``."""
 LIMITS = {
     "none": "no limit: everything is kept",
     "tau": "a relative threshold",
@@ -85,37 +63,10 @@ STATES = {
     "sequence": "3 steps: each output is the next input, and S is trained in between",
 }
 FEW = {
-    "capacity": (
-        *(
-            "tau",
-            "theta",
-            "min-below",
-            "min-above",
-            "max-below",
-            "max-at",
-            "max-above",
-            "capped",
-            "still",
-            "start",
-            "nothing",
-        ),
-        *("complex",),
-    ),
-    "capacity-remainder": ("tau", "theta", "min-above", "max-below", "complex"),
-    "whole-large": ("tau", "max-below", "min-below"),
-    "long": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
-    "long-wide": (
-        "tau",
-        "theta",
-        "min-above",
-        "max-below",
-        "max-above",
-        "start",
-        "complex",
-        "sequence",
-    ),
+    "tile-remainder": ("tau", "min-above", "max-below", "start", "complex"),
+    "whole-remainder": ("tau", "max-below"),
 }
-"""The limits and states that are run at the slowest sizes."""
+"""The limits and states of some sizes, where all would take too long."""
 HARD_SIZES = {
     "attention": (
         64,
@@ -123,8 +74,6 @@ HARD_SIZES = {
         16,
         "m = n and nothing is left over of any block, as in the layers of an attention",
     ),
-    "template": SIZES["template"],
-    "remainder": (97, 65, 8, "r = 8, a row and a column past multiples of 32"),
 }
 HARD_GRADIENTS = {
     "nearly in the range": "the residual is 1e-9 of the gradient: one pass of orthogonalisation is not enough",
@@ -145,15 +94,6 @@ HARD_SPECTRA = {
     "one_tiny": "one singular value of 1e-14",
     "zero_tail": "exact zeros behind the first half",
 }
-FEW_HARD = {
-    "tile": (*SIZES["tile"], ("nearly in the range", "rank one", "graded")),
-    "vector": (*SIZES["vector"], (NEAR, "left", "right")),
-    "vector-remainder": (*SIZES["vector-remainder"], (NEAR,)),
-}
-"""Further sizes with few of the gradients."""
-NEARLY_THE_CORE = (
-    "both residuals are 1e-9 of the gradient: one pass of orthogonalisation is not enough"
-)
 TIES = {"above": 0.5 + 5e-10, "below": 0.5 - 5e-10}
 """τ on either side of the tail after the first three quarters of equal singular values."""
 SMALLEST = {
@@ -177,7 +117,6 @@ ALONE = {
     "padded": "in the first columns of a wider array",
     "spaced": "in every second column of a wider array",
 }
-ARRAY_SIZES = {"eights": (40, 56, 8), "tall": (13, 5, 2)}
 TOGETHER = {
     "swapped": "the factors lie in memory column by column, the gradients row by row",
     "expanded": "the rows of dK and dL are one row that is repeated with a stride of 0, as an expanded gradient has it",
@@ -189,8 +128,6 @@ STRIDED_SIZES = {
     "square": (8, 8, 3),
     "tall": (13, 5, 2),
     "wide": (5, 13, 2),
-    "vector": (33, 17, 1),
-    "template": SIZES["template"][:3],
 }
 STACKS = {
     6: "more than five problems",
@@ -276,20 +213,17 @@ def path_cases() -> Iterator[ConformanceCase]:
     for shape, (m, n, r, why) in SIZES.items():
         yield from at_size("path", shape, m, n, r, why, FEW.get(shape, ()))
     yield from _hard()
-    yield from _few_hard()
     yield from _nothing()
     yield from _magnitudes()
     yield from _arrays()
     yield from _complex()
     for count, many in STACKS.items():
-        for shape, (m, n, r) in {"small": (12, 9, 3), "eights": (24, 40, 8)}.items():
-            parameters = CaseParameters(
-                m, n, r, "algebraic", "dense", "tangent", tau=0.1, bases="thin"
-            )
-            reason = f"a stack of {count} problems, {many}: the rest of a grid of blocks"
-            yield question(
-                "stack", f"{count}-{shape}", ("stack", shape), reason, parameters, problems=count
-            )
+        parameters = CaseParameters(
+            12, 9, 3, "algebraic", "dense", "tangent", tau=0.1, bases="thin"
+        )
+        reason = f"a stack of {count} problems, {many}: the rest of a grid of blocks"
+        flags = ("stack", "small")
+        yield question("stack", f"{count}-small", flags, reason, parameters, problems=count)
 
 
 def _hard() -> Iterator[ConformanceCase]:
@@ -320,24 +254,6 @@ def _hard() -> Iterator[ConformanceCase]:
             yield question(
                 "hard", f"{shape}-tau-just-{side}", (shape, "tau", side), reason, parameters
             )
-
-
-def _few_hard() -> Iterator[ConformanceCase]:
-    for shape, (m, n, r, why, gradients) in FEW_HARD.items():
-        plain = CaseParameters(m, n, r, "algebraic", "dense", bases="thin")
-        for gradient in gradients:
-            parameters = replace(plain, gradient=gradient, learning_rate=1.0)
-            reason = f"{why}: {NEARLY_THE_CORE if gradient == NEAR else HARD_GRADIENTS[gradient]}"
-            yield question("hard", f"{shape}-{gradient}", (shape, gradient), reason, parameters)
-    m, n, r, why = SIZES["vector"]
-    parameters = CaseParameters(m, n, r, "algebraic", "dense", learning_rate=1e-6, bases="thin")
-    yield question(
-        "hard",
-        "vector-small-rate",
-        ("vector",),
-        f"{why}: λ is small, K_new and L_new are nearly in the range",
-        parameters,
-    )
 
 
 def _nothing() -> Iterator[ConformanceCase]:
@@ -386,50 +302,24 @@ def _magnitudes() -> Iterator[ConformanceCase]:
 
 
 def _arrays() -> Iterator[ConformanceCase]:
-    for shape, (m, n, r) in ARRAY_SIZES.items():
-        plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.05, bases="thin")
-        for name in SINGLE:
-            for layout, how in ALONE.items():
-                reason = f"{name} alone lies in memory {how}: each argument has strides of its own"
-                flags = (name, layout, shape)
-                yield question(
-                    "array",
-                    f"{name}-{layout}-{shape}",
-                    flags,
-                    reason,
-                    plain,
-                    layout=f"{layout}:{name}",
-                )
+    tall = CaseParameters(13, 5, 2, "algebraic", "dense", "tangent", tau=0.05, bases="thin")
+    for name in SINGLE:
+        for layout, how in ALONE.items():
+            reason = f"{name} alone lies in memory {how}: each argument has strides of its own"
+            where, flags = f"{layout}:{name}", (name, layout, "tall")
+            yield question("array", f"{name}-{layout}-tall", flags, reason, tall, layout=where)
     for layout in ("swapped", "expanded"):
         for shape, (m, n, r) in STRIDED_SIZES.items():
             gradient = CONSTANT if layout == "expanded" else "tangent"
             plain = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05, bases="thin")
-            yield question(
-                "array",
-                f"{layout}-{shape}",
-                (layout, shape),
-                TOGETHER[layout],
-                plain,
-                layout=layout,
-            )
-    for layout in ("columns", "padded", "flat", "mixed"):
-        m, n, r, why = SIZES["template"]
-        plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.05, bases="thin")
-        yield question(
-            "array",
-            f"{layout}-template",
-            (layout, "template"),
-            f"strides have to be read at {why}",
-            plain,
-            layout=layout,
-        )
+            name, reason = f"{layout}-{shape}", TOGETHER[layout]
+            yield question("array", name, (layout, shape), reason, plain, layout=layout)
 
 
 def _complex() -> Iterator[ConformanceCase]:
     for name in SINGLE:
-        m, n, r = ARRAY_SIZES["tall"]
         parameters = CaseParameters(
-            m, n, r, "algebraic", "dense", "tangent", tau=0.05, complex=True, bases="thin"
+            13, 5, 2, "algebraic", "dense", "tangent", tau=0.05, complex=True, bases="thin"
         )
         reason = f"{name} alone is the conjugate of what lies in memory, as torch's mH leaves it"
         yield question(
@@ -448,16 +338,14 @@ def _complex() -> Iterator[ConformanceCase]:
                 "complex", f"{shape}-{core}", ("complex", shape, core), reason, parameters
             )
     for layout in ("spaced", "padded", "reversed", "flat", "mixed", "swapped", "expanded", "lazy"):
-        for shape, (m, n, r) in {"tall": (13, 5, 2), "eights": (24, 40, 8)}.items():
-            gradient = CONSTANT if layout == "expanded" else "tangent"
-            parameters = CaseParameters(
-                m, n, r, "algebraic", "dense", gradient, tau=0.05, complex=True, bases="thin"
-            )
-            reason = (
-                f"complex numbers in the layout {layout}: real and imaginary parts lie side by side"
-            )
-            reason = TOGETHER["lazy"] if layout == "lazy" else reason
-            flags = ("complex", layout, shape)
-            yield question(
-                "array", f"complex-{layout}-{shape}", flags, reason, parameters, layout=layout
-            )
+        gradient = CONSTANT if layout == "expanded" else "tangent"
+        parameters = CaseParameters(
+            13, 5, 2, "algebraic", "dense", gradient, tau=0.05, complex=True, bases="thin"
+        )
+        reason = (
+            TOGETHER["lazy"]
+            if layout == "lazy"
+            else f"complex numbers in the layout {layout}: real and imaginary parts alternate"
+        )
+        name, flags = f"complex-{layout}-tall", ("complex", layout, "tall")
+        yield question("array", name, flags, reason, parameters, layout=layout)

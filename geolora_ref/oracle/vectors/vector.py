@@ -68,7 +68,8 @@ def load_vectors(directory: Path | None = None) -> dict[str, Vector]:
         files = {Path(name): content for name, content in packaged().items() if "/" in name}
     else:
         files = {path: read_regular(path) for path in vector_files(directory)}
-    return {path.stem: vector_of(path.name, content) for path, content in sorted(files.items())}
+    by_id = sorted(files.items(), key=lambda item: item[0].stem)
+    return {path.stem: vector_of(path.name, content) for path, content in by_id}
 
 
 def vector_of(name: str, content: bytes) -> Vector:

@@ -5,13 +5,10 @@ scripts of failures.
 from __future__ import annotations
 
 import importlib
-import random
 import re
 import runpy
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,18 +19,15 @@ import pytest
 from geolora_ref.cli import main
 from geolora_ref.oracle import check_step, summary
 from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
-from geolora_ref.oracle.broken.narrow_mutants import NARROW_MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.cases.own import LAYOUTS, drawn, shape
-from geolora_ref.oracle.cases.quick import QUICK, SLOW
+from geolora_ref.oracle.cases.quick import QUICK
 from geolora_ref.oracle.check import Tally, run_case
 from geolora_ref.oracle.judges.criteria import StepInputs
-from geolora_ref.oracle.judges.wide import singular_values, spectral_norm
 from geolora_ref.oracle.reproduce import NO_RESULT, RUNNING, reproduction
 from geolora_ref.oracle.trial.choice import Choice, representable
 from geolora_ref.oracle.trial.harness import Harness
-from tests.nightly import NIGHTLY
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -58,7 +52,7 @@ def no_cap_in_fours(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) 
     return RIGHT(U, S, V, *gradients, **parameters)
 
 
-def test_a_size_of_ones_own_gets_all_cases() -> None:
+def test_own_size() -> None:
     report = check_step(no_cap_above_40, shapes=[(44, 36, 6)], select={"group": "own"})
     expected = {
         f"own-44x36x6-{limit}"
@@ -71,7 +65,7 @@ def test_a_size_of_ones_own_gets_all_cases() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8x8", "8x8x9", "0x8x1", "8x8x8x8", "axbxc", "-8x8x1"])
-def test_a_size_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_size(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r"^shape: expected MxNxR"):
         shape(text)
     with pytest.raises(SystemExit):
@@ -79,7 +73,7 @@ def test_a_size_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture
     assert "shape: expected MxNxR" in capsys.readouterr().err
 
 
-def test_large_sizes_are_judged_in_double_precision() -> None:
+def test_large_size() -> None:
     """Rounding of the judge does not count in its measurement; a defect is seen all the same."""
     select = {"id": "own-1100x700x32-tau"}
     report = check_step(RIGHT, shapes=[(1100, 700, 32)], select=select)
@@ -89,32 +83,6 @@ def test_large_sizes_are_judged_in_double_precision() -> None:
     )
 
 
-def test_a_large_matrix_of_low_rank_has_the_singular_values_of_the_dense_one() -> None:
-    rng = np.random.default_rng(0)
-    X = (
-        rng.standard_normal((700, 40))
-        * np.geomspace(1.0, 1e-9, 40)
-        @ rng.standard_normal((40, 600))
-    )
-    sigma = np.linalg.svd(X, compute_uv=False)
-    assert np.max(np.abs(singular_values(X, 40) - sigma)) <= 1e-14 * sigma[0]
-    assert spectral_norm(X, 40) == pytest.approx(sigma[0], rel=1e-14)
-    assert np.max(np.abs(singular_values(X, 20) - sigma)) > 1e-9 * sigma[0]  # of too low a rank
-
-
-def test_what_is_drawn_depends_on_seed_and_number_alone() -> None:
-    cases = Choice(fuzz=40, seed=3, select={"group": "fuzz"}).cases(Harness.of(RIGHT))
-    assert cases[:10] == Choice(fuzz=10, seed=3, select={"group": "fuzz"}).cases(Harness.of(RIGHT))
-    assert cases[7] == drawn(
-        3, 7, complex_data=False, layouts=["columns", "padded", "flat", "mixed", "swapped"]
-    )
-    assert {case.layout for case in cases} > {"rows", "padded"}
-    assert {case.steps > 1 for case in cases} == {True, False}
-    assert not {case.id for case in cases} & {
-        case.id for case in Choice(fuzz=40, seed=4).cases(Harness.of(RIGHT))
-    }
-
-
 def stored_in_16_bits(*arrays: Any, **parameters: Any) -> Any:
     return tuple(
         X.astype(np.float16) for X in RIGHT(*(X.astype(np.float32) for X in arrays), **parameters)
@@ -122,9 +90,7 @@ def stored_in_16_bits(*arrays: Any, **parameters: Any) -> Any:
 
 
 @pytest.mark.parametrize(("seed", "number"), [(1, 537), (3, 239)])
-def test_drawn_numbers_are_finite_in_float16(
-    seed: int, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawn_numbers_in_float16(seed: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a limit of the numbers the first case is infinite in its first step, and the other one
     in a later step.
     """
@@ -137,41 +103,14 @@ def test_drawn_numbers_are_finite_in_float16(
         assert run_case(harness, case)[0].outcome == "failed"
 
 
-def test_the_smallest_of_the_drawn_cases_that_fail_is_reported() -> None:
+def test_smallest_drawn_failure() -> None:
     report = check_step(no_cap_in_fours, fuzz=60, seed=3, select={"group": "fuzz"})
     assert report.failures
     smallest = report.failures[0].reason.partition("the smallest that fails: ")[2]
     assert smallest == "drawn: 4 x 4, r = 4, spectrum = flat, gradient = tangent, max_rank = 1"
 
 
-def test_drawn_cases_find_mutants_and_make_them_small(
-    record_property: Callable[[str, object], None],
-) -> None:
-    """One mutant that the output shows, every night ten others, each within a minute."""
-    seed = random.SystemRandom().randrange(2**32) if NIGHTLY else 1
-    shown = [mutant for mutant in SEEN if mutant.visible_in == "output"]
-    for mutant in random.Random(seed).sample(shown, 10 if NIGHTLY else 1):
-        options: dict[str, Any] = {
-            "fuzz": 2000,
-            "seed": seed,
-            "select": {"group": "fuzz"},
-            "dtype": "complex128",
-        }
-        started = time.process_time()
-        report = check_step(mutant.step, fail_fast=True, **options)
-        seconds, smallest = (
-            time.process_time() - started,
-            report.failures[0].reason.partition("the smallest that fails: drawn: ")[2],
-        )
-        record_property(
-            "table",
-            f"fuzz, seed {seed}: {len(report.rows):4d} cases, {seconds:4.1f} s: {mutant.id}: {smallest}",
-        )
-        assert smallest
-        assert seconds < 60.0
-
-
-def test_nothing_runs_after_the_first_failure() -> None:
+def test_fail_fast() -> None:
     report = check_step(MUTANTS["k-step-sign"].step, fail_fast=True)
     assert [row.outcome for row in report.rows].count("failed") == 1
     assert report.rows[-1].outcome == "failed"
@@ -179,7 +118,7 @@ def test_nothing_runs_after_the_first_failure() -> None:
     assert not report.problems
 
 
-def test_the_quick_cases_are_about_a_quarter_and_conform() -> None:
+def test_quick_cases_conform() -> None:
     assert {case.id for case in catalogue()} >= QUICK
     report = check_step(RIGHT, quick=True)
     assert report.passed
@@ -188,8 +127,8 @@ def test_the_quick_cases_are_about_a_quarter_and_conform() -> None:
 
 
 @pytest.mark.parametrize("mutant", SEEN, ids=lambda mutant: mutant.id)
-def test_every_mutant_dies_of_the_quick_cases(mutant: Mutant) -> None:
-    """In one of the dtypes; the narrow ones do by the cases that they name, which are all in it."""
+def test_quick_cases_reject(mutant: Mutant) -> None:
+    """In one of the dtypes."""
     options: dict[str, Any] = {"directions": mutant.visible_in == "catalogue"}
 
     def dies(dtype: str) -> bool:
@@ -199,9 +138,9 @@ def test_every_mutant_dies_of_the_quick_cases(mutant: Mutant) -> None:
             for case in Choice(quick=True).cases(results.harness)
         )
 
+    np.random.random()  # noqa: NPY002  the global generator is not where a mutant sets it
     with np.errstate(all="ignore"):
         assert any(map(dies, ("float64", "complex128", "float32")))
-    assert {case for narrow in NARROW_MUTANTS.values() for case in narrow.cases} <= QUICK | {*SLOW}
 
 
 BACKENDS = """\
@@ -215,11 +154,6 @@ right, sign, cap = Stages().step, MUTANTS["k-step-sign"].step, MUTANTS["max-rank
 
 def packed(U, S, V, dK, *others, **parameters):
     return right(U, S, V, dK if dK.flags.c_contiguous else -dK, *others, **parameters)
-
-
-def turned(*arrays, **parameters):
-    U1, S1, V1 = right(*arrays, **parameters)
-    return -U1, -S1, V1
 
 
 def storage_form(*arrays, **parameters):
@@ -246,16 +180,6 @@ def one_of_a_stack(*arrays, **parameters):
     return [(sign if k else right)(*one, **parameters) for k, one in enumerate(zip(*arrays))]
 
 
-def both(U, S, V, gradients, **parameters):
-    G = [gradients(U @ S @ np.swapaxes(V, 1, 2))[k] for k in range(len(S))]
-    return [sign(u, s, v, g @ v, g.T @ u, u.T @ g @ v, **parameters) for u, s, v, g in zip(U, S, V, G)]
-
-
-def tensors(*arrays, **parameters):
-    import torch
-    return tuple(torch.stack(X) for X in zip(*(sign(*one, **parameters) for one in zip(*arrays))))
-
-
 def fails(*arrays, **parameters):
     print("one moment")
     raise np.linalg.LinAlgError("singular\\nor nearly so")
@@ -278,23 +202,17 @@ def captured(U, *others, learning_rate, **parameters):
 """
 SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "a limit": ("cap", "path-eights-max-below", {}),
-    "strides": ("packed", "layout-reversed-tall", {}),
-    "one array": ("packed", "array-dK-padded-tall", {}),
-    "complex, single precision": ("sign", "shape-tall-dense", {"dtype": "complex64"}),
+    "strides": ("packed", "array-dK-padded-tall", {}),
     "the end of the range": ("sign", "magnitude-1e-170-dense", {}),
     "a sequence": (
-        "sign",
-        "sequence-capped-diagonal-trained",
+        *("sign", "sequence-capped-diagonal-trained"),
         {"array": "torch", "dtype": "float32"},
     ),
     "a stack": ("stacks", "shape-tall-dense", {"batched": True}),
-    "a stack of tensors": ("tensors", "shape-tall-dense", {"array": "torch", "batched": True}),
     "a whole step": ("whole", "shape-tall-dense", {"whole": True}),
-    "a stack of whole steps": ("both", "shape-tall-dense", {"whole": True, "batched": True}),
     "a conjugate": ("sign", "array-complex-lazy-V", {"array": "torch", "dtype": "complex128"}),
     "an exception": ("fails", "shape-tall-dense", {}),
     "drawn": ("cap", "fuzz-3-16", {}),
-    "the form of S1 alone": ("turned", "shape-tall-dense", {}),
     "the form of S1 in storage": ("storage_form", "shape-square-dense", {"dtype": "float16"}),
 }
 
@@ -308,7 +226,7 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_failure_is_reproduced_without_the_kit(
+def test_reproduction(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The script ends with status 1, and with 0 if the step is exchanged for a right one; one of
@@ -321,7 +239,7 @@ def test_a_failure_is_reproduced_without_the_kit(
     text = reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
     assert "geolora_ref" not in text
     for wanted, status in ((text, 1), (text.replace(f"import {step} as", "import right as"), 0)):
-        if status == 0 and step in ("stacks", "tensors", "whole", "both", "storage_form", "fails"):
+        if status == 0 and step in ("stacks", "whole", "storage_form", "fails"):
             continue
         (tmp_path / "script.py").write_text(wanted, "utf-8")
         if name == "a limit":
@@ -348,7 +266,7 @@ def test_a_failure_is_reproduced_without_the_kit(
         ("hides", "shape-tall-dense", {}, "finds nothing wrong (U1: expected an array of numpy"),
     ],
 )
-def test_what_shows_in_the_kit_alone_is_not_reproduced(
+def test_shows_in_the_kit_alone(
     step: str,
     case: str,
     options: dict[str, Any],
@@ -367,7 +285,7 @@ def test_what_shows_in_the_kit_alone_is_not_reproduced(
         reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
 
 
-def test_the_command_prints_the_script_alone(
+def test_command_prints_the_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The output of the backend goes elsewhere; a script that is tried does not try itself again."""
@@ -383,7 +301,7 @@ def test_the_command_prints_the_script_alone(
         reproduction(step, "shape-tall-dense")
 
 
-def test_a_step_that_no_script_can_import_is_refused() -> None:
+def test_step_that_no_script_imports() -> None:
     for step in (partial(RIGHT), RIGHT, lambda *A, **p: None):
         with pytest.raises(
             ValueError,
@@ -399,6 +317,6 @@ def test_a_step_that_no_script_can_import_is_refused() -> None:
         ("shape-tall-dense", "expected a case that fails, found"),
     ],
 )
-def test_what_does_not_fail_is_not_reproduced(case: str, message: str) -> None:
+def test_nothing_to_reproduce(case: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^reproduce: {message}"):
         reproduction(right, case)
