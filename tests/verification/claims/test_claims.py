@@ -133,7 +133,7 @@ def test_claim_is_complete(claim: Claim) -> None:
     assert set(claim.sources) <= BIBLIOGRAPHY
     assert claim.section in HEADINGS
     assert claim.controls
-    assert claim.floor >= 1
+    assert claim.floor > 0
     ids = [case.id for case in claim.cases(PLAN)]
     assert len(set(ids)) == len(ids) > 0
 
