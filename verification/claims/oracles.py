@@ -19,6 +19,7 @@ from geolora_ref.oracle.judges.dense import DenseOracle, dense_oracle
 from geolora_ref.oracle.trial.choice import questions
 from geolora_ref.oracle.trial.conversion import Conversion
 from geolora_ref.oracle.trial.harness import Harness
+from geolora_ref.oracle.trial.manners import watched
 from verification.claim import (
     YES_OR_NO,
     Case,
@@ -88,7 +89,8 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
     drawn_by = case["seed"], case["draws"]
     for drawn, dense in zip(steps(*drawn_by), answers(*drawn_by, dense_tau), strict=True):
         inputs = drawn.inputs()
-        output = step(*(X.copy() for X in inputs.arrays), **inputs.parameters)
+        with watched():
+            output = step(*(X.copy() for X in inputs.arrays), **inputs.parameters)
         verdict = judge(inputs, output)
         rejected.update(_rejections(mutant, inputs, output, verdict))
         if (

@@ -40,17 +40,25 @@ def spoil(arrays: Iterable[Array]) -> None:
 def watched() -> Iterator[list[str]]:
     """Restore all global state after this context; the list then names the state that was changed
     inside.
+
+    The generators draw first: one that is seeded with the same number in every call would else be
+    found as it was left.
     """
-    settings = [(setting, setting.read()) for setting in _settings()]
+    settings = []
+    for setting in _settings():
+        before = setting.read()
+        setting.draw()
+        settings.append((setting, before, setting.read()))
     touched: list[str] = []
     try:
         yield touched
     finally:
-        for setting, before in reversed(settings):  # torch's default device first
-            if not _same(found := setting.read(), before):
+        for setting, before, drawn in reversed(settings):  # torch's default device first
+            found = setting.read()
+            if not _same(found, before):
                 setting.write(before)
-                if setting.counts(found, before):
-                    touched.insert(0, setting.said)
+            if not _same(found, drawn) and setting.counts(found, drawn):
+                touched.insert(0, setting.said)
 
 
 def _same(found: Any, before: Any) -> bool:
@@ -66,13 +74,14 @@ def _same(found: Any, before: Any) -> bool:
 
 class _Setting(NamedTuple):
     """A global state: ``said``, the text if it has changed, and the functions that read and restore
-    it; ``counts`` : whether a change is one for the caller.
+    it; ``counts`` : whether a change is one for the caller; ``draw`` : move a generator on.
     """
 
     said: str
     read: Callable[[], Any]
     write: Callable[[Any], Any]
     counts: Callable[[Any, Any], bool] = lambda found, before: True
+    draw: Callable[[], Any] = lambda: None
 
 
 FURTHER = 100
@@ -91,16 +100,24 @@ def _settings() -> list[_Setting]:
     loaded, the settings of torch, the treatment of subnormal numbers among them.
     """
     settings = [
-        _Setting(RANDOMNESS.format("NumPy's"), _state_of_numpy, _put_back_to_numpy),
-        _Setting(SEEDED, random.getstate, random.setstate, _is_seeded),
+        _Setting(
+            RANDOMNESS.format("NumPy's"),
+            _state_of_numpy,
+            _put_back_to_numpy,
+            draw=np.random.random_sample,
+        ),
+        _Setting(SEEDED, random.getstate, random.setstate, _is_seeded, draw=_next_generation),
         _Setting(THREADS, _threads, _put_back_threads),
     ]
     torch = sys.modules.get("torch")
     if torch is None:
         return settings
-    generators = [(torch.get_rng_state, torch.set_rng_state)]
+    said = RANDOMNESS.format("torch's")
+    states = torch.get_rng_state, torch.set_rng_state
+    generators = [_Setting(said, *states, draw=lambda: torch.rand((), device="cpu"))]
     if torch.cuda.is_initialized():  # otherwise reading them would initialise every device
-        generators.append((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all))
+        states = torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
+        generators.append(_Setting(said, *states, draw=lambda: torch.rand((), device="cuda")))
     deterministic = torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode
     named: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
@@ -114,7 +131,7 @@ def _settings() -> list[_Setting]:
     }
     return [
         *settings,
-        *(_Setting(RANDOMNESS.format("torch's"), *generator) for generator in generators),
+        *generators,
         *(_Setting(LEFT.format("torch", name), *pair) for name, pair in named.items()),
     ]
 
@@ -139,6 +156,11 @@ def _is_seeded(found: Any, before: Any) -> bool:
             return False
         generator.getrandbits(32 * (len(before[1]) - 1))
     return True
+
+
+def _next_generation() -> None:
+    """Draw as many numbers as Python's generator makes at once."""
+    random.getrandbits(32 * (len(random.getstate()[1]) - 1))
 
 
 def _threads() -> dict[str, str]:

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.random.mtrand import set_bit_generator
 
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
+from geolora_ref.oracle.trial.manners import watched
 from tests.libraries import load
 from tests.nightly import NIGHTLY
 
@@ -521,3 +523,16 @@ def test_claimed_precision() -> None:
         assert report.passed, report.failures[:3]
         assert not check_step(single, select=select).passed
     assert "double-range" not in {flag for row in report.rows for flag in row.flags}
+
+
+@pytest.mark.parametrize(
+    "seed", [np.random.seed, random.seed, pytest.param(torch.manual_seed, id="torch")]
+)
+def test_same_seed_in_every_call(seed: Callable[[int], Any]) -> None:
+    """The state before the second call is the one that the first call left."""
+    with watched():  # gives the process its own state back
+        seed(0)
+        for _ in range(2):
+            with watched() as touched:
+                seed(0)
+            assert len(touched) == 1
