@@ -44,26 +44,9 @@ ROOMS = {
         ),
     ),
     "verification": (
-        *(
-            "support",
-            "claim",
-            "instruments",
-            "claims",
-            "campaign",
-            "certificates",
-            "formal",
-            "network_defects",
-        ),
-        *(
-            "parity",
-            "peft_suite",
-            "experiments",
-            "report",
-            "command",
-            "__main__",
-            "trust",
-            "release",
-        ),
+        *("support", "claim", "outcome", "instruments", "claims", "runner", "certificates"),
+        *("formal", "network_defects", "parity", "peft_suite", "experiments", "report"),
+        *("compare", "command", "__main__", "trust", "surroundings"),
     ),
 }
 """The files and folders of a package from the ground up, each may import those before it only."""
