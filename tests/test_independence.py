@@ -56,7 +56,7 @@ UPSTAIRS = ("problems", "oracle", "integrators", "fast", "nn", "finetune", "cli"
 def _source(module: str, root: Path) -> Path | None:
     """The file of a module of the package, or None if there is none of that name."""
     inside = root.joinpath(*module.split(".")[1:])
-    candidates = (inside.with_suffix(".py"), inside / "__init__.py")
+    candidates = (inside.with_suffix(".py"), inside / "__init__.pyi", inside / "__init__.py")
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -64,7 +64,7 @@ def _absolute(node: ast.ImportFrom, module: str, path: Path) -> str:
     """The module that a ``from … import`` names, relative imports resolved."""
     if not node.level:
         return node.module or ""
-    depth = node.level - (path.name == "__init__.py")
+    depth = node.level - (path.stem == "__init__")
     parents = module.split(".")[: len(module.split(".")) - depth]
     return ".".join([*parents, *([node.module] if node.module else [])])
 

@@ -64,14 +64,15 @@ def _chosen(options: argparse.Namespace, plan: Plan) -> list[Claim]:
 
     Raises ``ValueError`` for a module that cannot be imported and a name that no claim has.
     """
-    before = {claim.id: _case_ids(claim, plan) for claim in CLAIMS.values()}
+    before = {c.id: _case_ids(c, plan) for c in CLAIMS.values()} if options.adding else {}
     for name in options.adding:
         try:
             import_module(name)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"--with: expected a module to import, {name!r}: {reason}") from error
-    changed = [c.id for c in CLAIMS.values() if before.get(c.id) != _case_ids(c, plan)]
+    changed = [name for name in before if before[name] != _case_ids(CLAIMS[name], plan)]
+    changed += [name for name in CLAIMS if options.adding and name not in before]
     if unknown := [name for name in options.only if name not in CLAIMS]:
         wanted = f"expected one of {', '.join(CLAIMS)}"
         raise ValueError(f"--only: {wanted}; found {', '.join(unknown)}")

@@ -1,6 +1,7 @@
 """The claims, one file each, in the order of the theory."""
 
 import re
+from collections.abc import Iterable, Iterator, MutableMapping
 from importlib import import_module
 from types import ModuleType
 
@@ -75,6 +76,30 @@ def checked(module: ModuleType) -> Claim:
     return claim
 
 
-CLAIMS: dict[str, Claim] = {
-    claim.id: claim for claim in (checked(import_module(f"{__name__}.{name}")) for name in NAMES)
-}
+class Claims(MutableMapping[str, Claim]):
+    """The claims by their ids.  The file of a claim is imported at its first use."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._found: dict[str, Claim | None] = {name.replace("_", "-"): None for name in names}
+
+    def __getitem__(self, claim: str) -> Claim:
+        found = self._found[claim]
+        if found is None:
+            found = checked(import_module(f"{__name__}.{claim.replace('-', '_')}"))
+            self._found[claim] = found
+        return found
+
+    def __setitem__(self, claim: str, added: Claim) -> None:
+        self._found[claim] = added
+
+    def __delitem__(self, claim: str) -> None:
+        del self._found[claim]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+CLAIMS = Claims(NAMES)
