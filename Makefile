@@ -37,9 +37,12 @@ docs: $(READY)  ## build the documentation: build/docs/index.html (minutes)
 	$(BIN)/python -m pip install -q --editable '.[torch,verify,oracle,finetune,rigor,docs]'
 	$(ONE) $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
-CHECKS := long-tests long-runs formal certificates peft-suite coverage mutants
+CHECKS := surroundings long-tests long-runs formal certificates peft-suite coverage mutants
 .PHONY: $(CHECKS)
 release-checks: $(CHECKS)  ## every check before a release (hours); each is a target of its own
+
+surroundings: $(READY)  # the quick plan under every kernel and setting of this processor
+	$(BIN)/python -m verification.surroundings
 
 long-tests: $(READY)
 	HYPOTHESIS_PROFILE=nightly $(ONE) $(BIN)/python -m pytest -n auto

@@ -55,8 +55,6 @@ TARGETS: Mapping[str, tuple[tuple[int, int], tuple[float, ...]]] = MappingProxyT
 )
 """Shapes and singular values of the minimisers of ½‖W − A‖².  On the first six a relative threshold
 of 0.35 stalls or climbs."""
-SHARPEST = ("1, 0.36", "a column", "condition 100", "tall", "complex")
-"""The targets of the quick plan: each is next to one limit, or the only one of its kind."""
 PATHS = (
     ("fast", "float32"),
     ("reference", "float64"),
@@ -64,17 +62,24 @@ PATHS = (
     ("reference", "float32"),
 )
 BATCHES = ("all", "with replacement", "without replacement")
+SHARPEST = (
+    ("1, 0.36", "fast", "float32", 60),
+    ("a column", "reference", "float64", STEPS),
+    ("condition 100", "fast", "float32", STEPS),
+    ("tall", "reference", "float64", STEPS),
+    ("complex", "step", "complex128", STEPS),
+)
+"""The quick plan, each next to one limit or the only one of its kind.  Only whole runs must arrive."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for number, name in enumerate(plan.pick(SHARPEST, TARGETS)):
-        paths = (
-            (("step", "complex128"),)
-            if name == "complex"
-            else plan.pick((PATHS[number % 2],), PATHS)
-        )
-        for method, dtype in paths:
-            yield case_of(name, method, dtype, plan.seed)
+    whole = (
+        (name, *path, STEPS)
+        for name in TARGETS
+        for path in ((("step", "complex128"),) if name == "complex" else PATHS)
+    )
+    for name, method, dtype, steps in plan.pick(SHARPEST, whole):
+        yield case_of(name, method, dtype, plan.seed, steps)
     for batches in plan.pick(BATCHES[:1], BATCHES):
         for method, dtype in plan.pick(PATHS[2:3], PATHS[:2]):
             yield digits(method, dtype, batches, plan.seed, plan.pick(600, STEPS))

@@ -57,7 +57,7 @@ def cases(plan: Plan) -> Iterator[Case]:
     for family in FAMILIES:
         for sigma in SIGMA_MIN:
             for rate in (*RATES, *plan.pick((), (0.0125, 0.00625))):
-                for theta in (0.0, 1e-4, 1e-2):  # ϑ = theta·λ
+                for theta in plan.pick((0.0, 1e-2), (0.0, 1e-4, 1e-2)):  # ϑ = theta·λ
                     for seed in range(plan.pick(1, 5)):
                         parameters = {
                             "family": family,

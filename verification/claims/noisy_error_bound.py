@@ -42,7 +42,7 @@ def cases(plan: Plan) -> Iterator[Case]:
                 "seed": plan.seed,
             },
         )
-    for sigma in (0.5, 1e-4, 1e-12):
+    for sigma in plan.pick((0.5, 1e-12), (0.5, 1e-4, 1e-12)):
         for rate in (0.1, 0.025):
             parameters = {
                 "family": "mini-batches",

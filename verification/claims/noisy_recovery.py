@@ -33,7 +33,7 @@ RIVALS = (("LoRA r*", 0), ("LoRA r = 8", 8))
 
 def cases(plan: Plan) -> Iterator[Case]:
     for m, n, rank in ((40, 30, 2), *plan.pick((), ((60, 40, 4), (50, 50, 5)))):
-        for condition in plan.pick((1.0, 10.0), (1.0, 10.0, 30.0)):
+        for condition in plan.pick((1.0,), (1.0, 10.0, 30.0)):
             for samples in plan.pick(SAMPLES[1:], SAMPLES):
                 yield case_of((m, n), rank, condition, samples, plan.seed)
     for start, rate in (

@@ -45,7 +45,7 @@ MATRIX_CRITERIA = (
 
 def cases(plan: Plan) -> Iterator[Case]:
     for backend in ("reference", *MUTANTS):
-        yield Case(backend, {"backend": backend, "draws": plan.pick(120, 4000), "seed": plan.seed})
+        yield Case(backend, {"backend": backend, "draws": plan.pick(60, 4000), "seed": plan.seed})
 
 
 @cache
@@ -219,7 +219,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     undecided=0.1,
-    floor=104,
+    floor=52,
     controls=(
         Control(
             "other threshold",

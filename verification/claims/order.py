@@ -52,19 +52,26 @@ CLOSED = 1e-13
 """Error of rounding where the reference is the closed form."""
 
 
+SHARPEST = {
+    "midpoint BUG": ["time-dependent"],
+    "midpoint BUG, 3r": ["dial"],
+    "generalised Nyström": ["dial"],
+    "augmented BUG": ["tolerance", "small σ"],
+    "parallel BUG": ["tolerance"],
+}
+"""What the quick plan reads after the two orders of a method: next to a limit, or the only one of its kind."""
+
+
 def cases(plan: Plan) -> Iterator[Case]:
     for seed in range(plan.pick(1, 5)):
         for name, promise in FAMILY.items():
-            kinds = (
-                ["tangential", "general"]
-                + ["time-dependent"] * (promise.tangential == 2)
+            whole = (
+                ["time-dependent"] * (promise.tangential == 2)
                 + ["dial"] * promise.dial
                 + ["tolerance"] * promise.adaptive
+                + ["small σ"] * promise.robust
             )
-            kinds += plan.pick(
-                ["small σ"] * (name == "augmented BUG"), ["small σ"] * promise.robust
-            )
-            for kind in kinds:
+            for kind in ["tangential", "general", *plan.pick(SHARPEST.get(name, []), whole)]:
                 yield Case(
                     f"{name}-{kind}-{seed}",
                     {"integrator": name, "kind": kind, "seed": plan.seed + seed},

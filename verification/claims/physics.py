@@ -60,7 +60,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 MAKE = {"landau": VlasovPoisson.landau_damping, "two-stream": VlasovPoisson.two_stream}
-INTEGRATORS = ("projector splitting, Lie", "augmented BUG")
+INTEGRATORS = (
+    *("projector splitting, Lie", "augmented BUG", "projector splitting, Strang"),
+    *("midpoint BUG, 3r", "parallel BUG"),
+)
 LINEAR_PHASE = (30.0, 42.0)
 """The time in which the unstable mode has outgrown the others and is still small."""
 
@@ -112,10 +115,7 @@ class BalancedRK4:
 
 def cases(plan: Plan) -> Iterator[Case]:
     for setting in SETTINGS:
-        for name in plan.pick(
-            INTEGRATORS,
-            (*INTEGRATORS, "projector splitting, Strang", "midpoint BUG, 3r", "parallel BUG"),
-        ):
+        for name in plan.pick(INTEGRATORS[:1], INTEGRATORS):
             # The others are of order 2.  With h/4 the parallel BUG has the rates, but overflowed
             # before the end (at t = 39.5).
             h = SETTINGS[setting]["h"] / (8.0 if name == "parallel BUG" else 1.0)

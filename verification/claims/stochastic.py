@@ -32,7 +32,7 @@ def cases(plan: Plan) -> Iterator[Case]:
     """
     for ridge in plan.pick((0.0,), (0.0, 1e-2)):
         for tau in (0.0, 0.01):
-            yield case_of(ridge, tau, BATCH, plan.pick(100, 400), plan)
+            yield case_of(ridge, tau, BATCH, plan.pick(40, 400), plan)
     for tau in plan.pick((0.0,), (0.0, 0.01)):
         yield case_of(1e-2, tau, NOISY, plan.pick(10, 100), plan)
     yield from noise_alone(plan)
@@ -265,7 +265,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
-    floor=33,
+    floor=22,
     controls=(
         mutant_control("s-step-sign", control_cases, check),
         mutant_control("unsorted-truncation", truncated_cases, check),
