@@ -86,7 +86,7 @@ for name, found in ranks.items():
         label=f"layer {name}, {rows} x {columns}",
     )
 axes.set(xlabel="step", ylabel="rank", ylim=(0, None))
-axes.set_title("Each layer finds a rank of its own")
+axes.set_title("The rank of each layer")
 axes.legend()
 plt.show()
 

@@ -76,8 +76,8 @@ def adapt(
     ----------
     target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``), a
         regular expression for whole module names, or ends of names.
-    rank, max_rank : the initial rank, and the largest that the storage holds (default 4·rank), both
-        at most min(m, n).
+    rank, max_rank : the initial rank, and the largest that the storage holds (default 4·rank); in a
+        layer whose min(m, n) is smaller, both are min(m, n).
     alpha, dropout, fused : see :class:`AdaptedLayer`.
     dtype : of the factors; by default the layer's, and at least single precision.
     gradients : see :class:`LowRankAdapter`.
@@ -85,6 +85,8 @@ def adapt(
     generator : for the random bases; by default torch's own.
 
     Returns the new layers by name. The outputs stay the same within rounding, because S = 0.
+    Save ``model.state_dict()``, or export: ``from_pretrained`` of transformers does not know the
+    names that ``save_pretrained`` writes.
 
     Raises ``ValueError`` for options out of range, for unknown names, and for layers that cannot be
     adapted (docs/peft.md); ``TypeError`` for an unknown option. The model is unchanged then.
@@ -121,6 +123,9 @@ def adapt(
             refuse_compiled(model, layer)
             refuse_unseen_dropout(model, layer, dropout)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
+    largest = max(min(layer.adapter.shape) for layer in layers.values())
+    if rank > largest:
+        LOG.warning("rank: %s is more than min(m, n) of every layer; it is %s", rank, largest)
     model.requires_grad_(False)
     for module in model.modules():  # marks of an earlier call
         module.__dict__.pop(HEAD, None)

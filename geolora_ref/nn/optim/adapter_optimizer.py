@@ -108,7 +108,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         groups = [group for part in parts_of(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError(
-                "model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none"
+                "model: expected one with trainable adapters, found none; geolora_ref.nn.adapt puts them in, "
+                "and so does get_peft_model with a GeoLoraConfig in place of a LoraConfig"
             )
         super().__init__(groups, defaults)
 

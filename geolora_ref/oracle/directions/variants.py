@@ -126,6 +126,17 @@ def _crossed(M: Triple, old: _Bases, new: _Bases) -> Triple:
     return Triple(M.K @ A, M.L @ B, H(B) @ M.S @ A)
 
 
+def _core_twice(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    K = M.K @ (H(old.V) @ new.V) + old.U @ (H(M.L) @ new.V)
+    L = M.L @ (H(old.U) @ new.U) + old.V @ (H(M.K) @ new.U)
+    return Triple(K, L, H(new.U) @ K)
+
+
+def _core_apart(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    moved = _carried(M, old, new)
+    return moved._replace(S=H(new.U) @ old.U @ M.S @ H(old.V) @ new.V)
+
+
 def _lost_with_rank(M: Triple, old: _Bases, new: _Bases) -> Triple:
     moved = _carried(M, old, new)
     return moved if old.U.shape == new.U.shape else _each(np.zeros_like, moved)
@@ -283,6 +294,8 @@ CORRECT: dict[str, Direct] = {
 MOVES: dict[str, tuple[Carry, str]] = {
     "memory kept": (_kept, "the memory keeps its numbers when the bases move: it is P(W₁)M"),
     "each matrix moves by itself": (_apart, "M_K(VᴴV₁) and M_L(UᴴU₁) alone are no P(W₁)M"),
+    "core counted twice": (_core_twice, "M_K Vᴴ + U M_Lᴴ has U M_S Vᴴ twice; one is subtracted"),
+    "core moves by itself": (_core_apart, "(U₁ᴴU)M_S(VᴴV₁) lacks what M has outside of U and V"),
     "wrong basis": (_crossed, "the transport takes UᴴU₁ for K and VᴴV₁ for L"),
     "lost with the rank": (_lost_with_rank, "the memory is zero where the rank changes"),
     "transport without conjugates": (_without_conjugate, "the transport needs adjoints, not ᵀ"),

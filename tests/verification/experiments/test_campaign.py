@@ -21,6 +21,7 @@ from verification.experiments.campaign import Configuration, expand, missing, pe
 from verification.experiments.interval import equivalent, paired, student, verdict
 from verification.experiments.rivals import RIVALS
 from verification.experiments.rows import FIGURES, append, best_rate, figures, read
+from verification.support.machine import ROOT
 
 DESIGN = expand(task="digits", method=["geolora", "full"], rate=[0.01, 0.1], rank=4, seed=[0, 1])
 
@@ -281,3 +282,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "design.json" in capsys.readouterr().err
     assert main(["tables", "choice"]) == 0
     assert "### choice" in capsys.readouterr().out
+
+
+def test_readme_has_the_stored_figures() -> None:
+    assert evidence.choice().strip() in (ROOT / "README.md").read_text("utf-8")
