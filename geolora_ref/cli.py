@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from geolora_ref.finetune.__main__ import main as finetune
 from geolora_ref.support.extras import how_to_install
 from geolora_ref.support.options import BACKEND_OPTIONS, INTERRUPTED, nonempty_path
 from geolora_ref.support.streams import escape_missing_characters
@@ -100,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_missing_characters()
     top, given = parser(), list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["finetune"]:
-        return finetune(given[1:])
+        return _finetune(top, given[1:])
     options = top.parse_args(given)
     if getattr(options, "reproduce", None) is not None:
         _refuse_options(top, options)
@@ -122,6 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("geolora-ref: interrupted\n")
         return INTERRUPTED
+
+
+def _finetune(top: argparse.ArgumentParser, given: Sequence[str]) -> int:
+    try:
+        from geolora_ref.finetune import main as finetune
+    except ModuleNotFoundError as missing:
+        top.exit(2, f"geolora-ref finetune: {missing}{how_to_install(missing, extra='finetune')}\n")
+    return finetune(given)
 
 
 def _refuse_options(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
 from tests.libraries import Library
-from tests.pretended import NAME as PRETENDED
-from tests.pretended import is_registered
 from verification.parity.measure import missing
 
 __all__ = ["DEVICES", "NO_CUDA", "OnDevice"]
@@ -24,7 +22,7 @@ NO_CUDA = missing("cuda")
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA or "-")]
 )
-DEVICES = (PRETENDED,) if is_registered() else ("cpu", CUDA)
+DEVICES = ("cpu", CUDA)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,11 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 
 import geolora_ref
 from geolora_ref.fast import NonFiniteUpdateError
-from geolora_ref.finetune.job import DivergedError
 from geolora_ref.integrators.integrate import Stopped
 from geolora_ref.integrators.integrator import MisfitError, StepError
 from geolora_ref.oracle.reports.report import Interrupted, Report
 
 EXAMPLES = (
-    DivergedError("step 1"),
     Interrupted(Report("mine:step", "numpy", "float64", [], ["stopped in case 1"])),
     MisfitError("shapes"),
     NonFiniteUpdateError([1, 2]),

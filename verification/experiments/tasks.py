@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from verification.experiments.pretrained import load
+from geolora_ref.finetune import load
 
 __all__ = ["Model", "Task", "cifar10", "decoder", "digits", "regression", "texts"]
 

@@ -62,7 +62,7 @@ def _steps(method: str, rank: int, length: int, model: str) -> tuple[Any, Any]:
     """The two halves of a training step of a method on sentences of this length."""
     import torch
 
-    from verification.experiments.pretrained import load
+    from geolora_ref.finetune import load
     from verification.experiments.rivals import prepare
     from verification.experiments.tasks import Model, linear
 

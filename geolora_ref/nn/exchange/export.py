@@ -70,7 +70,7 @@ def export_lora(
 
     Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``;
     ``ValueError`` for a model without adapters or merged, and for parts that a LoRA checkpoint
-    cannot hold (docs/peft.md lists them); ``RuntimeError`` for bases that another optimizer has
+    cannot hold (docs/finetuning.md lists them); ``RuntimeError`` for bases that another optimizer has
     changed. Nothing is written then.
     """
     model = unwrapped(model)

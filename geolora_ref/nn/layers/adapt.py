@@ -89,7 +89,7 @@ def adapt(
     names that ``save_pretrained`` writes.
 
     Raises ``ValueError`` for options out of range, for unknown names, and for layers that cannot be
-    adapted (docs/peft.md); ``TypeError`` for an unknown option. The model is unchanged then.
+    adapted (docs/finetuning.md); ``TypeError`` for an unknown option. The model is unchanged then.
     """
     if unknown:
         refuse_words_of_lora("adapt", unknown, IN_ADAPT)
@@ -123,9 +123,6 @@ def adapt(
             refuse_compiled(model, layer)
             refuse_unseen_dropout(model, layer, dropout)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
-    largest = max(min(layer.adapter.shape) for layer in layers.values())
-    if rank > largest:
-        LOG.warning("rank: %s is more than min(m, n) of every layer; it is %s", rank, largest)
     model.requires_grad_(False)
     for module in model.modules():  # marks of an earlier call
         module.__dict__.pop(HEAD, None)

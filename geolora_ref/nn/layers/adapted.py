@@ -212,7 +212,7 @@ class AdaptedLayer(nn.Module):
 
     Other attributes are the base's, except special ones such as ``__deepcopy__``. A ``state_dict``
     holds base and adapter unmerged, and alpha; loading one unmerges, and refuses another alpha. For
-    a base that layers share, see docs/peft.md.
+    a base that layers share, see docs/finetuning.md.
 
     Raises ``ValueError`` for options out of range, and with ``fused=True`` for a base of another
     class, dtype or device.

@@ -59,7 +59,7 @@ LOG = logging.getLogger("geolora_ref")
 
 
 class GeoLoRA(AdapterOptimizer):
-    """One optimizer for the adapters and the other trainable parameters of a model (docs/peft.md).
+    """One optimizer for the adapters and the other trainable parameters of a model (docs/finetuning.md).
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ class GeoLoRA(AdapterOptimizer):
         Autocast affects the closure alone; the step computes in the dtype of the parameters.
 
         A group with lr = 0, as at the start of a warm-up, is left alone, and so is an adapter
-        without gradients or with gradients 0 (docs/peft.md). Its rank stays too, up to twice
+        without gradients or with gradients 0 (docs/finetuning.md). Its rank stays too, up to twice
         ``max_rank`` where it is to be truncated after the cycle.
 
         Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or

@@ -1,3 +1,0 @@
-"""Fine-tuning of a pretrained transformer on text: ``geolora-ref finetune``.  Needs the extra
-``finetune``.
-"""
