@@ -118,7 +118,6 @@ def check(
             plan,
             jobs=options.jobs or os.cpu_count() or 1,
             cache=cache,
-            dask=options.dask,
             modules=options.adding,
             progress=lambda name, done, total: bar.update(
                 task, description=name, completed=done, total=total

@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import import_module
@@ -32,7 +32,7 @@ Unit = tuple[str, str, Case]
 
 
 class RunnerError(RuntimeError):
-    """The processes or workers that should run the cases are missing or dead."""
+    """A process that should run the cases is dead."""
 
 
 def units(claims: Sequence[Claim], plan: Plan) -> list[Unit]:
@@ -124,19 +124,16 @@ def run(
     *,
     jobs: int = 1,
     cache: Path | None = None,
-    dask: str | None = None,
     modules: Sequence[str] = (),
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[ClaimOutcome]:
     """Check these claims; ``progress(claim id, done, total)`` is called as cases finish.
 
-    The work is done by ``jobs`` processes of this machine, or by the workers of the Dask cluster
-    whose scheduler has the address ``dask``.  An interrupted run leaves the cases that it has
-    finished in ``cache``, and the same run continues from there; a run that ends removes it.
-    Raises :class:`RunnerError` if a process dies or no cluster answers.
+    An interrupted run leaves the cases that it has finished in ``cache``, and the same run continues
+    from there; a run that ends removes it.  Raises :class:`RunnerError` if a process dies.
     """
     wanted, found = units(claims, plan), dict[str, CaseResult]()
-    with _workers(dask):
+    with _workers():
         parallel = joblib.Parallel(jobs, return_as="generator_unordered", batch_size=1)
         tasks = (joblib.delayed(_labelled)(unit, cache, modules) for unit in wanted)
         progress("starting", 0, len(wanted))
@@ -153,22 +150,15 @@ def _labelled(unit: Unit, cache: Path | None, modules: Sequence[str]) -> tuple[U
 
 
 @contextmanager
-def _workers(dask: str | None) -> Iterator[None]:
-    """A context in which joblib uses this machine or a cluster.  Raises :class:`RunnerError`."""
+def _workers() -> Iterator[None]:
+    """A context in which joblib runs cases.  Raises :class:`RunnerError`."""
     try:
-        with (
-            joblib.parallel_config("dask", scheduler_host=dask) if dask else nullcontext(),
-            warnings.catch_warnings(),
-        ):
+        with warnings.catch_warnings():
             # loky replaces a worker that has grown by 300 MB, as imports let it grow; no case is lost
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             yield
     except BrokenProcessPool as error:
         raise RunnerError("a worker was killed, ran out of memory, or crashed") from error
-    except (OSError, ValueError, ImportError) as error:
-        if not dask:
-            raise
-        raise RunnerError(f"--dask: expected a Dask scheduler at {dask!r}: {error}") from error
 
 
 def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult]) -> ClaimOutcome:

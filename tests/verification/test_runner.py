@@ -167,7 +167,6 @@ def test_two_cases_of_one_name() -> None:
         ["--jobs", "0"],
         ["--list", "--json"],
         ["--compare", "a", "b", "--full"],
-        ["--dask", "tcp://127.0.0.1:1", "--jobs", "2"],
     ],
 )
 def test_wrong_options(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:

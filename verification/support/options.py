@@ -46,7 +46,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     add("--json", action="store_true", help="print the results as JSON instead of a table")
     add("--jobs", type=integer_from(1), help="processes (default: one a core)")
-    add("--dask", metavar="ADDRESS", help="run on this Dask cluster, such as tcp://host:8786")
     add(
         "--output",
         type=nonempty_path,
@@ -64,8 +63,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not options.adding and (unknown := [name for name in options.only if name not in known()]):
         parser.error(f"--only: expected one of {', '.join(known())}; found {', '.join(unknown)}")
-    if options.dask and options.jobs is not None:
-        parser.error("--jobs: expected without --dask, whose workers are those of the cluster")
     if options.compare and (given := [name for name in ALONE if getattr(options, name)]):
         parser.error(f"--compare: expected without other options, found --{', --'.join(given)}")
     if options.list and options.json:
