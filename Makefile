@@ -15,7 +15,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-verify: $(READY)  ## check every guarantee and write the report (7 CPU minutes)
+verify: $(READY)  ## check every guarantee and write the report (4 to 7 CPU minutes)
 	$(BIN)/python -m verification
 
 verify-full: $(READY)  ## the same with more sizes and seeds (an hour of CPU time)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geolora_ref import LowRank, ProjectedGradients, RankRule, augmented_step
+from geolora_ref import LowRank, ProjectedGradients, augmented_step
 from geolora_ref.algorithm import AugmentedStep
 from geolora_ref.budget import (
     RankAllocation,
@@ -70,12 +70,6 @@ def _discarded(drawn: Layers, ranks: Sequence[int]) -> float:
     )
 
 
-def _kept(drawn: Layers, ranks: Sequence[int]) -> float:
-    return math.fsum(
-        value**2 for (sigma, _), rank in zip(drawn, ranks, strict=True) for value in sigma[:rank]
-    )
-
-
 def _allocate(drawn: Layers, budget: int, **options: Any) -> RankAllocation:
     return allocate_ranks(
         [np.array(sigma) for sigma, _ in drawn], [shape for _, shape in drawn], budget, **options
@@ -108,66 +102,6 @@ def test_in_ranks_the_discarded_norm_is_the_least_possible(
     assert abs(found.discarded - _discarded(drawn, found.ranks)) <= rounding
 
 
-@given(
-    drawn=layers,
-    spare=st.integers(0, 80),
-    min_rank=st.integers(1, 3),
-    room=st.none() | st.integers(0, 2),
-)
-def test_in_parameters_less_than_one_singular_value_is_lost(
-    drawn: Layers, spare: int, min_rank: int, room: int | None
-) -> None:
-    """The greedy bound of the knapsack problem: worth per cost falls within every layer, so up to
-    the first singular value that does not fit the greedy choice is the best for what it spent, and
-    all that is lost is what that one would add."""
-    max_rank = None if room is None else min_rank + room
-    budget = _least(drawn, "parameters", min_rank) + spare
-    found = _allocate(drawn, budget, unit="parameters", min_rank=min_rank, max_rank=max_rank)
-    allowed = list(_allocations(drawn, budget, "parameters", min_rank, max_rank))
-    assert found.ranks in allowed
-    assert found.cost == sum(
-        _cost(rank, shape, "parameters")
-        for rank, (_, shape) in zip(found.ranks, drawn, strict=True)
-    )
-    best = max(_kept(drawn, ranks) for ranks in allowed)
-    unfit = [
-        s[r] ** 2
-        for (s, _), r in zip(drawn, found.ranks, strict=True)
-        if r < _bounds(s, min_rank, max_rank)[1]
-    ]
-    assert _kept(drawn, found.ranks) >= best - max(unfit, default=0.0) - 20 * EPS * max(1.0, best)
-
-
-@given(drawn=layers, spare=st.integers(0, 60), unit=st.sampled_from(["ranks", "parameters"]))
-def test_nothing_more_would_fit(drawn: Layers, spare: int, unit: Unit) -> None:
-    """Whatever is left of the budget is less than the next positive singular value of any layer costs."""
-    budget = _least(drawn, unit, 1) + spare
-    found = _allocate(drawn, budget, unit=unit)
-    for (sigma, shape), rank in zip(drawn, found.ranks, strict=True):
-        price = _cost(rank + 1, shape, unit) - _cost(rank, shape, unit)
-        assert rank == len(sigma) or sigma[rank] == 0.0 or found.cost + price > budget
-
-
-def test_the_greedy_choice_can_miss_the_optimum() -> None:
-    """A negative control: 35 parameters buy either σ = 3 of the small layer or σ = 5 of the large
-    one; the small one is worth more per parameter (9/12 against 25/34), and after it the large one
-    does not fit.  16 are lost, 25·23/34 could be."""
-    drawn: Layers = [([10.0, 3.0], (4, 5)), ([10.0, 5.0], (15, 16))]
-    found = _allocate(drawn, 10 + 32 + 35, unit="parameters")
-    assert found.ranks == (2, 1)
-    assert max(_kept(drawn, r) for r in _allocations(drawn, 77, "parameters", 1, None)) == _kept(
-        drawn, (1, 2)
-    )
-
-
-def test_a_step_that_does_not_fit_does_not_stop_the_others() -> None:
-    """σ = 9 of the large layer is worth most per parameter but costs 34 of the 12 that are left;
-    σ = 3 costs 12.
-    """
-    drawn: Layers = [([10.0, 3.0], (4, 5)), ([10.0, 9.0], (15, 16))]
-    assert _allocate(drawn, 10 + 32 + 12, unit="parameters") == RankAllocation((2, 1), 54, 9.0)
-
-
 def test_ties_go_to_the_first_layer() -> None:
     drawn: Layers = [([1.0, 1.0, 1.0], (6, 6))] * 3
     assert [_allocate(drawn, budget).ranks for budget in (3, 4, 5, 6)] == [
@@ -190,12 +124,6 @@ def test_minimum_and_maximum_ranks_are_kept() -> None:
     )
 
 
-def test_worth_is_the_square_per_parameter() -> None:
-    """σ = 2 costs 12 parameters, σ = 5 costs 34: 4/12 < 25/34, although 2/12 > 5/34."""
-    drawn: Layers = [([10.0, 2.0], (4, 5)), ([10.0, 5.0], (15, 16))]
-    assert _allocate(drawn, 10 + 32 + 34, unit="parameters").ranks == (1, 2)
-
-
 @pytest.mark.parametrize("unit", ["ranks", "parameters"])
 @pytest.mark.parametrize("size", [1e-320, 1e-170, 1.0, 1e200, 8e307])
 def test_the_size_of_the_layers_does_not_matter(size: float, unit: Unit) -> None:
@@ -206,27 +134,6 @@ def test_the_size_of_the_layers_does_not_matter(size: float, unit: Unit) -> None
     )
     assert found.ranks == (1, 2)
     assert found.discarded == 0.1 * size
-
-
-def test_every_layer_can_have_its_own_limit() -> None:
-    spectra = [np.array([9.0, 8.0, 7.0]), np.array([6.0, 5.0, 4.0])]
-    assert allocate_ranks(spectra, [(5, 5)] * 2, 6, max_rank=[1, 3]).ranks == (1, 3)
-    with pytest.raises(
-        ValueError, match=r"^max_rank: expected one number, or one for each of 2 layers, found 1$"
-    ):
-        allocate_ranks(spectra, [(5, 5)] * 2, 6, max_rank=[2])
-
-
-@pytest.mark.parametrize(
-    ("rank", "shape", "count"), [(1, (1, 1), 3), (3, (7, 5), 45), (2, (5, 7), 28)]
-)
-def test_parameter_count(rank: int, shape: tuple[int, int], count: int) -> None:
-    """The entries of U, S and V."""
-    assert (
-        factor_entries(rank, shape)
-        == count
-        == sum(X.size for X in LowRank.random(shape, [1.0] * rank, np.random.default_rng(0)))
-    )
 
 
 # --- truncating several layers --------------------------------------------------------------------
@@ -265,19 +172,6 @@ def test_layers_are_truncated_within_their_parameters(library: Library) -> None:
     cuts = truncate_to_budget(steps, 70, unit="parameters", min_rank=1, max_rank=3)
     assert sum(factor_entries(cut.Y.rank, cut.Y.shape) for cut in cuts) <= 70
     assert all(1 <= cut.Y.rank <= 3 for cut in cuts)
-
-
-def test_limits_reach_every_layer() -> None:
-    """The minimum goes to the layer whose singular values are worth least, the maximum binds the
-    other one.
-    """
-    double = Dtype("float64", np.float64, False)
-    large, small = _augmented(NUMPY, double, (7, 5), 1), _augmented(NUMPY, double, (5, 9), 1)
-    small = replace(small, S_hat=1e-6 * small.S_hat)
-    assert [cut.Y.rank for cut in truncate_to_budget([large, small], 5)] == [4, 1]
-    assert [cut.Y.rank for cut in truncate_to_budget([large, small], 5, min_rank=2)] == [3, 2]
-    assert [cut.Y.rank for cut in truncate_to_budget([large, small], 9, max_rank=[2, 3])] == [2, 3]
-    assert all(cut.rank_rule is RankRule.BUDGET for cut in truncate_to_budget([large, small], 5))
 
 
 def test_a_budget_stops_at_zero() -> None:

@@ -17,7 +17,6 @@ import pytest
 import geolora_ref
 from geolora_ref import cli
 from geolora_ref.cli import main
-from geolora_ref.oracle import command, jobs
 from geolora_ref.oracle.directions import definitions
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
@@ -202,22 +201,6 @@ def test_spoilt_streams(folder: Path) -> None:
         assert not json.loads((folder / "report.json").read_text())["passed"]
 
 
-def test_full_disk(folder: Path) -> None:
-    """The limit of the file size stands for it."""
-    call = ["check", WRONG, *FEW, "--json", "report.json"]
-    status, printed, errors = run(folder, *call, before="ulimit -f 1; ")
-    assert "DOES NOT CONFORM" in printed
-    assert (status, "File too large" in errors) == (2, True)
-
-
-def test_control_characters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A terminal would obey them, and half a surrogate pair has no encoding."""
-    assert main(["check", "backend:colourful", *TRAPS, "--json", "report.json"]) == 1
-    error = r"raised RuntimeError: \x1b[31mCUDA error\x1b[0m in \udc80"
-    assert error in capsys.readouterr().out
-    assert report()["rows"][0]["error"] == error
-
-
 # --- crashes, hangs, interruptions ----------------------------------------------------------------
 
 
@@ -240,22 +223,6 @@ def test_lost(
     assert lost == ["truncation-theta-0-unclipped"]
     assert [row["outcome"] for row in rows].count("passed") == len(rows) - 1 == 7
     assert "diagnosis" not in capsys.readouterr().out
-
-
-def test_always_lost(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "MOST", 2)
-    assert main(["check", "backend:gone", "--jobs", "2", *TRAPS]) == 1
-    assert "PROBLEM stopped after 2 of" in capsys.readouterr().out
-    (folder / "once.py").write_text(
-        "import multiprocessing, os\n"
-        "if multiprocessing.parent_process(): os._exit(4)\n"
-        "from backend import right as step\n"
-    )
-    with pytest.raises(SystemExit, match="2"):
-        main(["check", "once:step", "--jobs", "1", *TRAPS])
-    assert "ended its process with exit status 4 before the backend" in capsys.readouterr().err
 
 
 def test_jobs(folder: Path) -> None:
@@ -286,17 +253,6 @@ def test_interrupt(folder: Path, watched: list[str]) -> None:
     )
     assert "INTERRUPTED: " in printed
     assert not report()["passed"]
-
-
-def test_interrupt_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stopped(options: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "vectors", stopped)
-    assert main(["vectors", "check"]) == 130
-    assert capsys.readouterr().err == "geolora-ref: interrupted\n"
 
 
 # --- pytest ---------------------------------------------------------------------------------------
@@ -353,13 +309,3 @@ def test_plugin(folder: Path) -> None:
     assert status == 1
     assert "FAILED suites.py::TestWrong::test_case[shape-tall-dense]" in printed
     assert "TestRight" not in printed
-
-
-def test_plugin_is_light(tmp_path: Path) -> None:
-    """Other runs of pytest do not import the kit, which takes a second."""
-    (tmp_path / "test_other.py").write_text(
-        "import sys\n\ndef test_kit():\n    assert 'geolora_ref.oracle' not in sys.modules\n"
-    )
-    arguments = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "1 passed" in done.stdout

@@ -15,7 +15,6 @@ from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, 
 from geolora_ref.budget import factor_entries
 from geolora_ref.optimizers import (
     Adam,
-    AdamPublished,
     Bases,
     HeavyBall,
     Moments,
@@ -23,7 +22,7 @@ from geolora_ref.optimizers import (
     Spectral,
     Triple,
 )
-from geolora_ref.training import Cut, Layer, LayerStep, Phase, Settings, training_step
+from geolora_ref.training import Layer, LayerStep, Settings, training_step
 from tests.steps import Matrix, ratio
 from verification.instruments.directions import dense, seen
 
@@ -71,25 +70,6 @@ def test_a_share_is_a_threshold_in_units_of_the_decrease(rule: Any) -> None:
     step = run(one, Settings(learning_rate=0.1, share=0.6, optimizer=rule))
     assert step.cut is not None
     assert step.cut.theta == pytest.approx(0.6 * 0.1 * np.sum(M * D) / np.linalg.norm(M), rel=1e-12)
-
-
-def test_a_share_of_coefficient_steps_is_that_of_the_core() -> None:
-    one, G = layer()
-    U, _, V = one.Y
-    step = run(
-        one,
-        Settings(learning_rate=0.1, share=0.6, coefficient_steps=1, truncate="after the cycle"),
-        1,
-    )
-    assert step.cut is not None
-    assert step.cut.theta == pytest.approx(0.6 * 0.1 * np.linalg.norm(U.T @ G @ V), rel=1e-12)
-
-
-def test_an_edge_is_refused_with_coefficient_steps(unchecked: None) -> None:
-    with pytest.raises(
-        ValueError, match=r"^edge: expected coefficient_steps = 0 with it, found 2$"
-    ):
-        Settings(0.1, edge=0.5, coefficient_steps=2)
 
 
 def test_an_edge_keeps_what_exceeds_it_however_much_is_left() -> None:
@@ -171,17 +151,6 @@ def test_truncation_after_the_cycle_keeps_the_augmented_core_in_between() -> Non
     assert step.Y.rank < 6
 
 
-def test_the_least_rank_is_kept_within_the_cycle_too() -> None:
-    """From W = 0 and a zero gradient nothing but ``min_rank`` keeps columns."""
-    one, _ = layer()
-    Y = LowRank(one.Y.U, np.zeros((3, 3)), one.Y.V)
-    still = Layer(Y, ProjectedGradients.from_dense(Y, np.zeros(SHAPE)), Moments(), 11)
-    settings = Settings(
-        learning_rate=0.1, tau=0.3, min_rank=4, coefficient_steps=1, truncate="after the cycle"
-    )
-    assert run(still, settings, 0).Y.rank == 4
-
-
 NUMBERS: dict[str, Callable[[Callable[[float], float]], Settings]] = {
     "rate": lambda n: Settings(n(0.1), tau=n(0.1), weight_decay=n(0.1), coefficient_steps=1),
     "theta": lambda n: Settings(0.1, theta=n(0.1)),
@@ -189,59 +158,6 @@ NUMBERS: dict[str, Callable[[Callable[[float], float]], Settings]] = {
     "adam": lambda n: Settings(0.1, tau=0.1, optimizer=Adam((n(0.9), n(0.99)), n(1e-8))),
     "spectral": lambda n: Settings(0.1, tau=0.1, optimizer=Spectral(n(0.9), n(0.5))),
 }
-
-
-@pytest.mark.parametrize("make", NUMBERS.values(), ids=NUMBERS)
-@pytest.mark.parametrize("iteration", [0, 1])
-def test_numpy_scalars_are_numbers(
-    make: Callable[[Callable[[float], float]], Settings], iteration: int
-) -> None:
-    """In single precision, which a double precision scalar of NumPy would promote: the same step,
-    bit for bit.
-    """
-    one, G = layer()
-    Y = LowRank(*(X.astype(np.float32) for X in one.Y))
-    single = replace(one, Y=Y, gradients=ProjectedGradients.from_dense(Y, G.astype(np.float32)))
-    found, expected = (
-        training_step([single], make(number), iteration)[0] for number in (np.float64, float)
-    )
-    for X, Z in zip(found.Y, expected.Y, strict=True):
-        np.testing.assert_array_equal(X, Z, strict=True)
-    for M, N in zip(found.moments.first or (), expected.moments.first or (), strict=True):
-        np.testing.assert_array_equal(M, N, strict=True)
-
-
-@pytest.mark.parametrize(
-    "limits", [{"tau": 0.1, "coefficient_steps": 127}, {"budget": 100, "unit": "parameters"}]
-)
-def test_small_integers_of_NumPy_do_not_overflow(limits: dict[str, Any], unchecked: None) -> None:
-    small = {
-        name: np.int8(value) if isinstance(value, int) else value for name, value in limits.items()
-    }
-    least, first = {"min_rank": np.int8(1), "max_rank": np.int8(3)}, np.int8(1)
-    settings = Settings(learning_rate=0.1, **small | least)  # type: ignore[arg-type]
-    assert {type(getattr(settings, name)) for name in small | least} <= {int, float, str}
-    found = run(layer()[0], settings, first)  # type: ignore[arg-type]
-    expected = run(layer()[0], Settings(learning_rate=0.1, max_rank=3, **limits), 1)
-    np.testing.assert_array_equal(found.Y.full(), expected.Y.full())
-
-
-def test_without_coefficient_steps_both_schedules_are_the_same() -> None:
-    one, _ = layer()
-    a, b = (
-        run(one, Settings(learning_rate=0.1, tau=0.3, truncate=when))
-        for when in ("at once", "after the cycle")
-    )
-    assert np.array_equal(a.Y.full(), b.Y.full())
-
-
-@pytest.mark.parametrize("truncate", ["at once", "after the cycle"])
-def test_the_capacity_is_kept_and_reported(truncate: Any) -> None:
-    one, _ = layer(capacity=4)
-    step = run(one, Settings(learning_rate=0.1, tau=0.0, coefficient_steps=1, truncate=truncate))
-    assert step.cut is not None
-    assert (step.Y.rank, step.cut.rank_rule) == (4, RankRule.MAX_RANK)
-    assert step.cut.discarded > 0.0
 
 
 @pytest.mark.parametrize("unit", ["ranks", "parameters"])
@@ -259,12 +175,6 @@ def test_a_budget_is_shared_by_all_layers(unit: Any) -> None:
     assert cost <= budget
     assert sum(ranks) >= 7
     assert all(step.cut is not None and step.cut.rank_rule == RankRule.BUDGET for step in steps)
-
-
-def test_a_budget_keeps_to_the_capacity_of_each_layer() -> None:
-    layers = [layer(0, capacity=5)[0], layer(1, capacity=3)[0]]
-    steps = training_step(layers, Settings(learning_rate=0.1, budget=100), 0)
-    assert [step.Y.rank for step in steps] == [5, 3]
 
 
 def test_weight_decay_shrinks_S_and_leaves_the_bases_orthonormal() -> None:
@@ -378,13 +288,6 @@ def test_settings_out_of_range_are_refused(
         Settings(**options)
 
 
-@pytest.mark.parametrize("iteration", [-1, 1.5, True, None])
-def test_what_is_no_iteration_is_refused(iteration: Any, unchecked: None) -> None:
-    one, _ = layer()
-    with pytest.raises(ValueError, match=r"^iteration: expected an integer >= 0, found "):
-        run(one, Settings(learning_rate=0.1, tau=0.1, coefficient_steps=2), iteration)
-
-
 def test_a_layer_without_gradients_is_named(unchecked: None) -> None:
     one, dense = layer()
     gradients: Any = dense
@@ -393,13 +296,6 @@ def test_a_layer_without_gradients_is_named(unchecked: None) -> None:
         match=r"^dense: gradients: expected ProjectedGradients or .*, found ndarray of shape \(14, 11\)$",
     ):
         run(replace(one, gradients=gradients, name="dense"), Settings(learning_rate=0.1, tau=0.1))
-
-
-def test_gradients_of_another_shape_are_refused() -> None:
-    one, _ = layer()
-    other, _ = layer(rank=2)
-    with pytest.raises(ValueError, match="dK: expected shape"):
-        run(Layer(one.Y, other.gradients, Moments(), 11), Settings(learning_rate=0.1, tau=0.1))
 
 
 @dataclass(frozen=True)
@@ -476,23 +372,6 @@ def test_directions_unlike_the_gradients_are_refused(
         )
 
 
-def test_a_memory_of_another_rank_is_refused(unchecked: None) -> None:
-    """One of rank 1 would be broadcast."""
-    one, narrow = layer()[0], layer(rank=1)[0]
-    settings = Settings(learning_rate=0.1, tau=0.0, max_rank=1, optimizer=HeavyBall())
-    moments = run(narrow, settings).moments
-    with pytest.raises(
-        ValueError, match=r"first moment of K: expected shape \(14, 3\) .*, found \(14, 1\)$"
-    ):
-        run(replace(one, moments=moments), settings)
-    nothing: Any = None
-    with pytest.raises(
-        ValueError,
-        match=r"^moments: expected what an optimizer remembers, such as Moments\(\), found NoneType$",
-    ):
-        run(replace(one, moments=nothing), Settings(learning_rate=0.1, tau=0.1))
-
-
 def test_errors_name_the_layer_that_has_a_name() -> None:
     """The second of two layers overflows."""
     (first, _), (second, _) = layer(), layer(seed=1)
@@ -504,76 +383,6 @@ def test_errors_name_the_layer_that_has_a_name() -> None:
         pytest.raises(FloatingPointError, match=r"^second: line 3: K_new overflowed the range"),
     ):
         training_step([first, huge], Settings(learning_rate=1e300, tau=0.1), 0)
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [
-        {"tau": 0.1},
-        {"budget": 40},
-        {"tau": 0.1, "coefficient_steps": 1, "truncate": "after the cycle"},
-    ],
-)
-def test_errors_of_the_truncation_name_the_layer_as_well(limits: dict[str, Any]) -> None:
-    """The second of two layers is too small for the least rank."""
-    (first, _), (second, _) = layer(), layer(shape=(6, 4))
-    named = [replace(first, name="first"), replace(second, name="second")]
-    with pytest.raises(
-        ValueError, match=r"^second: min_rank: expected at most min\(m, n\) = 4, found 5$"
-    ):
-        training_step(named, Settings(learning_rate=0.1, min_rank=5, **limits), 0)
-    narrow = [named[0], replace(first, name="second", capacity=2)]
-    with pytest.raises(
-        ValueError, match=r"^second: max_rank: expected at least min_rank = 3, found 2$"
-    ):
-        training_step(narrow, Settings(learning_rate=0.1, min_rank=3, **limits), 0)
-
-
-def test_the_defaults_are_the_plain_method() -> None:
-    settings = Settings(learning_rate=0.1, tau=0.1)
-    assert (settings.min_rank, settings.max_rank, settings.budget, settings.unit) == (
-        1,
-        None,
-        None,
-        "ranks",
-    )
-    assert (settings.weight_decay, settings.coefficient_steps, settings.truncate) == (
-        0.0,
-        0,
-        "at once",
-    )
-    assert settings.optimizer == Sgd()
-
-
-def test_the_rank_is_limited_by_the_layer_and_by_the_settings() -> None:
-    limited, whole = (
-        Settings(learning_rate=0.1, tau=0.1, max_rank=3),
-        Phase(augments=True, truncates=True),
-    )
-    assert Cut.of(limited, whole, [2, 3, 5], ()).max_rank == [2, 3, 3]
-    assert Cut.of(limited, Phase(augments=True, truncates=False), [2, 3, 5], ()).max_rank == [
-        2,
-        3,
-        5,
-    ]
-    assert Cut.of(Settings(learning_rate=0.1, tau=0.1), whole, [2, 5], ()).max_rank == [2, 5]
-
-
-@pytest.mark.parametrize(
-    "options", [{"tau": 1.0}, {"theta": 100.0}, {"budget": 4}], ids=["tau", "theta", "budget"]
-)
-def test_the_minimum_rank_is_kept(options: dict[str, Any]) -> None:
-    one, _ = layer()
-    assert run(one, Settings(learning_rate=0.1, min_rank=4, **options)).Y.rank == 4
-
-
-def test_an_absolute_threshold_cuts_as_in_the_plain_step() -> None:
-    one, _ = layer()
-    step = run(one, Settings(learning_rate=0.1, theta=0.3))
-    expected = geolora_step(one.Y, one.gradients, learning_rate=0.1, theta=0.3)
-    assert step.cut is not None
-    assert (step.cut.theta, step.Y.rank) == (0.3, expected.Y.rank)
-    assert expected.Y.rank < 6
 
 
 def test_a_coefficient_step_remembers() -> None:
@@ -609,48 +418,3 @@ def test_a_direction_that_overflows_is_named(name: str) -> None:
         ),
     ):
         run(first, settings)
-
-
-@pytest.mark.parametrize("name", ["K", "L", "S"])
-def test_a_second_moment_that_overflows_is_named(name: str) -> None:
-    """Adam divides by its root, so the direction alone would be 0 and hide it."""
-    one, _ = layer()
-    size = {"K": (14, 3), "L": (11, 3), "S": (3, 3)}
-    huge = ProjectedGradients(
-        **{f"d{g}": np.full(shape, 1e200 if g == name else 1.0) for g, shape in size.items()}
-    )
-    settings = Settings(
-        learning_rate=0.1, tau=0.1, optimizer=AdamPublished() if name == "S" else Adam()
-    )
-    with (
-        np.errstate(over="ignore"),
-        pytest.raises(FloatingPointError, match=f"^optimizer: second moment of {name} overflowed"),
-    ):
-        run(Layer(one.Y, huge, Moments(), 11), settings)
-
-
-def test_a_coefficient_step_that_overflows_is_named() -> None:
-    one, _ = layer()
-    huge = ProjectedGradients(np.zeros((14, 3)), np.zeros((11, 3)), np.full((3, 3), 1e300))
-    settings = Settings(learning_rate=1e10, tau=0.1, coefficient_steps=1)
-    with (
-        np.errstate(over="ignore"),
-        pytest.raises(FloatingPointError, match=r"^coefficient step: S_new overflowed"),
-    ):
-        run(Layer(one.Y, huge, Moments(), 11), settings, 1)
-
-
-def test_a_budget_gives_every_layer_its_minimum() -> None:
-    """The second layer is worth nothing against the first, and gets two ranks all the same."""
-    large, _ = layer()
-    small = Layer(
-        LowRank(large.Y.U, 1e-9 * large.Y.S, large.Y.V),
-        ProjectedGradients.from_dense(large.Y, np.zeros(SHAPE)),
-        Moments(),
-        11,
-    )
-    for min_rank, ranks in ((1, [5, 1]), (2, [4, 2])):
-        steps = training_step(
-            [large, small], Settings(learning_rate=0.1, budget=6, min_rank=min_rank), 0
-        )
-        assert [step.Y.rank for step in steps] == ranks

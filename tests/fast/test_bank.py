@@ -67,27 +67,6 @@ def test_what_is_beyond_the_rank_is_zero(generator: torch.Generator) -> None:
             ].any()
 
 
-def test_bases_are_copies_of_the_present_ones(generator: torch.Generator) -> None:
-    factors = random_layers([4, 2, 3], generator)
-    bank = LayerBank.of(factors, capacity=9)
-    before = bank.bases()
-    bank.update_(
-        *zip(*(random_update(layer, generator) for layer in factors), strict=True), tau=0.3
-    )
-    for found, (U, _, V) in zip(before, factors, strict=True):
-        assert all(torch.equal(X, Y) for X, Y in zip(found, (U, V), strict=True))
-
-
-def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None:
-    bank = LayerBank.of(random_layers([3, 2], generator))
-    before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
-    bank.load([bank.factors(layer) for layer in range(2)])
-    assert all(
-        torch.equal(X, Y)
-        for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True)
-    )
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ranks", [(3, 3, 3), (2, 5, 3)])
 def test_a_copy_of_a_bank_steps_as_the_bank(
@@ -110,35 +89,6 @@ def test_a_copy_of_a_bank_steps_as_the_bank(
                 torch.equal(X, Y)
                 for X, Y in zip(bank.factors(layer), other.factors(layer), strict=True)
             )
-
-
-def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator) -> None:
-    """In other processes views of one memory are apart, and each is as large as all of it."""
-    bank = LayerBank.of(random_layers((3, 3, 3), generator, torch.float32))
-    bank.update_(
-        *zip(*(random_update(bank.factors(i), generator) for i in range(3)), strict=True), tau=0.1
-    )
-    tensors = [
-        X for stack in bank.__getstate__()["_stacks"] for X in stack if isinstance(X, Tensor)
-    ]
-    assert len(tensors) == len({X.untyped_storage().data_ptr() for X in tensors}) == 5 * 3
-    assert all(X.untyped_storage().nbytes() == X.numel() * X.element_size() for X in tensors)
-    assert bank.__getstate__()["_plan"] is bank.__getstate__()["_place"] is None
-
-
-def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(
-    generator: torch.Generator,
-) -> None:
-    assert LayerBank.of(random_layers([1, 3, 2], generator)).capacity == 6
-    assert LayerBank.of(random_layers([1, 3, 2], generator), capacity=4).capacity == 4
-
-
-def test_a_bank_says_what_is_in_it(generator: torch.Generator) -> None:
-    for ranks, said in (([3, 2, 5], "layers: 3, ranks: 2 to 5"), ([2], "layers: 1, ranks: 2")):
-        assert (
-            repr(LayerBank.of(random_layers(ranks, generator), 6))
-            == f"LayerBank({said}, capacity: 6, torch.float64, cpu)"
-        )
 
 
 def test_updates_of_storage_in_16_bits_may_have_32(generator: torch.Generator) -> None:
@@ -164,19 +114,6 @@ def test_updates_of_storage_in_16_bits_may_have_32(generator: torch.Generator) -
         step(*layer, *update, learning_rate=-1, tau=0.1, theta=None, min_rank=1, max_rank=None)
 
 
-def test_a_capacity_of_one_is_enough_for_rank_one(generator: torch.Generator) -> None:
-    layer = random_layer(5, 4, 1, generator)
-    bank = LayerBank.of([layer], capacity=1)
-    bank.update_(*([X] for X in random_update(layer, generator)), tau=0.0)
-    assert bank.ranks == (1,)
-
-
-def test_a_bank_lives_on_its_device() -> None:
-    bank = LayerBank([(5, 4), (4, 6)], 1, device="meta")
-    assert {X.device.type for layer in range(2) for X in bank.storage(layer)} == {"meta"}
-    assert LayerBank([(5, 4)], 2, device="cpu:0").device == torch.zeros(1, device="cpu:0").device
-
-
 def test_functional_form_changes_nothing_in_place(generator: torch.Generator) -> None:
     factors = random_layers([3], generator, torch.float32)
     update = random_update(factors[0], generator)
@@ -199,47 +136,6 @@ def test_an_update_that_is_not_finite_changes_nothing(
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[1\]; nothing was changed") as caught:
         bank.update_(*zip(*updates, strict=True), tau=0.1)
     assert caught.value.layers == (1,)
-    assert all(
-        torch.equal(X, Y)
-        for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True)
-    )
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_what_a_refused_step_has_left_is_not_read(
-    dtype: torch.dtype, generator: torch.Generator
-) -> None:
-    """Layers of lower rank that are loaded afterwards leave rows of the workspaces as they were."""
-    bank = LayerBank.of(random_layers([6, 6], generator, dtype))
-    nothing = [
-        [X * torch.nan for X in random_update(bank.factors(layer), generator)] for layer in range(2)
-    ]
-    with pytest.raises(NonFiniteUpdateError):
-        bank.update_(*zip(*nothing, strict=True), tau=0.1)
-    layers = random_layers([5, 6], generator, dtype)
-    updates = [random_update(factors, generator) for factors in layers]
-    bank.load(layers)
-    bank.update_(*zip(*updates, strict=True), tau=0.1)
-    fresh = LayerBank.of(layers, capacity=bank.capacity)
-    fresh.update_(*zip(*updates, strict=True), tau=0.1)
-    for layer in range(2):
-        assert all(
-            torch.equal(X, Y)
-            for X, Y in zip(bank.factors(layer), fresh.factors(layer), strict=True)
-        )
-
-
-@pytest.mark.parametrize(("entry", "rate"), [(1e308, 1.0), (1e300, 1e9)])
-def test_products_beyond_the_range_of_double_precision_name_their_layer(
-    entry: float, rate: float, generator: torch.Generator
-) -> None:
-    bank = LayerBank.of(random_layers([3, 2, 2], generator))
-    updates = [random_update(bank.factors(layer), generator) for layer in range(3)]
-    before = [X.clone() for layer in range(3) for X in bank.factors(layer)]
-    for k in (0, 2):
-        updates[k][0].fill_(entry)
-    with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 2\]; nothing was changed"):
-        bank.update_(*zip(*updates, strict=True), learning_rate=rate, tau=0.1)
     assert all(
         torch.equal(X, Y)
         for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True)
@@ -334,16 +230,6 @@ def test_a_decomposition_that_is_no_numbers_is_refused(
     )
 
 
-def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(
-    generator: torch.Generator,
-) -> None:
-    """A power of a Python float is an OverflowError where a product is infinite."""
-    bank = LayerBank.of(random_layers([3, 2], generator, torch.float32))
-    updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
-    with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 1\]; nothing was changed"):
-        bank.update_(*zip(*updates, strict=True), learning_rate=1e200, tau=0.1)
-
-
 @pytest.mark.parametrize(
     ("where", "name", "dtype", "calls"),
     [
@@ -397,43 +283,6 @@ def test_a_step_whose_writing_fails_changes_nothing(
     assert reports[0].ranks == reports[1].ranks != (3, 2, 4)
     after = [[X for k in range(3) for X in one.storage(k)] for one in (bank, undisturbed)]
     assert all(torch.equal(X, Y) for X, Y in zip(*after, strict=True))
-
-
-def test_a_load_that_is_interrupted_leaves_nothing_loaded(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rather than zeros, or layers of before and after side by side."""
-    before, after = (
-        random_layers([3, 2], generator, torch.float32),
-        random_layers([2, 3], generator, torch.float32),
-    )
-    bank = LayerBank.of(before, capacity=6)
-
-    def stops(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LayerBank, "storage", stops)
-        with pytest.raises(KeyboardInterrupt):
-            bank.load(after)
-    assert bank.ranks == (0, 0)
-    with pytest.raises(
-        ValueError, match=r"LayerBank: expected factors, which load\(\) puts in, found none"
-    ):
-        bank.update_(None, None, [torch.zeros(0, 0)] * 2, tau=0.1)
-    bank.load(after)
-    assert bank.ranks == (2, 3)
-
-
-def test_a_result_beyond_the_range_of_the_storage_changes_nothing(
-    generator: torch.Generator,
-) -> None:
-    U, _, V = random_layer(8, 6, 2, generator, torch.float32)
-    bank = LayerBank.of([(U, 1e38 * torch.eye(2), V)])
-    updates = ([torch.zeros(8, 2)], [torch.zeros(6, 2)], [-3e38 * torch.eye(2)])
-    with pytest.raises(NonFiniteUpdateError):
-        bank.update_(*updates, tau=0.1)
-    assert torch.equal(bank.factors(0)[1], 1e38 * torch.eye(2))
 
 
 @pytest.mark.parametrize(
@@ -517,26 +366,6 @@ def test_bad_input_is_named(
     )
 
 
-def test_a_budget_may_work_in_place(generator: torch.Generator) -> None:
-    """The spectra it gets are what S is made of."""
-
-    def in_place(spectra: Any) -> list[int]:
-        for sigma in spectra:
-            sigma /= sigma[0]
-        return [2, 2]
-
-    factors = random_layers([3, 2], generator)
-    updates = [random_update(layer, generator) for layer in factors]
-    banks = [LayerBank.of(factors) for _ in range(2)]
-    for bank, budget in zip(banks, (in_place, lambda spectra: [2, 2]), strict=True):
-        bank.update_(*zip(*updates, strict=True), budget=budget)
-    assert all(
-        torch.equal(X, Y)
-        for layer in range(2)
-        for X, Y in zip(*(bank.factors(layer) for bank in banks), strict=True)
-    )
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("side", "name"), [(0, "U"), (2, "V")])
 def test_bases_that_are_not_orthonormal_are_refused(
@@ -560,18 +389,6 @@ def test_bases_that_are_not_orthonormal_are_refused(
     assert all(
         torch.equal(X, Y)
         for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True)
-    )
-
-
-def test_bases_in_half_precision_of_any_rank_are_accepted(generator: torch.Generator) -> None:
-    """Rounding takes more than √eps from the orthonormality of so many columns."""
-    Q = torch.linalg.qr(torch.randn(1500, 1500, generator=generator))[0].bfloat16()
-    assert (
-        float((Q.float().mT @ Q.float() - torch.eye(1500)).norm())
-        > torch.finfo(torch.bfloat16).eps ** 0.5
-    )
-    assert LayerBank.of([(Q, torch.zeros(1500, 1500).bfloat16(), Q)], capacity=1500).ranks == (
-        1500,
     )
 
 

@@ -4,7 +4,6 @@ autocast, what acts on ``.grad``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -15,12 +14,10 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 from torch.nn.functional import linear
-from torch.utils.flop_counter import FlopCounterMode
 
 from geolora_ref.fast import adapted_linear
 from geolora_ref.fast.layer import linear as module
 from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks, up
-from geolora_ref.fast.precision import no_autocast
 from tests.fast.layers import random_layer
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -129,19 +126,6 @@ def test_rows_are_cut_into_even_blocks_none_below_256_rows(
     assert row_blocks(x.bfloat16()).shape[0] == 1
 
 
-def test_compiled_for_any_number_of_rows_there_is_one_graph_and_for_a_given_number_there_are_blocks() -> (
-    None
-):
-    counter = torch._dynamo.testing.CompileCounter()
-    any_number = torch.compile(row_blocks, dynamic=True, backend=counter, fullgraph=True)
-    for rows in (1024, 512, 333, 2048):
-        assert any_number(torch.ones(rows, N)).shape == (1, rows, N)
-    assert counter.frame_count == 1
-    assert torch.compile(row_blocks, dynamic=False, backend="eager", fullgraph=True)(
-        torch.ones(1024, N)
-    ).shape == (4, 256, N)
-
-
 @pytest.mark.parametrize(
     ("rows", "r"), [((15,), 1), ((15,), 2), ((512,), 1), ((4, 256), 2), ((1,), 2), ((2, 1), 1)]
 )
@@ -175,19 +159,6 @@ def test_every_scale_counts(form: str, scale: float) -> None:
         (p.S.grad, p.U.mT @ G @ p.V),
     ):
         assert _close(X, Y)
-
-
-def test_without_a_scale_it_is_one() -> None:
-    p = Problem("dense", scale=1.0)
-    given = (p.U, p.S, p.V)
-    for y in (
-        adapted_linear(p.x, p.weight, p.bias, *given),
-        adapted_linear(p.x, p.weight, p.bias, *given, adapter_x=p.x * 1.0),
-    ):
-        expected, _, _, G = p.dense()
-        assert _close(y, expected)
-        (dL,) = torch.autograd.grad((y * p.target).sum(), p.V)
-        assert _close(dL, G.mT @ p.U)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -267,17 +238,6 @@ def test_projected_gradients_fail_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_published_route_divided_by_S_gives_the_projected_gradients(form: str) -> None:
-    p = Problem("dense")
-    p.backward(p.forward(form, factor_gradients=True))
-    _, _, _, G = p.dense()
-    assert p.U.grad is not None
-    assert p.V.grad is not None
-    assert _close(torch.linalg.solve(p.S, p.U.grad.mT).mT, G @ p.V, 1e-12)
-    assert _close(torch.linalg.solve(p.S.mT, p.V.grad.mT).mT, G.mT @ p.U, 1e-12)
-
-
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-23), (torch.bfloat16, 2.0**-7)])
 @pytest.mark.parametrize("rows", [FEW, MANY])
 def test_precision_is_that_of_the_dtype(
@@ -326,26 +286,6 @@ def test_16_bit_gradients_that_cancel_over_the_rows_keep_the_precision_of_their_
     assert float((p.U.grad.double() - exact).norm()) <= 4 * 2.0**-7 * float(exact.norm())
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_an_upstream_gradient_may_be_a_view_of_any_strides(form: str) -> None:
-    """One gradient for all sequences, as a mean over them sends it back, and a transposed one."""
-    rows = (512, 256)
-    for upstream in (
-        torch.ones(256, M).double().expand(*rows, M),
-        torch.ones(256, 512, M).double().mT.mT.transpose(0, 1),
-    ):
-        p, contiguous = Problem("dense", rows=rows), Problem("dense", rows=rows)
-        p.forward(form).backward(upstream)
-        contiguous.forward(form).backward(upstream.contiguous())
-        for name in ("x", "U", "S", "V", "bias"):
-            assert _close(getattr(p, name).grad, getattr(contiguous, name).grad)
-
-
-def test_start_is_the_frozen_layer_exactly() -> None:
-    p = Problem("zero", torch.float32)
-    assert torch.equal(p.forward("adapted"), linear(p.x, p.weight, p.bias))
-
-
 def test_autocast_computes_in_its_dtype_and_leaves_gradients_in_the_parameters_dtype() -> None:
     p = Problem("dense", torch.float32)
     expected, _, _, G = p.dense()
@@ -368,55 +308,6 @@ def test_autocast_computes_in_its_dtype_and_leaves_gradients_in_the_parameters_d
         )
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("inside", [True, False])
-def test_the_backward_pass_may_run_under_another_autocast(form: str, inside: bool) -> None:
-    """It takes the dtype of its forward pass."""
-    p, plain = Problem("dense", torch.float32), Problem("dense", torch.float32)
-    with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
-        y, expected = p.forward(form), plain.forward(form)
-    plain.backward(expected)
-    with torch.autocast("cpu", torch.bfloat16, enabled=inside):
-        p.backward(y)
-    for name in ("U", "S", "V", "x", "bias"):
-        assert torch.equal(getattr(p, name).grad, getattr(plain, name).grad), name
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_autocast_leaves_double_precision_alone(form: str) -> None:
-    p = Problem("dense")
-    with torch.autocast("cpu", torch.bfloat16):
-        y = p.forward(form)
-    assert y.dtype == torch.float64
-    assert _close(y, p.dense()[0])
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
-@pytest.mark.parametrize("form", FORMS)
-def test_autocast_makes_no_floating_point_of_other_numbers(form: str, dtype: torch.dtype) -> None:
-    """In bfloat16 257 would be 256, and imaginary parts would be gone."""
-    p = Problem("dense", torch.float32)
-    p.x = torch.ones(3, N, dtype=dtype)
-    with (
-        torch.autocast("cpu", torch.bfloat16),
-        pytest.raises(ValueError, match=rf"^x: expected the dtype .*, found {dtype}$"),
-    ):
-        p.forward(form)
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("rows", [(), (3,), FEW, MANY])
-def test_the_output_may_be_changed_in_place(form: str, rows: tuple[int, ...]) -> None:
-    p, other = Problem("dense", rows=rows), Problem("dense", rows=rows)
-    y = p.forward(form)
-    y *= 2.0
-    y.relu_()
-    p.backward(y)
-    other.backward((2.0 * other.forward(form)).relu())
-    assert torch.equal(*(X.x.grad for X in (p, other)))  # type: ignore[arg-type]
-    assert torch.equal(*(X.U.grad for X in (p, other)))  # type: ignore[arg-type]
-
-
 def test_frozen_parts_get_no_gradient() -> None:
     p = Problem("dense")
     for X in (p.U, p.S, p.V, p.bias):
@@ -426,31 +317,6 @@ def test_frozen_parts_get_no_gradient() -> None:
         p.backward(p.forward(form))
         assert _close(p.x.grad, p.target @ (p.weight + SCALE * p.U @ p.S @ p.V.mT))
         assert p.U.grad is None
-
-
-@pytest.mark.parametrize("trained", ["U", "S", "V"])
-@pytest.mark.parametrize("form", FORMS)
-def test_each_factor_may_be_trained_alone(form: str, trained: str) -> None:
-    """With its own gradient, the same as together with the others."""
-    p, together = Problem("dense"), Problem("dense")
-    for X in (p.U, p.S, p.V):
-        X.requires_grad_(X is getattr(p, trained))
-    for one in (p, together):
-        one.backward(one.forward(form))
-    assert torch.equal(getattr(p, trained).grad, getattr(together, trained).grad)
-
-
-def test_a_gradient_that_nobody_wants_is_not_formed() -> None:
-    """dS is 2mr² flops."""
-
-    def flops(*, trained: bool) -> int:
-        p = Problem("dense", scale=1.0)
-        p.S.requires_grad_(trained)
-        with FlopCounterMode(display=False) as counter:
-            p.backward(adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V))
-        return int(counter.get_total_flops())
-
-    assert flops(trained=True) - flops(trained=False) == 2 * M * R**2
 
 
 @pytest.mark.parametrize("form", ["adapted", "apart"])
@@ -552,40 +418,3 @@ def test_bad_input_is_named(change: dict[str, Callable[[Problem], Any]], message
     given |= {name: make(p) for name, make in change.items()}
     with pytest.raises(ValueError, match=f"^{message}$"):
         adapted_linear(**given)
-
-
-@pytest.mark.parametrize(
-    "scale", [float("nan"), float("inf"), -float("inf"), "a", None, 1j, torch.ones(2)]
-)
-def test_a_scale_that_is_no_finite_number_is_refused(scale: Any) -> None:
-    p = Problem("dense")
-    W, factors = p.weight, (p.U, p.S, p.V)
-    given: tuple[Callable[[], Tensor], ...] = (
-        lambda: adapted_linear(p.x, W, p.bias, *factors, scale),
-    )
-    for refusing in given:
-        with pytest.raises(
-            ValueError, match=f"^scale: expected a finite number, found {re.escape(repr(scale))}$"
-        ):
-            refusing()
-
-
-def test_a_device_without_autocast_is_compiled_for() -> None:
-    """Where torch refuses the query of autocast."""
-
-    def doubled(x: Tensor) -> Tensor:
-        with no_autocast(x.device.type):
-            return 2.0 * x
-
-    x = torch.zeros(4, 7, device="meta")
-    assert torch.compile(doubled, backend="eager", fullgraph=True)(x).shape == doubled(x).shape
-
-
-def test_a_scale_that_wants_a_gradient_is_refused() -> None:
-    """It would not get one."""
-    p = Problem("dense")
-    with pytest.raises(
-        ValueError,
-        match=r"^scale: expected a constant, found a tensor that requires a gradient, which it ",
-    ):
-        adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, torch.ones((), requires_grad=True))  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +18,10 @@ from geolora_ref.fast import adapted_linear
 from geolora_ref.fast.layer import product as module
 from geolora_ref.fast.layer.product import input_gradient, product, takes_onednn
 from geolora_ref.fast.layer.skinny import down, row_blocks
-from geolora_ref.nn import adapt
 from tests.fast.layers import random_layer
 
 ROWS, M, N, R = 1024, 160, 128, 3  # 1.25 times the least work
 EPS = torch.finfo(torch.float32).eps
-ONEDNN = "mkldnn::_linear_pointwise"
 
 
 @pytest.fixture
@@ -48,13 +45,6 @@ def _switched(on: bool) -> Iterator[None]:
 
 def _draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _operations(work: Callable[[], Any]) -> set[str]:
-    """The names of all operations of torch that are called."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        work()
-    return {event.key for event in profile.key_averages()}
 
 
 def _worst(found: Tensor, x: Tensor, W: Tensor, bias: Tensor | None = None) -> float:
@@ -118,17 +108,6 @@ def test_the_gradient_of_the_input_is_right_to_rounding(rows: int, onednn: bool)
     assert _worst(found, *both) < 1.0
 
 
-@pytest.mark.usefixtures("faster")
-def test_what_is_not_finite_stays_so() -> None:
-    x, W = _draw(ROWS, N), _draw(M, N, seed=1)
-    x[0, 0], x[1, 0] = float("nan"), float("inf")
-    with torch.no_grad():
-        assert takes_onednn(x, W)
-        finite = product(x, W).isfinite()
-    assert not finite[:2].any()
-    assert finite[2:].all()
-
-
 class _Own(Tensor):
     """A tensor of another class, which may do with operations what it likes."""
 
@@ -167,73 +146,10 @@ def test_other_products_are_those_of_torch(
             assert not takes_onednn(*change(*given))
 
 
-@pytest.mark.usefixtures("faster")
-def test_sizes_beyond_the_first_are_torchs_and_the_first_stay(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "MOST_SIZES", 2)
-    W = _draw(N, N)
-    first, second, third = (_draw(ROWS + k, N) for k in (0, 1, 2))
-    with torch.no_grad():
-        assert not takes_onednn(first[:8], W), "a small one takes no place"
-        assert [takes_onednn(x, W) for x in (first, second, third)] == [True, True, False]
-        assert [takes_onednn(x, W) for x in (third, second.view(1, -1, N), first)] == [
-            False,
-            True,
-            True,
-        ]
-        assert not takes_onednn(first, _draw(2 * N, N))
-        assert _worst(product(third, W), third, W) < 1.0
-
-
 def test_a_slower_onednn_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "onednn_is_faster", lambda: False)
     with torch.no_grad():
         assert not takes_onednn(_draw(ROWS, N), _draw(M, N))
-
-
-@pytest.mark.parametrize(
-    ("processor", "mkl", "onednn", "faster"),
-    [
-        ("vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC", True, True, True),
-        ("AMD64 Family 25 Model 17 Stepping 1, AuthenticAMD", True, True, True),
-        ("vendor_id\t: GenuineIntel", True, True, False),
-        ("", True, True, False),
-        ("vendor_id\t: AuthenticAMD", False, True, False),
-        ("vendor_id\t: AuthenticAMD", True, False, False),
-    ],
-)
-def test_it_is_faster_on_processors_of_amd(
-    monkeypatch: pytest.MonkeyPatch, processor: str, mkl: bool, onednn: bool, faster: bool
-) -> None:
-    monkeypatch.setattr(module, "_processor", lambda: processor)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
-    assert module.onednn_is_faster.__wrapped__() is faster
-
-
-def test_linux_tells_of_the_first_processor(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Whatever its makers write there."""
-    cpu_file = tmp_path / "cpuinfo"
-    cpu_file.write_bytes(
-        "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC™\n".encode()
-    )
-    really_open = open
-    monkeypatch.setattr(
-        "builtins.open", lambda file, **how: really_open({"/proc/cpuinfo": cpu_file}[file], **how)
-    )
-    assert "vendor_id\t: AuthenticAMD\n" in module._processor()
-
-
-def test_where_linux_does_not_tell_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: Any, **__: Any) -> Any:
-        raise FileNotFoundError
-
-    monkeypatch.setattr("builtins.open", missing)
-    monkeypatch.setattr("platform.processor", lambda: "known to Python")
-    assert module._processor() == "known to Python"
 
 
 class Layer:
@@ -276,42 +192,6 @@ def test_a_layer_computes_the_same_by_both_libraries() -> None:
 
 
 @pytest.mark.usefixtures("faster")
-def test_both_products_of_a_layer_go_to_onednn() -> None:
-    layer = Layer()
-    count = 0
-
-    def counted(*args: Any) -> Tensor:
-        nonlocal count
-        count += 1
-        return linear(*args[:3])
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
-        layer.run()
-    assert count == 2
-    assert ONEDNN in _operations(lambda: layer.run())
-    with _switched(False):
-        assert ONEDNN not in _operations(lambda: layer.run())
-
-
-@pytest.mark.usefixtures("faster")
-def test_a_second_derivative_through_a_large_layer_is_right() -> None:
-    layer = Layer()
-    v = _draw(ROWS, N, seed=5)
-    U, S, V = (X.detach() for X in layer.factors)
-
-    def loss(x: Tensor) -> Tensor:
-        return (adapted_linear(x, layer.weight, layer.bias, U, S, V) ** 2).sum() / 2.0
-
-    (gradient,) = torch.autograd.grad(loss(layer.x), layer.x, create_graph=True)
-    (second,) = torch.autograd.grad(gradient, layer.x, v)
-    W, size = layer.weight.double() + U.double() @ S.double() @ V.double().mT, layer.size()
-    expected = v.double() @ W.mT @ W
-    terms = N + M + 2 * (2 * R + N)  # of the two products and, for each, of the adapter's three
-    assert ((second - expected).abs() <= terms * EPS * (v.double().abs() @ size.mT @ size)).all()
-
-
-@pytest.mark.usefixtures("faster")
 def test_compiled_there_are_only_products_that_the_compiler_knows() -> None:
     x, W = _draw(ROWS, N), _draw(M, N, seed=1)
     seen: list[str] = []
@@ -326,13 +206,3 @@ def test_compiled_there_are_only_products_that_the_compiler_knows() -> None:
     assert any("linear" in name for name in seen)
     assert not any("mkldnn" in name for name in seen)
     assert _worst(y, x, W) < 1.0
-
-
-@pytest.mark.usefixtures("faster")
-@pytest.mark.parametrize("shape", [(ROWS,), (4, ROWS // 4)])
-def test_the_base_of_a_layer_with_dropout_has_both_products_by_onednn(shape: Any) -> None:
-    layer = adapt(torch.nn.Sequential(torch.nn.Linear(N, M)), rank=R, dropout=0.5, fused=True)["0"]
-    x = _draw(*shape, N).requires_grad_()
-    y: list[Tensor] = []
-    assert ONEDNN in _operations(lambda: y.append(layer(x)))
-    assert ONEDNN in _operations(lambda: y[0].sum().backward())

@@ -22,7 +22,7 @@ from geolora_ref.fast.update.core import RULES, Limits, decide_ranks, small_of
 from geolora_ref.oracle import check_step
 from tests.fast.layers import SHAPES, random_layer, random_layers, random_update
 from tests.fast.small_steps import layer_of, update_of
-from tests.fast.steps import CRITERION, _all_trusted, _reference, updated
+from tests.fast.steps import CRITERION, _all_trusted, _reference
 from tests.nightly import NIGHTLY
 from verification.parity.measure import BOUNDS
 
@@ -193,13 +193,6 @@ def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
     assert seen == {RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS}
 
 
-def test_the_least_rank_may_be_more_than_the_bases_have(generator: torch.Generator) -> None:
-    layer = random_layer(24, 16, 1, generator)
-    (U1, _, _), report = updated(layer, random_update(layer, generator), tau=0.5, min_rank=5)
-    assert report.ranks == (2,) == (U1.shape[1],)
-    assert report.rank_rules == (RankRule.BASIS,)
-
-
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_learning_rate_is_a_factor_of_all_directions(
@@ -259,31 +252,6 @@ def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
         assert float((U @ S0 @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(
             dtype
         ).eps * float(S.norm())
-
-
-def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
-    factors = random_layers([3, 3, 3], generator)
-    updates = [random_update(layer, generator) for layer in factors]
-    _, report = fast_updates(factors, updates, tau=0.0, max_rank=[2, 5, 6])
-    assert report.ranks == (2, 5, 6)
-    as_array: Any = np.array([2, 5, 6])
-    assert fast_updates(factors, updates, tau=0.0, max_rank=as_array)[1].ranks == report.ranks
-
-
-def test_a_bank_of_inference_trains_afterwards(generator: torch.Generator) -> None:
-    """Its buffers are made again where ranks change, and those of inference cannot be written
-    outside of it.
-    """
-    factors = random_layers([3, 3], generator)
-    with torch.inference_mode():
-        bank = LayerBank.of(factors)
-        bank.update_(
-            *zip(*(random_update(layer, generator) for layer in factors), strict=True),
-            tau=0.5,
-            max_rank=2,
-        )
-    updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
-    assert bank.update_(*zip(*updates, strict=True), tau=0.0, min_rank=3).ranks != (2, 2)
 
 
 def test_budget_decides_over_all_layers(generator: torch.Generator) -> None:
@@ -354,31 +322,3 @@ def test_without_updates_of_the_bases_S_is_truncated_and_no_rank_grows(
         assert float((U1 @ S1 @ V1.mT - W).norm()) < CRITERION * torch.finfo(dtype).eps * float(
             sigma[0]
         )
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_without_updates_of_the_bases_those_of_the_step_before_are_not_read(
-    dtype: torch.dtype, generator: torch.Generator
-) -> None:
-    layers = random_layers([3, 2], generator, dtype)
-    bank, limits = LayerBank.of(layers), {"tau": 0.0, "max_rank": [3, 2]}
-    bank.update_(
-        *zip(*(random_update(layer, generator) for layer in layers), strict=True),
-        **limits,  # type: ignore[arg-type]
-    )
-    fresh = LayerBank.of([bank.factors(layer) for layer in range(2)])
-    for one in (bank, fresh):
-        one.update_(None, None, [0.1 * torch.ones_like(S) for _, S, _ in layers], **limits)  # type: ignore[arg-type]
-    for layer in range(2):
-        assert all(
-            torch.equal(X, Y)
-            for X, Y in zip(bank.factors(layer), fresh.factors(layer), strict=True)
-        )
-
-
-def test_one_of_the_updates_of_the_bases_alone_is_refused(generator: torch.Generator) -> None:
-    factors = random_layers([3], generator)
-    with pytest.raises(
-        ValueError, match=r"^delta_K, delta_L: expected both or neither, found one of them$"
-    ):
-        LayerBank.of(factors).update_([factors[0][0]], None, [factors[0][1]], tau=0.1)

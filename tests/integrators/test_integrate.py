@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import itertools
 import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.linalg import norm
 
-from geolora_ref import LowRank, RankRule
+from geolora_ref import LowRank
 from geolora_ref.integrators import (
     BUG,
-    EXPLICIT_EULER,
     RK4,
     Adaptive,
     AugmentedBUG,
@@ -37,7 +33,6 @@ from geolora_ref.integrators import (
 from geolora_ref.integrators.sub_solvers import RK4_TABLEAU
 from geolora_ref.problems import Lyapunov, Product, RankPreservingRiccati, RotatingExponential
 from tests.integrators.fields import ALL, DenseField, Matrix
-from tests.support.test_foreign import UnreadableError
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -122,17 +117,6 @@ def test_the_callback_is_called_after_every_step() -> None:
     assert reports[-1].Y.rank == 3
 
 
-def test_a_callback_that_is_an_empty_list_is_called() -> None:
-    """A list that logs what it is called with is false as long as it is empty."""
-
-    class Log(list[Progress]):
-        __call__ = list.append
-
-    problem, Y0 = _problem()
-    integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25, callback=(log := Log()))
-    assert [progress.number for progress in log] == [1, 2, 3, 4]
-
-
 def test_states_are_saved_on_demand() -> None:
     problem, Y0 = _problem()
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1, save_every=4)
@@ -140,14 +124,6 @@ def test_states_are_saved_on_demand() -> None:
     middle = integrate(BUG(), problem, Y0, (0.0, 0.4), 0.1)
     np.testing.assert_array_equal(run.states[1].full(), middle.Y.full())
     assert run.Y is run.states[3]
-
-
-def test_what_was_discarded_adds_up() -> None:
-    problem, Y0 = _problem()
-    run = integrate(ParallelBUG(TruncationRule(theta=1e-3)), problem, Y0, (0.0, 1.0), 0.1)
-    assert 0.0 < run.discarded == pytest.approx(sum(record.discarded for record in run.records))
-    assert all(record.discarded <= record.theta == 1e-3 for record in run.records)
-    assert {record.rank_rule for record in run.records} == {RankRule.THRESHOLD}
 
 
 @pytest.mark.parametrize(
@@ -200,16 +176,6 @@ def test_a_callback_that_fails_loses_nothing() -> None:
     assert isinstance(run.stopped.__cause__, AssertionError)
 
 
-def test_stopping_at_the_end_is_no_interruption() -> None:
-    problem, Y0 = _problem()
-    assert (
-        integrate(
-            BUG(), problem, Y0, (0.0, 0.3), 0.1, callback=lambda progress: progress.number == 3
-        ).stopped
-        is None
-    )
-
-
 def test_a_field_that_fails_keeps_what_was_computed() -> None:
     problem, Y0 = _failing(None)
     with np.errstate(all="ignore"):
@@ -234,52 +200,6 @@ def test_the_keyboard_keeps_what_was_computed() -> None:
     assert run.times == pytest.approx([0.0, 0.4])
 
 
-@pytest.mark.parametrize("h", [0.6, Adaptive(first=0.6, rtol=1.0)], ids=["equal", "controlled"])
-@pytest.mark.parametrize("save_every", [None, 1])
-def test_an_interrupt_at_any_instruction_keeps_a_whole_run(
-    h: float | Adaptive, save_every: int | None
-) -> None:
-    """Times, states and records that belong together, whatever the interpreter was about to do."""
-    Y0 = LowRank.random((2, 2), [1.0], np.random.default_rng(0))
-    integrator, problem = BUG(EXPLICIT_EULER), DenseField((2, 2), lambda t, W: -W)
-    ended = integrate(integrator, problem, Y0, (0.0, 1.0), h, save_every=1)
-    after, traced = (
-        dict(zip(ended.times, ended.states, strict=True)),
-        inspect.unwrap(integrate).__code__,
-    )
-    kept = set()
-    for instruction in itertools.count():
-        left = itertools.count(-instruction)
-
-        def trace(frame: Any, event: str, argument: Any, left: Iterator[int] = left) -> Any:
-            if frame.f_code is not traced:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode" and next(left) == 0:
-                raise KeyboardInterrupt
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            run = integrate(integrator, problem, Y0, (0.0, 1.0), h, save_every=save_every)
-        except KeyboardInterrupt:  # before the loop or after it
-            continue
-        finally:
-            sys.settrace(before)
-        assert run.times == [0.0, *(t for k, t in enumerate(ended.times[1:], 1) if t in run.times)]
-        assert len(run.times) == len(run.states)
-        assert run.times[-1] == (run.records[-1].t if run.records else 0.0)
-        assert all(
-            norm(Y.full() - after[t].full()) == 0.0
-            for t, Y in zip(run.times, run.states, strict=True)
-        )
-        kept.add(len(run.records))
-        if run.stopped is None:
-            break
-    assert kept == set(range(len(ended.records) + 1))
-
-
 def test_a_failure_in_the_first_step_leaves_the_start() -> None:
     problem, Y0 = _failing(ValueError("never"))
     problem.after = 0.0
@@ -300,41 +220,6 @@ def test_a_run_that_stopped_can_be_copied_and_sent_away() -> None:
     facts = [(e.reason, e.t, e.h, e.number, e.evaluations) for e in (twin.stopped, run.stopped)]
     assert facts[0] == facts[1]
     np.testing.assert_array_equal(twin.states[-1].full(), run.states[-1].full())
-
-
-def test_an_error_that_cannot_be_read_loses_nothing() -> None:
-    """Errors of the callback, and of the field from t = 0.5 on."""
-    problem, Y0 = _problem()
-
-    def careless(progress: Progress) -> None:
-        raise UnreadableError
-
-    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25, callback=careless)
-    assert (
-        str(run.stopped)
-        == "the callback failed after step 1, t = 0.25: UnreadableError: (its message raised RuntimeError)"
-    )
-
-    odd, _ = _failing(UnreadableError())
-    run = integrate(BUG(), odd, Y0, (0.0, 1.0), 0.25)
-    assert len(run.records) == 1
-    assert str(run.stopped).endswith("UnreadableError: (its message raised RuntimeError)")
-
-
-def test_a_callback_that_fails_after_the_last_step_is_reported_and_the_end_is_there() -> None:
-    problem, Y0 = _problem()
-
-    def careless(progress: Progress) -> None:
-        assert progress.t < progress.t_end, "too far"
-
-    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25, callback=careless)
-    assert str(run.stopped).startswith(
-        "the callback failed after step 4, t = 1: AssertionError: too far"
-    )
-    assert run.times == [0.0, 1.0]
-    np.testing.assert_array_equal(
-        run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25).Y.full()
-    )
 
 
 # --- step size control ----------------------------------------------------------------------------
@@ -361,16 +246,6 @@ def test_step_size_control_follows_the_tolerance(integrator: Any) -> None:
     assert found[1][2] > found[0][2]
 
 
-def test_refused_steps_are_counted() -> None:
-    problem, Y0 = _problem()
-    run = integrate(ParallelBUG(RULE), problem, Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-4))
-    assert run.records[0].refused >= 1
-    assert run.records[0].h < 1.0
-    assert run.records[0].evaluations.calls == 36 * (run.records[0].refused + 1), (
-        "three steps of 12 evaluations each time"
-    )
-
-
 def test_step_size_control_finds_the_stiffness() -> None:
     """The heat equation with a first step far beyond the stability of RK4: refused until it is
     stable, then it runs.
@@ -389,51 +264,12 @@ def test_step_size_control_finds_the_stiffness() -> None:
     assert run.records[0].refused > 0
 
 
-def test_a_step_that_fails_at_a_large_size_is_tried_at_a_smaller_one() -> None:
-    """Ẏ = −50Y, defined for entries up to 2 only, which the stages of RK4 leave for h = 1."""
-
-    times_called = []
-
-    def decay(t: float, W: Matrix) -> Matrix:
-        if np.max(np.abs(W)) > 2.0:
-            raise ValueError("outside of the domain")
-        times_called.append(t)
-        return -50.0 * W
-
-    Y0 = LowRank.from_dense(np.ones((4, 3)), 1)
-    assert integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), 1.0).stopped is not None
-    times_called.clear()
-    run = integrate(
-        BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-6, atol=1e-9)
-    )
-    assert run.records[0].refused > 0
-    assert run.evaluations.calls == len(times_called), "those of the failed steps, too"
-    assert norm(run.Y.full() - math.exp(-50.0)) <= 1e-6
-
-
 def test_a_field_that_always_fails_ends_step_size_control() -> None:
     problem, Y0 = _failing(ValueError("never"))
     problem.after = 0.0
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), Adaptive(first=0.5, smallest=1e-2))
     assert str(run.stopped) == "step 1, t = 0, h = 0.01: ValueError: never"
     assert run.records == []
-
-
-def test_the_smallest_step_is_tried_after_a_failure() -> None:
-    """Ẏ = −50 Y where entries above 2 are refused: Runge–Kutta's last stage is outside at h = 0.1,
-    not at 0.03.
-    """
-
-    def field(t: float, W: Any) -> Any:
-        if np.max(np.abs(W)) > 2.0:
-            raise ValueError("outside")
-        return -50.0 * W
-
-    Y0 = LowRank.random((6, 5), [1.0, 0.5], np.random.default_rng(0))
-    control = Adaptive(first=0.1, rtol=1.0, smallest=0.03)
-    run = integrate(BUG(), DenseField((6, 5), field), Y0, (0.0, 0.3), control)
-    assert run.stopped is None
-    assert run.records[0].h == 0.03
 
 
 def test_step_size_control_gives_up_instead_of_creeping() -> None:
@@ -453,107 +289,6 @@ def test_step_size_control_gives_up_instead_of_creeping() -> None:
     assert "asks for a step below 1.0e-03" in str(run.stopped)
     assert 0.4 <= run.times[-1] <= 0.5
     assert problem.shape == (12, 10)
-
-
-def _jumping(at: float) -> tuple[DenseField, list[float]]:
-    """Ẏ = −Y + 10⁶ from a time on, and the times at which it was called."""
-    times_called: list[float] = []
-
-    def jump(t: float, W: Matrix) -> Matrix:
-        times_called.append(t)
-        return -W + (1e6 if t >= at else 0.0)
-
-    return DenseField((4, 3), jump), times_called
-
-
-@pytest.mark.parametrize("start", [1.7e9, -1.7e9])
-def test_step_size_control_gives_up_at_the_resolution_of_time(start: float) -> None:
-    """Seconds since 1970: neighbouring times are 2.4e-7 apart, and a jump needs less."""
-    field, _ = _jumping(start + 0.5)
-    run = integrate(
-        BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (start, start + 1.0), Adaptive(0.1)
-    )
-    assert math.ulp(start) == pytest.approx(2.4e-7, rel=0.01)
-    assert isinstance(run.stopped, StepError)
-    assert run.stopped.reason == "the tolerance asks for a step below 2.4e-07"
-    assert run.times[-1] == pytest.approx(start + 0.5, abs=1e-6)
-
-
-@pytest.mark.parametrize("raises", [False, True], ids=["tolerance", "field"])
-def test_the_evaluations_of_a_step_that_was_given_up_are_reported(raises: bool) -> None:
-    """All those since the last step that was accepted, whether the tolerance required too small a
-    step or the field failed.
-    """
-    field, times_called = _jumping(0.5)
-    if raises:
-        jump = field.F
-
-        def domain(t: float, W: Matrix) -> Matrix:
-            value = jump(t, W)
-            if t >= 0.5:
-                raise ValueError("outside of the domain")
-            return value
-
-        field = DenseField(field.shape, domain)
-    run = integrate(
-        BUG(),
-        field,
-        LowRank.from_dense(np.ones((4, 3)), 1),
-        (0.0, 1.0),
-        Adaptive(0.25, smallest=1e-3),
-    )
-    assert isinstance(run.stopped, StepError)
-    assert ("outside of the domain" in run.stopped.reason) == raises
-    # a value that the field did not give is not counted
-    assert run.evaluations.calls + run.stopped.evaluations.calls == sum(
-        t < 0.5 or not raises for t in times_called
-    )
-
-
-def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
-    """Ẏ = Y² from 1 blows up at t = 1: each accepted step needs a smaller one, and no step is
-    left to refuse.
-    """
-    one = np.eye(1)
-    control = Adaptive(first=0.1, rtol=1e-4, smallest=1e-6)
-    run = integrate(
-        ProjectedRK(TruncationRule(tau=1e-3)),
-        DenseField((1, 1), lambda _, W: W @ W),
-        LowRank(one, one, one),
-        (0.0, 2.0),
-        control,
-    )
-    assert isinstance(run.stopped, StepError)
-    assert "asks for a step below 1.0e-06" in str(run.stopped)
-    assert min(record.h for record in run.records) >= control.smallest
-    assert run.states[-1].norm() < 1e6
-
-
-def test_the_step_to_the_end_may_be_smaller_than_the_smallest() -> None:
-    """The rest of the time span does not depend on the tolerance."""
-    problem, Y0 = _problem()
-    run = integrate(
-        BUG(), problem, Y0, (0.0, 0.1 + 1e-5), Adaptive(first=0.1, rtol=1.0, smallest=1e-2)
-    )
-    assert run.stopped is None
-    assert run.records[-1].h == pytest.approx(1e-5)
-
-
-def test_a_difference_that_is_no_number_is_a_failed_step() -> None:
-    """A field within the range of floating point for steps of 1, and none of the two results of a
-    step of 2 in the other.
-    """
-    one = np.eye(1)
-    field = DenseField((1, 1), lambda t, W: np.full((1, 1), 0.89e308 if t == 0.0 else -1.7e308))
-    with np.errstate(all="ignore"):
-        run = integrate(
-            BUG(EXPLICIT_EULER),
-            field,
-            LowRank(one, 0.0 * one, one),
-            (0.0, 2.0),
-            Adaptive(2.0, smallest=1e-2),
-        )
-    assert isinstance(run.stopped, StepError)
 
 
 @pytest.mark.parametrize(
@@ -586,30 +321,6 @@ def test_what_no_step_size_can_mend_is_not_tried_again(
     )
     assert str(run.stopped) == f"step 1, t = 0, h = 0.5: MisfitError: F V at t = 0: {message}"
     assert times_called == [0.0]
-
-
-def test_from_zero_a_relative_tolerance_alone_says_why_it_fails() -> None:
-    """‖Y‖ and the difference fall alike."""
-    rng = np.random.default_rng(0)
-    C, (_, Y) = rng.standard_normal((12, 10)), _problem()
-    zero = LowRank(Y.U, 0.0 * Y.S, Y.V)
-    field = DenseField((12, 10), lambda _, W: C)
-    run = integrate(BUG(), field, zero, (0.0, 1.0), Adaptive(0.25))
-    assert "the tolerance asks for a step below 1.0e-10; rtol alone, from Y = 0" in str(run.stopped)
-    assert integrate(BUG(), field, zero, (0.0, 1.0), Adaptive(0.25, atol=0.1)).stopped is None
-    elsewhere = integrate(BUG(), field, Y, (0.0, 1.0), Adaptive(0.25, rtol=1e-12, smallest=0.1))
-    assert str(elsewhere.stopped).endswith("the tolerance asks for a step below 1.0e-01")
-
-
-def test_numpy_scalars_are_numbers() -> None:
-    problem, Y0 = _problem()
-    start, end = np.linspace(0.0, 1.0, 2)
-    for h in (0.25, Adaptive(np.float64(0.25))):
-        run = integrate(BUG(), problem, Y0, (start, end), h)
-        assert all(type(x) is float for record in run.records for x in (record.t, record.h))
-        np.testing.assert_array_equal(
-            run.Y.full(), integrate(BUG(), problem, Y0, (0.0, 1.0), h).Y.full()
-        )
 
 
 @pytest.mark.parametrize(
@@ -706,49 +417,6 @@ def test_step_doubling_begins_each_half_at_its_own_time() -> None:
     assert norm(run.Y.full() - 8.0) <= 1e-13
 
 
-def test_distance_is_that_of_the_dense_matrices() -> None:
-    rng = np.random.default_rng(0)
-    Y, Z = (LowRank.random((9, 7), [1.0, 0.5], rng) for _ in range(2))
-    assert distance(Y, Z) == pytest.approx(norm(Y.full() - Z.full()), rel=1e-14)
-    assert distance(Y, Y) <= 1e-15
-
-
-def test_the_smallest_step_is_taken_where_the_tolerance_allows_it() -> None:
-    """The safety factor alone, 0.9, chooses less than ``smallest`` after a step that was allowed."""
-    problem, Y0 = DenseField((4, 3), lambda _, W: -W), LowRank.from_dense(np.ones((4, 3)), 1)
-    integrator = ProjectedRK(TruncationRule(tau=1e-12))
-    whole, first = (integrator.step(problem, 0.0, Y0, h).Y for h in (0.1, 0.05))
-    difference = distance(whole, integrator.step(problem, 0.05, first, 0.05).Y)
-    control = Adaptive(first=0.1, rtol=0.0, atol=1.1 * difference, smallest=0.1)
-    run = integrate(integrator, problem, Y0, (0.0, 1.0), control)
-    assert run.stopped is None
-    assert len(run.records) == 10
-
-
-def test_a_refusal_at_the_smallest_step_ends_the_run_however_the_time_rounds() -> None:
-    """(1 + 1e-7) − 1 is above 1e-7: a step of the smallest size that is refused must not be tried
-    again and again.
-    """
-    assert (1.0 + 1e-7) - 1.0 > 1e-7
-    calls: list[float] = []
-
-    def wild(t: float, W: Matrix) -> Matrix:
-        calls.append(t)
-        if len(calls) > 1000:
-            raise KeyboardInterrupt
-        return np.full(W.shape, 1e9 * (-1.0) ** len(calls))
-
-    run = integrate(
-        BUG(EXPLICIT_EULER),
-        DenseField((4, 3), wild),
-        LowRank.from_dense(np.ones((4, 3)), 1),
-        (1.0, 2.0),
-        Adaptive(first=1e-7, rtol=1e-6, smallest=1e-7),
-    )
-    assert run.stopped is not None
-    assert "the tolerance asks for a step below 1.0e-07" in str(run.stopped)
-
-
 class Halving(Integrator):
     """W ← (1 + h + h²/2) W: of order 2 for Ẇ = W, and every field of its record is another number
     in each call.
@@ -826,24 +494,6 @@ def test_step_sizes_grow_by_four_at_most_and_by_four_where_nothing_differs() -> 
     for start, atol in ((nothing, 1e-3), (Y0, 1e9)):
         reports = first_steps(Halving(), start, Adaptive(0.01, atol=atol))
         assert reports[1].record.h == pytest.approx(0.04)
-
-
-def test_a_step_that_fails_is_tried_again_with_a_quarter() -> None:
-    integrator = Halving(fails=(0.25,))
-    Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
-    reports = first_steps(integrator, Y0, Adaptive(0.25, atol=1.0), count=1)
-    assert integrator.calls[:2] == [(0.0, 0.25), (0.0, 0.0625)]
-    assert reports[0].record.refused == 1
-
-
-def test_equal_steps_far_from_zero_end_on_the_end() -> None:
-    """Where the rounding of t is more than a billionth of a step."""
-    Y0, begin = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0)), 1.7e9 + 0.1
-    field = DenseField((5, 4), lambda t, W: W)
-    for count in range(1, 40):
-        run = integrate(Halving(), field, Y0, (begin, round(begin + 0.1 * count, 3)), 0.1)
-        assert run.stopped is None
-        assert len(run.records) == count
 
 
 @pytest.mark.parametrize(

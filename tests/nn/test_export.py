@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +14,6 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 REASON = "the extra peft is not installed"
 peft = pytest.importorskip("peft", reason=REASON)
@@ -31,9 +28,8 @@ from geolora_ref.nn.exchange.export import (  # noqa: E402
     WEIGHTS,
     export_lora,
     lora_config,
-    lora_state_dict,
 )
-from verification.network_defects.models import difference, fill, network  # noqa: E402
+from verification.network_defects.models import difference, fill  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -202,30 +198,6 @@ def with_head(make: Callable[[], nn.Module], train: str) -> tuple[nn.Module, nn.
     return base, model, torch.randn(3, 6, dtype=torch.float64)
 
 
-def test_a_head_that_is_tied_and_frozen_again_takes_its_partner_along(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    base: Any = nn.Sequential(
-        nn.Embedding(7, 6), nn.Linear(6, 6), nn.Linear(6, 7, bias=False)
-    ).double()
-    base[2].weight = base[0].weight
-    model = copy.deepcopy(base)
-    adapt(model, ["1"], 2, train=["2"])
-    with torch.no_grad():
-        model[2].weight.normal_()
-    model.requires_grad_(False)
-    export_lora(model, tmp_path)
-    assert lora_config(model).modules_to_save == ["0", "2"]
-    assert difference(loaded(base, tmp_path)(TOKENS % 7), model(TOKENS % 7)) < 1e-13
-
-
-def test_a_head_of_an_adaption_before_is_none() -> None:
-    model: Any = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
-    adapt(model, ["0"], 2, train=["1"])
-    model[0] = model[0].base
-    adapt(model, rank=2)
-    assert lora_config(model).modules_to_save is None
-
-
 @pytest.mark.parametrize("case", HEADS)
 def test_what_is_trained_as_a_whole_is_saved_as_a_whole(tmp_path: Path, case: str) -> None:
     make, train, expected = HEADS[case]
@@ -238,36 +210,6 @@ def test_what_is_trained_as_a_whole_is_saved_as_a_whole(tmp_path: Path, case: st
     export_lora(model, tmp_path / "frozen")
     assert lora_config(model).modules_to_save == expected
     assert difference(loaded(base, tmp_path / "frozen")(x), model(x)) < 1e-13
-
-
-@pytest.mark.parametrize("wrap", [compiled, checkpoint_wrapper])
-def test_a_wrapped_head_is_saved_under_the_names_of_the_base(
-    tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
-) -> None:
-    base, model, x = with_head(HEADS["layers in a row"][0], "head")
-    expected, head = model(x), model.get_submodule("head")
-    head.set_submodule("2", wrap(head.get_submodule("2")))
-    model.set_submodule("head", wrap(head))
-    export_lora(model, tmp_path)
-    assert difference(loaded(base, tmp_path)(x), expected) < 1e-13
-
-
-def test_a_part_in_data_parallel_is_refused(tmp_path: Path) -> None:
-    """PEFT would look for a layer with another name, find none, and say nothing."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    adapt(model, rank=2)
-    model[0] = nn.DataParallel(model[0])
-    with pytest.raises(
-        ValueError,
-        match=r"^0: expected a part under its own name, found DataParallel; put its .module there$",
-    ):
-        export_lora(model, tmp_path)
-    assert not list(tmp_path.iterdir())
-    tower = nn.Sequential(
-        nn.DataParallel(nn.Linear(4, 4)), nn.Linear(4, 4)
-    )  # which has nothing to export
-    adapt(tower, ["1"], rank=2)
-    export_lora(tower, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -305,30 +247,6 @@ def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
     with safetensors.safe_open(tmp_path / WEIGHTS, framework="pt") as weights:
         assert weights.metadata() == {"format": "pt"}
     assert difference(loaded(base, tmp_path)(tokens).logits, model(tokens).logits) < 1e-13
-
-
-def test_the_configuration_says_what_the_model_knows_of_itself() -> None:
-    from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig
-
-    base: Any = nn.Sequential(nn.Linear(4, 4))
-    base.name_or_path = "where it was loaded from"  # as transformers says it
-    adapted = copy.deepcopy(base)
-    adapt(adapted, rank=2)
-    assert lora_config(adapted).base_model_name_or_path == "where it was loaded from"
-    config = GeoLoraConfig(rank=2, target_modules=["0"], task_type="FEATURE_EXTRACTION")
-    model = peft.get_peft_model(base, config)
-    model.active_peft_config.base_model_name_or_path = "its own"
-    compiled: Any = torch.compile(model, backend="eager")
-    for found in (lora_config(model), lora_config(compiled)):
-        assert (found.task_type, found.base_model_name_or_path) == ("FEATURE_EXTRACTION", "its own")
-    found = lora_config(model, task_type="SEQ_CLS", base_model_name_or_path="another")
-    assert (found.task_type, found.base_model_name_or_path) == ("SEQ_CLS", "another")
-
-
-def test_peft_merges_the_same(tmp_path: Path) -> None:
-    base, model = mixed()
-    export_lora(model, tmp_path)
-    assert difference(loaded(base, tmp_path).merge_and_unload()(TOKENS), model(TOKENS)) < 1e-13
 
 
 Weights = dict[str, Tensor]
@@ -433,23 +351,6 @@ def test_transformers_loads_it_into_its_own_model(tmp_path: Path) -> None:
     assert difference(before, expected) > 1e-2
 
 
-def test_all_ranks_are_one_or_each_its_own(tmp_path: Path) -> None:
-    base, model = mixed(alpha=0.3)
-    own = {name: rank for name, rank in RANKS.items() if rank}
-    for compact, ranks in ((False, dict.fromkeys(own, 4)), (True, own)):
-        export_lora(model, tmp_path, compact=compact, overwrite=True)
-        assert {name: A.shape[0] for name, (A, _) in products(tmp_path).items()} == ranks
-        layers = [
-            layer
-            for layer in loaded(base, tmp_path).modules()
-            if isinstance(layer, peft.tuners.lora.LoraLayer)
-        ]
-        assert sorted(layer.r["default"] for layer in layers) == sorted(ranks.values())
-        assert {layer.scaling["default"] for layer in layers} == {1.0}
-        assert difference(loaded(base, tmp_path)(TOKENS), model(TOKENS)) < 1e-13
-    assert lora_config(model).rank_pattern == {}
-
-
 def test_gpt2_layers(tmp_path: Path) -> None:
     """Conv1D keeps its weight transposed."""
     torch.manual_seed(0)
@@ -487,54 +388,6 @@ def test_a_wrong_scale_is_seen(tmp_path: Path, damage: str) -> None:
     assert difference(loaded(base, tmp_path)(TOKENS), model(TOKENS)) > 1e-3
 
 
-def test_ranks_under_plain_names_would_be_mistaken(tmp_path: Path) -> None:
-    """ "fc" is found first in "inner.fc", whose rank is another."""
-    base, model = mixed()
-    export_lora(model, tmp_path, compact=True)
-    edited(
-        tmp_path,
-        lambda config: config.update(
-            rank_pattern={n.removeprefix("^"): r for n, r in config["rank_pattern"].items()}
-        ),
-    )
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        loaded(base, tmp_path)
-
-
-def test_plain_target_names_would_adapt_a_module_too_many(tmp_path: Path) -> None:
-    base, model = mixed()
-    export_lora(model, tmp_path)
-    edited(
-        tmp_path,
-        lambda config: config.update(target_modules=[name for name, rank in RANKS.items() if rank]),
-    )
-    with pytest.warns(UserWarning, match=r"missing adapter keys.*inner\.other\.fc"):
-        loaded(base, tmp_path)
-
-
-def test_an_adapter_of_zero_can_still_be_trained_by_peft(tmp_path: Path) -> None:
-    """S = 0 gives B = 0 and an orthonormal A, the start of LoRA: B has a gradient."""
-    base, _ = mixed()
-    model = copy.deepcopy(base)
-    adapt(model, ["fc"], 2)
-    export_lora(model, tmp_path)
-    plain = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path), is_trainable=True)
-    assert torch.equal(plain(TOKENS), base(TOKENS))
-    plain(TOKENS).square().sum().backward()
-    assert max(float(p.grad.norm()) for name, p in plain.named_parameters() if "lora_B" in name) > 0
-
-
-def test_what_is_written_owns_its_memory(tmp_path: Path) -> None:
-    _, model = mixed()
-    export_lora(model, tmp_path)
-    state = safetensors_torch.load_file(tmp_path / WEIGHTS)
-    assert {key for key in state if "table" in key} == {
-        f"base_model.model.table.lora_embedding_{factor}" for factor in "AB"
-    }
-    assert float(state["base_model.model.table.lora_embedding_A"][:, 2].norm()) == 0.0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
-
-
 @pytest.mark.parametrize("wrap", [compiled, parallel, lambda model: compiled(parallel(model))])
 def test_a_wrapped_model_is_exported_under_its_own_names(
     tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
@@ -545,20 +398,6 @@ def test_a_wrapped_model_is_exported_under_its_own_names(
     assert (
         float((loaded(TOKENS) - model(TOKENS)).detach().norm() / model(TOKENS).detach().norm())
         < 1e-13
-    )
-
-
-@pytest.mark.parametrize("wrap", [compiled, checkpoint_wrapper])
-def test_a_wrapped_part_is_exported_under_its_own_name(
-    tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
-) -> None:
-    base, model = mixed()
-    expected = model(TOKENS)
-    model.set_submodule("conv", wrap(model.get_submodule("conv")))
-    export_lora(model, tmp_path)
-    assert (
-        float((peft.PeftModel.from_pretrained(base, tmp_path)(TOKENS) - expected).detach().norm())
-        < 1e-12
     )
 
 
@@ -597,39 +436,6 @@ def test_a_reader_never_finds_a_mixture(
         export_lora(trained(base, {"fc": 4}), tmp_path, overwrite=True)
     assert not (tmp_path / CONFIG).exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".export")]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are of POSIX")
-def test_a_full_disk_is_an_error_of_the_system_and_keeps_the_old_adapter(tmp_path: Path) -> None:
-    """The limit of the file size stands for a full disk."""
-    import resource
-
-    base, model = mixed()
-    export_lora(model, tmp_path)
-    before = loaded(base, tmp_path)(TOKENS)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            export_lora(trained(base, {"fc": 4}), tmp_path, overwrite=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert torch.equal(loaded(base, tmp_path)(TOKENS), before)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".export")]
-
-
-def test_both_files_are_on_the_disk_before_they_are_in_their_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced, sync = set(), os.fsync
-
-    def recorded(handle: int) -> None:
-        synced.add(os.fstat(handle).st_ino)
-        sync(handle)
-
-    monkeypatch.setattr(os, "fsync", recorded)
-    export_lora(mixed()[1], tmp_path)
-    assert {(tmp_path / name).stat().st_ino for name in (CONFIG, WEIGHTS)} <= synced
 
 
 def attention() -> nn.Module:
@@ -751,56 +557,3 @@ def test_what_lora_cannot_say_is_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(ValueError, match=message):
         export_lora(make(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def test_peft_would_compute_something_else_for_reflected_padding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Why it is refused: without the refusal the checkpoint loads, and its convolution is another one."""
-    torch.manual_seed(0)
-    base = nn.Sequential(nn.Conv2d(2, 4, 3, padding=2, padding_mode="reflect")).double()
-    model = trained(base, {"0": 2})
-    monkeypatch.setattr("geolora_ref.nn.exchange.export._exportable", adapters)
-    export_lora(model, tmp_path)
-    x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
-    assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3
-
-
-@pytest.mark.filterwarnings(
-    r"ignore:Found missing adapter keys .*'base_model\.model\.2\.0\.lora_A:UserWarning"
-)
-def test_a_block_under_two_names_is_exported(tmp_path: Path) -> None:
-    """Its layers have one place each, where PEFT puts its own; it misses them under the second
-    name, but they are the same.
-    """
-    torch.manual_seed(0)
-    block = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
-    base = nn.Sequential(block, nn.Linear(6, 6), block).double()
-    model = trained(base, {"0.0": 2})
-    export_lora(model, tmp_path)
-    x = torch.randn(3, 6, dtype=torch.float64)
-    assert difference(loaded(base, tmp_path)(x), model(x)) < 1e-13
-
-
-def test_peft_would_replace_one_of_two_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Why it is refused: without the refusal the checkpoint loads, and the other place is the base's."""
-    torch.manual_seed(0)
-    layer = nn.Linear(6, 6)
-    base = nn.Sequential(layer, nn.Tanh(), layer).double()
-    model = trained(base, {"0": 2})
-    monkeypatch.setattr("geolora_ref.nn.exchange.export.refuse_several_places", lambda *_: None)
-    export_lora(model, tmp_path)
-    x = torch.randn(3, 6, dtype=torch.float64)
-    assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3
-
-
-def test_the_checkpoint_has_the_dtype_of_the_factors_within_autocast() -> None:
-    model = network().float()
-    for layer in adapters(model).values():
-        fill(layer.adapter)
-    outside = lora_state_dict(model)
-    with torch.autocast("cpu", torch.bfloat16):
-        within = lora_state_dict(model)
-    assert all(torch.equal(within[key], value) for key, value in outside.items())

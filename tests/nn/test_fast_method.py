@@ -13,7 +13,7 @@ from torch import nn
 
 from geolora_ref import LowRank
 from geolora_ref.nn import GeoLoRA, adapt, adapters
-from tests.nn.steps import METHODS, WAYS, backward, same
+from tests.nn.steps import METHODS, WAYS, same
 from verification.network_defects.models import network, regression, train
 from verification.support.machine import ROOT
 
@@ -95,16 +95,6 @@ def test_the_reports_say_which_layers_went_through_householders_qr(singular: str
     assert (twin.truncations, twin.exact, twin.reports) == (2, 1, optimizer.reports)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_in_double_precision_every_truncation_is_by_householders_qr(method: Any) -> None:
-    """The reference knows no other way; steps of S alone truncate nothing and are not counted."""
-    model = network()
-    optimizer = GeoLoRA(model, lr=0.05, method=method, coefficient_steps=1)
-    train(model, optimizer, 4)
-    assert all(report.exact for report in optimizer.reports.values())
-    assert (optimizer.truncations, optimizer.exact) == (4, 4)
-
-
 COMPILED = """
 from functools import partial
 import torch
@@ -177,34 +167,6 @@ def test_a_compiled_model_trains_alike_and_is_compiled_once() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_the_published_route_trains_alike_from_an_invertible_start() -> None:
-    models = network(gradients="projected"), network(gradients="published")
-    for model in models:
-        torch.manual_seed(3)
-        for layer in adapters(model).values():
-            Y = layer.adapter.factors()
-            layer.adapter.assign(
-                LowRank(Y.U, torch.diag(torch.tensor([1.0, 0.8, 0.6], dtype=torch.float64)), Y.V)
-            )
-        train(model, GeoLoRA(model, lr=0.01, tau=0.0, max_rank=3, update="sgd"), 5)
-    x, _ = regression()
-    torch.testing.assert_close(
-        models[0](x), models[1](x), rtol=1e-13, atol=1e-14
-    )  # S has a condition below 2: two eps here
-
-
-def test_the_fast_method_needs_projected_gradients() -> None:
-    expected = r"^method: 'fast' expects .* gradients='projected' in each group, found 0: torch.float64, cpu, published$"
-    with pytest.raises(ValueError, match=expected):
-        GeoLoRA(network(gradients="published"), method="fast")
-    model = network()
-    optimizer = GeoLoRA(model, method="fast")
-    adapters(model)["2"].adapter.gradients = "published"
-    backward(model)
-    with pytest.raises(ValueError, match="the fast path expects 'projected', found 'published'"):
-        optimizer.step()
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_factors_in_half_precision_are_refused(method: Any) -> None:
     """Bases that are rounded to it do not stay orthonormal."""
@@ -236,44 +198,6 @@ def test_the_fast_method_needs_one_dtype_in_a_group() -> None:
         GeoLoRA([{"module": network()}, {"module": adapted}], method="fast")
 
 
-@pytest.mark.parametrize("moved", ["Ut", "S", "Vt", None])
-def test_the_fast_method_keeps_its_buffers_and_takes_in_what_left_them(moved: str | None) -> None:
-    """Such as a parameter whose ``data`` others have set; autograd counts no change then."""
-    models = network(), network()
-    optimizers = [GeoLoRA(model, lr=0.05, tau=0.1, method="fast") for model in models]
-    for model, optimizer in zip(models, optimizers, strict=True):
-        train(model, optimizer, 2)
-    adapter = adapters(models[0])["2"].adapter
-    places = [X.data_ptr() for X in (adapter.Ut, adapter.S, adapter.Vt)]
-    if moved is not None:
-        parameter = getattr(adapter, moved)
-        parameter.data = parameter.data.clone()
-    ranks = [
-        train(model, optimizer, 2) for model, optimizer in zip(models, optimizers, strict=True)
-    ]
-    assert ranks[0] == ranks[1]
-    assert all(
-        torch.equal(X, Y)
-        for X, Y in zip(*(model.state_dict().values() for model in models), strict=True)
-    )
-    kept = [
-        X.data_ptr() == place
-        for X, place in zip((adapter.Ut, adapter.S, adapter.Vt), places, strict=True)
-    ]
-    assert kept == 3 * [moved is None]
-
-
-def test_a_first_fast_step_in_inference_mode_leaves_a_model_that_can_be_trained() -> None:
-    model = network()
-    optimizer = GeoLoRA(model, lr=0.05, method="fast")
-    backward(model)
-    with torch.inference_mode():
-        optimizer.step()
-    optimizer.zero_grad()
-    backward(model)
-    optimizer.step()
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_graph_from_before_the_step_is_refused_after_it(
     method: Literal["reference", "fast"],
@@ -294,36 +218,6 @@ def test_a_graph_from_before_the_step_is_refused_after_it(
         optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_factor_counts_as_written_by_a_step(method: Any) -> None:
-    """Each alone is what a graph from before may have kept."""
-    model = network()
-    optimizer = GeoLoRA(model, lr=0.05, method=method)
-    train(model, optimizer, 1)
-    adapter = adapters(model)["0"].adapter
-    before = [X._version for X in (adapter.Ut, adapter.S, adapter.Vt)]
-    train(model, optimizer, 1)
-    assert all(
-        X._version > version
-        for X, version in zip((adapter.Ut, adapter.S, adapter.Vt), before, strict=True)
-    )
-
-
-@pytest.mark.parametrize("name", ["Ut", "S", "Vt"])
-def test_the_fast_method_follows_one_parameter_that_was_moved(name: str) -> None:
-    """Its numbers are the same, its place is another: a step is written where the parameter is."""
-    moved, stayed = network(), network()
-    for model in (moved, stayed):
-        optimizer = GeoLoRA(model, lr=0.05, tau=0.1, method="fast")
-        train(model, optimizer, 2)
-        if model is moved:
-            parameter = getattr(adapters(model)["2"].adapter, name)
-            parameter.data = parameter.data.clone()
-        train(model, optimizer, 2)
-    x, _ = regression()
-    assert torch.equal(moved(x), stayed(x))
 
 
 def test_the_fast_method_follows_parameters_that_were_moved() -> None:

@@ -5,10 +5,7 @@ other changes are allowed.
 from __future__ import annotations
 
 import copy
-import math
-import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -19,9 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from geolora_ref import LowRank
 from geolora_ref.nn import GeoLoRA, adapters, foreign_optimizer, merge
-from geolora_ref.nn.layers import watch
-from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
 from tests.nn.steps import METHODS
 from verification.network_defects.models import network, regression
 
@@ -32,7 +26,6 @@ REFUSAL = (
     r"Trainer\(…, optimizers=\(GeoLoRA\(model, lr=…\), None\)\) or optimizer_cls_and_kwargs=\(GeoLoRA, \{…\}\); "
     r"average merged weights, not factors; whoever means it writes within geolora_ref\.nn\.foreign_optimizer\(model\)"
 )
-Loss = Callable[[], Tensor]
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
@@ -184,22 +177,6 @@ def test_the_training_pass_after_a_foreign_step_is_an_error_that_names_the_cure(
                 loss_of(model, dtype)
 
 
-@pytest.mark.parametrize(("damaged", "norm"), [(0, "‖UᵀU − I‖"), (1, "‖VᵀV − I‖")])
-def test_the_basis_with_a_larger_defect_than_is_allowed_is_named(damaged: int, norm: str) -> None:
-    """A column of length √(1 + d) has the defect d, and 64·eps·√max_rank is allowed."""
-    allowed = 64.0 * torch.finfo(torch.float32).eps * 2.0
-    refused = pytest.raises(
-        RuntimeError, match=re.escape(f"found {norm} = 1.7e-05 (allowed 1.5e-05)")
-    )
-    for times, expected in ((0.9, nullcontext()), (1.1, refused)):
-        Ut, Vt = bases = torch.eye(4, 16), torch.eye(4, 16)
-        bases[damaged][3] *= math.sqrt(1.0 + times * allowed)
-        looking = watch.Watch()
-        looking.written(Ut, Vt, watch.tolerated(Ut))
-        with expected:
-            looking.look(Ut, Vt, 4)
-
-
 def by_adamw() -> nn.Module:
     model = network()
     loss_of(model).backward()
@@ -226,20 +203,6 @@ def test_what_a_foreign_optimizer_has_trained_is_not_kept(way: str) -> None:
     with foreign_optimizer(model):
         pass
     KEEPING[way](model)
-
-
-def test_averages_of_bases_are_not_kept() -> None:
-    """torch's AveragedModel averages the copies of U and V, whose columns turn from step to step."""
-    model = network()
-    optimizer, mean = GeoLoRA(model, lr=0.02), torch.optim.swa_utils.AveragedModel(model)
-    for _ in range(4):
-        loss_of(model).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        mean.update_parameters(model)
-    model.state_dict()
-    with pytest.raises(RuntimeError, match=REFUSAL):
-        mean.state_dict()
 
 
 def test_peft_and_the_plain_checkpoint_keep_nothing_of_it(tmp_path: Any) -> None:
@@ -372,75 +335,3 @@ def test_nobody_else_is_refused(way: str, method: Any) -> None:
     model.state_dict()
     if way != "half precision":
         merge(model)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
-def test_rounding_of_many_steps_stays_far_below_what_is_allowed(
-    method: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A quarter of it at most, in every pass; the rule of the count is gone."""
-    monkeypatch.setattr(watch, "PERIOD", 1)
-    monkeypatch.setattr(watch, "tolerated", lambda X: 0.25 * TOLERATED(X))
-    model = network().to(dtype)
-    for layer in adapters(model).values():
-        layer.adapter.reset(3)
-    optimizer = GeoLoRA(model, lr=0.05, tau=0.1, method=method, coefficient_steps=2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss_of(model, dtype).backward()
-        optimizer.step()
-        for layer in adapters(model).values():
-            if method == "fast":
-                assert layer.adapter.watch.allowed < 1e3 * torch.finfo(dtype).eps
-            layer.adapter.refuse_foreign_bases()
-
-
-TOLERATED = watch.tolerated
-
-
-@pytest.mark.parametrize("gradients", ["projected", "published"])
-def test_methods_without_orthonormal_bases_say_so_themselves(gradients: Any) -> None:
-    model = network(gradients=gradients)
-    steps_of(model, SimultaneousDescent(model, lr=0.05), 5)
-    assert max(watch.defect(layer.adapter.Ut[:3]) for layer in adapters(model).values()) > 1e-3
-    model.load_state_dict(copy.deepcopy(model.state_dict()))
-    for _ in range(4):
-        loss_of(model).backward()
-    merge(model)
-
-
-def test_three_evaluations_a_step_are_fine() -> None:
-    model = network(rank=2)
-    optimizer = Dlrt(model, lr=0.05)
-
-    def closure() -> float:
-        loss_of(model).backward()
-        return 0.0
-
-    for _ in range(4):
-        optimizer.step(closure)
-    model.state_dict()
-
-
-def test_a_pass_looks_where_there_is_reason_and_seldom_elsewhere(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    looks: list[int] = []
-    original = watch.Watch.look
-
-    def look(self: watch.Watch, *arguments: Any) -> None:
-        looks.append(self.passes)
-        original(self, *arguments)
-
-    monkeypatch.setattr(watch.Watch, "look", look)
-    adapter = LowRankAdapter((9, 7), 2, 4)
-    for _ in range(400):
-        adapter.in_forward()
-    assert looks == [1, 2, 4, 8, 16, 32, 64, 128, 256, 384]
-    with torch.no_grad():
-        adapter.Ut.mul_(1.0)
-    looks.clear()
-    adapter.in_forward()
-    adapter.in_forward()
-    assert looks == [401]

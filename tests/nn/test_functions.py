@@ -120,13 +120,6 @@ def test_autocast_loses_no_tokens_of_a_frequent_row(
     assert relative(half, single, single) < 8 * rounding
 
 
-def test_the_published_route_does_not_exist_at_zero() -> None:
-    layer, x = adapted_layer("linear", zero=True, gradients="published")
-    found = collected(layer, x, torch.randn_like(layer(x)))
-    with pytest.raises(ValueError, match="use ProjectedGradients"):
-        found.projected(layer.adapter.factors())
-
-
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_gradient_of_the_input_is_that_of_the_dense_layer(name: str) -> None:
     layer, x = adapted_layer(name)
@@ -145,35 +138,6 @@ def test_the_gradient_of_the_input_is_that_of_the_dense_layer(name: str) -> None
     assert found is not None
     assert expected is not None
     assert relative(found, expected, expected) < ROUNDING
-
-
-def penalised(gradients: GradientRoute, *, read: bool) -> tuple[AdaptedLayer, Tensor]:
-    """A layer and the squared norm of a gradient with respect to its input; its weight is read or
-    it is called.
-    """
-    layer, x = adapted_layer("linear without bias", gradients=gradients)
-    x.requires_grad_(True)
-    y = torch.nn.functional.linear(x, layer.weight) if read else layer(x)
-    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    return layer, dx.square().sum()
-
-
-@pytest.mark.parametrize(
-    ("gradients", "read"), [("published", False), ("published", True), ("projected", True)]
-)
-def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -> None:
-    layer, penalty = penalised(gradients, read=read)
-    penalty.backward()
-    W, x = (
-        layer.weight.detach().requires_grad_(True),
-        adapted_layer("linear without bias")[1].requires_grad_(True),
-    )
-    (dx,) = torch.autograd.grad((x @ W.mT).square().sum(), x, create_graph=True)
-    (G,) = torch.autograd.grad(dx.square().sum(), W)
-    Y, found = layer.adapter.factors(), layer.adapter.collected_gradients()
-    expected = type(found).from_dense(Y, layer.alpha * G) if found is not None else None
-    for name, X in vars(found).items():
-        assert relative(X, getattr(expected, name), G) < ROUNDING
 
 
 @pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}])
@@ -211,42 +175,6 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
     (dS,) = torch.autograd.grad(loss(model, x), S, create_graph=True)
     with pytest.raises(RuntimeError, match=REFUSED):
         dS.square().sum().backward()
-
-
-@pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
-@pytest.mark.parametrize(
-    "options", [{"fused": False}, {"fused": True}, {"fused": True, "dropout": 0.1}]
-)
-def test_gradients_of_the_factors_are_no_constants_of_the_input(
-    options: dict[str, Any], of: str
-) -> None:
-    """The loss is linear in the output, so its upstream gradient does not depend on the input."""
-    torch.manual_seed(2)
-    layer = adapt(nn.Sequential(nn.Linear(4, 6).double()), rank=2, **options)["0"]
-    fill(layer.adapter)
-    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    (first,) = torch.autograd.grad(layer(x).sum(), getattr(layer.adapter, of), create_graph=True)
-    with pytest.raises(RuntimeError, match=REFUSED):
-        torch.autograd.grad(first.square().sum(), x)
-
-
-@pytest.mark.parametrize("wanted", ["Ut", "S", "Vt"])
-@pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
-@pytest.mark.parametrize("square", [False, True])
-def test_second_derivatives_through_a_weight_that_is_read_are_refused(
-    of: str, wanted: str, square: bool
-) -> None:
-    """They are the gradient of one factor, differentiated with respect to another one or to itself,
-    as for a layer that is called.
-    """
-    layer, _ = adapted_layer("linear")
-    (first,) = torch.autograd.grad(
-        layer.weight.square().sum() if square else layer.weight.sum(),
-        getattr(layer.adapter, of),
-        create_graph=True,
-    )
-    with pytest.raises(RuntimeError, match=REFUSED):
-        torch.autograd.grad(first.square().sum(), getattr(layer.adapter, wanted))
 
 
 @pytest.mark.parametrize("name", LAYERS)

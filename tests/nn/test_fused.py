@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -103,74 +102,6 @@ def test_the_fused_layer_drops_where_the_plain_one_does(
     assert torch.equal(*results[0]) != drops
 
 
-@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}])
-def test_a_layer_is_called_as_that_of_torch(options: dict[str, bool], unchecked: None) -> None:
-    """By the name of its argument, with sequences of different lengths, and while it is traced."""
-    torch.manual_seed(0)
-    model = single(nn.Linear(9, 6).double())
-    layer = adapt(model, rank=3, **options)["0"]  # type: ignore[arg-type]
-    fill(layer.adapter)
-    x = torch.randn(5, 9, dtype=torch.float64)
-    y = layer(input=x)
-    assert torch.equal(y, layer(x))
-    with warnings.catch_warnings(action="ignore"):  # torch deprecates both
-        several = torch.nested.nested_tensor([x[:2], x[2:]], layout=torch.jagged)
-        traced = torch.jit.trace(model, x, check_trace=False)
-    torch.testing.assert_close(torch.cat(list(layer(several).unbind())), y, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(traced(x), y, rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
-@pytest.mark.parametrize("options", [{}, {"fused": True}, {"gradients": "published"}], ids=str)
-def test_sequences_of_different_lengths_have_the_gradients_of_their_rows(
-    options: dict[str, Any], layout: torch.layout
-) -> None:
-    torch.manual_seed(0)
-    layer = adapt(single(nn.Linear(9, 6).double()), rank=3, alpha=0.7, **options)["0"]
-    fill(layer.adapter)
-    x, found = torch.randn(5, 9, dtype=torch.float64), []
-    for rows in (x, None):
-        layer.zero_grad()
-        with warnings.catch_warnings(action="ignore"):  # torch calls them a prototype
-            several = (
-                rows
-                if rows is not None
-                else torch.nested.nested_tensor([x[:2], x[2:]], layout=layout)
-            )
-            outputs = [layer(several)] if rows is not None else layer(several).unbind()
-        torch.autograd.backward(
-            sum((y.square().sum() for y in outputs), torch.zeros((), dtype=x.dtype))
-        )
-        found.append([X.grad for X in layer.adapter.parameters()])
-    for X, Y in zip(*found, strict=True):
-        torch.testing.assert_close(X, Y, rtol=1e-11, atol=1e-12)
-
-
-def test_hooks_that_look_at_a_state_before_it_is_loaded_are_called() -> None:
-    model = single(nn.Linear(9, 6))
-    adapter, prefixes = adapt(model, rank=3)["0"].adapter, []
-    adapter.register_load_state_dict_pre_hook(
-        lambda module, state, prefix, *rest: prefixes.append(prefix)
-    )  # type: ignore[no-untyped-call, unused-ignore]
-    model.load_state_dict(model.state_dict())
-    assert prefixes == ["0.adapter."]
-
-
-def test_what_global_hooks_keep_stays_as_it_is() -> None:
-    """They never see the base of a fused layer: what it returns is changed in place."""
-    model, seen = single(nn.Linear(9, 6)), list[nn.Module]()
-    layer = adapt(model, rank=3, fused=True, dropout=0.5)["0"]
-    hook = nn.modules.module.register_module_forward_hook(
-        lambda module, inputs, output: seen.append(module)
-    )
-    try:
-        model(torch.ones(2, 9))
-    finally:
-        hook.remove()
-    assert layer in seen
-    assert layer.base not in seen
-
-
 def _prehooked(base: nn.Module) -> None:
     base.register_forward_pre_hook(lambda module, inputs: (2.0 * inputs[0],))
 
@@ -197,50 +128,6 @@ def test_a_base_that_does_more_than_its_product_is_called(
         torch.testing.assert_close(quick, plain, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
-def test_a_backward_hook_of_the_base_is_called(kind: str) -> None:
-    model, seen = single(nn.Linear(9, 6)), []
-    layer = adapt(model, rank=3, fused=True)["0"]
-    getattr(layer.base, kind)(lambda module, *gradients: seen.append(module))
-    model(torch.ones(2, 9, requires_grad=True)).sum().backward()
-    assert seen == [layer.base]
-
-
-def test_a_base_of_another_precision_is_called() -> None:
-    """A fused layer, whose function wants one: its products are those of the layer that is not."""
-    torch.manual_seed(0)
-    model = single(nn.Linear(9, 6).bfloat16())
-    layer = adapt(model, rank=3, alpha=1.0, dtype=torch.float32)["0"]
-    fill(layer.adapter)
-    x = torch.randn(4, 9).bfloat16()
-    plain = layer(x)
-    layer.fused = True
-    assert torch.equal(layer(x), plain)
-    assert torch.equal(layer.weight, layer.base_weight + layer.adapter.full().bfloat16())
-
-
-def test_the_output_of_a_fused_layer_may_be_changed_in_place() -> None:
-    results = []
-    for fused in (False, True):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(9, 6), nn.ReLU(inplace=True), nn.Linear(6, 4)).double()
-        adapt(model, rank=3, fused=fused)
-        x = torch.ones(2, 5, 9, dtype=torch.float64, requires_grad=True)
-        y = model(x)
-        y += 1.0
-        y.sin().sum().backward()
-        results.append((y, x.grad))
-    torch.testing.assert_close(results[1], results[0], rtol=1e-13, atol=1e-13)
-
-
-def test_a_fused_model_starts_as_the_model_it_was() -> None:
-    torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 7)), torch.randn(8, 30)
-    before = model(x)
-    adapt(model, rank=3, fused=True)
-    assert torch.equal(model(x), before)
-
-
 def test_adapters_keep_their_precision_within_autocast() -> None:
     """Bases that were multiplied in half precision looked wrong, and what was read of W was rounded."""
     torch.manual_seed(0)
@@ -255,18 +142,6 @@ def test_adapters_keep_their_precision_within_autocast() -> None:
         adapter.orthonormalise()
     before.orthonormalise()
     assert torch.equal(adapter.full(), before.full())
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_autocast_leaves_double_precision_alone(fused: bool) -> None:
-    """The base keeps its precision as well."""
-    torch.manual_seed(0)
-    model = single(nn.Linear(40, 30).double())
-    fill(adapt(model, rank=4, fused=fused)["0"].adapter)
-    x = torch.randn(20, 40, dtype=torch.float64)
-    exact = model(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(model(x), exact)
 
 
 def test_autocast_runs_the_products_in_half_precision_and_leaves_gradients_in_single() -> None:

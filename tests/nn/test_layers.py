@@ -14,7 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge
 from tests.nn.kinds import single
-from verification.network_defects.models import LAYERS, difference, fill, network, regression, train
+from verification.network_defects.models import LAYERS, fill, network, regression, train
 
 compiled: Any = partial(torch.compile, backend="eager")
 """Torch's wrapper; nothing is compiled before a call."""
@@ -77,33 +77,6 @@ def test_alpha_rms_moves_the_outputs_of_layers_of_any_shape_alike() -> None:
     assert max(control) > 5.0 * min(control)
 
 
-@pytest.mark.parametrize(
-    ("layer", "alpha"),
-    [
-        (nn.Linear(4, 9), 1.5),
-        (nn.Linear(9, 4), 2.0 / 3.0),
-        (nn.Conv2d(2, 18, 3), 1.0),
-        (nn.Embedding(9, 4), 1.0),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_alpha_rms_is_the_root_of_outputs_over_inputs(layer: nn.Module, alpha: float) -> None:
-    """A convolution has the inputs of its kernel; an embedding has none.  It is the default."""
-    assert adapt(single(layer), ["0"], rank=2)["0"].alpha == pytest.approx(alpha)
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-def test_padding_that_is_not_the_same_on_both_sides_is_that_of_the_base() -> None:
-    """Even kernels have one row or column more after the image than before it."""
-    torch.manual_seed(0)
-    model = single(nn.Conv2d(2, 5, (4, 2), padding="same").double())
-    layer, x = adapt(model, ["0"], rank=3)["0"], torch.randn(2, 2, 6, 7, dtype=torch.float64)
-    fill(layer.adapter)
-    before = layer(x)
-    layer.merge()
-    assert difference(layer(x), before) < 1e-14
-
-
 def test_disabled_is_the_base() -> None:
     model = network()
     x, _ = regression()
@@ -131,22 +104,6 @@ def test_disabled_ends_as_it_began() -> None:
     assert all(layer.enabled for layer in layers)
 
 
-def test_a_state_of_merged_layers_has_the_dtype_and_the_device_of_the_module() -> None:
-    model = network()
-    for layer in adapters(model).values():
-        fill(layer.adapter)
-    expected = {name: X.clone() for name, X in model.state_dict().items()}
-    merge(model)
-    state = model.float().state_dict()
-    assert {X.dtype for X in state.values() if X.is_floating_point()} == {torch.float32}
-    assert all(
-        torch.equal(state[name], expected[name].float())
-        for name in state
-        if name.endswith("base.weight")
-    )
-    assert {X.device.type for X in model.to("meta").state_dict().values()} == {"meta"}
-
-
 def test_a_state_stays_what_it_was_when_it_was_taken() -> None:
     """At full capacity too, where what is saved is all of the storage."""
     model = network(rank=3, max_rank=3)
@@ -155,11 +112,6 @@ def test_a_state_stays_what_it_was_when_it_was_taken() -> None:
     before = {name: X.clone() for name, X in state.items() if "adapter" in name}
     train(model, optimizer, 2)
     assert all(torch.equal(state[name], X) for name, X in before.items())
-
-
-def test_ranks_may_grow_to_four_times_the_start_unless_a_limit_is_given() -> None:
-    model = nn.Sequential(nn.Linear(40, 30))
-    assert adapt(model, rank=3)["0"].adapter.max_rank == 12
 
 
 def test_whoever_reads_the_weight_gets_the_effective_one() -> None:
@@ -238,50 +190,6 @@ def test_names_are_those_without_wrappers(wrap: Any, whole: Any, target: Any) ->
     assert list(layers) == ["0.0", "1.0"]
     assert layers == adapters(model)
     assert parts[0](torch.ones(1, 4)).requires_grad
-
-
-def test_a_layer_that_is_compiled_by_itself_is_refused() -> None:
-    """Its wrapper would call the layer, and never the adapter; a compiled part that has it is no such
-    wrapper.
-    """
-    with pytest.raises(
-        ValueError,
-        match=r"^0: expected a layer that is not compiled by itself; compile it after it is adapted$",
-    ):
-        adapt(nn.Sequential(compiled(nn.Linear(4, 4)), nn.Linear(4, 4)))
-    assert list(adapt(nn.Sequential(compiled(nn.Sequential(nn.Linear(4, 4)))))) == ["0.0"]
-
-
-def test_an_adapted_model_trains_or_not_as_the_model_did() -> None:
-    model = single(nn.Linear(9, 6)).eval()
-    layer = adapt(model, rank=3, dropout=0.5)["0"]
-    fill(layer.adapter)
-    x = torch.randn(4, 9)
-    assert not any(module.training for module in layer.modules())
-    assert torch.equal(layer(x), layer(x))
-
-
-@pytest.mark.parametrize("target", ["all-linear", ["a"], ["b"], ".*b"])
-def test_a_module_of_two_names_is_adapted_under_both(target: Any) -> None:
-    model = nn.Module()
-    model.a = nn.Linear(6, 6)
-    model.inner = nn.Sequential(model.a)
-    model.b = model.a
-    found = adapt(model, target, rank=2)
-    assert list(found) == ["a"]
-    assert [model.a, model.b, model.inner[0]] == 3 * [found["a"]]
-    assert [name for name, _ in model.named_parameters() if name.startswith("a.base")] == [
-        "a.base.weight",
-        "a.base.bias",
-    ]
-
-
-def test_a_layer_inside_of_what_is_trained_is_refused() -> None:
-    model = nn.Sequential(nn.Sequential(nn.Linear(6, 5)), nn.Linear(5, 4))
-    with pytest.raises(
-        ValueError, match=r"^target_modules: 0.0 lies in 0.0, which is trained as a whole$"
-    ):
-        adapt(model, ["0.0"], rank=2, train=["0"])
 
 
 def test_the_effective_weight_has_the_precision_of_the_factors_under_autocast() -> None:

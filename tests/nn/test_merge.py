@@ -14,15 +14,13 @@ from torch.nn.utils import prune
 
 from geolora_ref.nn import (
     AdaptedLayer,
-    GeoLoRA,
-    LowRankAdapter,
     adapt,
     adapters,
     disabled,
     merge,
     unmerge,
 )
-from tests.nn.kinds import _hooked, _patched, single
+from tests.nn.kinds import single
 from verification.network_defects.models import LAYERS, adapted_layer, fill, network, regression
 
 
@@ -51,10 +49,6 @@ class DoubledLinear(nn.Linear):
         return 2.0 * super().forward(x)
 
 
-class NamedLinear(nn.Linear):
-    """Another class that computes the same."""
-
-
 @pytest.mark.parametrize("name", LAYERS)
 def test_merged_and_adapted_agree(name: str) -> None:
     layer, x = adapted_layer(name)
@@ -66,56 +60,6 @@ def test_merged_and_adapted_agree(name: str) -> None:
     layer.unmerge()
     assert torch.equal(layer.base_weight, weight)
     assert torch.equal(layer(x), before)
-
-
-def test_merged_and_adapted_agree_in_single_precision() -> None:
-    torch.manual_seed(0)
-    model = single(nn.Linear(300, 200))
-    layer = adapt(model, rank=8)["0"]
-    fill(layer.adapter)
-    x = torch.randn(50, 300)
-    before = model(x)
-    merge(model)
-    assert float((model(x) - before).detach().norm() / before.detach().norm()) < 1e-6
-    unmerge(model)
-    assert torch.equal(model(x), before)
-
-
-def test_two_adapters_of_one_base_are_unmerged_in_the_reverse_order() -> None:
-    base = nn.Linear(5, 4).requires_grad_(False)
-    weight = base.weight.clone()
-    both = nn.ModuleList(AdaptedLayer(base, LowRankAdapter((4, 5), 2, 2)) for _ in range(2))
-    for layer in both:
-        fill(layer.adapter)  # type: ignore[arg-type]
-    merge(both)
-    assert not torch.equal(base.weight, weight)
-    unmerge(both)
-    assert torch.equal(base.weight, weight)
-
-
-def test_a_base_that_is_taken_out_merged_is_a_layer_like_any_other() -> None:
-    """Nothing is left in it, neither a copy of its weight nor that it was merged: it can be adapted
-    again.
-    """
-    model = single(nn.Linear(5, 4))
-    before = set(vars(model.get_submodule("0")))
-    layer = adapt(model, rank=2)["0"]
-    fill(layer.adapter)
-    layer.merge()
-    model.set_submodule("0", layer.base)
-    assert set(vars(layer.base)) == before
-    adapt(model, rank=2)
-    model(torch.ones(3, 5)).sum().backward()
-    GeoLoRA(model, lr=0.1).step()
-
-
-def test_merging_twice_is_refused() -> None:
-    layer, _ = adapted_layer("linear")
-    with pytest.raises(RuntimeError, match="not merged"):
-        layer.unmerge()
-    layer.merge()
-    with pytest.raises(RuntimeError, match="merged already"):
-        layer.merge()
 
 
 def test_an_adapter_is_merged_or_disabled_and_not_both() -> None:
@@ -183,33 +127,6 @@ def test_a_base_that_may_use_its_weight_otherwise_is_not_merged(
     assert float((layer.base(x) - before).detach().norm() / before.detach().norm()) > 0.01
 
 
-@pytest.mark.parametrize("change", [_hooked, _patched])
-@pytest.mark.parametrize("make", [nn.Linear, NamedLinear])
-def test_a_base_with_something_after_its_product_is_merged(
-    make: Callable[[int, int], nn.Module], change: Callable[[nn.Module], None]
-) -> None:
-    model = single(make(9, 6).double())
-    layer = adapt(model, rank=3)["0"]
-    fill(layer.adapter)
-    change(layer.base)
-    x = torch.ones(2, 9, dtype=torch.float64)
-    before = model(x)
-    merge(model)
-    torch.testing.assert_close(model(x), before, rtol=1e-13, atol=1e-13)
-
-
-def test_the_linear_layer_of_falcon_is_merged() -> None:
-    """Its forward is a product of its own writing."""
-    falcon = pytest.importorskip(
-        "transformers.models.falcon.modeling_falcon", reason="transformers is not installed"
-    )
-    model, x = single(falcon.FalconLinear(6, 5).double()), torch.ones(2, 6, dtype=torch.float64)
-    fill(adapt(model, rank=2)["0"].adapter)
-    before = model(x)
-    merge(model)
-    torch.testing.assert_close(model(x), before, rtol=1e-14, atol=1e-14)
-
-
 def test_an_interrupt_while_merging_leaves_nothing_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes when the second layer is merged already."""
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
@@ -275,34 +192,6 @@ def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapter_once() 
     assert not adapters(fresh)["0"].merged
 
 
-@pytest.mark.parametrize("part", ["adapter", "base"])
-def test_a_part_of_a_state_that_is_loaded_while_merged_unmerges(part: str) -> None:
-    model, x = network(), regression()[0]
-    for layer in adapters(model).values():
-        fill(layer.adapter)
-    expected, state = (
-        model(x),
-        {key: value for key, value in model.state_dict().items() if f".{part}." in key},
-    )
-    for layer in adapters(model).values():
-        fill(layer.adapter)
-    if part == "base":
-        expected = model(x)
-    merge(model)
-    model.load_state_dict(state, strict=False)
-    torch.testing.assert_close(model(x), expected, rtol=1e-13, atol=1e-13)
-
-
-def test_a_state_of_other_layers_leaves_them_merged() -> None:
-    model = network()
-    merge(model)
-    model.load_state_dict(
-        {key: value for key, value in model.state_dict().items() if key.startswith("4.")},
-        strict=False,
-    )
-    assert all(layer.merged for layer in adapters(model).values())
-
-
 class Quantised(Tensor):
     """A tensor that knows fewer operations, as packages for quantised weights have them."""
 
@@ -311,25 +200,3 @@ class Quantised(Tensor):
         if func in (torch.addmm, Tensor.addmm_, Tensor.copy_):
             raise NotImplementedError(func.__name__)
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
-
-
-def test_a_weight_of_another_kind_takes_the_plain_way_and_is_not_merged() -> None:
-    torch.manual_seed(0)
-    plain, quantised = nn.Linear(6, 5), nn.Linear(5, 4)
-    quantised.weight = nn.Parameter(quantised.weight.detach().as_subclass(Quantised))
-    model = nn.Sequential(plain, quantised)
-    with pytest.raises(
-        ValueError, match=r"^1: fused: expected nn.Linear with a weight of the factors' dtype"
-    ):
-        adapt(model, rank=2, fused=True)
-    adapt(model, rank=2)
-    for layer in adapters(model).values():
-        fill(layer.adapter)
-    before = copy.deepcopy(plain.state_dict())
-    model(torch.randn(7, 6)).sum().backward()
-    assert all(layer.adapter.S.grad is not None for layer in adapters(model).values())
-    with pytest.raises(
-        RuntimeError, match="expected a weight that is a tensor of its entries, found a Quantised"
-    ):
-        merge(model)
-    assert all(torch.equal(before[name], X) for name, X in plain.state_dict().items())

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from geolora_ref import ProjectedGradients, geolora_step
-from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled
+from geolora_ref.nn import GeoLoRA, adapters, disabled
 from geolora_ref.nn.optim.groups import UpdateRule
 from tests.nn.steps import METHODS, WAYS, backward, head_of, same, snapshot
 from verification.network_defects.models import fill, network, regression, train
@@ -68,17 +67,6 @@ def test_the_head_is_trained_by_adamw() -> None:
         adamw.step()
     for mine, theirs in zip(head_of(model).parameters(), head, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)
-
-
-@pytest.mark.parametrize("method", ["reference", "fast"])
-def test_the_least_rank_is_kept_within_the_cycle_too(method: Any) -> None:
-    """At τ = 0.99 nothing but ``min_rank`` keeps more than one column."""
-    model = network(rank=2)
-    options: Any = {"min_rank": 4, "coefficient_steps": 1, "truncate": "after the cycle"}
-    optimizer = GeoLoRA(model, lr=0.1, tau=0.99, method=method, **options)
-    backward(model)
-    optimizer.step()
-    assert {report.rank for report in optimizer.reports.values()} == {4}
 
 
 @pytest.mark.parametrize("method", ["reference", "fast"])
@@ -207,23 +195,6 @@ def test_a_state_is_that_of_the_model_inside(wrapped: Callable[[nn.Module], nn.M
     assert same(optimizer.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("wrap", [partial(torch.compile, backend="eager"), checkpoint_wrapper])
-def test_a_state_has_the_names_without_wrappers_of_parts(
-    wrap: Callable[[nn.Module], nn.Module],
-) -> None:
-    """One that was saved with activation checkpoints, or with compiled parts, is loaded without them."""
-    model, bare = network(), network()
-    for name in ("2", "4"):  # a layer and the head
-        model.set_submodule(name, wrap(model.get_submodule(name)))
-    optimizer, other = GeoLoRA(model, lr=0.05, tau=0.1), GeoLoRA(bare, lr=0.05, tau=0.1)
-    with torch.compiler.set_stance("force_eager"):  # names alone are looked at
-        for X, one in ((model, optimizer), (bare, other)):
-            train(X, one, 2)
-    assert list(adapters(model)) == list(optimizer.reports) == ["0", "2"]
-    assert same(optimizer.state_dict(), other.state_dict())
-    other.load_state_dict(optimizer.state_dict())
-
-
 def test_a_layer_that_took_no_part_is_left_alone() -> None:
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
@@ -237,58 +208,6 @@ def test_a_layer_that_took_no_part_is_left_alone() -> None:
     )
 
 
-def test_what_is_beyond_a_rank_that_has_shrunk_is_zero() -> None:
-    """Compiled code takes the whole storage."""
-    for method in METHODS:
-        model = network()
-        optimizer = GeoLoRA(model, lr=0.05, tau=0.0, method=method)
-        train(model, optimizer, 3)
-        optimizer.param_groups[0]["tau"] = 0.6
-        (ranks,) = train(model, optimizer, 1)
-        for layer, rank in zip(adapters(model).values(), ranks, strict=True):
-            assert rank < 8
-            adapter = layer.adapter
-            assert torch.equal(
-                adapter.Ut.mT @ adapter.S @ adapter.Vt,
-                adapter.Ut[:rank].mT @ adapter.S[:rank, :rank] @ adapter.Vt[:rank],
-            )
-            for X in (adapter.Ut[rank:], adapter.S[rank:], adapter.S[:, rank:], adapter.Vt[rank:]):
-                assert not X.any()
-
-
-@pytest.mark.parametrize("unit", ["ranks", "parameters"])
-@pytest.mark.parametrize("method", METHODS)
-def test_an_adapter_without_gradients_counts_in_the_budget(method: Any, unit: Any) -> None:
-    budget = 7 if unit == "ranks" else 200
-    model = network(rank=2)
-    optimizer = GeoLoRA(model, lr=0.05, budget=budget, unit=unit, method=method)
-    layers = adapters(model)
-    x, target = regression()
-    for k in range(12):
-        optimizer.zero_grad()
-        ((model(x) - target).square().mean()).backward()
-        if k % 3 == 2:  # the first one takes no part
-            for X in layers["0"].adapter.parameters():
-                X.grad = None
-        optimizer.step()
-        ranks = [layer.adapter.rank for layer in layers.values()]
-        assert (
-            sum(ranks)
-            if unit == "ranks"
-            else sum(layer.adapter.parameter_count for layer in layers.values())
-        ) <= budget
-    layers["0"].adapter.reset(8)
-    optimizer = GeoLoRA(model, lr=0.05, budget=budget, unit=unit, method=method, min_rank=2)
-    optimizer.zero_grad()
-    backward(model)
-    for X in layers["0"].adapter.parameters():
-        X.grad = None
-    optimizer.step()
-    assert layers["2"].adapter.rank == 2
-    optimizer.zero_grad()
-    optimizer.step()  # no adapter takes part
-
-
 UPDATES: tuple[UpdateRule, ...] = (
     "sgd",
     "adam",
@@ -297,30 +216,6 @@ UPDATES: tuple[UpdateRule, ...] = (
     "preconditioned",
     "adam-published",
 )
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("before", UPDATES)
-def test_another_update_begins_without_a_memory(method: Any, before: Any) -> None:
-    """Its step is that of a new optimizer; ranks have changed since the first memory was made.  Two
-    rules have one memory.
-    """
-    for after in [
-        update
-        for update in UPDATES
-        if update != before and {update, before} != {"heavy-ball", "spectral"}
-    ]:
-        model = network()
-        optimizer = GeoLoRA(model, lr=0.02, tau=0.2, update=before, method=method)
-        assert len(set(train(model, optimizer, 6))) > 1
-        twin = copy.deepcopy(model)
-        optimizer.param_groups[0]["update"] = after
-        train(model, optimizer, 1)
-        train(twin, GeoLoRA(twin, lr=0.02, tau=0.2, update=after, method=method), 1)
-        for found, expected in zip(adapters(model).values(), adapters(twin).values(), strict=True):
-            torch.testing.assert_close(
-                found.adapter.full(), expected.adapter.full(), rtol=1e-12, atol=1e-12
-            )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -371,32 +266,6 @@ def test_adapters_wait_for_a_gradient_that_is_not_zero(method: Any) -> None:
     optimizer.step()
     assert torch.equal(first.adapter.full(), kept[0])
     assert not torch.equal(last.adapter.full(), kept[1])
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("unit", ["ranks", "parameters"])
-def test_a_budget_keeps_their_share_for_adapters_that_wait(method: Any, unit: Any) -> None:
-    """Two of four equal adapters at rank 8 wait for one step: the others are not cut for ranks that
-    the two may never need.
-    """
-    model = nn.ModuleList([nn.Linear(32, 32, bias=False) for _ in range(4)]).double()
-    adapt(model, rank=8)
-    optimizer = GeoLoRA(
-        model, budget=16 if unit == "ranks" else 4 * 4 * (32 + 32 + 4), unit=unit, method=method
-    )
-    x = (
-        torch.eye(32, dtype=torch.float64)
-        + torch.linspace(-1.0, 1.0, 32 * 32, dtype=torch.float64).reshape(32, 32).sin()
-    )
-    for used in (2, 4):
-        optimizer.zero_grad()
-        torch.stack(
-            [(layer(x) * (k < used)).square().sum() for k, layer in enumerate(model)]
-        ).sum().backward()
-        optimizer.step()
-        found = [layer.adapter.rank for layer in adapters(model).values()]
-        assert 4 * used - 1 <= sum(found[:used]) <= 4 * used
-        assert found[used:] == [8] * (4 - used)
 
 
 def _another_steps(model: nn.Module, optimizer: GeoLoRA) -> None:
@@ -454,69 +323,3 @@ def test_a_memory_of_other_bases_is_refused(
     train(
         model, GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, update=update, method=method), 2
     )  # a new one begins
-
-
-@pytest.mark.parametrize("coefficient_steps", [0, 2])
-@pytest.mark.parametrize("method", METHODS)
-def test_the_memory_of_gradients_in_half_precision_is_loaded(
-    method: Any, coefficient_steps: int
-) -> None:
-    """They are no tangent vectors but for 1e-2 of their size."""
-    model = network(rank=4).float()
-    options: dict[str, Any] = {"method": method, "coefficient_steps": coefficient_steps}
-    optimizer = GeoLoRA(model, **options)
-    x, target = (X.float() for X in regression())
-    for _ in range(6):
-        optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = (model(x) - target).square().mean()
-        loss.backward()
-        optimizer.load_state_dict(optimizer.state_dict())
-        optimizer.step()
-    model.bfloat16().float()
-    for layer in adapters(model).values():
-        layer.adapter.orthonormalise()
-    optimizer.zero_grad()
-    (model(x) - target).square().mean().backward()
-    optimizer.step()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_training_goes_on_in_double_precision_once_everything_is(method: Any) -> None:
-    """Single precision leaves a defect that a double-precision step refuses; the memory has to
-    follow, too.
-    """
-    model = network().float()
-    optimizer = GeoLoRA(model[:4], lr=0.02, tau=0.1, method=method)
-    x, target = regression()
-
-    def step() -> float:
-        optimizer.zero_grad()
-        dtype = next(model.parameters()).dtype
-        loss = (model(x.to(dtype)) - target.to(dtype)).square().mean()
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
-
-    first = step()
-    model.double()
-    if method == "reference":
-        with pytest.raises(
-            ValueError,
-            match=r"^0: U: expected orthonormal columns.*lower precision: adapter.orthonormalise\(\)",
-        ):
-            step()
-    before, Ut = model(x), adapters(model)["0"].adapter.active()[0].detach().clone()
-    for layer in adapters(model).values():
-        layer.adapter.orthonormalise()
-    torch.testing.assert_close(model(x), before, rtol=1e-13, atol=1e-14)
-    torch.testing.assert_close(
-        adapters(model)["0"].adapter.active()[0].detach(), Ut, rtol=0.0, atol=1e-6
-    )  # no sign is turned
-    with pytest.raises(
-        RuntimeError,
-        match=r"0: the optimizer remembers torch.float32 on cpu, the adapter has torch.float64 on cpu",
-    ):
-        step()
-    optimizer.load_state_dict(optimizer.state_dict())
-    assert [step() for _ in range(5)][-1] < first

@@ -6,18 +6,17 @@ import copy
 import re
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from geolora_ref.nn import GeoLoRA, adapt, adapters, foreign_optimizer, merge, unmerge
+from geolora_ref.nn import GeoLoRA, adapt, adapters, merge, unmerge
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
-from tests.nn.steps import MAKES, METHODS, OPTIMIZERS, backward, head_of, same, snapshot
-from verification.network_defects.models import network, regression, train
+from geolora_ref.nn.optim.baselines import Dlrt
+from tests.nn.steps import METHODS, OPTIMIZERS, backward, head_of, same, snapshot
+from verification.network_defects.models import network, train
 
 pytestmark = pytest.mark.usefixtures(
     "module_unchecked"
@@ -68,65 +67,6 @@ def test_every_option_of_an_update_counts(
     assert float((one - other).norm()) > 1e-3 * float(one.norm())
 
 
-def test_a_part_may_have_a_rate_of_its_own_for_its_head() -> None:
-    model = network()
-    optimizer = GeoLoRA(
-        [{"module": model[0]}, {"module": model[2]}, {"module": model[4], "head_lr": 0.5}],
-        head_lr=0.3,
-    )
-    assert [group["lr"] for group in optimizer.param_groups if not group["adapters"]] == [0.5]
-    for head in (
-        {"module": model[4]},
-        {"params": model[4].parameters()},
-        {"params": model[4].weight},
-    ):
-        optimizer = GeoLoRA(
-            [{"module": model[0]}, {"module": model[2]}, {**head, "lr": 1e-5}], lr=0.01
-        )
-        assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.01, 1e-5]
-    mixed = GeoLoRA([{"module": model, "lr": 0.02}])
-    assert [group["lr"] for group in mixed.param_groups] == [0.02, 1e-3]
-
-
-def test_the_state_of_a_complex_head_is_loaded() -> None:
-    model = network()
-    phase = nn.Parameter(torch.ones(2, dtype=torch.complex128))
-    model.register_parameter("phase", phase)
-    optimizer = GeoLoRA(model, lr=0.05)
-    optimizer.zero_grad()
-    (
-        model(torch.ones(1, 12, dtype=torch.float64)).square().sum()
-        + (phase * torch.tensor(1.0 + 2.0j)).real.sum()
-    ).backward()
-    optimizer.step()
-    optimizer.load_state_dict(optimizer.state_dict())
-
-
-@pytest.mark.parametrize("tau", [None, 0.2])
-def test_a_group_has_its_own_threshold_in_place_of_the_common_one(tau: float | None) -> None:
-    model = network()
-    parts: list[dict[str, Any]] = [
-        {"module": model[0], "theta": 0.01},
-        {"module": model[2], "budget": 3},
-        {"module": model[4]},
-    ]
-    optimizer = GeoLoRA(parts, tau=tau)
-    found = [
-        tuple(group[name] for name in ("tau", "theta", "budget"))
-        for group in optimizer.param_groups
-        if group["adapters"]
-    ]
-    assert found == [(None, 0.01, None), (None, None, 3)]
-    alone = GeoLoRA(model, tau=tau).param_groups[0]
-    assert (alone["tau"], alone["share"]) == ((None, 0.7) if tau is None else (tau, None))
-    assert GeoLoRA(network(), tau=tau, update="adam-published").param_groups[0]["tau"] == (
-        tau or 0.35
-    )
-    assert Dlrt([{"module": network(), "theta": 0.01}], tau=tau).param_groups[0]["theta"] == 0.01
-    with pytest.raises(ValueError, match=r"found \{'tau': 0\.1, 'theta': 0\.2\}$"):
-        GeoLoRA([{"module": model, "tau": 0.1, "theta": 0.2}])
-
-
 def test_an_adapter_that_is_frozen_in_part_is_refused() -> None:
     for name in ("Ut", "S", "Vt"):
         model = network()
@@ -161,16 +101,6 @@ def test_a_step_while_adapters_are_merged_is_refused(make: Any) -> None:
     unmerge(model)
     optimizer.step(closure)
     assert any(not torch.equal(X, before[name]) for name, X in model.state_dict().items())
-
-
-def test_groups_of_single_layers_have_names() -> None:
-    """A layer that is a group of its own has no name in it."""
-    model = network()
-    optimizer = GeoLoRA([{"module": layer} for layer in adapters(model).values()], lr=0.02)
-    assert [group["adapters"] for group in optimizer.param_groups] == [["layer"], ["layer (1)"]]
-    adapters(model)["2"].adapter.S.grad = torch.full_like(adapters(model)["2"].adapter.S, torch.nan)
-    with pytest.raises(FloatingPointError, match=r"gradients are not finite: layer \(1\)"):
-        optimizer.step()
 
 
 def test_groups_that_come_later_are_refused() -> None:
@@ -264,21 +194,6 @@ def test_a_model_without_adapters_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "found"),
-    [
-        (lambda model: model.named_parameters(), "tuple"),
-        (lambda model: [model, *model.parameters()], "Sequential"),
-        (lambda model: {"module": model}, "str"),
-        (lambda model: None, "NoneType"),
-    ],
-)
-def test_what_is_no_model_is_refused(make: Any, found: str, unchecked: None) -> None:
-    message = rf"^model: expected a model, groups {{'module': a part of it, …}} or model\.parameters\(\), found {found}"
-    with pytest.raises(ValueError, match=message):
-        GeoLoRA(make(network()))
-
-
-@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),
@@ -294,12 +209,6 @@ def test_options_of_a_wrong_kind_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         GeoLoRA(network(), **options)
-
-
-def test_unknown_group_options_are_refused() -> None:
-    model = network()
-    with pytest.raises(ValueError, match=r"found \['rate'\]"):
-        GeoLoRA([{"module": model, "rate": 0.1}])
 
 
 def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
@@ -384,130 +293,6 @@ MALFORMED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "message"), MALFORMED.values(), ids=MALFORMED)
-def test_a_state_that_the_next_step_could_not_read_is_refused(change: Any, message: str) -> None:
-    model = network()
-    optimizer = GeoLoRA(model, lr=0.05, update="heavy-ball")
-    train(model, optimizer, 2)
-    before, state = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
-    change(state)
-    with pytest.raises(ValueError, match=message):
-        optimizer.load_state_dict(state)
-    assert same(optimizer.state_dict(), before)
-    with pytest.raises(
-        ValueError, match=r"^state_dict: expected what state_dict\(\) returned, found NoneType"
-    ):
-        optimizer.load_state_dict(None)  # type: ignore[arg-type]
-    optimizer.load_state_dict(before)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_state_that_a_hook_has_wrapped_stays_as_it_is(method: Any) -> None:
-    """Hooks get the copy; a second state has a hook no more."""
-    model = network()
-    optimizer = GeoLoRA(model, lr=0.05, method=method)
-    train(model, optimizer, 2)
-    hook = optimizer.register_state_dict_post_hook(lambda _, state: {"wrapped": state})
-    saved = optimizer.state_dict()
-    before = copy.deepcopy(saved)
-    hook.remove()
-    train(model, optimizer, 3)
-    assert saved.keys() == {"wrapped"}
-    assert same(saved, before)
-    assert optimizer.state_dict().keys() == {"state", "param_groups"}
-
-
-def test_hooks_see_a_state_before_it_is_looked_at() -> None:
-    """A hook may convert a state that was saved under other names; the converted state is checked
-    like any other.
-    """
-    models = [network() for _ in range(2)]
-    optimizers = [GeoLoRA(model, lr=0.05) for model in models]
-    train(models[0], optimizers[0], 2)
-    saved = optimizers[0].state_dict()
-    hook = optimizers[1].register_load_state_dict_pre_hook(lambda _, state: state["wrapped"])
-    optimizers[1].load_state_dict({"wrapped": saved})
-    assert same(optimizers[1].state_dict(), saved)
-    with pytest.raises(ValueError, match=r"^state_dict: expected \(format, adapters\)"):
-        optimizers[1].load_state_dict({"wrapped": {"state": {}, "param_groups": []}})
-    hook.remove()
-    with pytest.raises(ValueError, match=r"^state_dict: expected \(format, adapters\)"):
-        optimizers[1].load_state_dict({"state": {}, "param_groups": []})
-    assert same(optimizers[1].state_dict(), saved)
-
-
-@pytest.mark.parametrize("part", [{}, {"lr": torch.tensor(0.04)}])
-def test_a_rate_that_is_a_tensor_is_one_of_each_group(part: dict[str, Any]) -> None:
-    """Schedules write into it: a factor would be applied once a group, and groups would have one rate."""
-    optimizer = GeoLoRA([{"module": network(), **part}], lr=torch.tensor(0.04), head_lr=0.04)
-    torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda epoch: 1.0, lambda epoch: 0.25])
-    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.04, 0.01])
-
-
-def test_a_rate_that_is_a_tensor_stays_that_of_the_caller() -> None:
-    model, lr = network(), torch.tensor(0.04)
-    optimizer = GeoLoRA(
-        [{"module": model[k]} for k in (0, 2)] + [{"module": model[4], "lr": lr}], lr=lr
-    )
-    rates = [group["lr"] for group in optimizer.param_groups]
-    assert len({id(rate) for rate in (lr, *rates)}) == 1 + len(rates) == 4
-
-
-@pytest.mark.parametrize("make", [GeoLoRA, partial(GeoLoRA, method="fast"), SimultaneousDescent])
-def test_gradients_that_want_gradients_are_taken_for_their_values(make: Callable[..., Any]) -> None:
-    models = [network() for _ in range(2)]
-    x, target = regression()
-    for model, graph in zip(models, (False, True), strict=True):
-        optimizer = make(model, lr=0.05)
-        with warnings.catch_warnings(action="ignore"):  # of memory that such a graph keeps
-            torch.nn.functional.mse_loss(model(x), target).backward(create_graph=graph)  # type: ignore[no-untyped-call, unused-ignore]
-        optimizer.step()
-    assert same(models[0].state_dict(), models[1].state_dict())
-
-
-def test_a_rate_may_be_a_tensor() -> None:
-    models = [network() for _ in range(2)]
-    for model, lr in zip(models, (0.05, torch.tensor(0.05, dtype=torch.float64)), strict=True):
-        optimizer = GeoLoRA([{"module": model, "lr": lr}], tau=0.1)
-        train(model, optimizer, 2)
-    assert same(models[0].state_dict(), models[1].state_dict())
-
-
-@pytest.mark.parametrize("basis", ["U", "V"])
-@pytest.mark.parametrize("steps", [0, 2])
-@pytest.mark.parametrize("method", METHODS)
-def test_bases_that_another_method_left_are_refused(method: Any, steps: int, basis: str) -> None:
-    """The fast step of such bases is no step of the algorithm; it may have stepped these adapters
-    before.
-    """
-    model = network()
-    optimizer = GeoLoRA(model, lr=0.05, method=method)
-    train(model, optimizer, steps)
-    for layer in adapters(model).values():
-        getattr(layer.adapter, f"{basis}t").detach()[:3].mul_(2.0)
-    with foreign_optimizer(model):  # or the pass would be refused
-        backward(model)
-        before = snapshot(model, optimizer)
-        with pytest.raises(ValueError, match=rf"^0: {basis}: expected orthonormal columns"):
-            optimizer.step()
-        assert same(before, snapshot(model, optimizer))
-
-
-@pytest.mark.parametrize("method", [*METHODS, "descent"])
-def test_a_memory_of_another_rank_is_refused(method: str) -> None:
-    model = network()
-    optimizer = OPTIMIZERS[method](model)
-    train(model, optimizer, 1)
-    remembered = adapters(model)["0"].adapter.rank
-    adapters(model)["0"].adapter.reset(2)
-    backward(model)
-    with pytest.raises(
-        RuntimeError,
-        match=f"^0: the optimizer remembers rank {remembered}, the adapter has rank 2; load the ",
-    ):
-        optimizer.step()
-
-
 @pytest.mark.parametrize("frozen", [("U",), ("S",), ("V",), ("U", "V")], ids=", ".join)
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_gradients_of_some_of_the_factors_are_refused(method: str, frozen: tuple[str, ...]) -> None:
@@ -532,78 +317,6 @@ def test_gradients_of_some_of_the_factors_are_refused(method: str, frozen: tuple
     with pytest.raises(ValueError, match=f"^{expected}$"):
         optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
-
-
-def test_an_adapter_without_its_layer_is_refused() -> None:
-    """AdamW would step its factors one by one."""
-    model = network()
-    with pytest.raises(
-        ValueError, match="expected adapters in their layers, found an adapter without its layer"
-    ):
-        GeoLoRA([{"module": model[0]}, {"module": adapters(model)["2"].adapter}])
-
-
-@pytest.mark.parametrize("make", MAKES)
-def test_a_step_returns_the_loss_of_its_closure_and_none_without_one(make: str) -> None:
-    model = network()
-    optimizer = MAKES[make](model)
-    values = iter([3.5, 2.5, 1.5])  # Dlrt evaluates three times: at W, and twice after it has moved
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        backward(model)
-        return next(values)
-
-    assert optimizer.step(closure) == 3.5
-    if make != "dlrt":
-        backward(model)
-        assert optimizer.step() is None
-
-
-@pytest.mark.parametrize("names", [("0", "2"), ("2",)])
-@pytest.mark.parametrize("method", METHODS)
-def test_parameters_that_came_without_their_ranks_are_refused(
-    method: Any, names: tuple[str, ...]
-) -> None:
-    """Data-parallel training begins with such a broadcast, and one process may have loaded other ranks."""
-    here, there = network(rank=2), network(rank=4)
-    optimizer = GeoLoRA(here, method=method)
-    with torch.no_grad():
-        for name in names:
-            mine, theirs = (adapters(model)[name].adapter.parameters() for model in (here, there))
-            for own, other in zip(mine, theirs, strict=True):
-                own.copy_(other)
-    backward(here)
-    before = snapshot(here, optimizer)
-    with pytest.raises(
-        ValueError,
-        match=r"expected zeros beyond rank 2, found others: .* \(load a state_dict, in every process\), or another",
-    ):
-        optimizer.step()
-    assert same(before, snapshot(here, optimizer))
-    here.load_state_dict(there.state_dict())
-    optimizer.step()
-
-
-def test_a_state_of_another_optimizer_is_refused() -> None:
-    model = network()
-    optimizer = GeoLoRA(model)
-    before = snapshot(model, optimizer)
-    with pytest.raises(
-        ValueError, match=r"to be \[\('GeoLoRA 4', .*found \[\('SimultaneousDescent 4', "
-    ):
-        optimizer.load_state_dict(SimultaneousDescent(model).state_dict())
-    assert same(before, snapshot(model, optimizer))
-
-
-@pytest.mark.parametrize("method", ["reference", "fast"])
-def test_a_state_is_loaded_where_a_schedule_keeps_options_of_its_own(method: Any) -> None:
-    model = network()
-    state = GeoLoRA(model, method=method).state_dict()
-    optimizer = GeoLoRA(model, method=method)
-    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9)
-    optimizer.param_groups[0]["name"] = "adapters"
-    optimizer.load_state_dict(state)
 
 
 def test_groups_of_tensors_find_their_adapters() -> None:
@@ -688,30 +401,6 @@ def test_parts_of_factors_are_refused_with_what_leaves_them_whole(shard: str) ->
             model.state_dict()
 
 
-@pytest.mark.parametrize("update", ["heavy-ball", "spectral"])
-def test_a_layer_without_a_memory_is_in_no_stack_with_one_that_has(update: str) -> None:
-    """Both have one shape, rank and age: the first layer had a step of a rule without memory, the
-    second one of this rule.
-    """
-    found = []
-    for method in ("fast", "reference"):
-        torch.manual_seed(0)
-        model = nn.ModuleList([nn.Linear(5, 4), nn.Linear(5, 4)]).double()
-        adapt(model, rank=2, max_rank=2, generator=torch.Generator().manual_seed(1))
-        optimizer = GeoLoRA(model, method=method, update="sgd", lr=0.1, tau=0.0)
-        for layers in ([0], [1], [0, 1]):
-            optimizer.zero_grad(set_to_none=True)
-            x = torch.randn(
-                8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(layers) + 7)
-            )
-            torch.stack([model[i](x).square().sum() for i in layers]).sum().backward()
-            optimizer.step()
-            optimizer.param_groups[0]["update"] = update
-        found.append([layer.adapter.full() for layer in adapters(model).values()])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -752,36 +441,6 @@ USUAL: list[dict[str, Any]] = [
     {"update": "heavy-ball", "lr": 1e-4},
     {"update": "preconditioned", "lr": 3e-3},
 ]
-
-
-@pytest.mark.parametrize("options", USUAL)
-def test_nothing_is_said_of_usual_options(options: dict[str, Any]) -> None:
-    model = network()
-    train(model, GeoLoRA(model, **options), 55)  # a warning would be an error
-
-
-@pytest.mark.parametrize(("lr", "said"), [(2e-3, False), (2e-4, True)])
-def test_a_rate_in_its_warm_up_is_judged_by_where_it_is_heading(lr: float, *, said: bool) -> None:
-    """After 50 of 500 steps of a warm-up a usual rate is still at a tenth of its peak."""
-    model = network()
-    optimizer = GeoLoRA(model, lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 500))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(55):
-            train(model, optimizer, 1)
-            schedule.step()
-    assert [str(warning.message).partition(":")[0] for warning in caught] == [
-        "lr = 0.0002 with update='spectral'"
-    ] * said
-
-
-def test_a_schedule_of_whole_rates_is_judged_by_its_steps() -> None:
-    """A rate of 1 that the schedule multiplies by 0.01 in the first step is no step of length 1."""
-    model = network()
-    optimizer = GeoLoRA(model, 1.0)
-    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.01)
-    train(model, optimizer, 2)  # a warning would be an error
 
 
 def _another_steps_in_turn(model: nn.Module, optimizer: GeoLoRA) -> None:
@@ -872,13 +531,6 @@ WORDS_OF_LORA: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", WORDS_OF_LORA)
-def test_adapt_answers_the_words_of_lora_with_its_own(case: str) -> None:
-    options, message = WORDS_OF_LORA[case]
-    with pytest.raises(TypeError, match=message):
-        adapt(nn.Sequential(nn.Linear(3, 3)), **options)
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -893,23 +545,3 @@ def test_an_option_of_other_optimizers_is_answered_with_ours(option: str, messag
     options: dict[str, Any] = {option: 0.1}
     with pytest.raises(TypeError, match=message):
         GeoLoRA(network(), **options)
-
-
-@pytest.mark.parametrize(
-    ("update", "cycled", "said"),
-    [("spectral", True, True), ("spectral", False, False), ("adam", True, False)],
-)
-def test_a_schedule_that_cycles_other_averages_gets_a_word_once(
-    update: Any, *, cycled: bool, said: bool
-) -> None:
-    model = network()
-    optimizer = GeoLoRA(model, update=update)
-    torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=0.01, total_steps=9, cycle_momentum=cycled
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        train(model, optimizer, 3)
-    assert [str(warning.message).partition(":")[0] for warning in caught] == [
-        "max_momentum = 0.95"
-    ] * said

@@ -8,11 +8,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ transformers = pytest.importorskip("transformers", reason=REASON)
 pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason=REASON)
 safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
-from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, parameter_count, unmerge  # noqa: E402
+from geolora_ref.nn import GeoLoRA, adapt, adapters, parameter_count  # noqa: E402
 from geolora_ref.nn.exchange.export import export_lora  # noqa: E402
 from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig, GeoLoraLayer  # noqa: E402
 from verification.network_defects.models import difference, fill, regression  # noqa: E402
@@ -76,11 +75,6 @@ def ranks(model: nn.Module) -> list[int]:
     return [layer.adapter.rank for layer in adapters(model).values()]
 
 
-def test_the_wrapped_model_computes_what_the_model_did() -> None:
-    x, _ = regression()
-    assert torch.equal(wrapped()(x), base_model()(x))
-
-
 def test_the_wrapped_model_trains_like_the_adapted_one() -> None:
     """Bit for bit: it is the same layer and the same optimizer."""
     x, _ = regression()
@@ -125,18 +119,6 @@ def test_the_fused_path_is_a_field_of_the_configuration_that_is_saved(tmp_path: 
     loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path)
     assert all(layer.fused for layer in adapters(loaded).values())
     torch.testing.assert_close(loaded(x), models[1](x), rtol=1e-13, atol=1e-13)
-
-
-def test_the_dtype_of_the_factors_is_a_field_of_the_configuration_that_is_saved(
-    tmp_path: Path,
-) -> None:
-    for dtype in ("float32", "float64"):
-        model = wrapped(dtype=dtype)
-        model.save_pretrained(tmp_path)
-        for each in (model, peft.PeftModel.from_pretrained(base_model(), tmp_path)):
-            assert {layer.adapter.S.dtype for layer in adapters(each).values()} == {
-                getattr(torch, dtype)
-            }
 
 
 @pytest.mark.parametrize("low_memory", [False, True])
@@ -196,42 +178,6 @@ else:
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("before", ["", "---\nlibrary_name: peft\n---\nMine.\n", "Not of PEFT.\n"])
-def test_a_card_without_the_heading_gets_it_and_others_are_left_alone(
-    before: str, tmp_path: Path
-) -> None:
-    card = tmp_path / "README.md"
-    card.write_text(before, encoding="utf-8")
-    config().save_pretrained(str(tmp_path / "other"))
-    after = card.read_text(encoding="utf-8")
-    assert after.startswith(before)
-    assert ("## How to Get Started" in after) is ("library_name: peft" in before)
-
-
-def test_a_number_of_numpy_is_saved(tmp_path: Path) -> None:
-    wrapped(alpha=np.float32(0.5)).save_pretrained(tmp_path)
-    assert (
-        json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == 0.5
-    )
-
-
-def test_alpha_by_shape_is_saved_as_a_word_and_loaded_as_numbers(tmp_path: Path) -> None:
-    x, _ = regression()
-    model = wrapped()
-    train(model)
-    model.eval().save_pretrained(tmp_path)
-    assert (
-        json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["alpha"] == "rms"
-    )
-    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path).eval()
-    scales = [layer.alpha for layer in adapters(loaded).values()]
-    assert scales == [
-        (m / n) ** 0.5 for m, n in (layer.adapter.shape for layer in adapters(model).values())
-    ]
-    assert len(set(scales)) == 2
-    assert torch.equal(loaded(x), model(x))
 
 
 def test_a_loaded_adapter_trains_on(tmp_path: Path) -> None:
@@ -301,29 +247,6 @@ def test_the_optimizer_trains_the_active_adapter_alone() -> None:
     assert changed == {f"base_model.model.second.geolora_adapter.other.{X}" for X in "USV"}
 
 
-def test_two_active_adapters_are_refused_and_nothing_is_changed() -> None:
-    x, _ = regression()
-    model = two_adapters()
-    before = model(x)
-    with pytest.raises(ValueError, match="expected one active adapter, found default, other"):
-        model.base_model.set_adapter(["default", "other"])
-    [layer] = {
-        module
-        for module in model.modules()
-        if isinstance(module, GeoLoraLayer) and len(module.geolora_layers) == 2
-    }
-    with pytest.raises(ValueError, match="expected one active adapter, found default, other"):
-        layer.set_adapter(["default", "other"])
-    assert torch.equal(model(x), before)
-
-
-def test_all_linear_means_the_same_for_a_second_adapter() -> None:
-    model = wrapped()
-    model.add_adapter("other", config(rank=2))
-    model.set_adapter("other")
-    assert ranks(model) == [2, 2]
-
-
 def test_merged_and_unmerged() -> None:
     x, _ = regression()
     model = two_adapters()
@@ -361,50 +284,6 @@ def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapters_once(
     ]
 
 
-def test_a_merged_model_that_was_moved_has_a_state_of_where_it_is() -> None:
-    """Its base as it was before, in the dtype that it was given since; that of a module that is
-    moved is rounded once.
-    """
-    model = two_adapters()
-    assert {value.dtype for value in model.state_dict().values()} == {torch.float64}
-    weights = copy.deepcopy(model.state_dict())
-    model.merge_adapter()
-    model.float()
-    state = model.state_dict()
-    assert {value.dtype for value in state.values()} == {torch.float32}
-    assert all(torch.equal(value, weights[key].float()) for key, value in state.items())
-
-
-@pytest.mark.parametrize(
-    ("part", "stays"), [("base_layer", False), ("default", False), ("other", True)]
-)
-def test_a_part_of_a_state_unmerges_what_it_changes(part: str, *, stays: bool) -> None:
-    """Loading another adapter leaves the merged one where it is, as with PEFT's other methods."""
-    x, _ = regression()
-    model = two_adapters()
-    state = {key: value.clone() for key, value in model.state_dict().items() if f".{part}." in key}
-    expected = model(x)
-    model.merge_adapter()
-    model.load_state_dict(state, strict=False)
-    assert difference(model(x), expected) < 1e-14
-    assert model.get_submodule("base_model.model.second").merged is stays
-
-
-def test_adapters_merged_one_after_the_other_add_up() -> None:
-    model = two_adapters()
-    layer = model.get_submodule("base_model.model.second")
-    weight = layer.base_layer.weight.clone()
-    model.merge_adapter(["default", "other"])
-    expected = weight + sum(one.alpha * one.adapter.full() for one in layer.geolora_layers.values())
-    assert difference(layer.base_layer.weight, expected) < 1e-15
-    with pytest.raises(ValueError, match="while they are merged"):
-        model.delete_adapter("other")
-    with pytest.raises(RuntimeError, match="expected 'other', merged last, to go first"):
-        layer.geolora_layers["default"].unmerge()
-    model.unmerge_adapter()
-    assert torch.equal(layer.base_layer.weight, weight)
-
-
 def test_an_adapter_for_each_row_is_refused() -> None:
     """PEFT would drop the names and compute all rows with the active adapter."""
     x, _ = regression()
@@ -414,114 +293,6 @@ def test_an_adapter_for_each_row_is_refused() -> None:
     ):
         model(x, adapter_names=["default"] * (len(x) - 1) + ["__base__"])
     model(x)
-
-
-def test_while_another_adapter_is_merged_the_active_one_waits(tmp_path: Path) -> None:
-    """PEFT's other methods do the same: a merged model is its base."""
-    x, _ = regression()
-    model = two_adapters()
-    layer = model.get_submodule("base_model.model.second")
-    other = layer.geolora_layers["other"]
-    expected = layer.base_layer.weight + other.alpha * other.adapter.full()
-    model.merge_adapter(["other"])
-    hidden = torch.randn(5, 20, dtype=torch.float64)
-    assert difference(layer(hidden), hidden @ expected.mT + layer.base_layer.bias) < 1e-14
-    with pytest.raises(ValueError, match="expected a base in which no adapter is merged"):
-        export_lora(model, tmp_path / "adapter")
-    with pytest.raises(
-        RuntimeError, match=r"step: expected adapters that are not merged, found that .*first"
-    ):
-        GeoLoRA(model, lr=0.05).step()
-    with model.disable_adapter():
-        assert torch.equal(model(x), base_model()(x))
-
-
-def test_disabling_reaches_a_merged_layer_whose_weight_is_read() -> None:
-    """nn.MultiheadAttention never calls its out_proj."""
-    torch.manual_seed(0)
-    base = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0)).double()
-    x = torch.randn(3, 2, 8, dtype=torch.float64)
-    plain = base(x)
-    model = peft.get_peft_model(base, config(target_modules=["out_proj"], modules_to_save=None))
-    (layer,) = adapters(model).values()
-    fill(layer.adapter)
-    adapted = model(x)
-    model.merge_adapter()
-    assert difference(model(x), adapted) < 1e-14
-    with model.disable_adapter():
-        assert torch.equal(model(x), plain)
-    assert torch.equal(model(x), adapted)
-    assert difference(plain, adapted) > 1e-3
-
-
-def copied_in_single(
-    tensors: Sequence[Tensor], devices: Sequence[int], detach: bool = False
-) -> list[list[Tensor]]:
-    """The replica that nn.DataParallel sends to each of its devices; here replicas are
-    distinguished from the model by their precision.
-    """
-    return [[X.detach().float() if detach else X.float() for X in tensors] for _ in devices]
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_replicas_of_data_parallel_use_what_is_theirs(
-    monkeypatch: pytest.MonkeyPatch, *, fused: bool
-) -> None:
-    """Each half of the batch through a replica, and the gradients of the model from both."""
-    monkeypatch.setattr(
-        sys.modules["torch.nn.parallel.replicate"], "_broadcast_coalesced_reshape", copied_in_single
-    )
-    x, _ = regression()
-    model = two_adapters()
-    model.set_adapter("other")
-    layer = model.get_submodule("base_model.model.second")
-    for named in layer.geolora_layers.values():
-        named.fused = fused
-        fill(named.adapter)
-    expected = model(x)
-    expected.square().sum().backward()
-    gradients = [X.grad.clone() for X in layer.geolora_adapter["other"].parameters()]
-    model.zero_grad()
-    for half in x.chunk(2):
-        replica = nn.parallel.replicate(model, [0, 1])[1]
-        assert replica.get_submodule("base_model.model.second").weight.dtype == torch.float32
-        found = replica(half.float())
-        assert found.dtype == torch.float32
-        found.square().sum().backward()
-    for X, gradient in zip(layer.geolora_adapter["other"].parameters(), gradients, strict=True):
-        assert (
-            difference(X.grad, gradient) < 10.0 * torch.finfo(torch.float32).eps
-        )  # the replicas compute in single precision
-    assert layer.weight.dtype == torch.float64
-    assert torch.equal(model(x), expected)
-
-
-def test_merged_and_unloaded() -> None:
-    x, _ = regression()
-    model = wrapped()
-    train(model)
-    model.eval()
-    before = model(x)
-    plain = model.merge_and_unload()
-    assert difference(plain(x), before) < 1e-14
-    assert {type(module) for module in plain.modules()} == {nn.Sequential, nn.Linear, nn.Tanh}
-
-
-def test_the_adapter_that_is_named_is_merged_and_unloaded() -> None:
-    """In place of the active one."""
-    x, _ = regression()
-    model = two_adapters()
-    model.set_adapter("other")
-    expected = model(x)
-    model.set_adapter("default")
-    assert difference(model(x), expected) > 1e-3
-    assert difference(model.merge_and_unload(adapter_names=["other"])(x), expected) < 1e-14
-
-
-def test_a_progress_bar_of_merging_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
-    for progressbar in (False, True):
-        wrapped().merge_and_unload(progressbar)
-        assert bool(capsys.readouterr().err) == progressbar
 
 
 @pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
@@ -538,16 +309,6 @@ def test_nothing_is_merged_where_one_layer_cannot_be(merge: str) -> None:
     assert model.get_submodule("base_model.model.first") is first
     assert torch.equal(first.base_layer.weight, weight)
     assert torch.equal(model(x), before)
-
-
-def test_an_adapter_is_merged_next_to_a_layer_that_it_does_not_have() -> None:
-    """The other layer need not be one that can be merged."""
-    base = base_model()
-    nn.utils.parametrizations.weight_norm(base.get_submodule("second"))
-    model: Any = peft.get_peft_model(base, config())
-    model.add_adapter("other", config(target_modules=["first"]))
-    model.merge_adapter(["other"])
-    assert model.get_submodule("base_model.model.first").merged_adapters == ["other"]
 
 
 def test_a_safe_merge_refuses_broken_factors() -> None:
@@ -572,33 +333,6 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
         model.get_submodule("base_model.model.second").merge(safe_merge=True)
     model.get_submodule("base_model.model.second").merge()  # without the option for safety
     assert model.get_submodule("base_model.model.second").merged
-
-
-@pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
-def test_merging_is_safe_on_request_only(merge: str) -> None:
-    """PEFT's other methods do the same: to look at every factor takes time."""
-    model = wrapped()
-    broken = model.get_submodule("base_model.model.second")
-    with torch.no_grad():
-        broken.geolora_adapter["default"].S[0, 0] = float("nan")
-    getattr(model, merge)()
-    assert bool(broken.base_layer.weight.isnan().any())
-
-
-def test_disabled_layers_are_merged_all_or_none() -> None:
-    model = wrapped(modules_to_save=None, exclude_modules=["head"])
-    model.add_adapter(
-        "other", config(rank=2, modules_to_save=None, target_modules=["first", "second"])
-    )
-    layers = [module for module in model.modules() if isinstance(module, GeoLoraLayer)]
-    with (
-        disabled(model),
-        pytest.raises(
-            RuntimeError, match="expected an adapter that is enabled, found one that is disabled"
-        ),
-    ):
-        model.merge_adapter(["other", "default"])
-    assert not any(layer.merged for layer in layers)
 
 
 def test_deleted() -> None:
@@ -629,25 +363,6 @@ def test_a_step_of_the_adapter_that_is_not_active_is_not_silent() -> None:
     train(model, 2)  # the one that is active: a warning would be an error
 
 
-def test_deleting_the_active_adapter_activates_another() -> None:
-    model = two_adapters()
-    model.set_adapter("other")
-    with pytest.warns(UserWarning, match="Setting active adapter to default"):
-        model.delete_adapter("other")
-    assert len(adapters(model)) == 2
-
-
-@pytest.mark.parametrize(
-    ("target_modules", "expected"),
-    [("all-linear", ["first", "second"]), (".*ond", ["second"]), (["first"], ["first"])],
-    ids=["all-linear", "pattern", "names"],
-)
-def test_target_modules(target_modules: str | list[str], expected: list[str]) -> None:
-    assert list(adapters(wrapped(target_modules=target_modules))) == [
-        SHOWN.format(name) for name in expected
-    ]
-
-
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "Conv1D": (lambda: pytorch_utils.Conv1D(9, 6), lambda: torch.randn(2, 5, 6)),
     "Conv1d": (lambda: nn.Conv1d(3, 5, 4, stride=2), lambda: torch.randn(2, 3, 9)),
@@ -655,46 +370,6 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "Conv3d": (lambda: nn.Conv3d(2, 5, (2, 3, 1), padding=1), lambda: torch.randn(2, 2, 4, 5, 3)),
     "Embedding": (lambda: nn.Embedding(9, 6, padding_idx=1), lambda: torch.tensor([[0, 1, 8]])),
 }
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_layers(tmp_path: Path, kind: str) -> None:
-    torch.manual_seed(1)
-    make, data = KINDS[kind]
-    base, x = nn.Sequential(make()), data()
-    model = peft.get_peft_model(copy.deepcopy(base), GeoLoraConfig(rank=2, target_modules=["0"]))
-    (layer,) = adapters(model).values()
-    fill(layer.adapter)
-    assert difference(model(x), base(x)) > 1e-3
-    model.save_pretrained(tmp_path)
-    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
-    )
-    assert (
-        difference(loaded(x), model(x)) < 1e-6
-    )  # torch multiplies in another order where no gradient is wanted
-    assert difference(copy.deepcopy(model).merge_and_unload()(x), model(x)) < 1e-6
-    export_lora(model, tmp_path / "plain")
-    assert difference(peft.PeftModel.from_pretrained(base, tmp_path / "plain")(x), model(x)) < 1e-6
-
-
-def test_dropout_follows_the_mode_of_the_model() -> None:
-    x, _ = regression()
-    model = wrapped(dropout=0.5)
-    for layer in adapters(model).values():
-        fill(layer.adapter)
-    assert not torch.equal(model(x), model(x))
-    model.add_adapter("other", config(dropout=0.5))
-    model.eval()
-    assert torch.equal(model(x), model(x))
-    for layer in model.modules():
-        if isinstance(layer, GeoLoraLayer):
-            fill(layer.geolora_adapter["other"])  # type: ignore[arg-type]
-    model.set_adapter("other")  # not active while the mode changed
-    assert torch.equal(model(x), model(x))
-    assert not torch.equal(model.train()(x), model(x))
 
 
 def test_a_copy_is_a_model_of_its_own() -> None:
@@ -711,33 +386,6 @@ def test_a_copy_is_a_model_of_its_own() -> None:
     ]
 
 
-def test_a_copy_of_a_layer_on_a_parametrised_base_has_its_adapter() -> None:
-    """torch gives such a base a ``__deepcopy__``, which copies the base."""
-    x, _ = regression()
-    base = base_model()
-    nn.utils.parametrizations.weight_norm(base.get_submodule("first"))
-    model = peft.get_peft_model(base, config(target_modules=["first"]))
-    for layer in adapters(model).values():
-        fill(layer.adapter)
-    other = copy.deepcopy(model)
-    assert torch.equal(other(x), model(x))
-    assert list(adapters(other)) == list(adapters(model)) == [SHOWN.format("first")]
-
-
-def test_the_functions_of_this_package_work_too() -> None:
-    x, _ = regression()
-    model = wrapped()
-    train(model)
-    model.eval()
-    before = model(x)
-    merge(model)
-    assert difference(model(x), before) < 1e-14
-    unmerge(model)
-    assert torch.equal(model(x), before)
-    with disabled(model):
-        assert difference(model(x), before) > 1e-3
-
-
 def test_exported_as_plain_lora(tmp_path: Path) -> None:
     x, _ = regression()
     model = wrapped(alpha=0.7)
@@ -747,87 +395,6 @@ def test_exported_as_plain_lora(tmp_path: Path) -> None:
     plain = peft.PeftModel.from_pretrained(base_model(), tmp_path).eval()
     assert type(plain.base_model).__name__ == "LoraModel"
     assert difference(plain(x), model(x)) < 1e-13
-
-
-def test_what_was_loaded_for_inference_is_exported_with_its_head(tmp_path: Path) -> None:
-    """PEFT's default: nothing of it requires a gradient, nor does a head that was frozen again."""
-    x, _ = regression()
-    model = wrapped(alpha=0.7)
-    train(model)
-    model.eval()
-    model.save_pretrained(tmp_path / "adapter")
-    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path / "adapter").eval()
-    export_lora(loaded, tmp_path / "plain")
-    plain = peft.PeftModel.from_pretrained(base_model(), tmp_path / "plain").eval()
-    assert difference(plain(x), model(x)) < 1e-13
-    assert difference(base_model()(x), model(x)) > 1e-3
-
-
-def test_rows_of_an_embedding_that_peft_trains_are_refused(tmp_path: Path) -> None:
-    """Also in a model that was loaded for inference, where nothing requires a gradient."""
-
-    def base() -> nn.Module:
-        return nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 6))
-
-    tokens = GeoLoraConfig(rank=2, target_modules=["1"], trainable_token_indices={"0": [3]})
-    model = peft.get_peft_model(base(), tokens)
-    model.save_pretrained(tmp_path / "adapter")
-    for found in (model, peft.PeftModel.from_pretrained(base(), tmp_path / "adapter")):
-        with pytest.raises(
-            ValueError,
-            match="expected an embedding without rows of its own, found trainable_token_indices",
-        ):
-            export_lora(found, tmp_path / "plain")
-
-
-def test_an_adapter_merged_elsewhere_is_not_left_out_of_an_export(tmp_path: Path) -> None:
-    """Where the active one has no layer."""
-    base = nn.ModuleDict({"one": nn.Linear(6, 6), "two": nn.Linear(6, 6)})
-    model = peft.get_peft_model(base, GeoLoraConfig(target_modules=["two"]), "active")
-    model.add_adapter("merged", GeoLoraConfig(target_modules=["one"], init_weights=False))
-    model.base_model.merge_adapter(["merged"])
-    with pytest.raises(
-        ValueError,
-        match="one: expected a base in which no adapter is merged, found merged; unmerge it",
-    ):
-        export_lora(model, tmp_path)
-    model.base_model.unmerge_adapter()
-    export_lora(model, tmp_path)
-
-
-def test_a_head_of_several_layers_is_exported(tmp_path: Path) -> None:
-    """PEFT's name for what it trains in place of a head stands in the middle of the names of the
-    head's layers.
-    """
-
-    def base() -> nn.Module:
-        model = base_model()
-        model.set_submodule(
-            "head", nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 4)).double()
-        )
-        return model
-
-    x, _ = regression()
-    torch.manual_seed(1)
-    plain = base()
-    model = peft.get_peft_model(copy.deepcopy(plain), config())
-    train(model)
-    model.eval()
-    export_lora(model, tmp_path)
-    assert difference(peft.PeftModel.from_pretrained(plain, tmp_path).eval()(x), model(x)) < 1e-13
-
-
-def test_factors_of_half_precision_models_are_in_single(tmp_path: Path) -> None:
-    base = base_model().to(torch.bfloat16)
-    model = peft.get_peft_model(copy.deepcopy(base), config())
-    model.save_pretrained(tmp_path)
-    for low_memory in (False, True):
-        loaded = peft.PeftModel.from_pretrained(
-            copy.deepcopy(base), tmp_path, low_cpu_mem_usage=low_memory
-        )
-        for layer, saved in zip(adapters(loaded).values(), adapters(model).values(), strict=True):
-            assert layer.adapter.Ut.dtype == torch.float32
-            assert torch.equal(layer.adapter.Ut, saved.adapter.Ut)  # not rounded on the way either
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -873,21 +440,6 @@ def test_bad_configurations_are_refused(case: str) -> None:
         wrapped(**options)
 
 
-def test_dropout_that_is_never_called_is_refused() -> None:
-    """nn.MultiheadAttention reads the weight of its projection."""
-    base = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0))
-    dropped = config(target_modules=["out_proj"], modules_to_save=None, dropout=0.5)
-    with pytest.raises(
-        ValueError, match=r"dropout: expected 0 for the projection of nn\.MultiheadAttention"
-    ):
-        peft.get_peft_model(base, dropped)
-    model = peft.get_peft_model(base, config(target_modules=["out_proj"], modules_to_save=None))
-    with pytest.raises(
-        ValueError, match=r"dropout: expected 0 for the projection of nn\.MultiheadAttention"
-    ):
-        model.add_adapter("second", dropped)
-
-
 def test_a_weight_that_another_module_shares_is_refused() -> None:
     """Merged, it would change the other one as well."""
 
@@ -907,113 +459,6 @@ def test_a_weight_that_another_module_shares_is_refused() -> None:
         "second", GeoLoraConfig(rank=3, target_modules=["1"])
     )  # on the same weight, which is its own
     assert len(adapters(model)) == 1
-
-
-def test_a_layer_at_two_places_is_refused() -> None:
-    """PEFT would replace the first one, and the other would be the base's until the adapter is merged."""
-    block = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
-    model = nn.Sequential(nn.Linear(5, 5), block, block)
-    model.append(model[0])
-    with pytest.raises(
-        ValueError,
-        match=r"^0: expected one place in the model \(PEFT replaces no more\), found 0, 3$",
-    ):
-        peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["0"]))
-    tuned = peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["1.0"]))
-    tuned.add_adapter("second", GeoLoraConfig(rank=3, target_modules=["1.0"]))
-    assert len(adapters(tuned)) == 1
-
-
-def test_adapters_are_not_put_into_adapters() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"model: expected one without adapters, found '.*first' \(Linear of PEFT\); merge_and_unl",
-    ):
-        adapt(peft.get_peft_model(base_model(), peft.LoraConfig(r=2, target_modules=["first"])))
-    model = base_model()
-    adapt(model, ["first"], rank=2)
-    with pytest.raises(
-        ValueError,
-        match=r"model: expected one without adapters of geolora_ref\.nn.adapt, found 'first'",
-    ):
-        peft.get_peft_model(model, config())
-
-
-def with_a_shared_weight() -> nn.Module:
-    """Two layers of one weight, which must be excluded."""
-    torch.manual_seed(0)
-    layers = {name: nn.Linear(6, 6) for name in ("first", "second", "third")}
-    layers["third"].weight = layers["second"].weight
-    model = nn.Sequential()
-    for name, layer in layers.items():
-        model.add_module(name, layer)
-    return model
-
-
-def test_a_method_that_cannot_be_put_in_leaves_nothing() -> None:
-    model = with_a_shared_weight()
-    with pytest.raises(ValueError, match="share"):
-        peft.get_peft_model(model, GeoLoraConfig(rank=2))
-    assert [type(layer) for layer in model.children()] == [nn.Linear] * 3
-    again = peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["first"]))
-    assert {name.split(".")[-1] for name, X in again.named_parameters() if X.requires_grad} == {
-        "Ut",
-        "S",
-        "Vt",
-    }
-    with pytest.raises(ValueError, match="share"):
-        again.add_adapter("other", GeoLoraConfig(rank=1, target_modules=["first", "second"]))
-    assert [type(layer).__name__ for layer in model.children()] == [
-        "GeoLoraLinear",
-        "Linear",
-        "Linear",
-    ]
-    assert list(model.get_submodule("first").geolora_layers) == ["default"]  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("targets", ["all-linear", r".*(first|second)"])
-def test_layers_to_transform_want_names(targets: str) -> None:
-    """With an expression PEFT would take all layers."""
-    with pytest.raises(
-        ValueError, match="layers_to_transform: expected target_modules as a list of names with it"
-    ):
-        GeoLoraConfig(target_modules=targets, layers_to_transform=[1])
-    GeoLoraConfig(target_modules=["first"], layers_to_transform=[1])
-
-
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
-def test_a_layer_says_its_features_as_those_of_peft_do() -> None:
-    """The numbers that LoRA's layers have in the same places."""
-    base = nn.ModuleDict(
-        {
-            "linear": nn.Linear(6, 5),
-            "table": nn.Embedding(9, 4),
-            "conv": nn.Conv2d(3, 7, 2),
-            "sequence": nn.Conv1d(3, 7, 2),
-            "volume": nn.Conv3d(3, 7, 2),
-            "gpt2": pytorch_utils.Conv1D(8, 6),
-        }
-    )
-    found = []
-    for chosen in (
-        GeoLoraConfig(rank=2, target_modules=list(base)),
-        peft.LoraConfig(r=2, target_modules=list(base)),
-    ):
-        model: Any = peft.get_peft_model(copy.deepcopy(base), chosen).base_model.model
-        found.append({name: (model[name].in_features, model[name].out_features) for name in base})
-    assert found[0] == found[1]
-    adapt(base, list(base)[:1], 2)
-    layer = adapters(base)["linear"]
-    assert (layer.in_features, layer.out_features) == (6, 5)
-
-
-def test_weights_that_are_drawn_do_something() -> None:
-    x, _ = regression()
-    assert torch.equal(wrapped()(x), base_model()(x))
-    model = wrapped(init_weights=False)
-    assert difference(model(x), base_model()(x)) > 1e-2
-    for layer in adapters(model).values():
-        layer.adapter.factors()
 
 
 WORDS: dict[str, tuple[dict[str, Any], str]] = {
@@ -1039,16 +484,6 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
         ": target_parameters has no counterpart: target_modules names layers$",
     ),
 }
-
-
-@pytest.mark.parametrize("case", WORDS)
-def test_the_words_of_lora_are_answered_with_ours(case: str) -> None:
-    assert GeoLoraConfig().rank == peft.LoraConfig().r
-    options, message = WORDS[case]
-    with pytest.raises(
-        TypeError, match=f"^GeoLoraConfig: expected options of its own, .*{message}"
-    ):
-        GeoLoraConfig(**options)
 
 
 class Quantised(nn.Linear):
@@ -1150,18 +585,6 @@ def test_what_other_methods_of_peft_have_is_refused(case: str) -> None:
         ask()
 
 
-def test_converted_to_lora() -> None:
-    """By PEFT itself, exactly from the rank of the adapter on."""
-    x, _ = regression()
-    model = wrapped(alpha=0.7, modules_to_save=None)
-    train(model)
-    config_, state = peft.convert_to_lora(model.eval(), rank=max(ranks(model)))
-    plain = peft.get_peft_model(base_model(), config_).eval()
-    assert not peft.set_peft_model_state_dict(plain, state).unexpected_keys
-    assert difference(plain(x), model(x)) < 1e-6  # PEFT converts in single precision
-    assert difference(base_model()(x), model(x)) > 1e-2
-
-
 class Experts(nn.Module):
     """A mixture with its matrices in one parameter, next to a router."""
 
@@ -1201,25 +624,6 @@ def transformer() -> Any:
     return transformers.BertModel(transformers.BertConfig(**size))
 
 
-def test_layers_and_rows_are_found_as_for_lora() -> None:
-    """Without ``target_modules`` those of the architecture; ``trainable_token_indices`` are rows
-    that the optimizer moves.
-    """
-    rows = [3, 7]
-    lora = peft.get_peft_model(transformer(), peft.LoraConfig(trainable_token_indices=rows))
-    model = peft.get_peft_model(
-        transformer(), GeoLoraConfig(rank=2, target_modules=None, trainable_token_indices=rows)
-    )
-    assert model.targeted_module_names == lora.targeted_module_names != []
-    words = model.base_model.model.embeddings.word_embeddings
-    before = words(torch.arange(20)).detach()
-    optimizer = GeoLoRA(model)
-    model(TOKENS).last_hidden_state[:, :, 0].sum().backward()
-    optimizer.step()
-    moved = (words(torch.arange(20)) != before).any(dim=1)
-    assert moved.nonzero().flatten().tolist() == rows
-
-
 def test_transformers_loads_an_adapter_right_or_refuses(tmp_path: Path) -> None:
     """From version 5 on ``load_adapter`` sets parameters one by one, each of its own shape, and
     ranks are shapes.
@@ -1237,16 +641,6 @@ def test_transformers_loads_an_adapter_right_or_refuses(tmp_path: Path) -> None:
     else:
         base.load_adapter(tmp_path)
         assert torch.equal(base.eval()(TOKENS).last_hidden_state, expected)
-
-
-def test_the_merged_model_is_saved_in_shards(tmp_path: Path) -> None:
-    """A model of transformers saves it like any other one."""
-    model = peft.get_peft_model(transformer(), GeoLoraConfig(rank=2, init_weights=False))
-    expected = model.eval()(TOKENS).last_hidden_state
-    model.merge_and_unload().save_pretrained(tmp_path, max_shard_size="3KB")
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    found = transformers.BertModel.from_pretrained(tmp_path).eval()(TOKENS).last_hidden_state
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_peft_asks_of_every_method_is_answered() -> None:

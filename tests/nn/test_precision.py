@@ -60,52 +60,6 @@ def test_products_are_whole_inside_and_what_they_were_outside(allowed: str) -> N
     assert (before[0] == ("ieee", "ieee")) == (allowed == "highest")
 
 
-@OF_BACKENDS
-def test_a_setting_of_one_backend_is_put_back() -> None:
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    try:
-        with whole_products():
-            assert products() == ("ieee", "ieee")
-        assert products() == ("tf32", "ieee")
-        assert float32_is_whole()  # on the processor
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-
-
-@OF_BACKENDS
-def test_a_setting_that_is_inherited_stays_inherited() -> None:
-    """A setting of all backends, for a while, and then its old value."""
-    before = torch.backends.fp32_precision  # type: ignore[attr-defined]
-    matmuls: Any = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    own = [backend.fp32_precision for backend in matmuls]
-    try:
-        for backend in matmuls:
-            backend.fp32_precision = "none"
-        torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]
-        assert products() == ("tf32", "tf32")
-        with whole_products():
-            assert products() == ("ieee", "ieee")
-        assert products() == ("tf32", "tf32")
-        torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
-        assert products() == ("ieee", "ieee")
-    finally:
-        torch.backends.fp32_precision = before  # type: ignore[attr-defined]
-        for backend, precision in zip(matmuls, own, strict=True):
-            backend.fp32_precision = precision
-
-
-def test_releases_without_settings_of_backends(
-    allowed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(type(torch.backends.mkldnn), "matmul", raising=False)
-    monkeypatch.delattr(torch.backends.mkldnn, "matmul", raising=False)
-    with whole_products():
-        assert torch.get_float32_matmul_precision() == "highest"
-        assert float32_is_whole()
-    assert torch.get_float32_matmul_precision() == allowed
-    assert float32_is_whole() == (allowed == "highest")
-
-
 def test_compiled_code_has_the_settings_of_its_surroundings() -> None:
     """The settings of torch are no part of a graph: with them there would be two graphs or none."""
 

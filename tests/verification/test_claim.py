@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from geolora_ref.oracle.judges.criteria import FAIL
 from verification.claim import (
     Case,
     CaseResult,
     Claim,
-    Control,
-    Figure,
     Measurements,
-    Table,
     in_units,
 )
 
@@ -31,10 +25,6 @@ def measured(value: float, bound: float, rounding: float = 0.0) -> CaseResult:
 def test_ratio_is_measured_over_bound() -> None:
     assert measured(1.0, 4.0).worst == pytest.approx(0.25)
     assert measured(5.0, 4.0).worst > 1.0
-
-
-def test_negative_measurement_is_no_violation() -> None:
-    assert measured(-1.0, 4.0).worst == 0.0
 
 
 @pytest.mark.parametrize(
@@ -51,12 +41,6 @@ def test_comparison_at_rounding_level_is_not_counted() -> None:
     result = measured(1e-17, 1e-16, rounding=1e-16)
     assert result.undecided == 1
     assert not result.ratios
-
-
-@pytest.mark.parametrize(("bound", "counted"), [(1.001e-15, 1), (0.999e-15, 0)])
-def test_a_bound_counts_above_ten_roundings(bound: float, counted: int) -> None:
-    result = measured(1e-17, bound, rounding=1e-16)
-    assert (len(result.ratios.get("inequality", ())), result.undecided) == (counted, 1 - counted)
 
 
 def test_violation_at_rounding_level_is_counted_all_the_same() -> None:
@@ -105,27 +89,3 @@ GOOD: Any = Claim(
     "good", "t", "", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "e"
 )
 NONE: Any = None
-
-
-@pytest.mark.parametrize(
-    ("make", "what"),
-    [
-        (
-            lambda: Control("control", " ", GOOD.cases, GOOD.check),
-            "Control: expected a text for why, found ' '",
-        ),
-        (
-            lambda: Figure("A title", NONE, lambda axes, results: None),
-            "Figure: expected a text for caption, found None",
-        ),
-        (lambda: Table(" ", lambda results: []), "Table: expected a text for title, found ' '"),
-        (lambda: replace(GOOD, title=""), "Claim: expected a text for title, found ''"),
-        (lambda: replace(GOOD, statement=""), "Claim: expected a text for statement, found ''"),
-        (lambda: replace(GOOD, explanation=""), "Claim: expected a text for explanation, found ''"),
-        (lambda: replace(GOOD, limit=FAIL), "Claim: expected a text for scale, found ''"),
-    ],
-)
-def test_texts_that_are_missing_are_refused(make: Callable[[], object], what: str) -> None:
-    """They are read by people only, who notice late."""
-    with pytest.raises(ValueError, match=what):
-        make()

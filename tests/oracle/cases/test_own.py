@@ -5,11 +5,9 @@ scripts of failures.
 from __future__ import annotations
 
 import importlib
-import re
 import runpy
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,11 @@ from geolora_ref.oracle import check_step, summary
 from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.broken.stages import Stages
 from geolora_ref.oracle.cases.catalogue import catalogue
-from geolora_ref.oracle.cases.own import LAYOUTS, drawn, shape
+from geolora_ref.oracle.cases.own import shape
 from geolora_ref.oracle.cases.quick import QUICK
-from geolora_ref.oracle.check import Tally, run_case
-from geolora_ref.oracle.judges.criteria import StepInputs
+from geolora_ref.oracle.check import Tally
 from geolora_ref.oracle.reproduce import NO_RESULT, RUNNING, reproduction
-from geolora_ref.oracle.trial.choice import Choice, representable
+from geolora_ref.oracle.trial.choice import Choice
 from geolora_ref.oracle.trial.harness import Harness
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -71,36 +68,6 @@ def test_bad_size(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["check", "a:b", f"--shape={text}"])
     assert "shape: expected MxNxR" in capsys.readouterr().err
-
-
-def test_large_size() -> None:
-    """Rounding of the judge does not count in its measurement; a defect is seen all the same."""
-    select = {"id": "own-1100x700x32-tau"}
-    report = check_step(RIGHT, shapes=[(1100, 700, 32)], select=select)
-    assert report.worst_ratio < 3.0
-    assert not check_step(
-        MUTANTS["kept-value-perturbed"].step, shapes=[(1100, 700, 32)], select=select
-    )
-
-
-def stored_in_16_bits(*arrays: Any, **parameters: Any) -> Any:
-    return tuple(
-        X.astype(np.float16) for X in RIGHT(*(X.astype(np.float32) for X in arrays), **parameters)
-    )
-
-
-@pytest.mark.parametrize(("seed", "number"), [(1, 537), (3, 239)])
-def test_drawn_numbers_in_float16(seed: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a limit of the numbers the first case is infinite in its first step, and the other one
-    in a later step.
-    """
-    harness = Harness.of(stored_in_16_bits, dtype="float16")
-    case = drawn(seed, number, complex_data=False, layouts=LAYOUTS)
-    assert representable(case, harness) == (case.steps > 1)
-    if case.steps > 1:
-        assert run_case(harness, case)[0].outcome == "passed"
-        monkeypatch.setattr(StepInputs, "representable", lambda inputs, largest: True)
-        assert run_case(harness, case)[0].outcome == "failed"
 
 
 def test_smallest_drawn_failure() -> None:
@@ -256,35 +223,6 @@ def test_reproduction(
         assert (NO_RESULT in printed) == (step == "fails")
 
 
-@pytest.mark.parametrize(
-    ("step", "case", "options", "message"),
-    [
-        ("captured", "sequence-scheduled-rate", {}, "finds nothing wrong (ratio "),
-        ("elsewhere", "shape-tall-dense", {"whole": True}, "finds nothing wrong (ratio "),
-        ("one_of_a_stack", "shape-tall-dense", {"batched": True}, "finds nothing wrong (ratio "),
-        ("leaves", "shape-tall-dense", {}, "finds nothing wrong (raised SystemExit"),
-        ("hides", "shape-tall-dense", {}, "finds nothing wrong (U1: expected an array of numpy"),
-    ],
-)
-def test_shows_in_the_kit_alone(
-    step: str,
-    case: str,
-    options: dict[str, Any],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """λ is captured with the arrays; the gradient is taken at another W; the first problem of a stack
-    is right; the step ends its process; entries are hidden.
-    """
-    backends = imported(tmp_path, monkeypatch)
-    message = (
-        f"reproduce: expected a failure that shows without the kit, found that a script {message}"
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
-        reproduction(getattr(backends, step), case, name=f"backends:{step}", **options)
-
-
 def test_command_prints_the_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,24 +237,3 @@ def test_command_prints_the_script(
         ValueError, match=r"^reproduce: expected no call while a module is imported"
     ):
         reproduction(step, "shape-tall-dense")
-
-
-def test_step_that_no_script_imports() -> None:
-    for step in (partial(RIGHT), RIGHT, lambda *A, **p: None):
-        with pytest.raises(
-            ValueError,
-            match="reproduce: expected a step that can be imported as module:function, found ",
-        ):
-            reproduction(step, "shape-tall-dense")
-
-
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        ("shape-none", "expected the id of a case for float64"),
-        ("shape-tall-dense", "expected a case that fails, found"),
-    ],
-)
-def test_nothing_to_reproduce(case: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^reproduce: {message}"):
-        reproduction(right, case)

@@ -19,9 +19,9 @@ from geolora_ref.oracle.broken.stages import Stages, truncate, truncated_rank
 from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
 from geolora_ref.oracle.check import check_step
 from geolora_ref.oracle.diagnosis.blocks import K_BLOCK, L_BLOCK, LAST_BLOCK, RIGHT, S_BLOCK
-from geolora_ref.oracle.diagnosis.diagnosis import Diagnosis, diagnose, spread
-from geolora_ref.oracle.judges.criteria import FAIL, StepInputs
-from geolora_ref.oracle.trial.conversion import ARGUMENTS, Conversion
+from geolora_ref.oracle.diagnosis.diagnosis import Diagnosis, diagnose
+from geolora_ref.oracle.judges.criteria import StepInputs
+from geolora_ref.oracle.trial.conversion import ARGUMENTS
 from tests.steps import Matrix
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -137,29 +137,6 @@ def test_right_together() -> None:
     assert "s-step-sign" not in shares[2]
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda U, S, V: "changed its inputs", "changed its inputs"),
-        (lambda U, S, V: exec("1 / 0"), "raised ZeroDivisionError: division by zero"),
-        (lambda U, S, V: (np.nan * U, S, V), "U1: 8 of 8 entries are not finite"),
-        (lambda U, S, V: (U, np.diag(S), V), "S1: expected a square matrix"),
-        (lambda U, S, V: (U, S, V[:, 1:]), "V1: expected shape (8, 1), found (8, 0)"),
-    ],
-)
-def test_no_result(change: Step, said: str) -> None:
-    """A backend that breaks down is no mutant that breaks down otherwise."""
-    diagnosis = of(after(change), [replace(questions()[0], max_rank=1)])
-    assert (diagnosis.matches, diagnosis.blocks) == ([], [])
-    assert f"cannot be judged: {said}" in diagnosis.text
-
-
-@pytest.mark.parametrize("name", ["bases-exchanged", "divide-by-zero"])
-def test_mutant_without_result(name: str) -> None:
-    oblong = StepCase.build(CaseParameters(13, 5, 2, "algebraic", core="zero", tau=0.1)).inputs()
-    assert [(m.id, share) for m, share in of(MUTANTS[name].step, [oblong]).matches] == [(name, 1.0)]
-
-
 @pytest.mark.parametrize("name", ["k-step-sign", "cap-off-by-one", "off-by-one-low"])
 def test_dense_core(name: str) -> None:
     """A defect is named with a dense core that is declared, and not with another."""
@@ -172,21 +149,6 @@ def test_dense_core(name: str) -> None:
     declared, hidden = (of(turned, diagonal=diagonal).matches for diagonal in (False, True))
     assert (TWINS.get(declared[0][0].id, declared[0][0].id), declared[0][1]) == (name, 1.0)
     assert not hidden or hidden[0][1] < 1.0
-
-
-def test_other_layout() -> None:
-    """Mutants have the arguments in the same layout; blocks would be those of other numbers."""
-    steps = [replace(x, layout="columns") for x in questions() if not np.iscomplexobj(x.U)]
-    own, step = Conversion(), MUTANTS["strides-ignored"].step
-    with np.errstate(all="ignore"):
-        diagnosis = diagnose(
-            lambda x: step(*(own.laid_out(X, x.layout) for X in x.arrays), **x.parameters),
-            steps,
-            (),
-            EPS,
-        )
-    assert diagnosis.matches[0][0].id == "strides-ignored"
-    assert (diagnosis.blocks, diagnosis.instead) == ([], "")
 
 
 # --- stages ---------------------------------------------------------------------------------------
@@ -288,25 +250,6 @@ def test_factor(name: str) -> None:
     assert of(step, steps, eps=eps).blocks == ([] if said == "right" else expected)
 
 
-@pytest.mark.usefixtures("without_mutants")
-def test_tolerance_of_blocks() -> None:
-    """The unit is 4√(m + n)·eps·(‖S‖ + λ(‖∇_K‖ + ‖∇_L‖)); FAIL units are the limit."""
-    x = replace(questions()[0], tau=0.0)
-    size = np.linalg.norm(x.S) + 0.3 * (np.linalg.norm(x.dK) + np.linalg.norm(x.dL))
-
-    def off(units: float) -> Step:
-        def step(U: Matrix, S: Matrix, V: Matrix, *gradients: Matrix, **parameters: Any) -> Any:
-            U1, S1, V1 = right(U, S, V, *gradients, **parameters)
-            error = units * 16.0 * EPS * size * np.outer(U[:, 0], V[:, 0])
-            P, sigma, Qh = np.linalg.svd(U1 @ S1 @ V1.T + error)
-            return P[:, : len(S1)], np.diag(sigma[: len(S1)]), Qh[: len(S1)].T
-
-        return step
-
-    assert of(off(FAIL - 0.5), [x]).blocks == []
-    assert of(off(FAIL + 0.5), [x]).blocks == [S_BLOCK]
-
-
 STILL = replace(WHOLE[0], **{name: 0.0 * getattr(WHOLE[0], name) for name in ("dK", "dL", "dS")})
 NO_BLOCK: dict[str, tuple[Step, Sequence[StepInputs], str]] = {
     "V scaled": (after(lambda U, S, V: (U, S, (1.0 + 1e-6) * V)), (), "is not orthonormal"),
@@ -322,20 +265,6 @@ NO_BLOCK: dict[str, tuple[Step, Sequence[StepInputs], str]] = {
         "line 3 (the gradients, or a rule that is not SGD)",
     ),
 }
-
-
-@pytest.mark.usefixtures("without_mutants")
-@pytest.mark.parametrize("name", NO_BLOCK)
-def test_no_block(name: str) -> None:
-    step, steps, said = NO_BLOCK[name]
-    diagnosis = of(step, steps)
-    assert diagnosis.blocks == []
-    assert said in diagnosis.text
-
-
-def test_rates_first() -> None:
-    steps = [replace(questions()[0], learning_rate=rate) for rate in (0.1, 0.1, 0.1, 0.5, 0.5, 0.0)]
-    assert [x.learning_rate for x in spread(steps)] == [0.1, 0.5, 0.0, 0.1, 0.5, 0.1]
 
 
 def test_answers_in_files() -> None:

@@ -68,14 +68,6 @@ def test_our_rules(rule: str, array: str, dtype: str) -> None:
     assert len(report.rows) > 100
 
 
-def test_smoothing() -> None:
-    ours = called(optimizers.Spectral(0.9, 0.5))
-    assert check_rule(ours, "spectral", smoothing=0.5)
-    assert not check_rule(ours, "spectral", smoothing=0.5 + 1e-6, fail_fast=True)
-    forgotten = check_rule(called(OURS["spectral"]), "spectral", smoothing=0.5, select="near")
-    assert forgotten.diagnosis.startswith("the rule spectral with smoothing 0")
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant(name: str) -> None:
     """It fails and is named; complex data show a missing conjugate, too."""
@@ -118,18 +110,6 @@ def test_lost_memory(case: str) -> None:
 
     report = check_rule(forgetful, "heavy-ball")
     assert 0 < len([row for row in report.rows if not row.passed]) < 40
-
-
-def test_memory_of_another_layer() -> None:
-    kept: list[Any] = []
-
-    def of_all(U: Any, V: Any, K: Any, L: Any, S: Any, memory: Any) -> Any:
-        D, new = called(OURS["heavy-ball"])(U, V, K, L, S, memory and kept[-1])
-        kept.append(new)
-        return D, "mine"
-
-    report = check_rule(of_all, "heavy-ball")
-    assert [row.id for row in report.rows if not row.passed] == ["two-12x9x3"]
 
 
 class Floored(optimizers.Preconditioned):
@@ -199,18 +179,6 @@ def test_length(length: Callable[[Any], float], definition: str, said: str) -> N
     assert re.fullmatch(said, diagnosis), diagnosis
 
 
-def test_refused() -> None:
-    for options, message in (
-        ({"definition": "muon"}, r"rule: expected one of gradient, .*, found 'muon'"),
-        ({"dtype": "float16"}, "dtype: .*'float16'"),
-        ({"momentum": -1.0}, "momentum: .* -1"),
-        ({"select": "nowhere"}, "select: expected the beginning of a sequence's id"),
-    ):
-        wanted: dict[str, Any] = {"definition": "gradient", **options}
-        with pytest.raises(ValueError, match=f"^{message}"):
-            check_rule(print, **wanted)
-
-
 RULE = """
 import numpy as np
 
@@ -236,14 +204,6 @@ def momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "momentum_rules", raising=False)
     return importlib.import_module("momentum_rules")
-
-
-def test_kept_arguments(momentum: Any) -> None:
-    """They are overwritten."""
-    assert check_rule(momentum.right, "heavy-ball", select="near")
-    failed = check_rule(momentum.retaining, "heavy-ball", select="near").rows
-    assert {row.step for row in failed} == {1}
-    assert all("arguments of earlier calls are overwritten" in row.error for row in failed)
 
 
 @pytest.mark.parametrize(

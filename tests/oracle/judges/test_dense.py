@@ -18,7 +18,6 @@ from geolora_ref.oracle.broken.stages import Backend
 from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
 from geolora_ref.oracle.judges.criteria import FAIL, StepInputs, judge
 from geolora_ref.oracle.judges.dense import DenseOracle, dense_oracle
-from tests.libraries import Dtype
 from tests.oracle.drawn import NO_QUESTIONS, REFERENCE, VARIANTS, drawn_cases
 from tests.steps import Matrix, ratio
 from tests.strategies import case_parameters
@@ -58,17 +57,6 @@ def test_half_precision_is_judged_in_its_own_units() -> None:
     half, single = (_oracle(case, dtype) for dtype in (np.float16, np.float32))
     assert half.W_hat.dtype == np.float64
     assert half.unit == pytest.approx(2.0**13 * single.unit, rel=0.1)
-
-
-def test_below_the_normal_numbers_the_unit_is_absolute() -> None:
-    """c multiples of the smallest number, 1.4e-45 in single precision; where nothing happens, 0 as ever."""
-    case = CaseParameters(
-        6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1
-    )
-    unit = 4.0 * np.sqrt(11.0) * 2.0**-149
-    assert _oracle(StepCase.build(case), np.float32).unit == pytest.approx(unit)
-    assert _oracle(StepCase.build(replace(case, learning_rate=1e-25)), np.float32).unit > 1e5 * unit
-    assert _oracle(StepCase.build(replace(case, learning_rate=0.0)), np.float32).unit == 0.0
 
 
 @given(parameters=case_parameters() | case_parameters(complex_data=True))
@@ -116,19 +104,6 @@ def test_admissible_ranks(changes: dict[str, Any], ranks: range) -> None:
     assert _diagonal_case([12.0, 4.0, 3.0], **changes).ranks == ranks
 
 
-def test_reported_numbers() -> None:
-    oracle = _diagonal_case([12.0, 4.0, 3.0], tau=0.3)
-    np.testing.assert_allclose(
-        oracle.singular_values, [12.0, 4.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0], atol=1e-14
-    )
-    np.testing.assert_allclose(
-        oracle.tails, [13.0, 5.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], atol=1e-14
-    )
-    assert oracle.theta == pytest.approx(3.9, rel=1e-14)
-    assert oracle.scale == 13.0
-    assert oracle.unit == 4.0 * np.sqrt(17.0) * 2.0**-52 * 13.0
-
-
 def test_what_cannot_be_compared_fails() -> None:
     oracle = _diagonal_case([12.0, 4.0, 3.0])
     best = oracle.truncated(3)
@@ -136,24 +111,6 @@ def test_what_cannot_be_compared_fails() -> None:
     assert oracle.ratio(best.T, 3) == np.inf
     assert oracle.ratio(np.full_like(best, np.nan), 3) == np.inf
     assert oracle.ratio(best, 2) == np.inf
-
-
-@pytest.mark.parametrize("size", [2.0**-565, 1.0, 2.0**530])
-def test_no_square_leaves_the_range(size: float) -> None:
-    """2^-565 = 8e-171 and 2^530 = 4e159."""
-    oracle = _diagonal_case([12.0 * size, 4.0 * size, 3.0 * size], tau=0.1)
-    assert oracle.ranks == range(3, 4)
-    assert oracle.scale == 13.0 * size
-    best = oracle.truncated(3)
-    assert oracle.ratio(best, 3) <= FAIL
-    assert oracle.ratio(1.001 * best, 3) > FAIL
-
-
-def test_where_nothing_moves_from_zero_only_zero_is_right() -> None:
-    oracle = _diagonal_case([0.0, 0.0])
-    assert oracle.ranks == range(1, 2)
-    assert oracle.ratio(np.zeros((8, 9)), 1) == 0.0
-    assert oracle.ratio(np.full((8, 9), 1e-100), 1) == np.inf
 
 
 def test_a_tie_accepts_either_side() -> None:
@@ -198,15 +155,6 @@ def test_at_a_tie_what_remains_may_not_exceed_what_is_kept() -> None:
     assert oracle.ratio(np.outer(eye[1], eye[1]), 1) <= FAIL
     wrong = oracle.ratio(sigma[29] * np.outer(eye[29], eye[29]), 1)
     assert wrong == pytest.approx(75.0, rel=0.1)
-
-
-def test_the_precision_that_is_claimed_counts(dtype: Dtype) -> None:
-    """A result rounded to half the digits passes only if no more than that is claimed."""
-    case = StepCase.build(CaseParameters(9, 7, 3, complex=dtype.complex, max_rank=3, seed=1))
-    exact = _oracle(case, dtype.real)
-    rough = exact.truncated(3) * (1.0 + np.sqrt(dtype.eps))
-    assert exact.ratio(rough, 3) > FAIL
-    assert _oracle(case, dtype.real, eps=float(np.sqrt(dtype.eps))).ratio(rough, 3) <= FAIL
 
 
 # --- the two oracles against each other -----------------------------------------------------------
@@ -278,45 +226,6 @@ def test_the_two_oracles_agree(record_property: Callable[[str, object], None]) -
     assert count["both accept"] + count["both reject"] >= 10_000
     assert min(count["both accept"], count["both reject"]) >= 2_000
     assert count["near the limit"] <= 20
-
-
-@pytest.mark.parametrize("size", [5.0, 12.0])
-def test_the_forward_error_reaches_what_the_criteria_allow(size: float) -> None:
-    """σ = (1 − t, 1 + t, 1 − t, 1 − t, 1 − t), t of this many units, and diag(1, 0, …) as the
-    result of rank 1: stationarity and dominance are t each, optimality hides in the tail, and the
-    forward error is 2√2 t: with 12 units the verdicts differ."""
-    unit = 4.0 * np.sqrt(14.0) * 2.0**-52 * np.sqrt(5.0)
-    t = size * unit
-    U, S, zero = np.eye(7, 5), np.diag([1.0 - t, 1.0 + t, *3 * [1.0 - t]]), np.zeros((7, 5))
-    inputs = StepInputs(
-        U, S, U, zero, zero, np.zeros((5, 5)), learning_rate=0.1, theta=0.0, max_rank=1
-    )
-    oracle = dense_oracle(U, S, U, np.zeros((7, 7)), learning_rate=0.1, theta=0.0, max_rank=1)
-    criteria = _matrix_ratio(inputs, (np.eye(7, 1), np.eye(1), np.eye(7, 1)), oracle.scale)
-    assert criteria == pytest.approx(size, rel=0.05)
-    assert oracle.ratio(np.eye(7, 1) @ np.eye(1, 7), 1) == pytest.approx(
-        2.0 * np.sqrt(2.0) * size, rel=0.05
-    )
-
-
-def test_the_forward_error_stays_below_what_the_criteria_allow() -> None:
-    """(1 − σ_{r+1}/σ_r)‖W₁ − T_r(Ŵ)‖ ≤ 2√(1 + r)·max(‖P₁D‖, ‖N‖₂ − σ_r(W₁)) for results of every
-    size of error.
-    """
-    rng, worst = np.random.default_rng(0), 0.0
-    for _ in range(2000):
-        r, size = int(rng.integers(1, 4)), 10.0 ** rng.uniform(-3.0, 0.0)
-        W1 = np.diag([*1.0 + size * rng.random(r), *np.zeros(7 - r)])
-        E = size * rng.standard_normal((7, 7)) * (rng.random((7, 7)) < rng.uniform(0.2, 1.0))
-        W_hat = W1 + np.diag([*np.zeros(r), *1.0 + size * rng.standard_normal(7 - r)]) + E
-        D, (P, sigma, Qt) = W_hat - W1, np.linalg.svd(W_hat)
-        N = np.pad(D[r:, r:], (r, 0))
-        eta = max(np.linalg.norm(D - N), np.linalg.norm(N, 2) - np.diag(W1)[:r].min())
-        forward = (1.0 - sigma[r] / sigma[r - 1]) * np.linalg.norm(
-            W1 - (P[:, :r] * sigma[:r]) @ Qt[:r]
-        )
-        worst = max(worst, forward / (2.0 * np.sqrt(1.0 + r) * eta))
-    assert 0.4 < worst <= 1.0
 
 
 @pytest.mark.parametrize(("changes", "message"), NO_QUESTIONS)

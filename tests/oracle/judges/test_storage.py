@@ -152,77 +152,6 @@ def test_no_more_is_set_aside_than_three_times_what_happens(dtype: str) -> None:
     assert refused >= 5
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_of_contradicting_gradients_any_may_be_used(dtype: str) -> None:
-    """dS is off by Δ: UᴴdK is as good, which moves the result by λ‖Δ‖, half of what is set aside;
-    3Δ are too much.
-    """
-    U, V, G = (
-        np.eye(9)[:, :3],
-        np.eye(7)[:, :3],
-        np.random.default_rng(13).integers(-9, 10, (9, 7)).astype(np.float64),
-    )
-    dS, off = U.T @ G @ V, np.array([[0.0, 4.0, 0.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
-    x = _in_single(
-        (U, np.diag([9.0, 4.0, 1.0]), V, G @ V, G.T @ U, dS + off), learning_rate=0.5, tau=0.0
-    )
-    for factor, passes in ((1.0, True), (0.0, True), (4.0, False)):  # times Δ
-        with np.errstate(all="ignore"):
-            answer = REFERENCE.step(
-                *(X.astype(np.float64) for X in (*x.arrays[:5], dS + factor * off)), **x.parameters
-            )
-        assert judge(x, answer, eps=SINGLE, storage=Storage.of(dtype)).passed == passes
-
-
-def test_a_complex_number_has_two_parts_to_round() -> None:
-    storage = Storage.of("complex64")
-    least = np.full((4, 3), (0.5 + 0.5j) * storage.eta)
-    assert (
-        storage.rounding(least)
-        >= np.linalg.norm(least)
-        > Storage(storage.u, 0.5 * storage.eta).rounding(least)
-    )
-
-
-def _orthonormal(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
-    """U = QR with a positive diagonal, and Q is taken for U, as QR of [U | K_new] does; V likewise."""
-    bases = []
-    for B in (U, V):
-        Q, R = np.linalg.qr(B)
-        bases.append(Q * np.sign(np.diag(R)))
-    return REFERENCE.step(bases[0], S, bases[1], dK, dL, dS, **parameters)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_bases_that_storage_has_turned_may_be_made_orthonormal_first(dtype: str) -> None:
-    """Answers that are not rounded at all differ by what the question leaves open, which is set aside."""
-    refused = 0
-    for x in _drawn(dtype, 60, seed=4):
-        with np.errstate(all="ignore"):
-            answer = _orthonormal(*(X.astype(np.float64) for X in x.arrays), **x.parameters)
-        assert judge(x, answer, eps=SINGLE, storage=Storage.of(dtype)).passed
-        refused += not judge(x, answer, eps=SINGLE).passed
-    assert refused > 10
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("age", [0, 100])
-def test_only_bases_that_have_come_far_leave_much_open(dtype: str, age: int) -> None:
-    """Twelve roundings too long each: Q in place of U moves W by 24u, which a hundred steps explain
-    and none does not.
-    """
-    storage, Q_U, S, Q_V = (
-        Storage.of(dtype),
-        np.eye(9)[:, :3],
-        np.diag([4.0, 2.0, 1.0]),
-        np.eye(7)[:, :3],
-    )
-    zero = [np.zeros((size, 3)) for size in (9, 7, 3)]
-    grown = 1.0 + 12.0 * storage.u
-    x = _in_single((grown * Q_U, S, grown * Q_V, *zero), learning_rate=0.0, tau=0.0, age=age)
-    assert judge(x, (Q_U, S, Q_V), eps=SINGLE, storage=storage).passed == (age == 100)
-
-
 @pytest.mark.parametrize(
     ("dtype", "precision"), [("bfloat16", None), ("float16", None), ("float32", "float64")]
 )
@@ -251,26 +180,6 @@ def test_a_right_whole_step_conforms(dtype: str, precision: str | None) -> None:
             select={"group": group},
         )
         assert report.passed, report.failures[:3]
-
-
-def test_single_precision_may_be_storage_as_well() -> None:
-    def step(*arrays: Any, **parameters: Any) -> Any:
-        factors = REFERENCE.step(*(X.astype(np.float64) for X in arrays), **parameters)
-        return tuple(X.astype(np.float32) for X in factors)
-
-    def off(*arrays: Any, **parameters: Any) -> Any:
-        U1, S1, V1 = step(*arrays, **parameters)
-        return U1, S1 * np.float32(1.0 + 1e-5), V1
-
-    for name, precision, passes in (
-        (step, "float64", True),
-        (off, "float64", False),
-        (off, "float32", True),
-    ):
-        report = check_step(
-            name, dtype="float32", precision=precision, select={"id": "shape-square"}
-        )
-        assert (report.passed, report.precision) == (passes, precision)
 
 
 # --- wrong ones -----------------------------------------------------------------------------------
@@ -315,19 +224,6 @@ def test_an_error_above_the_resolution_is_rejected(dtype: str) -> None:
         wrong = S1.astype(np.float64)
         wrong[0, 0] += resolution(m, n, r, SINGLE, storage) * scale
         assert not judge(x, (U1, wrong, V1), eps=SINGLE, storage=storage).passed
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_defect_may_grow_by_one_rounding_a_step(dtype: str) -> None:
-    storage, x = Storage.of(dtype), _drawn(dtype, 1, seed=9)[0]
-    U1, S1, V1 = (X.astype(np.float64) for X in _answer(dtype, REFERENCE.step, x))
-    given = np.linalg.norm(x.U.T.astype(np.float64) @ x.U - np.eye(len(x.S)))
-    explained = storage.defect(U1) + given
-    Q = np.linalg.qr(U1).Q * np.sign(np.sum(np.linalg.qr(U1).Q * U1, axis=0))
-    for factor, passes in ((0.9, True), (1.1, False)):
-        grown = Q * np.sqrt(1.0 + factor * explained / np.sqrt(len(S1)))
-        verdict = judge(x, (grown, S1, V1), eps=SINGLE, storage=storage)
-        assert (verdict.ratios["orthonormal U"] <= 30.0) == passes
 
 
 def test_a_defect_does_not_grow_like_the_number_of_steps() -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import geolora_ref
 from geolora_ref.oracle import conformance_suite, summary
 from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
@@ -21,10 +18,8 @@ from geolora_ref.oracle.cases.catalogue import catalogue
 from geolora_ref.oracle.cases.step_case import CaseParameters, StepCase
 from geolora_ref.oracle.check import check_step, run_case
 from geolora_ref.oracle.judges.criteria import FAIL, WARN, judge
-from geolora_ref.oracle.reports.report import Interrupted, Report, Row
-from geolora_ref.oracle.reports.scoreboard import read_report, scoreboard
+from geolora_ref.oracle.reports.report import Interrupted, Row
 from geolora_ref.oracle.trial.conversion import EPS, Conversion
-from geolora_ref.oracle.trial.environment import catalogue_digest, environment
 from geolora_ref.oracle.trial.harness import Harness
 from geolora_ref.oracle.trial.load import load_backend
 from tests.libraries import load
@@ -73,39 +68,6 @@ def raising(*arrays: Any, **parameters: Any) -> Any:
 
 
 # --- rows -----------------------------------------------------------------------------------------
-
-
-def test_row() -> None:
-    row, inputs = run_case(Harness.of(right), PLAIN)
-    assert (row.id, row.group, row.flags, row.reason) == (
-        "small-plain", "small", ("small", "plain"), "a plain one",
-    )  # fmt: skip
-    assert (row.outcome, row.criteria, row.error, row.step) == ("passed", (), "", 0)
-    assert inputs is not None
-    assert row.ratio == judge(inputs, right(*inputs.arrays, **inputs.parameters)).worst_ratio < 1.0
-    wrong, _ = run_case(Harness.of(doubled), PLAIN)
-    assert (wrong.outcome, wrong.error) == ("failed", "")
-    assert {name for name, ratio in wrong.ratios.items() if ratio > FAIL} == {*wrong.criteria}
-    nothing, inputs = run_case(Harness.of(raising), PLAIN)
-    assert (nothing.criteria, nothing.ratio, inputs) == (("output",), np.inf, None)
-    place = f"{__file__}:{raising.__code__.co_firstlineno + 1}"
-    assert nothing.finding == f"raised RuntimeError: out of luck (at {place})"
-
-
-@pytest.mark.parametrize(("name", "rank"), [("off-by-one-low", [3, 4, 4]), ("k-step-sign", None)])
-def test_wrong_rank(name: str, rank: list[int] | None) -> None:
-    """It is in the row, with the right ones."""
-    [row] = check_step(MUTANTS[name].step, select={"id": "threshold-tau-double-below-dense"}).rows
-    assert (row.rank and [*row.rank.values()]) == rank
-
-
-def test_worst_of_criteria() -> None:
-    """Over all steps of a sequence."""
-    row, first = (run_case(Harness.of(right), replace(RUN, steps=steps))[0] for steps in (3, 1))
-    assert max(row.ratios.values()) == row.ratio
-    assert {*row.ratios} == {*first.ratios} >= {"orthonormal U", "stationarity", "S sorted"}
-    assert all(row.ratios[name] >= ratio for name, ratio in first.ratios.items())
-    assert row.ratios != first.ratios
 
 
 def test_failing_step() -> None:
@@ -302,14 +264,6 @@ def test_selection(select: Mapping[str, str], ids: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are no whole run, but may be a selection."""
-    monkeypatch.setattr("geolora_ref.oracle.check.FLOOR", 4)
-    assert check_step(right).problems == ["only 3 cases were run, a whole run has at least 4"]
-    assert not check_step(right, select={"group": "run"}).problems
-
-
-@pytest.mark.usefixtures("few")
 def test_wrong_run() -> None:
     """It has a diagnosis, unless it is a whole step or has no result."""
     mutant = MUTANTS["s-step-sign"]
@@ -324,18 +278,6 @@ def test_wrong_run() -> None:
     assert len(whole.failures) == 3
     assert whole.diagnosis is None
     assert len(check_step(doubled, fail_fast=True).rows) == 1
-
-
-@pytest.mark.usefixtures("few")
-def test_known_failures() -> None:
-    report = check_step(doubled, xfail={"small-plain": "known", "run-trained": "known too"})
-    assert [row.outcome for row in report.rows] == ["xfailed", "failed", "xfailed"]
-    assert (report.rows[0].error, report.problems) == ("known", [])
-    report = check_step(right, xfail={"small-plain": "known", "misspelt": ""})
-    assert len(report.problems) == 2
-    assert report.failures[0].outcome == "xpassed"
-    elsewhere = check_step(right, xfail={"small-plain": "known"}, select={"group": "run"})
-    assert elsewhere.passed
 
 
 @pytest.mark.usefixtures("few")
@@ -372,16 +314,6 @@ def test_repeat() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def large(parameters: CaseParameters) -> StepCase:
-        raise MemoryError("72 TiB")
-
-    monkeypatch.setattr("geolora_ref.oracle.check._drawn", large)
-    with pytest.raises(MemoryError, match=r"^not enough memory for case small-plain: .*72 TiB"):
-        check_step(right)
-
-
-@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
 def test_resolution(precision: str) -> None:
     """An error of this share of s in the kept part is where failing begins."""
@@ -413,101 +345,6 @@ ROWS = (
     _row("d", "xfailed", 50.0),
     _row("e", "xpassed", 0.1),
 )
-
-
-def test_counts() -> None:
-    report = Report("package:step", "numpy", "float64", ROWS)
-    assert [row.id for row in report.failures] == ["c", "e"]
-    assert [row.id for row in report.warnings] == ["b"]
-    assert [row.id for row in report.known_failures] == ["d"]
-    assert (report.worst_ratio, report.passed) == (40.0, False)
-    assert Report("b", "numpy", "float64", [*ROWS[:2], ROWS[3]]).passed
-    assert not Report("b", "numpy", "float64", ROWS[:2], ["a problem"]).passed
-    assert Report("b", "numpy", "float64", []).worst_ratio == np.inf
-
-
-@pytest.mark.usefixtures("few")
-def test_data() -> None:
-    """The fields are public; JSON has no infinity."""
-    data = json.loads(json.dumps(check_step(raising).as_data(), allow_nan=False))
-    assert data.keys() == {
-        *("format", "backend", "array", "dtype", "precision", "resolution", "batched", "whole"),
-        *("diagonal", "directions", "threads", "stages", "select", "quick", "shapes", "fuzz"),
-        *("seed", "fail_fast", "repeat", "environment", "passed", "cases", "worst_ratio"),
-        *("problems", "shared", "diagnosis", "defect", "seconds", "rows"),
-    }
-    assert data["rows"][0].keys() == {
-        *("id", "group", "flags", "reason", "ratio", "outcome", "criteria", "error", "step"),
-        *("seconds", "asked", "failed", "where", "rank", "ratios"),
-    }
-    assert (data["worst_ratio"], data["passed"], data["cases"]) == ("inf", False, 3)
-    rows = Report("b", "numpy", "float64", ROWS).as_data()["rows"]
-    assert [row["ratios"] for row in rows][2] == {"x": "nan"}
-
-
-def test_summary() -> None:
-    """Known failures are counted apart, and the worst ratio is not theirs."""
-    text = summary(Report("package:step", "numpy", "float64", ROWS, ["a problem"]))
-    assert "FAILED c, step 2: broken" in text
-    assert "PROBLEM a problem" in text
-    assert "5 cases, 1 known to fail, worst ratio of the others 40 " in text
-
-
-def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another catalogue has another digest."""
-    found = environment(Conversion())
-    assert (found["kit"], found["library"]) == (geolora_ref.__version__, f"numpy {np.__version__}")
-    assert all(found.values())
-    before, (first, *others) = catalogue_digest(), catalogue()
-    seed = first.parameters.seed + 1
-    other = (replace(first, parameters=replace(first.parameters, seed=seed)), *others)
-    monkeypatch.setattr("geolora_ref.oracle.trial.environment.catalogue", lambda: other)
-    assert catalogue_digest.__wrapped__() != before == found["catalogue"]
-
-
-def _report(name: str, *rows: Row, **more: Any) -> dict[str, Any]:
-    promised = {"batched": False, "whole": False, "diagonal": True, "directions": False}
-    made_by = {"kit": "1.0", "catalogue": "abc"} | more.pop("environment", {})
-    report = Report(
-        name,
-        "numpy",
-        "float64",
-        rows,
-        promised=promised | {"threads": 1},
-        environment=made_by,
-        **more,
-    )
-    return json.loads(json.dumps(report.as_data()))  # type: ignore[no-any-return]
-
-
-def test_scoreboard() -> None:
-    """Common facts are below the table; names are text, whatever they contain."""
-    wrong = _report("a|b <c>", *ROWS[1:3], precision="float32", problems=["stopped"])
-    lines = scoreboard([_report("right", ROWS[0], ROWS[3]), wrong]).splitlines()
-    assert lines == [
-        r"|  | right | a\|b &lt;c&gt; |",
-        "| --- | --- | --- |",
-        "| verdict | conforms | 1 of 2 fail; stopped |",
-        "| worst ratio | 10 | 40 |",
-        "| dtype | float64 | float64, computed in float32 |",
-        "| group | 2, 1 known to fail | 1 of 2 fail |",
-        "",
-        "Of all: kit 1.0; catalogue abc.",
-    ]
-    other = _report("other", ROWS[0], environment={"catalogue": "xyz"})
-    assert "| a | other † |" in scoreboard([_report("a", ROWS[0]), other])
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "\udcff", '{"format": 2}', '{"format": 3, "rows": []}']
-)
-def test_no_report(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    path.write_text(json.dumps(_report("a", ROWS[0])))
-    assert read_report(path)["backend"] == "a"
-    path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match=f"^{path}: expected a report of geolora-ref check"):
-        read_report(path)
 
 
 @pytest.mark.parametrize(

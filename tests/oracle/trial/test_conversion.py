@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -81,20 +79,6 @@ def test_layout(array: str, layout: str) -> None:
         assert conversion.alone(there)
 
 
-@pytest.mark.parametrize("layout", ["lazy", "negated", "expanded"])
-def test_layout_of_torch(layout: str) -> None:
-    load("torch")
-    conversion = Conversion("torch", "complex128")
-    Y = np.stack([X[0], X[0]]) * (1.0 + 2.0j)
-    there = conversion.laid_out(Y, layout)
-    assert (there.is_conj(), there.is_neg()) == (layout == "lazy", layout == "negated")
-    assert (there.stride()[0] == 0) == (layout == "expanded")
-    assert np.array_equal(conversion.back(there), Y)
-    assert conversion.alone(there)
-    assert not Conversion("torch", "float64").has_layout("lazy")
-    assert not Conversion("numpy", "complex128").has_layout(layout) or layout == "expanded"
-
-
 def test_nan_around() -> None:
     """What lies between, before and after the numbers is NaN, also for a wrong stride."""
     assert np.all(np.isnan(Conversion().laid_out(X, "spaced").base[:, ::2]))
@@ -136,14 +120,6 @@ def test_overwritten(array: str) -> None:
     assert not Conversion().overwritten(np.broadcast_to(X[0], X.shape), X)
 
 
-@pytest.mark.parametrize("device", ["meta", "cuda:99", "bogus"])
-def test_no_device(device: str) -> None:
-    load("torch")
-    Conversion("torch", device="cpu").try_out()
-    with pytest.raises(ValueError, match=rf"^device: expected torch .* '{device}', found \w+: "):
-        Conversion("torch", device=device).try_out()
-
-
 def test_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the current stream of the device."""
     torch = load("torch").module
@@ -157,28 +133,6 @@ def test_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == ["cuda:0", "stream"]
 
 
-def test_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in has the names that the kit uses of it."""
-
-    class OnDevice(SimpleNamespace):
-        def get(self) -> Any:
-            return self.values
-
-    cupy = SimpleNamespace(
-        float32="cupy's float32",
-        ndarray=OnDevice,
-        array=lambda values, dtype: OnDevice(values=values, dtype=dtype),
-    )
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    there = Conversion("cupy", "float32").to(X.T)
-    assert there.values.flags.c_contiguous
-    assert there.dtype == "cupy's float32"
-    assert np.array_equal(Conversion("cupy", "float32").back(there), X.T)
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ModuleNotFoundError):
-        Conversion("cupy").try_out()
-
-
 @pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
 def test_jax_scope(dtype: str) -> None:
     """64-bit arrays exist inside of it alone."""
@@ -187,21 +141,6 @@ def test_jax_scope(dtype: str) -> None:
         found = jax.numpy.ones(1, dtype=float).dtype
     assert found == ("float32" if dtype == "float32" else "float64")
     assert jax.numpy.ones(1, dtype=float).dtype == "float32"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"array": "nympy"}, "array: expected one of numpy, torch, jax, cupy, found 'nympy'"),
-        ({"dtype": "float8"}, "dtype: expected one of float64, float32, .*, found 'float8'"),
-        ({"array": "cupy", "dtype": "bfloat16"}, "dtype: cupy has no bfloat16"),
-        ({"array": "torch", "device": ""}, "device: expected the name of a device"),
-        ({"array": "jax", "device": "cpu"}, "device: expected none for jax, found 'cpu'"),
-    ],
-)
-def test_refused(options: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}"):
-        Conversion(**options)
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.random.mtrand import set_bit_generator
 
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.broken.mutants import MUTANTS
 from geolora_ref.oracle.broken.stages import Stages
-from geolora_ref.oracle.trial.manners import watched
 from tests.libraries import load
 from tests.nightly import NIGHTLY
 
@@ -285,42 +283,6 @@ def test_pool_of_memory(overlapping: int) -> None:
     assert bool(errors(step, array="torch", select=SEQUENCES)) == bool(overlapping)
 
 
-@pytest.mark.parametrize("ignoring", [False, True])
-def test_strides_of_results(ignoring: bool) -> None:
-    """A slice of a wider array comes back in its layout, which a backend may not ignore."""
-    torch = load("torch").module
-
-    def step(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
-        if ignoring:
-            U, S, V = (torch.as_strided(X, X.shape, (X.shape[1], 1)) for X in (U, S, V))
-        U1, S1, V1 = right(U, S, V, *gradients, **parameters)
-        wide = (torch.cat([X, X], dim=1)[:, : len(S1)] for X in (U1, V1))
-        return next(wide), S1, next(wide)
-
-    assert bool(errors(step, array="torch", select=SEQUENCES)) == ignoring
-
-
-def test_state_of_no_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run continues without a function that the kit needs."""
-
-    def gone(*arguments: Any, **keywords: Any) -> Any:
-        raise RuntimeError("out of order")
-
-    found = errors(call(lambda: monkeypatch.setattr(np, "cumsum", gone)))
-    monkeypatch.undo()
-    assert found == {"left a state in which the kit cannot continue: RuntimeError: out of order"}
-
-
-def test_callers_arithmetic() -> None:
-    """Floating-point errors inside the backend are handled as the caller has set."""
-    step = call(lambda: np.float64(1.0) / np.zeros(1))
-    with np.errstate(divide="raise"):
-        [found] = errors(step)
-    assert found.startswith("raised FloatingPointError: divide by zero")
-    with np.errstate(divide="ignore"):
-        assert errors(step) == set()
-
-
 def test_interrupt() -> None:
     def step(*arrays: Any, **parameters: Any) -> Any:
         raise KeyboardInterrupt
@@ -523,16 +485,3 @@ def test_claimed_precision() -> None:
         assert report.passed, report.failures[:3]
         assert not check_step(single, select=select).passed
     assert "double-range" not in {flag for row in report.rows for flag in row.flags}
-
-
-@pytest.mark.parametrize(
-    "seed", [np.random.seed, random.seed, pytest.param(torch.manual_seed, id="torch")]
-)
-def test_same_seed_in_every_call(seed: Callable[[int], Any]) -> None:
-    """The state before the second call is the one that the first call left."""
-    with watched():  # gives the process its own state back
-        seed(0)
-        for _ in range(2):
-            with watched() as touched:
-                seed(0)
-            assert len(touched) == 1

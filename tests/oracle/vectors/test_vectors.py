@@ -4,42 +4,36 @@ files are named.
 
 from __future__ import annotations
 
-import errno
 import json
-import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 
 from geolora_ref.cli import main
 from geolora_ref.oracle.broken.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.broken.stages import Backend, coefficient_update, truncated_rank
-from geolora_ref.oracle.judges.criteria import FAIL, WARN, Verdict, judge
+from geolora_ref.oracle.judges.criteria import WARN, Verdict, judge
 from geolora_ref.oracle.judges.dense import dense_oracle
 from geolora_ref.oracle.vectors import (
     IDS,
     Vector,
     export,
-    generate,
     judge_outputs,
     load_vectors,
     regenerate_and_compare,
 )
 from geolora_ref.oracle.vectors.diagnosis import diagnose_outputs
-from geolora_ref.oracle.vectors.documents import OUTPUT, VECTOR, encode, number, packaged
-from geolora_ref.oracle.vectors.dyadic import EXACT, FOUR, ExactCase, build, stages
+from geolora_ref.oracle.vectors.documents import VECTOR, encode, packaged
+from geolora_ref.oracle.vectors.dyadic import EXACT, build, stages
 from geolora_ref.oracle.vectors.judge import judge_vector
-from geolora_ref.oracle.vectors.vector import STAGES, vector_of
-from geolora_ref.support.files import write_atomically
+from geolora_ref.oracle.vectors.vector import STAGES
 from tests.nightly import NIGHTLY
 from tests.oracle.drawn import REFERENCE, VARIANTS
 from tests.steps import Matrix
@@ -126,37 +120,6 @@ def test_stored_is_generated() -> None:
     assert regenerate_and_compare(ids=[name for name in IDS if NIGHTLY or name in SMALL]) == []
 
 
-def test_kinds() -> None:
-    assert set(IDS) == set(VECTORS)
-    assert len(IDS) == len(set(IDS))
-    groups = Counter(vector.flags[0] for vector in VECTORS.values())
-    small = {"shape", "spectrum", "gradient", "magnitude", "truncation", "trap", "complex", "exact"}
-    assert set(groups) == small | {"path", "hard"}
-    assert min(groups[name] for name in small) >= 5
-    assert len(ORDINARY) >= 60
-    assert len(EXACT_VECTORS) >= 12
-    assert sum(vector.complex for vector in VECTORS.values()) >= 8
-
-
-@pytest.mark.parametrize("schema", [VECTOR, OUTPUT])
-def test_schemas_are_strict(schema: str) -> None:
-    document = json.loads(packaged()[schema])
-    jsonschema.Draft202012Validator.check_schema(document)
-    objects = [*_objects(document)]
-    assert len(objects) >= 2
-    assert all(found["additionalProperties"] is False for found in objects)
-
-
-def _objects(schema: Any) -> list[Document]:
-    """The subschemas of JSON objects."""
-    if isinstance(schema, list):
-        return [found for part in schema for found in _objects(part)]
-    if not isinstance(schema, dict):
-        return []
-    inside = [found for part in schema.values() for found in _objects(part)]
-    return [schema, *inside] if schema.get("type") == "object" else inside
-
-
 def test_target_is_independent() -> None:
     assert reached("geolora_ref.oracle.vectors.target") == set()
     assert ALGORITHM not in reached("geolora_ref.oracle.vectors")
@@ -183,54 +146,6 @@ def test_export_replaces_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / VECTOR).exists()
 
 
-def test_interrupted_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, contents: bytes) -> None:
-        if path.name == f"{IDS[5]}.json":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_atomically(path, contents)
-
-    monkeypatch.setattr(generate, "write_atomically", full)
-    with pytest.raises(OSError, match="No space left"):
-        export(tmp_path)
-    differences = regenerate_and_compare(tmp_path, ids=IDS[:1])
-    assert differences == sorted(f"vectors/{name}.json: missing" for name in IDS[5:])
-
-
-def test_differences(tmp_path: Path) -> None:
-    export(tmp_path)
-    changed, missing = (tmp_path / f"vectors/{name}.json" for name in IDS[:2])
-    changed.write_bytes(changed.read_bytes().replace(b"p-2", b"p-3", 1))
-    missing.unlink()
-    (tmp_path / "vectors" / "more.json").write_text("{}")
-    (tmp_path / "README.md").write_text("Read me.")
-    assert regenerate_and_compare(tmp_path, ids=IDS[:3]) == [
-        f"vectors/{IDS[1]}.json: missing",
-        "vectors/more.json: no such file is generated",
-        "README.md: differs from a fresh generation",
-        f"vectors/{IDS[0]}.json: differs from a fresh generation",
-    ]
-
-
-@pytest.mark.parametrize(("factor", "kept"), [(1.0 + 4e-16, True), (1.001, False)])
-def test_inputs_of_another_machine(
-    monkeypatch: pytest.MonkeyPatch, factor: float, kept: bool
-) -> None:
-    """They are kept, and those of another case are not."""
-    name = "vectors/shape-tall-dense.json"
-    document = json.loads(packaged()[name])
-    old = document["inputs"]["dK"]["re"][0][0]
-    new = document["inputs"]["dK"]["re"][0][0] = (float.fromhex(old) * factor).hex()
-    changed = {**packaged(), name: json.dumps(document).encode()}
-    monkeypatch.setattr(generate, "packaged", lambda: changed)
-    [(_, text)] = generate.generate(["shape-tall-dense"])
-    found = json.loads(text)["inputs"]["dK"]["re"][0][0]
-    assert old != new
-    assert (found == new) == kept
-    assert float.fromhex(found) == pytest.approx(
-        float.fromhex(old), rel=1e-14
-    )  # this machine may round otherwise
-
-
 # --- the expected values --------------------------------------------------------------------------
 
 
@@ -250,28 +165,6 @@ def test_agrees_with_dense_oracle(vector: Vector) -> None:
     assert np.max(np.abs(vector.tails - oracle.tails)) <= WARN * unit
     assert abs(vector.theta - oracle.theta) <= WARN * unit
     assert vector.ranks == oracle.ranks
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_doubles_are_the_nearest(name: str) -> None:
-    expected = json.loads(packaged()[f"vectors/{name}.json"])["expected"]
-    pairs = [expected[name] for name in ("W_hat", "singular_values", "tails", "theta", "scale")]
-    decimals, doubles = (_numbers([pair[form] for pair in pairs]) for form in ("decimal", "hex"))
-    for decimal, double in zip(decimals, map(float.fromhex, doubles), strict=True):
-        assert abs(Fraction(decimal) - Fraction(double)) <= Fraction(501, 1000) * Fraction(
-            math.ulp(double)
-        )
-
-
-def _numbers(document: Any) -> list[str]:
-    """All strings in it, in order."""
-    if isinstance(document, str):
-        return [document]
-    return [
-        text
-        for part in (document.values() if isinstance(document, dict) else document)
-        for text in _numbers(part)
-    ]
 
 
 # --- who passes and who does not ------------------------------------------------------------------
@@ -343,20 +236,6 @@ def _coefficients(*arrays: Matrix, learning_rate: float, **_: Any) -> dict[str, 
     return dict(zip(STAGES, coefficient_update(U, S, V, dK, dL, dS, learning_rate), strict=False))
 
 
-@pytest.mark.parametrize("vector", EXACT_VECTORS, ids=_ids(EXACT_VECTORS))
-def test_single_precision(vector: Vector) -> None:
-    output = _output(vector, REFERENCE.step, "float32") | {"dtype": "float32"}
-    assert max(judge_vector(vector, output).values()) <= WARN
-
-
-def test_eps_of_the_dtype() -> None:
-    vector = VECTORS["exact-four-values"]
-    output = _output(vector, REFERENCE.step)
-    output["S1"]["re"][0][0] = (4.0 * (1.0 + 1e-7)).hex()
-    assert max(judge_vector(vector, output).values()) > FAIL
-    assert max(judge_vector(vector, output | {"dtype": "float32"}).values()) <= WARN
-
-
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 @pytest.mark.parametrize("vector", EXACT_VECTORS, ids=_ids(EXACT_VECTORS))
 def test_exact_rank(vector: Vector, dtype: Any) -> None:
@@ -391,25 +270,6 @@ def test_ties() -> None:
         theta, rank = Fraction(VECTORS[name].exact["theta"]), VECTORS[name].exact["rank"]
         assert sum(s * s for s in sigma[rank:]) == theta**2
         assert VECTORS[name].ranks == range(rank, rank + 2)
-
-
-INEXACT = {
-    "rate": (replace(EXACT["tie"], learning_rate=0.3), "half precision"),
-    "large": (replace(EXACT["tie"], entries={(0, 0): 4096, (1, 1): 1}), "half precision"),
-    "small": (replace(EXACT["tie"], learning_rate=2.0**-14), "half precision"),
-    "norm": (
-        replace(EXACT["tie"], entries={(0, 0): 2, (1, 1): 1}, tau=0.5, theta=None),
-        "irrational",
-    ),
-    "scaled norm": (replace(EXACT["tie"], entries={(0, 0): 5, (1, 1): 1}), "half precision"),
-    "near tie": (replace(EXACT["tie"], entries=FOUR, theta=2.25), "too close"),
-}
-
-
-@pytest.mark.parametrize(("case", "reason"), INEXACT.values(), ids=INEXACT)
-def test_inexact_case(case: ExactCase, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        stages(build(case), case)
 
 
 @pytest.mark.parametrize("of", [(1, 0, 0), (0, 1, 0), (0, 0, 1)], ids=["dK", "dL", "dS"])
@@ -480,25 +340,6 @@ def test_damaged_vector(tmp_path: Path, damage: Edit, path: str) -> None:
     with pytest.raises(ValueError) as found:  # noqa: PT011  the path is compared literally
         judge_outputs(tmp_path, tmp_path)
     assert f"shape-tall-dense.json: {path}" in str(found.value)
-
-
-def test_repeated_key() -> None:
-    text = packaged()["vectors/shape-tall-dense.json"].decode()
-    twice = text.replace('"m": 13', '"m": 13, "m": 13').encode()
-    with pytest.raises(ValueError, match=r"shape-tall-dense.json: \$: .* stands twice"):
-        vector_of("shape-tall-dense.json", twice)
-
-
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
-def test_number_is_finite(value: object) -> None:
-    """JSON's 1e999 is read as infinity."""
-    with pytest.raises(ValueError, match=f"^theta: expected a finite number, found {value}$"):
-        number(value, "theta")
-
-
-def test_nothing_to_judge(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="found none"):
-        judge_outputs(tmp_path, tmp_path)
 
 
 def _edited(edit: Edit) -> Callable[[Path], object]:
@@ -632,55 +473,3 @@ def test_files_name_the_line(
             in printed
         )
     assert re.search(r"^FAILED \S+: .*in rank \(rank 3; right: 2\)$", printed, re.MULTILINE)
-
-
-def test_part_of_the_vectors(tmp_path: Path, outputs: Path) -> None:
-    """An interrupted copy; vectors of one's own may be few."""
-    export(tmp_path / "part")
-    for name in IDS[:2]:
-        (tmp_path / "part" / "vectors" / f"{name}.json").unlink()
-    with pytest.raises(ValueError) as found:  # noqa: PT011  the message is compared literally
-        judge_outputs(tmp_path / "part", outputs)
-    assert str(found.value) == (
-        f"{tmp_path / 'part'}: expected all {len(IDS)} vectors of the package, "
-        f"{', '.join(sorted(IDS[:2]))} missing: export it again"
-    )
-    document = json.loads(packaged()["vectors/shape-tall-dense.json"].decode()) | {"id": "mine"}
-    own = tmp_path / "own" / "vectors" / "mine.json"
-    own.parent.mkdir(parents=True)
-    own.write_text(json.dumps(document))
-    (tmp_path / "outputs").mkdir()
-    assert [row.error for row in judge_outputs(tmp_path / "own", tmp_path / "outputs").rows] == [
-        "mine.json: missing"
-    ]
-
-
-@pytest.mark.usefixtures("vectors_read_once")
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (lambda d: _set(d, "S1.re.0.0", "0x1p+9"), "ratio [0-9.e+]+ in stationarity, "),
-        (lambda d: d.update(theta=7.0), "ratio inf in theta$"),
-        (lambda d: d.update(rank=2), "ratio inf in rank$"),
-    ],
-)
-def test_finding(exported: Path, outputs: Path, change: Edit, text: str) -> None:
-    path = outputs / "exact-tie.json"
-    document = json.loads(path.read_text("utf-8"))
-    change(document)
-    path.write_text(json.dumps(document))
-    [row] = judge_outputs(exported, outputs).failures
-    assert re.match(text, row.finding)
-
-
-def test_decimal_numbers(exported: Path, outputs: Path) -> None:
-    """A language without hexadecimal floats writes them: the shortest decimal that gives the double back."""
-    for path in outputs.glob("*.json"):
-        document = json.loads(path.read_text("utf-8"))
-        for name in ("U1", "S1", "V1"):
-            parts = document[name].items()
-            document[name] = {
-                part: [[float.fromhex(x) for x in row] for row in rows] for part, rows in parts
-            }
-        path.write_text(json.dumps(document))
-    assert judge_outputs(exported, outputs).passed

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import islice
-from types import ModuleType
 
 import matplotlib.figure
 import pytest
@@ -19,10 +17,7 @@ from verification.claims import (
     CLAIMS,
     HEADINGS,
     PAGES,
-    checked,
     conservation,
-    curvature_tail,
-    physics,
 )
 from verification.outcome import ControlOutcome
 from verification.runner import work
@@ -120,12 +115,6 @@ def affordable(claim: Claim, cases: Iterable[Case]) -> list[Case]:
     ]
 
 
-def test_what_is_too_slow_is_there() -> None:
-    """Or the list would outlive what it speaks of."""
-    names = [f"{claim.id}: {case.id}" for claim in CLAIMS.values() for case in claim.cases(FULL)]
-    assert [slow for slow in TOO_SLOW if not any(fnmatch(name, slow) for name in names)] == []
-
-
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 def test_claim_is_complete(claim: Claim) -> None:
     assert claim.statement
@@ -138,16 +127,6 @@ def test_claim_is_complete(claim: Claim) -> None:
     assert len(set(ids)) == len(ids) > 0
 
 
-def test_a_claim_under_another_name_is_refused_and_one_of_no_section_is_not() -> None:
-    """Every command imports all claims: a heading that was renamed must not end them."""
-    module = ModuleType("verification.claims.descent")
-    module.CLAIM = replace(CLAIMS["descent"], section="4.1", sources=("CKL2024",))  # type: ignore[attr-defined]
-    assert checked(module).section == "4.1"
-    module.CLAIM = replace(CLAIMS["descent"], id="decent")  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="named after its file, found 'decent'"):
-        checked(module)
-
-
 def test_the_section_of_a_claim_is_where_the_theory_shows_it() -> None:
     shown = dict.fromkeys(CLAIMS, "Integrators: what was measured")
     for page in PAGES:
@@ -157,22 +136,6 @@ def test_the_section_of_a_claim_is_where_the_theory_shows_it() -> None:
             if line.startswith(":::{measured} "):
                 shown[line.removeprefix(":::{measured} ")] = heading
     assert {claim.id: claim.section for claim in CLAIMS.values()} == shown
-
-
-def test_the_rates_that_physics_states_are_the_roots_rounded() -> None:
-    damped, growing = (
-        physics.dispersion_root(s["k"], s["beams"], s["guess"]) for s in physics.SETTINGS.values()
-    )
-    for value in (damped.imag, damped.real, growing.imag):
-        assert f"{value:.4f}".replace("-", "−") in CLAIMS["physics"].statement
-
-
-def test_the_curvature_tail_counts_what_a_singular_core_leaves_open() -> None:
-    """S = 0 and λ = 0: S_new is singular, and bounds nothing."""
-    result = curvature_tail.check(
-        Case("singular", {"problem": "quadratic", "start": "zero", "rate": 0.0, "seed": 0})
-    )
-    assert (result.undecided, result.ratios) == (30, {})
 
 
 def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(
@@ -196,23 +159,3 @@ def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(
     drawn.clear()
     conservation.draw(matplotlib.figure.Figure().subplots(), results)
     assert set(drawn) == {PLAN.seed}
-
-
-def test_a_run_of_descent_ends_with_the_first_step_that_decides_nothing() -> None:
-    def run(steps: int) -> CaseResult:
-        start = {
-            "problem": "quadratic",
-            "start": "order one",
-            "rate": 1.9,
-            "steps": steps,
-            "seed": 0,
-        }
-        return CLAIMS["descent"].check(Case("", start))
-
-    whole = run(300)
-    steps = len(whole.series["loss"])
-    before = run(steps - 1)
-    assert steps < 300
-    assert len(before.series["loss"]) == steps - 1
-    assert whole.ratios == before.ratios
-    assert whole.undecided == before.undecided + 4

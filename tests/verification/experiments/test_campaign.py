@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -19,8 +17,7 @@ from verification.experiments import evidence, run, tasks
 from verification.experiments.__main__ import main
 from verification.experiments.campaign import Configuration, expand, missing, perform
 from verification.experiments.interval import equivalent, paired, student, verdict
-from verification.experiments.rivals import RIVALS
-from verification.experiments.rows import FIGURES, append, best_rate, figures, read
+from verification.experiments.rows import append, best_rate, read
 from verification.support.machine import ROOT
 
 DESIGN = expand(task="digits", method=["geolora", "full"], rate=[0.01, 0.1], rank=4, seed=[0, 1])
@@ -144,32 +141,6 @@ def test_wrong_analyses_fail() -> None:
     assert verdict([-1.0, 1.0], "less", "more") == "no difference is shown"
 
 
-def test_every_table_is_made() -> None:
-    for name, table in evidence.TABLES.items():
-        lines = table().splitlines()
-        assert len(lines) > 3, name
-        assert len({line.count("|") for line in lines}) == 1, name
-    assert sum(len(figures(path.stem)) for path in FIGURES.glob("*.csv")) <= 3000
-
-
-def test_a_known_figure() -> None:
-    line = next(line for line in evidence.methods().splitlines() if "DoRA" in line)
-    assert line == "| DoRA | 187 | 78.8 | +0.31 (−0.04 to +0.67) | 78.3 | – |"
-
-
-@pytest.mark.parametrize("method", sorted(RIVALS))
-def test_digits_learn(method: str) -> None:
-    rate = {"geolora": 0.06, "head": 0.0}.get(method, 0.01)
-    one = Configuration("digits", method, rate, 8, epochs=4, head_rate=0.01)
-    found = run.execute(one, tasks.digits(width=32), every=100)
-    assert found["test"] > 0.6
-    assert [record["step"] for record in found["curve"]] == [100, 200, 252]
-    assert found["curve"][-1]["dev"] == found["dev"]
-    dense = 64 * 32 + 32 * 32
-    most = {"full": dense, "head": 0}.get(method, 8 * (96 + 64) + 2 * 64)
-    assert found["parameters"] <= most + 64
-
-
 def test_divergence_is_a_result() -> None:
     task = tasks.digits(width=8)
     found = run.execute(Configuration("digits", "full", 1e30, schedule="constant"), task)
@@ -254,27 +225,6 @@ def test_texts(tiny: Any, tmp_path: Path) -> None:
         < float((wrong != tasks.texts(tmp_path, model="").parts["train"][1]).double().mean())
         < 0.8
     )
-
-
-def test_pictures(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
-    for part, count in (("train", 560), ("test", 20)):
-        with zipfile.ZipFile(tmp_path / f"{part}.zip", "w") as archive:
-            for i in range(count):
-                buffer = io.BytesIO()
-                image.new("RGB", (32, 32), (250 * (i % 2), 99, i % 250)).save(buffer, "JPEG")
-                archive.writestr(f"{part}/{i % 2}/{i}.jpg", buffer.getvalue())
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8))
-    task = tasks.cifar10(tmp_path, network=network, sentences=60)
-    found = run.execute(Configuration("c", "geolora", 0.05, 2, epochs=3, head_rate=0.1), task)
-    assert found["test"] > 0.9
-
-
-def test_data_of_a_task(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Use --data hamlet=PATH"):
-        run.task_of("hamlet", "{}", None, None, (), tmp_path)
-    task = run.task_of("digits", '{"width": 8}', None, None, (), tmp_path)
-    assert task.model(torch.Generator()).encoder[0].out_features == 8
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
