@@ -4,13 +4,13 @@ all of them without axioms but those of real numbers.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from geolora_ref.support.files import read_json
 from tests.nightly import NIGHTLY
 from verification.claims import CLAIMS
 from verification.formal.compiling import (
@@ -82,7 +82,7 @@ def test_accepted_as_they_are() -> None:
     """By night and by ``make formal``, which records it, all files are compiled; else one of them
     and what it imports.
     """
-    assert read_json(ACCEPTED)["files"] == digests(), "make formal"
+    assert json.loads(ACCEPTED.read_text("utf-8"))["files"] == digests(), "make formal"
 
 
 COMPILED = tuple(SOURCES) if NIGHTLY else ("setting", "error_recursion")

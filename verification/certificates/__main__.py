@@ -161,13 +161,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(
         options.output / "certificates.json",
         {"format": 1, "certificates": proved["certificates"]},
-        indent=None,
     )
     certificates = [one["certificate"] for one in refuted.values() if one]
     write_json(
         options.output / "refutations.json",
         {"format": 1, "certificates": certificates},
-        indent=None,
     )
     write_json(options.output / "results.json", summary)
     if options.json:

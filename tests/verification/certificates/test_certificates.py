@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import tests.typechecking
-from geolora_ref.support.files import read_json
 
 flint = pytest.importorskip("flint", reason="ball arithmetic needs the extra 'rigor'")
 
@@ -209,7 +208,7 @@ def test_command_and_checker(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ]
     status = main(command)
     summary = json.loads(capsys.readouterr().out)
-    assert summary == read_json(tmp_path / "results.json")
+    assert summary == json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert summary["refuted"]["s-step-sign"]["followed"]
     assert status == (0 if summary["passed"] else 1)
     assert summary["unusable"] == {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatch
 from itertools import islice
 
 import matplotlib.figure
@@ -20,7 +19,6 @@ from verification.claims import (
     conservation,
 )
 from verification.outcome import ControlOutcome
-from verification.runner import work
 from verification.support.machine import ROOT
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
@@ -32,15 +30,6 @@ BIBLIOGRAPHY = set(
         r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE
     )
 )
-TOO_SLOW = {
-    "stochastic: digits*": "32 runs of 400 steps, the exact variance at every one: more than a minute",
-    "descent: digits*": "300 steps on the digits: two seconds a case",
-    "convergence: *": "1000 steps a case: half a minute in all",
-    "physics: *": "up to twenty seconds a case, on the grids of the papers",
-    "oracles: *": "eight seconds a case, on many more states",
-    "memory: *": "300 steps a case: ten seconds in all",
-    "stochastic-memory: *": "128 runs of 200 steps a case: a minute in all",
-}
 """Cases of the full plan, by claim and id, that take too long for every run of the tests, and why;
 by night all are done.
 """
@@ -73,28 +62,6 @@ def test_control_fails(claim: Claim, control: Control) -> None:
     assert outcome.failed, outcome.shortfall
 
 
-@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
-def test_the_full_plan_begins_and_ends_as_the_quick_one(claim: Claim) -> None:
-    """The first and the last case hold, by night every control fails, where these are none of the
-    quick plan; nothing breaks.
-    """
-    for case in affordable(claim, ends(claim.cases)):
-        result = work((claim.id, "", case))
-        assert not result.error
-        assert result.worst <= claim.limit, f"{case.id}: {result.ratios}"
-        assert not result.violated_hypotheses
-    for control in claim.controls if NIGHTLY else ():
-        if some := affordable(claim, ends(control.cases)):
-            results = [work((claim.id, control.id, case)) for case in some]
-            outcome, others = (
-                ControlOutcome(control, results, claim.limit),
-                iter(affordable(claim, control.cases(FULL))),
-            )
-            while not outcome.failed and control.share < 1.0 and (further := next(others, None)):
-                results.append(work((claim.id, control.id, further)))
-            assert outcome.failed, outcome.error or f"{control.id}: {outcome.shortfall}"
-
-
 def ends(cases: Callable[[Plan], Iterable[Case]]) -> list[Case]:
     """The first and the last case of the full plan, but for what the quick one with this seed has
     as well.
@@ -103,15 +70,6 @@ def ends(cases: Callable[[Plan], Iterable[Case]]) -> list[Case]:
     every = list(cases(FULL))
     return [
         case for case in (every[:1] + every[1:][-1:]) if (case.id, case.parameters) not in known
-    ]
-
-
-def affordable(claim: Claim, cases: Iterable[Case]) -> list[Case]:
-    """Those of these cases that are not too slow."""
-    return [
-        case
-        for case in cases
-        if NIGHTLY or not any(fnmatch(f"{claim.id}: {case.id}", slow) for slow in TOO_SLOW)
     ]
 
 
