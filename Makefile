@@ -29,11 +29,11 @@ quick: $(QUICK)/.ready  ## test core and oracle on NumPy alone (a minute after a
 	$(ONE) CI=$${CI:-true} $(QUICK)/bin/python -m pytest -n auto --dist worksteal \
 		-k 'not torch' $(CORE:%=tests/test_%.py) $(KIT:%=tests/oracle/%)
 
-test: lint typecheck  ## lint, check types, run all tests (16 CPU minutes)
-	@echo 'all tests: about 16 CPU minutes; each line ends with the part that is done'
+test: lint typecheck  ## lint, check types, run all tests (about 10 CPU minutes)
+	@echo 'all tests: about 10 CPU minutes; each line ends with the part that is done'
 	$(ONE) CI=$${CI:-true} $(BIN)/python -m pytest -n auto --dist worksteal
 
-docs: $(READY)  ## build the documentation: build/docs/index.html (minutes)
+docs: $(READY)  ## build the documentation: build/docs/index.html (20 CPU minutes)
 	$(BIN)/python -m pip install -q --editable '.[torch,verify,oracle,finetune,rigor,docs]'
 	$(ONE) $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
