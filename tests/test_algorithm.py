@@ -454,3 +454,95 @@ def test_contradicting_ranks_are_refused_before_anything_is_computed(unchecked: 
             optimizer=optimizer,
         )
     assert not called
+
+
+def test_a_fixed_point_needs_a_cap() -> None:
+    """With τ = 0 rounding counts as rank: the spaces grow by directions of no meaning, and there G
+    is not normal.
+    """
+    rng = np.random.default_rng(0)
+    Y = LowRank.random((7, 6), (1.0, 0.8, 0.6), rng)
+    W, Z = Y.full(), rng.standard_normal((7, 6))
+    G = Z - Y.tangent_projection(Z)
+    distances = {}
+    limits: dict[str, dict[str, Any]] = {
+        "none": {"tau": 0.0},
+        "max_rank": {"tau": 0.0, "max_rank": 3},
+        "tau": {"tau": 1e-12},
+    }
+    for name, limit in limits.items():
+        X = Y
+        for _ in range(3):
+            X = geolora_step(X, ProjectedGradients.from_dense(X, G), learning_rate=1.0, **limit).Y
+        distances[name] = norm(X.full() - W)
+    assert distances["none"] > 0.1 * norm(G)
+    assert max(distances["max_rank"], distances["tau"]) <= 1e-14 * norm(G)
+
+
+def test_a_fixed_point_may_repel() -> None:
+    """For ½‖W − A‖², σ_min = 0.8 and a normal gradient of norm ν = 3: rounding grows by 1 + λ(ν/0.8
+    − 1) a step; and a kept zero leaves W in the second step, whatever the cap.
+    """
+    rng = np.random.default_rng(1)
+    distances: list[list[float]] = []
+    for spectrum in ((1.0, 0.8), (1.0, 0.0)):
+        X, Z = LowRank.random((7, 6), spectrum, rng), rng.standard_normal((7, 6))
+        W, N = X.full(), Z - X.tangent_projection(Z)
+        N *= 3.0 / norm(N, 2)
+        distances.append([])
+        for _ in range(21):
+            X = geolora_step(
+                X,
+                ProjectedGradients.from_dense(X, X.full() - W - N),
+                learning_rate=0.3,
+                tau=0.0,
+                max_rank=2,
+            ).Y
+            distances[-1].append(float(norm(X.full() - W)))
+    regular, singular = distances
+    assert max(*regular[:2], singular[0]) <= 1e-14
+    assert abs((regular[20] / regular[10]) ** 0.1 - (1.0 + 0.3 * (3.0 / 0.8 - 1.0))) <= 0.01
+    assert singular[1] > 0.1
+
+
+def test_a_kept_zero_leaves_the_next_step_a_choice() -> None:
+    """From S = 0 without a gradient one direction stays by min_rank, which one depends on the
+    gauge: W₁ does not, W₂ does.
+    """
+    rng = np.random.default_rng(0)
+    bases = [
+        np.linalg.qr(rng.standard_normal(shape))[0] for shape in ((8, 3), (7, 3), (3, 3), (3, 3))
+    ]
+    Y, A = LowRank(bases[0], np.zeros((3, 3)), bases[1]), rng.standard_normal((8, 7))
+    first, second = [], []
+    for X in (Y, Y.change_gauge(bases[2], bases[3])):
+        still = geolora_step(
+            X, ProjectedGradients.from_dense(X, np.zeros((8, 7))), learning_rate=1.0, tau=0.1
+        ).Y
+        moved = geolora_step(
+            still, ProjectedGradients.from_dense(still, -A), learning_rate=1.0, tau=0.1
+        ).Y
+        first.append(still.full())
+        second.append(moved.full())
+    assert norm(first[0] - first[1]) == 0.0
+    assert norm(second[0] - second[1]) > 0.1 * norm(A)
+
+
+@pytest.mark.usefixtures("unchecked")  # of its thousand steps each is like the others
+@pytest.mark.parametrize("learning_rate", [0.9, 0.1, 0.02])
+def test_a_rank_can_stall_from_zero(learning_rate: float) -> None:
+    """docs/theory/rank.md: new directions and the threshold are both of order λ, and here the
+    threshold is larger for ever.
+
+    With half of it the rank grows in the first step.
+    """
+    A, e = np.array([[1.0, 0.1], [0.1, 1.0]]), np.eye(2)[:, :1]
+    for factor, rank in ((0.01, 1), (0.005, 2)):
+        Y = LowRank(e, np.zeros((1, 1)), e)
+        for _ in range(round(10.0 / learning_rate)):
+            gradients = ProjectedGradients.from_dense(Y, Y.full() - A)
+            Y = geolora_step(
+                Y, gradients, learning_rate=learning_rate, theta=factor * learning_rate
+            ).Y
+            assert Y.rank == rank
+        assert (np.linalg.norm(Y.full() - A) > 0.9) == (rank == 1)

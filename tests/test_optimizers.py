@@ -428,3 +428,44 @@ def test_a_rule_starts_from_zero_with_the_memory_of_another(
     )
     for kept, wanted in ((memory.first, expected.first), (memory.second, expected.second)):
         assert (kept is None) == (wanted is None)
+
+
+class Leaking(AdamPublished):
+    """Second moments move by the squared entries alone: nothing stands for what lies outside the
+    old bases.
+    """
+
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """Weights that sum to less than 1."""
+        second, A, B = moments.second, H(old.U) @ new.U, H(old.V) @ new.V
+        assert second is not None
+        leaked = Triple(second.K @ B**2, second.L @ A**2, (A**2).T @ second.S @ B**2)
+        return replace(super().transport(old, moments, new), second=leaked)
+
+
+def length_of_steps(rule: Optimizer, turn: float) -> float:
+    """Root mean square of the directions after 200 steps with gradients of entries ±1, the bases
+    turning outwards each time.
+    """
+    rng, moments = np.random.default_rng(4), Moments()
+    old = Bases(np.eye(60, 3), np.eye(50, 3))
+    new = Bases(
+        *((1.0 - turn) ** 0.5 * np.eye(k, 3) + turn**0.5 * np.eye(k, 3, -3) for k in (60, 50))
+    )
+    for _ in range(200):
+        signs = (rng.choice([-1.0, 1.0], shape) for shape in ((60, 3), (50, 3), (3, 3)))
+        directions, moments = rule.direction(old, Triple(*signs), moments)
+        moments = rule.transport(old, moments, new)
+    return float(np.sqrt(np.mean(np.square(directions.K))))
+
+
+@pytest.mark.parametrize(("rule", "passes"), [(AdamPublished(), True), (Leaking(), False)])
+def test_bases_that_turn_do_not_lengthen_the_steps(rule: Optimizer, passes: bool) -> None:
+    """Where every direction is alike, v is the same in all coordinates; if a share d leaks away at
+    each step, v is too small.
+    """
+    resting, turning = length_of_steps(rule, 0.0), length_of_steps(rule, 0.05)
+    assert (turning <= 1.01 * resting) == passes
+    # Leaking, v tends to (1 − β₂)/(1 − β₂(1 − d)) = 0.02 where 1 − β₂²⁰⁰ = 0.18 is expected;
+    # momentum loses less than that.
+    assert passes or turning > 1.5 * resting

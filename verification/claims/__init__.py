@@ -32,6 +32,7 @@ NAMES = (
     "memory",
     "stochastic_memory",
     "priced",
+    "escape",
     "default",
     "edge",
     "noisy_recovery",

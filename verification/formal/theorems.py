@@ -194,6 +194,7 @@ BOXES = {
         ("priced_iterates.priced_slopes_return_to_zero",),
         "the descent lemma, the bound of η, and the slope of the spectral rule",
     ),
+    "escape": Box("priced", "A random spare direction", claim="escape", broken="spare directions"),
     "relative": Box(
         "priced",
         "What a relative threshold can hold",
