@@ -30,6 +30,7 @@ NAMES = (
     "directions",
     "first_directions",
     "memory",
+    "unlagged",
     "stochastic_memory",
     "priced",
     "escape",

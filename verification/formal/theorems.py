@@ -273,6 +273,9 @@ BOXES = {
         claim="memory",
         broken="transports",
     ),
+    "unlagged": Box(
+        "directions", "A memory that does not lag", claim="unlagged", broken="memories"
+    ),
     "stochastic-memory": Box(
         "directions",
         "Stochastic gradients with a memory",
