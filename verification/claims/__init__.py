@@ -34,6 +34,7 @@ NAMES = (
     "stochastic_memory",
     "priced",
     "escape",
+    "rate_floor",
     "default",
     "edge",
     "noisy_recovery",

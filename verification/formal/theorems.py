@@ -195,6 +195,7 @@ BOXES = {
         "the descent lemma, the bound of η, and the slope of the spectral rule",
     ),
     "escape": Box("priced", "A random spare direction", claim="escape", broken="spare directions"),
+    "rate": Box("priced", "A rate, and its floor", claim="rate-floor", broken="the constants"),
     "relative": Box(
         "priced",
         "What a relative threshold can hold",
