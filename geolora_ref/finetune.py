@@ -64,6 +64,10 @@ class Options:
     lr: float = HfArg(default=DEFAULT_LEARNING_RATE, help="rate of the adapters")
     head_lr: float = HfArg(default=1e-3, help="rate of the head")
     schedule: str = HfArg(default="constant", help="of both rates, as Trainer's lr_scheduler_type")
+    warmup: float = HfArg(default=0.0, help="share of the steps in which the rates rise")
+    momentum: float = HfArg(
+        default=0.9, help="of the adapters; 0.6 for a run of fewer than 100 steps"
+    )
     rank: int = HfArg(default=8, help="initial rank of every layer")
     max_rank: int | None = HfArg(default=None, help="largest rank (default: four times --rank)")
     min_rank: int = HfArg(default=1, help="smallest rank")
@@ -308,6 +312,8 @@ def train(o: Options) -> int:
     """
     for name in ("lr", "head_lr", "epochs"):
         checks.positive_number(f"--{name.replace('_', '-')}", getattr(o, name))
+    for name in ("momentum", "warmup"):
+        checks.below_one(f"--{name}", getattr(o, name))
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(o.seed)
@@ -348,7 +354,13 @@ def adapted(encoder: Any, classes: int, o: Options) -> tuple[Any, GeoLoRA]:
     decides = {name: getattr(o, name) for name in ("share", "tau", "edge", "budget")}
     given = {name: value for name, value in decides.items() if value is not None}
     optimizer = GeoLoRA(
-        model, lr=o.lr, head_lr=o.head_lr, min_rank=o.min_rank, noise=o.noise, **given
+        model,
+        lr=o.lr,
+        head_lr=o.head_lr,
+        min_rank=o.min_rank,
+        momentum=o.momentum,
+        noise=o.noise,
+        **given,
     )
     return model, optimizer
 
@@ -394,6 +406,7 @@ def _trainer(
         per_device_train_batch_size=o.batch_size,
         per_device_eval_batch_size=o.batch_size,
         lr_scheduler_type=o.schedule,
+        warmup_steps=round(o.warmup * steps),
         max_grad_norm=0.0,
         seed=o.seed,
         eval_strategy="epoch",

@@ -32,6 +32,7 @@ __all__ = [
     "methods",
     "scratch",
     "scratch_outcome",
+    "short_runs",
     "speed",
     "tuned",
     "untuned",
@@ -458,6 +459,65 @@ def batches() -> str:
     return markdown(table)
 
 
+OTHERS = ("sst2", "stsb")
+"""The texts on which short runs are measured besides their own."""
+
+
+def forgets(row: Row) -> float:
+    """Return the nats per token by which the losses on two other texts have risen."""
+    return statistics.fmean(row[f"other_{one}"] - row[f"other_{one}_before"] for one in OTHERS)
+
+
+def short_runs() -> str:
+    """Return perplexity, forgetting and parameters of short runs, and GeoLoRA less the best LoRA."""
+    table = [["text", "method", "perplexity", "forgotten, nats", "parameters"]]
+    for text in ("hamlet", "shakespeare"):
+        rows = pick(figures("short"), task=text)
+        found: dict[tuple[str, float, float], list[Row]] = {}
+        for row in rows:
+            found.setdefault((row["method"], row["rate"], row["momentum"] or 0.9), []).append(row)
+        dev = {key: statistics.fmean(row["dev"] for row in runs) for key, runs in found.items()}
+        for (method, rate, momentum), runs in found.items():
+            perplexities = [math.exp(row["test"]) for row in runs]
+            size = statistics.fmean(row["parameters"] for row in runs) / 1000.0
+            table.append(
+                [
+                    text.capitalize(),
+                    f"{LEARNING[method]}, rate {rate:g}, momentum {momentum:g}",
+                    _spread(perplexities, 1),
+                    _spread([forgets(row) for row in runs], 2),
+                    f"{size:.0f} k",
+                ]
+            )
+        best = {
+            one: {
+                row["seed"]: row
+                for row in found[min((k for k in dev if k[0] == one), key=dev.__getitem__)]
+            }
+            for one in ("geolora", "lora")
+        }
+        table.append(
+            [text.capitalize(), "GeoLoRA less LoRA, at the best of each", *_gaps(best), ""]
+        )
+    return markdown(table)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return f"{statistics.fmean(values):.{digits}f} ({low} to {high})"
+
+
+def _gaps(best: Mapping[str, Runs]) -> tuple[str, str]:
+    """Return the differences of the perplexities and of what was forgotten, with intervals."""
+    measures: tuple[Callable[[Row], float], ...] = (lambda row: math.exp(row["test"]), forgets)
+    values = [
+        [{seed: measure(row) for seed, row in best[one].items()} for one in ("geolora", "lora")]
+        for measure in measures
+    ]
+    perplexity, lost = (student(paired(one, other)) for one, other in values)
+    return perplexity.text(1), lost.text(2)
+
+
 FORGET = {"training": 3, "stsb": 3, "sst2": 3, "distance": 2}
 """The figures of a record, and their digits; distances are shown in percent."""
 
@@ -701,6 +761,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "adaptive_outcome": adaptive_outcome,
     "maps": maps,
     "batches": batches,
+    "short_runs": short_runs,
     "forgetting": forgetting,
     "scratch_outcome": scratch_outcome,
     "scratch": scratch,
